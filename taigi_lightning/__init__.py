@@ -1,0 +1,1 @@
+"""QLoRA for small languages as plain PyTorch Lightning."""
