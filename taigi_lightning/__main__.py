@@ -1,0 +1,67 @@
+"""python -m taigi_lightning COMMAND: the entry of every command, light until it knows which one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+
+from taigi_lightning.errors import InputError
+
+LIGHTNING = {
+    "fit": "train a stage: fit --config configs/cpt.yaml",
+    "validate": "loss and perplexity on the held-out documents",
+    "test": "accuracy on questions whose answers are known",
+    "predict": "answer questions (configs/predict.yaml unless --config names another)",
+}
+TOOLS = {
+    "merge": ("taigi_lightning.merging", "merge_command", "add an adapter to its 16-bit base"),
+    "score": ("taigi_lightning.scoring", "score_command", "predictions × answers → accuracy"),
+    "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
+}
+
+
+def usage() -> str:
+    """The text of `--help`."""
+    rows = [*LIGHTNING.items(), *((name, text) for name, (_, _, text) in TOOLS.items())]
+    lines = "\n".join(f"  {name:<9} {text}" for name, text in rows)
+    return f"usage: python -m taigi_lightning COMMAND [options]\n\n{lines}\n\nCOMMAND --help lists the options.\n"
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command; heavy imports wait until here."""
+    command, rest = arguments[0], arguments[1:]
+    if command in TOOLS:
+        from jsonargparse import auto_cli
+
+        module, function, _ = TOOLS[command]
+        target = getattr(importlib.import_module(module), function)
+        auto_cli(target, args=rest, as_positional=True, prog=f"python -m taigi_lightning {command}")
+        return
+    if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
+        rest = ["--config", "configs/predict.yaml", *rest]
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    from taigi_lightning.cli import main as lightning_main
+
+    lightning_main([command, *rest])
+
+
+def main() -> int:
+    """Returns the exit code: 0, 1 for data that cannot be used, 2 for a command line that cannot."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return 0 if arguments else 2
+    if arguments[0] not in LIGHTNING and arguments[0] not in TOOLS:
+        print(f"error: there is no command {arguments[0]!r}.\n\n{usage()}", end="", file=sys.stderr)
+        return 2
+    try:
+        run(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The base model and its tokenizer: found, checked and loaded, in 4 bits or as they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from taigi_lightning.errors import InputError
+
+Quantization = Literal["nf4", "none"]
+
+# bitsandbytes warns at every start that an optional download of faster CPU kernels is absent.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def load_base_model(
+    base: str,
+    *,
+    quantization: Quantization,
+    compute_dtype: torch.dtype,
+    device: torch.device,
+    from_scratch: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model onto `device`, every parameter frozen unless `from_scratch`.
+
+    Args:
+        base: a folder in the transformers format, or the name of a model on the Hub.
+        quantization: "nf4" packs each Linear of the decoder into 4-bit NormalFloat with double
+            quantisation (Dettmers et al. 2023, QLoRA, section 3); embeddings, norms and lm_head keep
+            `compute_dtype`. "none" keeps everything in `compute_dtype`.
+        compute_dtype: bfloat16 or float16 on a GPU, float32 on a CPU.
+        from_scratch: build the architecture in the folder's config.json with random float32 weights.
+
+    Raises:
+        InputError: there is no such model, it holds no safetensors, or it cannot be reached.
+    """
+    check_base(base)
+    if from_scratch:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+        scratch: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return scratch.to(device)
+    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
+    if quantization == "nf4":
+        options["quantization_config"] = nf4_config(compute_dtype)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base, attn_implementation="sdpa", trust_remote_code=trust_remote_code, **options
+        )
+    except OSError as error:
+        raise InputError(_unreachable(base, error)) from error
+    model.requires_grad_(False)
+    return model
+
+
+def nf4_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The one 4-bit format of this project: NF4, block size 64, double quantisation."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside a base model; a pad token apart from EOS is required or borrowed.
+
+    A pad token equal to EOS would hide EOS from the loss, so a base without one borrows its unknown
+    token, which never occurs in encoded text with byte fallback.
+
+    Raises:
+        InputError: there is no tokenizer there, or nothing can serve as the pad token.
+    """
+    check_base(base)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise InputError(_unreachable(base, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"The tokenizer of {base} has no EOS token, so no answer could end. Add one first.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        if tokenizer.unk_token is None:
+            raise InputError(
+                f"The tokenizer of {base} has neither a pad token apart from EOS nor an unknown token to "
+                "borrow. Add a pad token to it and save it beside the model."
+            )
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def check_base(base: str) -> None:
+    """Refuse a local path that is not a model before anything slow begins.
+
+    Raises:
+        InputError: `base` looks like a path, and there is no config.json in it.
+    """
+    path = Path(base)
+    if (path / "config.json").is_file():
+        return
+    if path.exists():
+        raise InputError(
+            f"{base} exists but holds no config.json, so it is not a model in the transformers format. "
+            "If a stage should have written it, let that stage finish first."
+        )
+    if base.count("/") != 1 or base.startswith((".", "/", "models/")):
+        raise InputError(
+            f"There is no model folder {base}. Give --model.base a folder with config.json, or a Hub name "
+            "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when `fit --config configs/cpt.yaml` ends."
+        )
+
+
+def _unreachable(base: str, error: Exception) -> str:
+    """One paragraph for a model that could not be read, from the Hub or from a folder."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(base).is_dir():
+        return f"The model in {base} cannot be read: {reason} Download or write it again."
+    return (
+        f"The model {base} could not be loaded: {reason} If the Hub is out of reach, download it once with "
+        f"`hf download {base}` where there is a network; if it is gated, accept its terms and run `hf auth login`."
+    )
+
+
+def model_config(base: str) -> dict[str, Any]:
+    """The `config.json` of a local base as plain values."""
+    check_base(base)
+    config: dict[str, Any] = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
+    return config

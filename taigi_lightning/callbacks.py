@@ -1,0 +1,162 @@
+"""What happens around training: the model is exported, an interruption is survived, speed is measured."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import SaveConfigCallback
+
+from taigi_lightning.adapters import save_adapter
+from taigi_lightning.exporting import export_full_model
+from taigi_lightning.merging import merge_adapter
+
+
+class ExportModel(Callback):
+    """When `fit` ends, write what it made: the adapter, and the merged 16-bit model beside it.
+
+    Args:
+        merge: write the merged model too; the next stage starts from it.
+        onto: which weights the update is added to: the original 16-bit ones, or the 4-bit ones the
+            adapter was trained against, dequantised.
+        max_shard_size: size of the safetensors files of a model trained from scratch.
+    """
+
+    def __init__(
+        self,
+        merge: bool = True,
+        onto: Literal["original", "dequantized"] = "original",
+        max_shard_size: str = "4GB",
+    ) -> None:
+        self.merge = merge
+        self.onto: Literal["original", "dequantized"] = onto
+        self.max_shard_size = max_shard_size
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Export on the first rank, unless the run was interrupted."""
+        module: Any = pl_module
+        if not trainer.is_global_zero or trainer.interrupted or getattr(trainer, "fast_dev_run", False):
+            return
+        output = Path(trainer.default_root_dir)
+        if module.lora is None:
+            export_full_model(module.model, module.base, output, self.max_shard_size)
+            print(f"Model: {output}")
+            return
+        save_adapter(module.model, output / "adapter", module.base)
+        print(f"Adapter: {output / 'adapter'}")
+        if self.merge:
+            report = merge_adapter(module.base, output / "adapter", output, onto=self.onto)
+            print(report)
+
+
+class SaveOnSignal(Callback):
+    """The first Ctrl-C or SIGTERM finishes the optimizer step, saves a checkpoint and stops; the second stops at once.
+
+    Stopping inside an accumulation window would lose its gradients, and with them the equality of a
+    resumed run with an unbroken one.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over both signals for the time of training."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        name = signal.Signals(number).name
+        print(f"\n{name}: finishing this step, then saving a checkpoint. Once more stops at once.", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop at the end of the optimizer step during which a signal came."""
+        received = trainer.strategy.reduce(torch.tensor(int(self.received or 0)), reduce_op="max") if (
+            trainer.world_size > 1
+        ) else self.received
+        stepped = not trainer.fit_loop._should_accumulate()
+        if not received or not stepped:
+            return
+        path = Path(trainer.default_root_dir) / "checkpoints" / f"interrupted-step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            print(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
+        raise KeyboardInterrupt
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+
+class Throughput(Callback):
+    """Log tokens per second, memory and the share of time spent waiting for data, every optimizer step.
+
+    Tokens are those the model computed, padding included, over the wall-clock time between two optimizer
+    steps; validation and checkpoints in between are left out.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._waited = 0.0
+        self._busy = 0.0
+        self._batch_end: float | None = None
+        self._batch_start = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note when the batch had arrived."""
+        self._batch_start = time.perf_counter()
+        if self._batch_end is not None:
+            self._waited += self._batch_start - self._batch_end
+        self._tokens += batch["input_ids"].numel()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log at the end of a window."""
+        self._batch_end = time.perf_counter()
+        self._busy += self._batch_end - self._batch_start
+        if trainer.fit_loop._should_accumulate():
+            return
+        total = self._busy + self._waited
+        tokens = self._tokens * trainer.world_size
+        pl_module.log("train/tokens_per_second", tokens / total, prog_bar=True)
+        pl_module.log("train/data_wait", self._waited / total)
+        if pl_module.device.type == "cuda":
+            reserved = torch.cuda.max_memory_reserved(pl_module.device) / 2**30
+            pl_module.log("train/memory_gib", reserved, prog_bar=True)
+        self._tokens, self._busy, self._waited = 0, 0.0, 0.0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not count a validation as a wait for data."""
+        self._batch_end = None
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the resolved config beside the run's other files and to its loggers; a second run replaces it."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Called by Lightning on rank zero before the stage runs."""
+        if stage != "fit":
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / "config.yaml.partial"
+        self.parser.save(self.config, str(aside), skip_none=False, overwrite=True, multifile=False)
+        aside.rename(folder / "config.yaml")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config.as_dict())

@@ -1,0 +1,32 @@
+"""Finding the checkpoint to resume from."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from taigi_lightning.errors import InputError
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The complete checkpoint with the most steps in `folder`; a torn file is passed over, aloud.
+
+    A `.ckpt` is a zip archive whose directory is written last, so a cut-off file has none.
+
+    Raises:
+        InputError: the folder holds no complete checkpoint.
+    """
+    candidates = sorted(folder.glob("*step=*.ckpt"), key=_step, reverse=True)
+    for path in candidates:
+        if zipfile.is_zipfile(path):
+            return path
+        print(f"Passing over {path}: it is incomplete.")
+    raise InputError(
+        f"--ckpt_path last found no complete checkpoint in {folder} ({len(candidates)} incomplete). "
+        "Leave --ckpt_path out to start from the beginning."
+    )
+
+
+def _step(path: Path) -> int:
+    digits = path.stem.rpartition("step=")[2].partition("-")[0]
+    return int(digits) if digits.isdigit() else -1

@@ -1,0 +1,87 @@
+"""LightningCLI with this project's defaults: fit, validate, test, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from taigi_lightning import datamodules as _datamodules  # noqa: F401  makes `class_path: CPTDataModule` resolve
+from taigi_lightning import predict_data as _predict_data  # noqa: F401
+from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig, Throughput
+from taigi_lightning.checkpoints import newest_checkpoint
+from taigi_lightning.module import CausalLMModule
+
+
+def auto_precision() -> str:
+    """What this machine computes well: bf16-mixed, 16-mixed on older cards, float32 on a CPU."""
+    if not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+class TaigiCLI(LightningCLI):
+    """One YAML a stage. What every stage needs is filled in here, so that no YAML has to repeat it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the sections `checkpoint` and `export`, and hand the base's tokenizer to the data."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "{step}",
+                "checkpoint.monitor": "step",
+                "checkpoint.mode": "max",
+                "checkpoint.save_top_k": 2,
+                "checkpoint.every_n_train_steps": 100,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments(
+            "trainer.default_root_dir", "checkpoint.dirpath", compute_fn=lambda root: str(Path(root or ".") / "checkpoints")
+        )
+        parser.add_lightning_class_args(ExportModel, "export")
+        parser.link_arguments("model.base", "data.init_args.tokenizer")
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve `--ckpt_path last` to the newest complete checkpoint of this run's folder."""
+        config = self.config[self.subcommand]
+        if config.get("ckpt_path") == "last":
+            config["ckpt_path"] = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".") / "checkpoints"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""
+        config = self.config_init[self.subcommand]["trainer"]
+        if config.get("precision") is None:
+            kwargs["precision"] = auto_precision()
+        kwargs["use_distributed_sampler"] = False  # the data modules share out the data themselves
+        root = Path(config.get("default_root_dir") or ".")
+        loggers = config.get("logger")
+        if self.subcommand == "fit" and loggers is not False:
+            listed = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True) else []
+            kwargs["logger"] = [*listed, CSVLogger(str(root / "logs"), name="")]
+        else:
+            kwargs["logger"] = False
+            kwargs["barebones"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            trainer.callbacks.extend([Throughput(), SaveOnSignal()])  # type: ignore[attr-defined]
+        return trainer
+
+
+def main(args: list[str] | None = None) -> TaigiCLI:
+    """Parse the command line and run one of Lightning's subcommands."""
+    return TaigiCLI(
+        CausalLMModule,
+        subclass_mode_data=True,
+        datamodule_class=pl.LightningDataModule,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveRunConfig,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "python -m taigi_lightning"},
+        args=args,
+    )

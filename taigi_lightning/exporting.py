@@ -1,0 +1,35 @@
+"""A model trained from scratch, written as its base's files look: 16-bit safetensors and the tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab.json", "merges.txt")
+
+
+def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard_size: str) -> None:
+    """Write every weight in bfloat16, with config, index and the base's tokenizer files as they are.
+
+    Args:
+        model: the trained model; its own dtype stays as it is.
+        base: the folder whose tokenizer files are copied.
+        output: the folder to write into; written aside first.
+        max_shard_size: largest safetensors file, for example "4GB" or "5MB".
+    """
+    aside = output / "model.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(str(aside), state_dict=state, max_shard_size=max_shard_size)
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(Path(base).glob(pattern)):
+            shutil.copyfile(file, aside / file.name)
+    for old in output.glob("*.safetensors*"):
+        old.unlink()
+    for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
+        file.replace(output / file.name)
+    aside.rmdir()

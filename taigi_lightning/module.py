@@ -1,0 +1,279 @@
+"""The LightningModule of every stage: a frozen base, usually in 4 bits, and what trains on top of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from taigi_lightning.adapters import LoraSettings, adapter_settings, attach_adapter, check_adapter, load_adapter
+from taigi_lightning.answers import Prediction, Strategy, predict_batch
+from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
+from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path import apply_fast_path, forward_hidden
+from taigi_lightning.identity import base_identity, check_identity
+from taigi_lightning.loss import linear_cross_entropy_sum
+
+Batch = dict[str, Any]
+
+IGNORE = -100
+COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
+# Micro-batch losses are sums over tokens; this keeps their gradients far from float16's limits.
+# A power of two, so that undoing it changes no bit.
+LOSS_UNIT = 2.0**-10
+
+
+class CausalLMModule(pl.LightningModule):
+    """A causal language model in training or at work.
+
+    Args:
+        base: a model folder, or the name of one on the Hub.
+        lora: the adapter to train; null trains or uses the base as it is.
+        adapter: a saved adapter to continue from or predict with; its own rank and scale count.
+        quantization: "nf4" for 4-bit weights with double quantisation, "none" for the weights as they are.
+        from_scratch: random float32 weights in the base's architecture, all of them trained.
+        optimizer: any torch optimizer; it gets the trainable parameters alone.
+        lr_scheduler: the learning rate's course over the run after the warm-up.
+        warmup_steps: optimizer steps over which the learning rate rises from zero.
+        compile: torch.compile the decoder layers; null does so on a GPU.
+        activation_budget: share of the activations kept for backward; the rest is computed again.
+        answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
+    """
+
+    def __init__(
+        self,
+        base: str = "Bohanlu/Taigi-Llama-2-13B",
+        lora: LoraSettings | None = None,
+        adapter: str | None = None,
+        quantization: Quantization = "nf4",
+        from_scratch: bool = False,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine",
+        warmup_steps: int = 0,
+        compile: bool | None = None,
+        activation_budget: float | Literal["auto"] = "auto",
+        answer_strategy: Strategy = "choice",
+    ) -> None:
+        super().__init__()
+        check_base(base)
+        if adapter is not None:
+            check_adapter(adapter)
+        if quantization == "nf4" and from_scratch:
+            raise InputError("Random weights cannot train in 4 bits: set quantization to none with from_scratch.")
+        self.base = base
+        self.lora = adapter_settings(adapter) if adapter else lora
+        self.adapter = adapter
+        self.quantization: Quantization = quantization
+        self.from_scratch = from_scratch
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.warmup_steps = warmup_steps
+        self.compile_layers = compile
+        self.activation_budget = activation_budget
+        self.answer_strategy: Strategy = answer_strategy
+        # A checkpoint holds what trains, and nothing else (see state_dict).
+        self.strict_loading = False
+        self.model: Any = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._identity: dict[str, str] | None = None
+        self._window_loss: Tensor | float = 0.0
+        self._window_tokens = 0
+        self._validation_loss: Tensor | float = 0.0
+        self._validation_tokens = 0
+
+    # ---- building ---------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the base and attach the adapter, once; Lightning calls this before every stage."""
+        if self.model is not None:
+            return
+        device = self.trainer.strategy.root_device
+        model: Any = load_base_model(
+            self.base,
+            quantization=self.quantization,
+            compute_dtype=self._compute_dtype(device),
+            device=device,
+            from_scratch=self.from_scratch,
+        )
+        training = self.trainer.training
+        if self.adapter is not None:
+            model = load_adapter(model, self.adapter, trainable=training)
+        elif self.lora is not None:
+            model = attach_adapter(model, self.lora)
+        if training and not any(p.requires_grad for p in model.parameters()):
+            raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
+        compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
+        apply_fast_path(model, compile=compile_layers and training, activation_budget=self.activation_budget)
+        self.model = model
+
+    def _compute_dtype(self, device: torch.device) -> torch.dtype:
+        precision = str(self.trainer.precision)
+        if precision not in COMPUTE_DTYPES:
+            raise InputError(
+                f"trainer.precision is {precision}, which would store the adapter in 16 bits, where a small "
+                f"step is lost to rounding. Use one of {', '.join(COMPUTE_DTYPES)}."
+            )
+        return COMPUTE_DTYPES[precision]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, read when first needed."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.base)
+        return self._tokenizer
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The user's optimizer over the trainable parameters, its rate set anew at every step."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        schedule = get_scheduler(
+            self.lr_scheduler,
+            optimizer,
+            num_warmup_steps=self.warmup_steps,
+            num_training_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---- training ---------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Let a learning rate changed on resume win over the one the checkpoint restored, and say so."""
+        for schedule in self.trainer.lr_scheduler_configs:
+            optimizer: Any = schedule.scheduler.optimizer
+            wanted = optimizer.defaults["lr"]
+            for position, group in enumerate(optimizer.param_groups):
+                found = group["initial_lr"]
+                if found == wanted:
+                    continue
+                group["lr"] *= wanted / found
+                group["initial_lr"] = wanted
+                schedule.scheduler.base_lrs[position] = wanted
+                self.print(f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}.")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout from the run's seed, the rank and the batch's number alone.
+
+        So a resumed run draws what the unbroken one drew, however often either validated in between.
+        """
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        number = self.trainer.fit_loop.total_batch_idx
+        torch.manual_seed((seed * 1_000_003 + self.global_rank) * 1_000_003 + number)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count supervised tokens while the batch is still on the CPU: counting on a GPU would wait for it."""
+        if isinstance(batch, dict) and "labels" in batch:
+            batch = {**batch, "supervised_tokens": int((batch["labels"][:, 1:] != IGNORE).sum())}
+        return batch
+
+    def loss_sum(self, batch: Batch) -> Tensor:
+        """Summed cross-entropy of a batch.
+
+        Args:
+            batch: `input_ids`, `labels`, `position_ids`, each [B, T] int64.
+
+        Returns:
+            float32 scalar in nats: the sum, over every label that is not -100, of -log p(label).
+        """
+        hidden = forward_hidden(self.model, batch["input_ids"], batch["position_ids"])  # [B, T, H]
+        weight = self.model.get_output_embeddings().weight  # [V, H]
+        loss, _ = linear_cross_entropy_sum(hidden, weight, batch["labels"])
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A micro-batch's summed loss; `on_before_optimizer_step` divides by the window's tokens.
+
+        Lightning divides what is returned here by `accumulate_grad_batches`; the mean it would so take of
+        per-batch means is wrong when micro-batches hold different numbers of supervised tokens.
+        """
+        loss = self.loss_sum(batch)
+        self._window_loss = self._window_loss + loss.detach()
+        self._window_tokens += batch["supervised_tokens"]
+        return loss * (LOSS_UNIT * self.trainer.accumulate_grad_batches)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn summed gradients into those of the mean over all supervised tokens of the window and ranks."""
+        totals = torch.stack(
+            [
+                torch.as_tensor(self._window_loss, device=self.device, dtype=torch.float64),
+                torch.as_tensor(self._window_tokens, device=self.device, dtype=torch.float64),
+            ]
+        )
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
+        tokens = totals[1].clamp(min=1)
+        # DDP has averaged the ranks' gradients, so the world size turns that mean back into a sum.
+        scale = (self.trainer.world_size / LOSS_UNIT / tokens).float()
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/loss", (totals[0] / tokens).float(), prog_bar=True)
+        self.log("train/grad_norm", norm)
+        self.log("train/learning_rate", float(optimizer.param_groups[0]["lr"]))
+        self._window_loss, self._window_tokens = 0.0, 0
+
+    # ---- validation, prediction -------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums of one pass over the held-out documents."""
+        self._validation_loss, self._validation_tokens = 0.0, 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the held-out loss."""
+        self._validation_loss = self._validation_loss + self.loss_sum(batch).double()
+        self._validation_tokens += batch["supervised_tokens"]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean loss and the perplexity over every held-out token of every rank."""
+        totals = torch.stack(
+            [
+                torch.as_tensor(self._validation_loss, device=self.device, dtype=torch.float64),
+                torch.as_tensor(self._validation_tokens, device=self.device, dtype=torch.float64),
+            ]
+        )
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
+        loss = totals[0] / totals[1].clamp(min=1)
+        self.log("val/loss", loss.float(), prog_bar=True)
+        self.log("val/perplexity", loss.exp().float())
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
+        """Answer a batch of questions."""
+        return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
+
+    # ---- checkpoints ------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the base is: name, hashes, quantisation; computed once a run."""
+        if self._identity is None:
+            self._identity = base_identity(self.base, self.quantization)
+        return self._identity
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which base the trained weights belong to."""
+        checkpoint["base_identity"] = self.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another base or another adapter shape, which loading would not notice.
+
+        Raises:
+            InputError: the base or the trained parameters differ from the checkpoint's.
+        """
+        check_identity(found=self.identity, wanted=checkpoint.get("base_identity", {}))
+        found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        here = {name: tuple(p.shape) for name, p in self.named_parameters()}
+        unknown = [name for name, shape in found.items() if here.get(name) != shape]
+        missing = [n for n, p in self.named_parameters() if p.requires_grad and n not in found]
+        if unknown or missing:
+            first = (unknown or missing)[0]
+            raise InputError(
+                f"The checkpoint's trained parameters are not this config's: {len(unknown)} differ and "
+                f"{len(missing)} are missing, the first being {first} (checkpoint {found.get(first)}, here "
+                f"{here.get(first)}). Use the config the checkpoint was trained with."
+            )
