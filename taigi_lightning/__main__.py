@@ -25,7 +25,8 @@ def usage() -> str:
     """The text of `--help`."""
     rows = [*LIGHTNING.items(), *((name, text) for name, (_, _, text) in TOOLS.items())]
     lines = "\n".join(f"  {name:<9} {text}" for name, text in rows)
-    return f"usage: python -m taigi_lightning COMMAND [options]\n\n{lines}\n\nCOMMAND --help lists the options.\n"
+    head = "usage: python -m taigi_lightning COMMAND [options]"
+    return f"{head}\n\n{lines}\n\nCOMMAND --help lists the options.\n"
 
 
 def run(arguments: list[str]) -> None:

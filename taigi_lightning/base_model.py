@@ -118,7 +118,7 @@ def check_base(base: str) -> None:
     if base.count("/") != 1 or base.startswith((".", "/", "models/")):
         raise InputError(
             f"There is no model folder {base}. Give --model.base a folder with config.json, or a Hub name "
-            "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when `fit --config configs/cpt.yaml` ends."
+            "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when the CPT stage has ended."
         )
 
 
@@ -128,8 +128,8 @@ def _unreachable(base: str, error: Exception) -> str:
     if Path(base).is_dir():
         return f"The model in {base} cannot be read: {reason} Download or write it again."
     return (
-        f"The model {base} could not be loaded: {reason} If the Hub is out of reach, download it once with "
-        f"`hf download {base}` where there is a network; if it is gated, accept its terms and run `hf auth login`."
+        f"The model {base} could not be loaded: {reason} If the Hub is out of reach, fetch it once with "
+        f"`hf download {base}` where there is a network; if it is gated, accept its terms, then `hf auth login`."
     )
 
 

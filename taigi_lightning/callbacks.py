@@ -56,7 +56,7 @@ class ExportModel(Callback):
 
 
 class SaveOnSignal(Callback):
-    """The first Ctrl-C or SIGTERM finishes the optimizer step, saves a checkpoint and stops; the second stops at once.
+    """The first Ctrl-C or SIGTERM ends the optimizer step, saves and stops; a second stops at once.
 
     Stopping inside an accumulation window would lose its gradients, and with them the equality of a
     resumed run with an unbroken one.
@@ -76,15 +76,19 @@ class SaveOnSignal(Callback):
             raise KeyboardInterrupt
         self.received = number
         name = signal.Signals(number).name
-        print(f"\n{name}: finishing this step, then saving a checkpoint. Once more stops at once.", flush=True)
+        print(
+            f"\n{name}: finishing this step, then saving a checkpoint. Once more stops at once.", flush=True
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop at the end of the optimizer step during which a signal came."""
-        received = trainer.strategy.reduce(torch.tensor(int(self.received or 0)), reduce_op="max") if (
-            trainer.world_size > 1
-        ) else self.received
+        received = (
+            trainer.strategy.reduce(torch.tensor(int(self.received or 0)), reduce_op="max")
+            if (trainer.world_size > 1)
+            else self.received
+        )
         stepped = not trainer.fit_loop._should_accumulate()
         if not received or not stepped:
             return

@@ -42,7 +42,9 @@ class TaigiCLI(LightningCLI):
             }
         )
         parser.link_arguments(
-            "trainer.default_root_dir", "checkpoint.dirpath", compute_fn=lambda root: str(Path(root or ".") / "checkpoints")
+            "trainer.default_root_dir",
+            "checkpoint.dirpath",
+            compute_fn=lambda root: str(Path(root or ".") / "checkpoints"),
         )
         parser.add_lightning_class_args(ExportModel, "export")
         parser.link_arguments("model.base", "data.init_args.tokenizer")
@@ -51,7 +53,9 @@ class TaigiCLI(LightningCLI):
         """Resolve `--ckpt_path last` to the newest complete checkpoint of this run's folder."""
         config = self.config[self.subcommand]
         if config.get("ckpt_path") == "last":
-            config["ckpt_path"] = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".") / "checkpoints"))
+            config["ckpt_path"] = str(
+                newest_checkpoint(Path(config.trainer.default_root_dir or ".") / "checkpoints")
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""
@@ -62,7 +66,9 @@ class TaigiCLI(LightningCLI):
         root = Path(config.get("default_root_dir") or ".")
         loggers = config.get("logger")
         if self.subcommand == "fit" and loggers is not False:
-            listed = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True) else []
+            listed = (
+                loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True) else []
+            )
             kwargs["logger"] = [*listed, CSVLogger(str(root / "logs"), name="")]
         else:
             kwargs["logger"] = False

@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard_size: str) -> None:

@@ -11,7 +11,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from taigi_lightning.adapters import LoraSettings, adapter_settings, attach_adapter, check_adapter, load_adapter
+from taigi_lightning.adapters import (
+    LoraSettings,
+    adapter_settings,
+    attach_adapter,
+    check_adapter,
+    load_adapter,
+)
 from taigi_lightning.answers import Prediction, Strategy, predict_batch
 from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.errors import InputError
@@ -64,7 +70,9 @@ class CausalLMModule(pl.LightningModule):
         if adapter is not None:
             check_adapter(adapter)
         if quantization == "nf4" and from_scratch:
-            raise InputError("Random weights cannot train in 4 bits: set quantization to none with from_scratch.")
+            raise InputError(
+                "Random weights cannot train in 4 bits: set quantization to none with from_scratch."
+            )
         self.base = base
         self.lora = adapter_settings(adapter) if adapter else lora
         self.adapter = adapter
@@ -152,7 +160,9 @@ class CausalLMModule(pl.LightningModule):
                 group["lr"] *= wanted / found
                 group["initial_lr"] = wanted
                 schedule.scheduler.base_lrs[position] = wanted
-                self.print(f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}.")
+                self.print(
+                    f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}."
+                )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout from the run's seed, the rank and the batch's number alone.
@@ -164,7 +174,7 @@ class CausalLMModule(pl.LightningModule):
         torch.manual_seed((seed * 1_000_003 + self.global_rank) * 1_000_003 + number)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count supervised tokens while the batch is still on the CPU: counting on a GPU would wait for it."""
+        """Count supervised tokens while the batch is on the CPU: on a GPU, counting would wait for it."""
         if isinstance(batch, dict) and "labels" in batch:
             batch = {**batch, "supervised_tokens": int((batch["labels"][:, 1:] != IGNORE).sum())}
         return batch
