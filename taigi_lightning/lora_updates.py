@@ -1,0 +1,121 @@
+"""A PEFT LoRA adapter on disk, read as what it adds to each weight of its base."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.shards import TensorEntry, read_header, read_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# What these fields hold does not change the function that the saved A and B compute. Any other field has to
+# be empty, so that a kind of adapter which this reader does not know is refused and not merged wrongly.
+HARMLESS = {
+    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "r", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("lora_alpha", "lora_dropout", "fan_in_fan_out", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("megatron_core", "qalora_group_size", "ensure_weight_tying"),
+}
+# Every other named initialisation (pissa, olora, loftq, corda, ...) also changes the base's own weights.
+SAFE_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class LoraUpdate:
+    """What an adapter adds to one weight: `scale * B @ A`, with A and B left on disk until asked for."""
+
+    weight: str  # name of the base's tensor
+    file: Path
+    a: TensorEntry  # [r, in]
+    b: TensorEntry  # [out, r]
+    scale: float
+    transposed: bool  # the weight is stored [in, out] (fan_in_fan_out)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = (self.b.shape[0], self.a.shape[1])
+        return shape[::-1] if self.transposed else shape
+
+    def factors(self, device: str) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return float32 `left` [rows, r] and `right` [r, columns]; their product is the update."""
+        with self.file.open("rb") as file:
+            a, b = (read_tensor(file, entry).to(device).float() for entry in (self.a, self.b))
+        return (a.T * self.scale, b.T) if self.transposed else (b * self.scale, a)
+
+
+def read_adapter_config(adapter: Path) -> dict[str, Any]:
+    """Return `adapter_config.json` as a dict.
+
+    Raises:
+        InputError: the file is missing or unreadable, or the adapter is more than plain LoRA.
+    """
+    path = adapter / CONFIG
+    if not path.is_file():
+        raise InputError(f"{adapter} holds no {CONFIG}; wanted the folder of a PEFT adapter.")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}).") from error
+    extras = [name for name in sorted(config.keys() - HARMLESS) if config[name] and config[name] != "none"]
+    if config.get("peft_type") != "LORA":
+        extras.append("peft_type")
+    if config.get("init_lora_weights") not in SAFE_INITIALISATIONS:
+        extras.append("init_lora_weights")
+    if extras:
+        found = ", ".join(f"{name}: {config.get(name)}" for name in extras)
+        raise InputError(f"{path} has {found}; only plain LoRA can be merged. Train without it.")
+    return config
+
+
+def read_updates(adapter: Path) -> dict[str, LoraUpdate]:
+    """Return the update of each weight that the adapter changes, by the name of the base's tensor.
+
+    Raises:
+        InputError: the adapter is no plain LoRA adapter in safetensors, or it holds other tensors too.
+    """
+    config = read_adapter_config(adapter)
+    file = adapter / WEIGHTS
+    if not file.is_file():
+        raise InputError(f"{adapter} holds no {WEIGHTS}; save the adapter with save_pretrained.")
+    header = read_header(file)
+    updates = {}
+    for name, a in header.items():
+        module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        if name != f"{PREFIX}{module}.lora_A.weight":
+            continue
+        b = header.get(f"{PREFIX}{module}.lora_B.weight")
+        if b is None or a.shape[0] != b.shape[1]:
+            raise InputError(f"{file} holds {name} of shape {list(a.shape)} without a lora_B to match.")
+        transposed = bool(config.get("fan_in_fan_out"))
+        scale = lora_scale(config, module, rank=a.shape[0])
+        updates[f"{module}.weight"] = LoraUpdate(f"{module}.weight", file, a, b, scale, transposed)
+    known = {entry.name for update in updates.values() for entry in (update.a, update.b)}
+    unknown = sorted(header.keys() - known)
+    if unknown or not updates:
+        raise InputError(
+            f"{file} holds {unknown[0] if unknown else 'no tensors'}; wanted pairs named "
+            f"{PREFIX}<module>.lora_A.weight and .lora_B.weight alone."
+        )
+    return updates
+
+
+def lora_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Return PEFT's factor of B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
+
+    >>> lora_scale({"lora_alpha": 128, "alpha_pattern": {"q_proj": 32}}, "model.layers.0.q_proj", rank=64)
+    0.5
+    """
+    patterns = config.get("alpha_pattern") or {}
+    matches = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    alpha = next(matches, config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,0 +1,136 @@
+"""Safetensors files as byte ranges: a model of any size is read and written one tensor at a time."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from taigi_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor's place in a safetensors file: `start` and `end` are bytes from the file's beginning."""
+
+    name: str
+    dtype: str  # as the format spells it: BF16, F16, F32, ...
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def base_folder(base: str | Path) -> Path:
+    """Return the folder that holds a model's files: `base` itself, or the cached snapshot of a hub name.
+
+    Only safetensors, JSON, tokenizer and template files are ever fetched, never a pickle. What the cache
+    already holds is used as it is.
+
+    Raises:
+        InputError: `base` is no folder and the hub does not give its files.
+    """
+    if Path(base).is_dir():
+        return Path(base)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    reason = ""
+    for only_cached in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(str(base), allow_patterns=HUB_FILES, local_files_only=only_cached)
+            )
+            weight_files(folder)
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, InputError) as error:
+            reason = str(error).splitlines()[0]
+        else:
+            return folder
+    raise InputError(
+        f"{base} is neither a folder here nor a model that the hub gives ({reason}). "
+        "Give the folder of a base model, or check the name and the connection."
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a model's safetensors files in name order, as its index or `model.safetensors` says.
+
+    Raises:
+        InputError: the folder holds no safetensors weights, or the index names files that are not there.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{index} is not an index of safetensors files ({error!r}).") from error
+    elif (folder / SINGLE).is_file():
+        names = [SINGLE]
+    else:
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        found = (
+            f"only {', '.join(pickles[:3])}, pickled weights that can run code" if pickles else "no weights"
+        )
+        raise InputError(
+            f"{folder} holds {found}; wanted {SINGLE} or {INDEX}. "
+            "Save the model once with save_pretrained(folder, safe_serialization=True) and give that folder."
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks {', '.join(missing[:3])}, which its {INDEX} names. Copy it again.")
+    return [folder / name for name in names]
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Return the tensors of a safetensors file in the order of their bytes, after checking that it is whole.
+
+    Raises:
+        InputError: the file is no safetensors file, or it is shorter than its header says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({error}). Copy it again.") from error
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    begin = 8 + size
+    entries = [
+        TensorEntry(
+            name, value["dtype"], tuple(value["shape"]), *(begin + at for at in value["data_offsets"])
+        )
+        for name, value in header.items()
+    ]
+    return {entry.name: entry for entry in sorted(entries, key=lambda entry: (entry.start, entry.end))}
+
+
+def read_tensor(file: BinaryIO, entry: TensorEntry) -> "torch.Tensor":
+    """Read one tensor in its own dtype (BF16, F16 or F32) and shape, on the CPU."""
+    import torch
+
+    dtypes = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    if entry.dtype not in dtypes:
+        raise InputError(f"{entry.name} is stored as {entry.dtype}; wanted 16- or 32-bit floating point.")
+    file.seek(entry.start)
+    data = bytearray(entry.end - entry.start)
+    file.readinto(data)  # type: ignore[attr-defined]
+    return torch.frombuffer(data, dtype=dtypes[entry.dtype]).reshape(entry.shape)
+
+
+def read_pieces(file: BinaryIO, start: int, end: int, size: int = 1 << 24) -> Iterator[bytes]:
+    """Yield the bytes from `start` to `end` in pieces of at most `size`."""
+    file.seek(start)
+    while start < end:
+        piece = file.read(min(size, end - start))
+        start += len(piece)
+        yield piece
