@@ -1,0 +1,94 @@
+"""A tiny SentencePiece tokenizer and a tiny Llama whose files look like the real base model's."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+TEXT = """\
+根據前文內容回答問題
+前文：阿明下晡欲去市仔買菜，伊毋知影按怎行。
+問題：阿明欲去佗位？
+根據問題，從以下四個選項選出正確的選項編號(1-4)
+選項1：市仔
+選項2：學校
+選項3：厝--lìn
+選項4：海邊
+答案：1 2 3 4
+早起時仔，阿母佇灶跤煮糜，囡仔攏閣咧睏。
+阮兜蹛佇台南，厝邊頭尾攏真好鬥陣。
+Lí hó, lán lâi-khì tâi-uân chia̍h-pn̄g!
+伊講：「今仔日的天氣真好，咱來去海邊仔𨑨迌。」
+昨昏暗時落大雨，路頂攏是水，阿公行路真細膩。
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder holding `tokenizer.model` and its two JSON files: byte fallback, BOS 1, EOS 2, PAD 3."""
+    folder = tmp_path_factory.mktemp("tiny-tokenizer")
+    with (folder / "tokenizer.model").open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXT.splitlines() * 4),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=512,
+            character_coverage=0.99,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            hard_vocab_limit=False,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=3,
+            pad_piece="<pad>",
+            num_threads=1,
+            minloglevel=2,
+        )
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens | settings))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_tokenizer_dir: Path) -> PreTrainedTokenizerBase:
+    """The tiny tokenizer, loaded."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """A 2-layer random Llama: bfloat16 safetensors in several shards with an index, and no tokenizer.json.
+
+    Treat it as read-only: the folder is shared by every test of the session.
+    """
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    for file in tiny_tokenizer_dir.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = LlamaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(tiny_tokenizer_dir)),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(9527)
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="150KB")
+    return folder
