@@ -1,0 +1,73 @@
+"""Cross-entropy straight from hidden states: the logits exist only one slice of tokens at a time."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORE = -100
+SLICE_TOKENS = 2048
+
+
+class _LinearCrossEntropySum(torch.autograd.Function):
+    """Computes the gradients in the forward pass, so each slice of logits is made once and dropped."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor
+    ) -> Tensor:
+        need_hidden, need_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, hidden.shape[0], SLICE_TOKENS):
+            part = slice(start, start + SLICE_TOKENS)
+            logits = hidden[part] @ weight.t()  # (S, V)
+            loss, grad_logits = _softmax_loss(logits, targets[part], need_hidden or need_weight)
+            total += loss
+            if grad_hidden is not None:
+                torch.mm(grad_logits, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += grad_logits.t() @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype  # type: ignore[attr-defined]
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)  # type: ignore[attr-defined]
+        return grad_hidden, grad_weight, None
+
+
+def _softmax_loss(logits: Tensor, targets: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
+    """Summed loss of one slice and its gradient in the logits' dtype. logits (S, V), targets (S,)."""
+    scores = logits.float()
+    loss = functional.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
+    if not need_grad:
+        return loss, logits
+    probability = scores.softmax(-1)
+    used = targets != IGNORE
+    rows = torch.arange(targets.shape[0], device=targets.device)
+    probability[rows, targets.clamp(min=0)] -= 1.0
+    probability *= used[:, None]
+    return loss, probability.to(logits.dtype)
+
+
+def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """Sum of the next-token losses and how many tokens it sums over, without holding all logits.
+
+    Args:
+        hidden: last hidden states, (B, T, H).
+        weight: the output embedding, (V, H), in hidden's dtype.
+        labels: (B, T) int64, unshifted; position t is predicted from t - 1, -100 is left out.
+
+    Returns:
+        The summed loss, float32 (), differentiable in hidden and weight, and the token count.
+    """
+    targets = labels[:, 1:].reshape(-1).to(hidden.device)
+    rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)
+    return loss, int((targets != IGNORE).sum())
