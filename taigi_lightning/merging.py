@@ -1,14 +1,25 @@
-"""Add an adapter to its 16-bit base, tensor by tensor, in float32, rounding once."""
+"""Add an adapter to its 16-bit base: one tensor at a time, in float32, rounding once."""
 
-import contextlib
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Literal
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.lora_updates import LoraUpdate, read_adapter_config, read_updates
+from taigi_lightning.retention import (
+    PIECE,
+    Survival,
+    measure_survival,
+    nf4_round_trip,
+    pool,
+    round_stochastically,
+)
 from taigi_lightning.shards import (
     INDEX,
     TensorEntry,
@@ -24,21 +35,41 @@ if TYPE_CHECKING:
 
 Onto = Literal["original", "dequantized"]
 PARTIAL = ".partial"
+CONFIG = "config.json"
 COMPANIONS = [
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template*", "*.jinja", INDEX, "config.json"),
+    *("vocab.json", "merges.txt", "chat_template*", "*.jinja", INDEX, CONFIG),
 ]
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did."""
+    """What a merge did; as text, what it kept. `retention.py` defines the fractions."""
 
     folder: Path
     base: str
     adapter: Path
     onto: Onto
     weights: int  # how many of the base's tensors the adapter changed
+    survival: Mapping[str, Survival]  # by projection (q_proj, ...), over the weights that were measured
+
+    @property
+    def overall(self) -> Survival:
+        """All the measured weights together."""
+        return pool(list(self.survival.values()))
+
+    def __str__(self) -> str:
+        whole = self.overall
+        verdict = f"keeps {whole.fraction_4bit:.1%} (± {whole.standard_error:.1%}) of the update"
+        if whole.fraction_4bit < 0.99:
+            verdict += ", less than 99 %: a 4-bit stage on top starts from less than was trained"
+        parts = ", ".join(f"{name} {part.fraction_4bit:.1%}" for name, part in self.survival.items())
+        return (
+            f"{self.folder}: {self.weights} weights of {self.base} merged, onto the {self.onto} ones.\n"
+            f"The update's size is {whole.size:.2%} of the weights'; "
+            f"16 bits keep {whole.fraction_16bit:.1%} of it.\n"
+            f"A second 4-bit quantisation {verdict} ({parts})."
+        )
 
 
 def merge_adapter(
@@ -48,14 +79,15 @@ def merge_adapter(
 
     Holds a few tensors in memory at a time, whatever the model's size. Files are written to
     `output_dir/.partial` and renamed at the end, `config.json` last: a merge that is killed leaves nothing
-    that loads. `adapter/`, `checkpoints/` and `logs/` inside `output_dir` are left alone.
+    that loads. `adapter/`, `checkpoints/` and `logs/` inside `output_dir` are left alone. Two merges on one
+    kind of device give the same bytes.
 
     Args:
         base: folder or hub name of the 16-bit model that the adapter was trained on.
         adapter: folder of a PEFT LoRA adapter.
         output_dir: where the merged model goes; an earlier merged model there is replaced.
         onto: add to the original weights, or to the 4-bit weights that training saw, dequantised.
-        device: where the products are computed, such as "cpu" or "cuda".
+        device: where the sums are computed, such as "cpu" or "cuda".
 
     Raises:
         InputError: the base or the adapter cannot be used, they do not fit each other, or the disk is full.
@@ -64,27 +96,42 @@ def merge_adapter(
     shards = weight_files(source)
     updates = read_updates(adapter)
     headers = [read_header(shard) for shard in shards]
-    _check_fit(headers, updates, source, adapter)
+    entries = {name: entry for header in headers for name, entry in header.items()}
+    _check_fit(entries, updates, source, adapter)
     _check_place(source, shards, output_dir)
+    quantised = {name for name in entries if onto == "dequantized" and _is_quantised(entries[name])}
+    measured = _choose_measured(updates)
+    survival: dict[str, list[Survival]] = defaultdict(list)
+
+    def merge_tensor(name: str, original: "torch.Tensor") -> "torch.Tensor":
+        original = original.to(device)
+        start = nf4_round_trip(original) if name in quantised else original
+        if name not in updates:
+            return start
+        left, right = updates[name].factors(device)
+        merged = _add_update(start, left, right, seed=zlib.crc32(name.encode()))
+        if name in measured:
+            survival[_projection(name)].append(measure_survival(original, start, merged, left, right))
+        return merged
+
     partial = output_dir / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for shard, header in zip(_with_progress(shards), headers, strict=True):
-        _merge_shard(shard, header, updates, partial / shard.name, onto=onto, device=device)
-    names = [path.name for pattern in COMPANIONS for path in sorted(source.glob(pattern))]
-    for name in dict.fromkeys(names):
+        _rewrite_shard(shard, header, partial / shard.name, updates.keys() | quantised, merge_tensor)
+    for name in dict.fromkeys(path.name for pattern in COMPANIONS for path in sorted(source.glob(pattern))):
         shutil.copyfile(source / name, partial / name)
     _publish(partial, output_dir)
-    return MergeReport(output_dir, str(base), adapter, onto, len(updates))
+    pooled = {name: pool(parts) for name, parts in survival.items()}
+    return MergeReport(output_dir, str(base), adapter, onto, len(updates), pooled)
 
 
 def _check_fit(
-    headers: Sequence[dict[str, TensorEntry]], updates: dict[str, LoraUpdate], source: Path, adapter: Path
+    entries: Mapping[str, TensorEntry], updates: Mapping[str, LoraUpdate], source: Path, adapter: Path
 ) -> None:
     """Every tensor of the adapter must find its weight, of the same shape."""
-    weights = {name: entry for header in headers for name, entry in header.items()}
     for name, update in updates.items():
-        entry = weights.get(name)
+        entry = entries.get(name)
         if entry is None or entry.shape != update.shape:
             found = f"has no {name}" if entry is None else f"holds {name} as {list(entry.shape)}"
             raise InputError(
@@ -110,6 +157,31 @@ def _check_place(source: Path, shards: Sequence[Path], output_dir: Path) -> None
         )
 
 
+def _is_quantised(entry: TensorEntry) -> bool:
+    """Whether 4-bit training quantises this tensor: the linear weights of the layers, not the embeddings."""
+    return len(entry.shape) == 2 and ".layers." in entry.name
+
+
+def _choose_measured(updates: Mapping[str, LoraUpdate], budget: int = 1 << 28) -> set[str]:
+    """Return the names of the weights to measure: all of a small model, else three layers a projection."""
+    layers: dict[str, dict[int, str]] = defaultdict(dict)
+    for name in updates:
+        if found := re.search(r"\blayers\.(\d+)\.", name):
+            layers[_projection(name)][int(found[1])] = name
+    few = sum(prod(update.shape) for update in updates.values()) <= budget
+    measured: set[str] = set()
+    for names in layers.values():
+        order = sorted(names)
+        chosen = order if few else [order[0], order[len(order) // 2], order[-1]]
+        measured.update(names[layer] for layer in chosen)
+    return measured
+
+
+def _projection(name: str) -> str:
+    """`model.layers.0.self_attn.q_proj.weight` -> `q_proj`."""
+    return name.split(".")[-2]
+
+
 def _with_progress(shards: Sequence[Path]) -> Iterator[Path]:
     """Yield the shards, showing a bar on a terminal and a line a shard elsewhere."""
     from rich.console import Console
@@ -124,73 +196,49 @@ def _with_progress(shards: Sequence[Path]) -> Iterator[Path]:
         yield shard
 
 
-def _merge_shard(
+def _rewrite_shard(
     shard: Path,
-    header: dict[str, TensorEntry],
-    updates: dict[str, LoraUpdate],
+    header: Mapping[str, TensorEntry],
     target: Path,
-    *,
-    onto: Onto,
-    device: str,
+    changed: set[str],
+    merge_tensor: "Callable[[str, torch.Tensor], torch.Tensor]",
 ) -> None:
-    """Write a shard of the same layout: the header and the untouched tensors byte for byte."""
+    """Write a shard of the same layout: the header and the unchanged tensors byte for byte."""
+    import torch
+
     with shard.open("rb") as source, target.open("wb") as sink:
         position = 0
         for entry in header.values():
-            sink.writelines(read_pieces(source, position, entry.start))
-            position = entry.end
-            update = updates.get(entry.name)
-            if update is None and not (onto == "dequantized" and _is_quantised(entry)):
-                sink.writelines(read_pieces(source, entry.start, entry.end))
-                continue
-            _write_tensor(sink, _merge_weight(read_tensor(source, entry), update, onto, device))
+            if entry.name in changed:
+                sink.writelines(read_pieces(source, position, entry.start))
+                tensor = merge_tensor(entry.name, read_tensor(source, entry))
+                sink.write(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+                position = entry.end
         sink.writelines(read_pieces(source, position, shard.stat().st_size))
 
 
-def _is_quantised(entry: TensorEntry) -> bool:
-    """Whether 4-bit training quantises this tensor: the linear weights of the layers, not the embeddings."""
-    return len(entry.shape) == 2 and ".layers." in entry.name
-
-
-def _merge_weight(
-    weight: "torch.Tensor", update: LoraUpdate | None, onto: Onto, device: str
+def _add_update(
+    start: "torch.Tensor", left: "torch.Tensor", right: "torch.Tensor", seed: int
 ) -> "torch.Tensor":
-    """Return `weight` [rows, columns] plus its update, in its own dtype."""
-    weight = weight.to(device)
-    if onto == "dequantized":
-        weight = _nf4_round_trip(weight)
-    if update is None:
-        return weight
-    left, right = update.factors(device)
-    rows = max(1, (1 << 22) // weight.shape[1])  # float32 copies of 16 MiB at a time
-    for begin in range(0, weight.shape[0], rows):
-        block = weight[begin : begin + rows]
-        block.copy_(block.float().addmm_(left[begin : begin + rows], right))
-    return weight
-
-
-def _nf4_round_trip(weight: "torch.Tensor") -> "torch.Tensor":
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    codes, state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
-    original: torch.Tensor = dequantize_4bit(codes, state)
-    return original
-
-
-def _write_tensor(sink: BinaryIO, tensor: "torch.Tensor") -> None:
+    """Return `start` [rows, columns] + left [rows, r] @ right [r, columns], rounded once to its own dtype."""
     import torch
 
-    sink.write(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    generator = torch.Generator(start.device).manual_seed(seed)
+    merged = torch.empty_like(start)
+    rows = max(1, PIECE // start.shape[1])
+    blocks = zip(torch.split(start, rows), torch.split(left, rows), torch.split(merged, rows), strict=True)
+    for block, left_block, out in blocks:
+        total = torch.addmm(block.float(), left_block, right)
+        out.copy_(round_stochastically(total, start.dtype, generator))
+    return merged
 
 
 def _publish(partial: Path, folder: Path) -> None:
     """Rename the finished files into place; without config.json, which comes last, nothing loads."""
-    for stale in (folder / "config.json", folder / INDEX, *folder.glob("model*.safetensors")):
+    for stale in (folder / CONFIG, folder / INDEX, *folder.glob("model*.safetensors")):
         stale.unlink(missing_ok=True)
-    names = [path.name for path in partial.iterdir() if path.name not in (INDEX, "config.json")]
-    for name in [*sorted(names), INDEX, "config.json"]:
-        with contextlib.suppress(FileNotFoundError):  # a single-file model has no index
-            (partial / name).replace(folder / name)
+    for path in sorted(partial.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
+        path.replace(folder / path.name)
     partial.rmdir()
 
 
