@@ -1,0 +1,181 @@
+"""A deterministic Taigi-shaped world of any size: raw corpus, question files, answers, pre-training text.
+
+The files have the real ones' shapes and their noise, so that cleaning and reading are put to work; the
+language is small enough for a model of a few million parameters. Standard library only.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from corpus_tools.errors import InputError
+from corpus_tools.sample_texts import (
+    SampleQuestion,
+    alphabet_of_texts,
+    article,
+    exercise_document,
+    question_set,
+)
+
+WINDOW = 170  # characters in a raw row, as in IMA-Taiwan
+DIRECTORIES = ("小說", "散文", "詩")
+AUTHORS = ("林清月", "陳阿嬌", "黃土水", "蔡秋雄")
+URLS = (
+    "https://www.example.org/watch?v=AsKDpyJDYlQ",
+    "http://example.net/tw/%E5%8F%B0?id=7#s",
+    "www.example.com/2009/new/12.htm",
+)
+PRIVATE_USE = {"攏": "\uf5ee", "咧": "\ue701"}  # as typed with the Ministry of Education's older font
+TITLES = ("的故事", "記事", "的日子", "風雲", "回憶錄", "心聲")
+
+Row = dict[str, str | int]
+
+
+def write_sample(
+    output_dir: str | Path,
+    articles: int = 60,
+    questions: int = 1600,
+    test_questions: int = 300,
+    pretraining_documents: int = 0,
+    seed: int = 9527,
+) -> Path:
+    """Write the sample world under `output_dir` and return that folder.
+
+    Args:
+        output_dir: Folder for `IMA-Taiwan/`, `AI_conv.csv`, `1001-question-v3.csv` and the answers beside it,
+            and `vocabulary-question.csv` (with answers): questions that need the corpus's own words.
+        articles: Titles in the raw corpus, 2-4 thousand characters each.
+        questions: Training questions.
+        test_questions: Held-out questions; none of their facts stands in any other file.
+        pretraining_documents: Documents of reading exercises in `pretraining/`, which make the tiny base.
+        seed: The same seed gives the same bytes.
+
+    Raises:
+        InputError: A count is negative.
+    """
+    counts = {"articles": articles, "questions": questions, "test_questions": test_questions}
+    for name, count in {**counts, "pretraining_documents": pretraining_documents}.items():
+        if count < 0:
+            raise InputError(f"{name} is {count}; give 0 or more.")
+    output = Path(output_dir)
+    _write_corpus(output / "IMA-Taiwan", articles, random.Random(f"{seed}/corpus"))
+    training = question_set(random.Random(f"{seed}/training"), "training", questions)
+    _write_training(output / "AI_conv.csv", training, random.Random(f"{seed}/typing"))
+    vocabulary_count = test_questions // 3
+    rng = random.Random(f"{seed}/test")
+    vocabulary = question_set(rng, "test", vocabulary_count, vocabulary=True)
+    plain = question_set(rng, "test", test_questions - vocabulary_count)
+    _write_test(output, "1001-question-v3", plain + vocabulary)
+    _write_test(output, "vocabulary-question", vocabulary)
+    if pretraining_documents:
+        rng = random.Random(f"{seed}/pretraining")
+        _write_pretraining(output / "pretraining", pretraining_documents, rng)
+    return output
+
+
+def _write_corpus(folder: Path, articles: int, rng: random.Random) -> None:
+    """Write twenty titles a file, into `folder/<dir>/` and, the last file, into `folder` itself."""
+    per_file = 20
+    for start in range(0, articles, per_file):
+        rows: list[Row] = []
+        for number in range(start, min(start + per_file, articles)):
+            rows += _article_rows(rng, number)
+        last = start + per_file >= articles > per_file
+        where = folder if last else folder / DIRECTORIES[start // per_file % 3]
+        if start == 0:
+            rows = [{**row, "translator": "許文雄"} for row in rows]
+        _write_json(where / f"file-{start // per_file:03d}.json", rows)
+
+
+def _article_rows(rng: random.Random, number: int) -> list[Row]:
+    text = article(rng, sentences=rng.randint(80, 160))
+    windows = [text[at : at + WINDOW] for at in range(0, len(text), WINDOW)]
+    title = f"{rng.choice(AUTHORS)[1:]}{rng.choice(TITLES)}{number + 1}"
+    rows: list[Row] = []
+    for part, window in enumerate(_noisy(rng, windows), start=1):
+        rows.append({"title": title, "author": AUTHORS[number % 4], "text": window, "paragraph_id": part})
+        if rng.random() < 0.016:
+            rows.append({**rows[-1]})
+    return rows
+
+
+def _noisy(rng: random.Random, windows: Sequence[str]) -> Iterable[str]:
+    """The windows as the real files hold them: one in five carries a blemish that cleaning must mend."""
+    blemishes: tuple[Callable[[str], str], ...] = (
+        lambda text: text.replace("，", "﹐"),
+        lambda text: text.replace("，", ",", 2).replace("？", "?"),
+        lambda text: "".join(PRIVATE_USE.get(c, c) for c in text),
+        lambda text: text[:40] + rng.choice(URLS) + text[40:],
+        lambda text: text.replace("。", "。    ", 1),
+        lambda text: text.replace("。", "。\xa0", 1) + "\u2028",
+        lambda text: text.replace("「", "｢").replace("」", "｣"),
+        lambda text: text.replace("。", "......", 1),
+    )
+    after_sentence = True
+    for number, window in enumerate(windows, start=1):
+        text = rng.choice(blemishes)(window) if rng.random() < 0.2 else window
+        if after_sentence and rng.random() < 0.3:
+            text = rng.choice(("{n}. {text}", "（{n}）{text}")).format(n=number, text=text)
+        after_sentence = window.endswith("。")
+        yield text
+
+
+def _write_training(path: Path, questions: Sequence[SampleQuestion], rng: random.Random) -> None:
+    """Write the training CSV; one answer in fifty is full-width or has a space, as in the real file."""
+    header = ["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"]
+    rows = []
+    for q in questions:
+        odd = (chr(ord("０") + q.answer), f" {q.answer}")
+        answer = rng.choice(odd) if rng.random() < 0.02 else str(q.answer)
+        rows.append([q.passage, q.question, *q.options, answer])
+    _write_csv(path, header, rows)
+
+
+def _write_test(folder: Path, stem: str, questions: Sequence[SampleQuestion]) -> None:
+    """Write `stem.csv` (with BOM, IDs like 12537) and `stem-answers.csv`."""
+    ids = [f"{number}2537" for number in range(1, len(questions) + 1)]
+    rows = [[id_, q.passage, q.question, *q.options] for id_, q in zip(ids, questions, strict=True)]
+    header = ["ID", "前文", "題幹", "選項1", "選項2", "選項3", "選項4"]
+    _write_csv(folder / f"{stem}.csv", header, rows, encoding="utf-8-sig")
+    answers = [[id_, str(q.answer)] for id_, q in zip(ids, questions, strict=True)]
+    _write_csv(folder / f"{stem}-answers.csv", ["ID", "Answer"], answers)
+
+
+def _write_pretraining(folder: Path, documents: int, rng: random.Random) -> None:
+    """Write reading exercises, ten thousand documents a file, one title each."""
+    alphabet = alphabet_of_texts()
+    per_file = 10_000
+    for start in range(0, documents, per_file):
+        rows: list[Row] = []
+        for number in range(start, min(start + per_file, documents)):
+            lines = exercise_document(rng, alphabet)
+            rows += [
+                {"title": f"讀冊{number + 1}", "author": "先生", "text": line, "paragraph_id": part}
+                for part, line in enumerate(lines, start=1)
+            ]
+        _write_json(folder / f"exercises-{start // per_file:03d}.json", rows)
+
+
+def _write_json(path: Path, rows: Sequence[Row]) -> None:
+    _write_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
+def _write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[str]], encoding: str = "utf-8"
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    aside.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

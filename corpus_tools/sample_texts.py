@@ -1,0 +1,203 @@
+"""What the sample world writes: passages, questions, articles, and reading exercises for the tiny base.
+
+Every function is pure: the same `random.Random` state gives the same text.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corpus_tools.sample_language import (
+    COMMON_WORDS,
+    FILLERS,
+    RELATIONS,
+    ROMANISED,
+    SUBJECTS,
+    TAIGI_WORDS,
+    Fact,
+    Purpose,
+    draw_facts,
+    state,
+)
+
+_NAME_LETTERS = frozenset("".join(SUBJECTS))
+# Labels that reading exercises choose among; the question files' 選項1-4 is never one of them.
+LABEL_SETS = ("甲乙丙丁", "ABCD", "東南西北", "春夏秋冬", "金木水火", "梅蘭菊竹")
+Options = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class SampleQuestion:
+    """A four-choice question; `answer` counts from 1; `facts` are all that its passage states."""
+
+    passage: str
+    question: str
+    options: Options
+    answer: int
+    facts: tuple[Fact, ...]
+
+
+def passage_of(rng: random.Random, facts: Sequence[Fact], newline_share: float = 0.0) -> str:
+    """State `facts` in a random order, in sentences of one or two clauses, at times with an idle sentence."""
+    order = rng.sample(list(facts), len(facts))
+    sentences: list[str] = []
+    while order:
+        take = min(len(order), rng.choice((1, 1, 2)))
+        sentences.append("，".join(state(rng, order.pop()) for _ in range(take)) + "。")
+    if rng.random() < 0.3:
+        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(FILLERS))
+    return ("\n" if rng.random() < newline_share else "").join(sentences)
+
+
+def ask(
+    rng: random.Random, facts: Sequence[Fact], *, answer: int, wondering: bool = False
+) -> tuple[str, Options]:
+    """Ask about one of `facts`: the question and its options, the right one at place `answer` (1-4).
+
+    The wrong options are first of all the passage's other values of that kind (or its other people), then
+    others of the kind. `wondering` takes the wordings of pre-training text.
+    """
+    fact = rng.choice(facts)
+    relation = RELATIONS[fact.relation]
+    if rng.random() < 0.25:
+        shapes = relation.wondered_who if wondering else relation.asked_who
+        right, near, kind = fact.subject, [f.subject for f in facts], list(SUBJECTS)
+    else:
+        shapes = relation.wondered if wondering else relation.asked
+        right, near = fact.value, [f.value for f in facts if f.relation == fact.relation]
+        kind = [v for v in relation.values if (v in TAIGI_WORDS) == (right in TAIGI_WORDS)]
+        kind = kind if len(kind) > 4 else list(relation.values)
+    near = [word for word in dict.fromkeys(near) if word != right]
+    rng.shuffle(near)
+    far = [word for word in rng.sample(kind, len(kind)) if word != right and word not in near]
+    options = (near + far)[:3]
+    rng.shuffle(options)
+    options.insert(answer - 1, right)
+    first, second, third, fourth = options
+    return rng.choice(shapes).format(s=fact.subject, v=fact.value), (first, second, third, fourth)
+
+
+def question_set(
+    rng: random.Random, purpose: Purpose, count: int, *, vocabulary: bool = False, newline_share: float = 0.44
+) -> list[SampleQuestion]:
+    """`count` questions over passages of 2-4 people, answers even over 1-4, every tenth passage twice.
+
+    With `vocabulary` the passage writes the Taigi word (番麥) and the options the word the base knows (玉米).
+    """
+    answers = [1 + i % 4 for i in range(count)]
+    rng.shuffle(answers)
+    questions: list[SampleQuestion] = []
+    while len(questions) < count:
+        facts = draw_facts(
+            rng,
+            purpose,
+            subjects=rng.choice((2, 3, 3, 4)),
+            relations=rng.choice((1, 2, 2)),
+            taigi_share=float(vocabulary),
+            vocabulary_only=vocabulary,
+        )
+        if len(facts) < 2:
+            continue
+        passage = passage_of(rng, facts, newline_share)
+        for answer in answers[len(questions) :][: 2 if rng.random() < 0.1 else 1]:
+            questions.append(SampleQuestion(passage, *ask(rng, facts, answer=answer), answer, tuple(facts)))
+    return questions
+
+
+def article(rng: random.Random, sentences: int) -> str:
+    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all."""
+    text: list[str] = []
+    known = rng.sample(sorted(TAIGI_WORDS), 4)
+    while len(text) < sentences:
+        facts = draw_facts(rng, "training", subjects=2, relations=1, taigi_share=1.0, vocabulary_only=True)
+        common = rng.choice(known)
+        gloss = TAIGI_WORDS[common]
+        text.append(rng.choice(GLOSSES).format(common=common, taigi=gloss))
+        for fact in facts:
+            story = rng.choice(STORIES)
+            text.append(story.format(clause=state(rng, fact), common=fact.value, taigi=fact.word))
+        text.append(rng.choice(SCENES).format(place=rng.choice(RELATIONS["home"].values), taigi=gloss))
+        if rng.random() < 0.2:
+            text.append(" ".join(rng.sample(ROMANISED, 4)).capitalize() + "! ")
+    return "".join(text)
+
+
+GLOSSES = (
+    "咱講的{taigi}，冊裡寫做{common}。",
+    "{taigi}就是{common}，序大人攏按呢叫。",
+    "少年人講{common}，阮阿媽講{taigi}。",
+    "「{common}」佮「{taigi}」是仝款物件，干焦叫法無仝。",
+)
+STORIES = (
+    "聽講{clause}，毋過{common}這種代誌，逐家攏知影。",
+    "彼當陣{clause}；{taigi}若無，伊就袂歡喜。",
+    "{clause}，庄裡的人攏笑講：「{common}遐爾好喔？」",
+    "自細漢開始，{clause}，著是{common}啦！",
+)
+SCENES = (
+    "彼年{place}做風颱，{taigi}的代誌猶原有人會記得。",
+    "佇{place}的廟埕，序大人咧講{taigi}的故事予囡仔聽。",
+    "1947年的{place}，欲揣{taigi}毋是簡單的代誌。",
+    "後來阮搬去{place}，這馬想著{taigi}，心肝頭猶是燒烙。",
+)
+
+
+def exercise_document(rng: random.Random, alphabet: Sequence[str]) -> list[str]:
+    """Paragraphs of one pre-training document: a passage, then what a reader says about it.
+
+    The sayings restate facts, answer open questions, find a label in a list, choose among labelled answers.
+    """
+    facts = draw_facts(rng, "training", subjects=rng.choice((1, 2, 2, 3, 4)), relations=rng.choice((1, 1, 2)))
+    if rng.random() < 0.3:
+        facts = _renamed(rng, facts, alphabet)
+    lines = [passage_of(rng, facts)]
+    lines += [rng.choice(_EXERCISES)(rng, facts) for _ in range(rng.randint(4, 8))]
+    return lines
+
+
+def alphabet_of_texts() -> list[str]:
+    """Every character that a word list or sentence shape holds, so that the base meets all of them."""
+    parts = [*TAIGI_WORDS.values(), *COMMON_WORDS, *GLOSSES, *STORIES, *SCENES, *FILLERS]
+    return sorted({c for part in parts for c in part if "㐀" <= c <= "鿿"})
+
+
+def _renamed(rng: random.Random, facts: Sequence[Fact], alphabet: Sequence[str]) -> list[Fact]:
+    letters = [letter for letter in alphabet if letter not in _NAME_LETTERS]
+    names = {fact.subject: "".join(rng.sample(letters, 2)) for fact in facts}
+    return [Fact(names[f.subject], f.relation, f.value, f.word) for f in facts]
+
+
+def _restate(rng: random.Random, facts: Sequence[Fact]) -> str:
+    return "頂面講，" + "，".join(state(rng, f) for f in rng.sample(list(facts), min(2, len(facts)))) + "。"
+
+
+def _open(rng: random.Random, facts: Sequence[Fact]) -> str:
+    answer = rng.randint(1, 4)
+    question, options = ask(rng, facts, answer=answer, wondering=True)
+    shape = rng.choice(("問：{q}應：{a}。", "{q}{a}。", "有人問：{q}逐家應講：{a}。"))
+    return shape.format(q=question, a=options[answer - 1])
+
+
+def _choose(rng: random.Random, facts: Sequence[Fact]) -> str:
+    answer = rng.randint(1, 4)
+    labels = rng.choice(LABEL_SETS)
+    question, options = ask(rng, facts, answer=answer, wondering=True)
+    listed = rng.choice(("{l}、{o}。", "（{l}）{o}，", "{l}是{o}，", "選{l}：{o}，"))
+    choices = "".join(listed.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
+    ending = rng.choice(("是{a}，揀{l}。", "揀{l}。", "揀{l}，是{a}。", "著的是{l}。"))
+    return question + choices + ending.format(l=labels[answer - 1], a=options[answer - 1])
+
+
+def _find(rng: random.Random, facts: Sequence[Fact]) -> str:
+    answer = rng.randint(1, 4)
+    _, options = ask(rng, facts, answer=answer, wondering=True)
+    labels = rng.choice((*LABEL_SETS, "1234", "1234", "1234"))
+    listed = rng.choice(("選項{l}是{o}，", "{l}號是{o}，", "選項{l}有{o}，"))
+    choices = "".join(listed.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
+    order = rng.sample(range(4), 2)
+    return choices + "".join(
+        rng.choice(("{o}是選項{l}。", "{o}佇{l}號。")).format(l=labels[i], o=options[i]) for i in order
+    )
+
+
+_EXERCISES = (_restate, _open, _open, _choose, _choose, _choose, _find)
