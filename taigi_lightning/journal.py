@@ -1,0 +1,65 @@
+"""What an interrupted prediction leaves behind, so that the next run can go on from it.
+
+One file for each device, `OUTPUT.journal-0` and so on: a first line that identifies the run, then one
+prediction a line.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from taigi_lightning.answers import Prediction
+
+Key = tuple[int, int]  # (row, rotation)
+Journal = dict[Key, Prediction]
+
+
+def resume_journals(output: Path, header: dict[str, str]) -> Journal:
+    """Gather what earlier runs of the same prediction left, into the journal of device 0.
+
+    Args:
+        output: the predictions file the journals belong to.
+        header: what identifies the model and the questions; a journal with another one is put aside.
+    """
+    found: Journal = {}
+    for journal in journals(output):
+        theirs, predictions = read_journal(journal)
+        if theirs == header:
+            found |= predictions
+            continue
+        differing = ", ".join(key for key in header if theirs.get(key) != header[key])
+        rank_zero_warn(
+            f"{journal} holds {len(predictions)} answers of a run with another {differing}: "
+            f"not used, kept as {journal.name}.old."
+        )
+        journal.replace(journal.with_name(journal.name + ".old"))
+    if found:
+        gathered = output.with_name(output.name + ".journal.partial")
+        lines = [header, *found.values()]
+        gathered.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+        for journal in journals(output):
+            if journal != journal_path(output, 0):
+                journal.unlink()
+        gathered.replace(journal_path(output, 0))
+    return found
+
+
+def read_journal(path: Path) -> tuple[dict[str, str], Journal]:
+    """A journal's header and predictions; a last line cut off in the middle is passed over."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    if not lines:
+        return {}, {}
+    predictions = [Prediction(*json.loads(line)) for line in lines[1:]]
+    return json.loads(lines[0]), {(p.row, p.rotation): p for p in predictions}
+
+
+def journals(output: Path) -> list[Path]:
+    pattern = output.name.replace("[", "[[]") + ".journal-[0-9]*"
+    return sorted(path for path in output.parent.glob(pattern) if path.name.rpartition("-")[2].isdigit())
+
+
+def journal_path(output: Path, rank: int) -> Path:
+    return output.with_name(f"{output.name}.journal-{rank}")

@@ -1,0 +1,151 @@
+"""Questions to answer: read, encoded with their four answers, and batched so that each is computed once."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from taigi_lightning.base_model import load_tokenizer
+from taigi_lightning.errors import InputError
+from taigi_lightning.prompts import encode_prompt
+from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches, rotate_options
+from taigi_lightning.questions import Question, read_questions
+
+logger = logging.getLogger(__name__)
+
+ROTATIONS = (0, 1, 2, 3)
+
+
+class PredictDataModule(pl.LightningDataModule):
+    """Questions for `predict` and, where their answers are known, for `test`.
+
+    Args:
+        questions: the file to read.
+        tokenizer: the model's folder or Hub name.
+        columns: names of columns that have other names than usual (see `questions.read_questions`).
+        max_length: longest prompt and answer in tokens; longer passages are cut, never the rest.
+        batch_tokens: tokens in one forward pass, padding included.
+        share_passages: compute a passage once for all its questions.
+        average_orders: show the options in four orders and average the probabilities; `test` then also
+            tells whether answers follow the option or the position.
+    """
+
+    def __init__(
+        self,
+        questions: Path = Path("data/1001-question-v3.csv"),
+        tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
+        columns: Mapping[str, str] | None = None,
+        max_length: int = 2048,
+        batch_tokens: int = 16384,
+        share_passages: bool = True,
+        average_orders: bool = False,
+    ) -> None:
+        super().__init__()
+        self.path = Path(questions)
+        self.tokenizer = tokenizer
+        self.columns = columns
+        self.max_length = max_length
+        self.batch_tokens = batch_tokens
+        self.share_passages = share_passages
+        self.rotations = ROTATIONS if average_orders else ROTATIONS[:1]
+        self.encoded: list[EncodedQuestion] = []
+        # (row, rotation) of what an interrupted run has answered already; PredictionWriter fills it in.
+        self.answered: frozenset[tuple[int, int]] = frozenset()
+
+    def setup(self, stage: str) -> None:
+        """Read and encode the questions; `test` needs their answers.
+
+        Raises:
+            InputError: the file or one of its rows cannot be used.
+        """
+        questions = read_questions(self.path, self.columns, need_answers=stage == "test")
+        tokenizer = load_tokenizer(self.tokenizer)
+        self.encoded = encode_questions(tokenizer, questions, self.max_length, self.rotations)
+
+    def predict_dataloader(self) -> DataLoader[QuestionBatch]:
+        """This rank's batches, without the questions in `answered`."""
+        return self._dataloader([q for q in self.encoded if (q.row, q.rotation) not in self.answered])
+
+    def test_dataloader(self) -> DataLoader[QuestionBatch]:
+        """This rank's batches of all questions."""
+        return self._dataloader(self.encoded)
+
+    def _dataloader(self, questions: Sequence[EncodedQuestion]) -> DataLoader[QuestionBatch]:
+        """Every batch goes to exactly one rank; nothing is repeated to make the ranks even."""
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        batches = plan_batches(questions, self.batch_tokens, share=self.share_passages)
+        # Lightning warns of workers that would repeat an iterable data set; there are none here.
+        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+        return DataLoader(_Batches(batches[rank::ranks]), batch_size=None)
+
+
+class _Batches(IterableDataset[QuestionBatch]):
+    """Ready batches. Iterable, so that Lightning adds no sampler that would share them out again."""
+
+    def __init__(self, batches: Sequence[QuestionBatch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[QuestionBatch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        # Lightning skips a loop of length 0, and with it the hook that writes the predictions.
+        return max(1, len(self.batches))
+
+
+def encode_questions(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    max_length: int,
+    rotations: Sequence[int] = (0,),
+) -> list[EncodedQuestion]:
+    """Encode each question's prompt and its four answers.
+
+    Args:
+        tokenizer: the model's own.
+        questions: in the input's order.
+        max_length: longest prompt and answer in tokens; a longer passage is cut, which the log counts.
+        rotations: orders of the options to show (see `EncodedQuestion`).
+
+    Returns:
+        for each question in turn, one for each rotation.
+
+    Raises:
+        InputError: a question is too long without its passage, or its answers cannot be told apart.
+    """
+    encoded, cut = [], {}
+    for question in questions:
+        for rotation in rotations:
+            prompt = encode_prompt(tokenizer, rotate_options(question, rotation), max_length)
+            _check_answers(question, prompt.answers)
+            encoded.append(
+                EncodedQuestion(
+                    question.row, question.id, prompt.input_ids, prompt.answers, question.answer, rotation
+                )
+            )
+            if prompt.cut_characters:
+                cut[question.id] = prompt.cut_characters
+    if cut:
+        logger.warning(
+            "%d passages lost %d characters in their middle to fit into %d tokens: IDs %s",
+            len(cut), sum(cut.values()), max_length, ", ".join(cut),
+        )  # fmt: skip
+    return encoded
+
+
+def _check_answers(question: Question, answers: Sequence[list[int]]) -> None:
+    """Refuse answers of which one is another's beginning: their probabilities could not be compared."""
+    ordered = sorted(answers)
+    if any(longer[: len(shorter)] == shorter for shorter, longer in pairwise(ordered)):
+        raise InputError(
+            f"The tokenizer cannot tell the answers 1-4 of question {question.id} apart: their tokens are "
+            f"{list(answers)}. Use a tokenizer that knows these digits."
+        )

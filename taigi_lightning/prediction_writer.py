@@ -1,0 +1,214 @@
+"""Predictions into files: a journal while they come, the answers and their probabilities at the end."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from taigi_lightning.answers import TIE, Prediction
+from taigi_lightning.errors import InputError
+from taigi_lightning.journal import Journal, Key, journal_path, journals, read_journal, resume_journals
+from taigi_lightning.predict_data import PredictDataModule
+
+if TYPE_CHECKING:
+    from taigi_lightning.module import CausalLMModule
+
+
+class PredictionWriter(Callback):
+    """Write `output` (`ID,Answer`) and, beside it, what the answers rest on (`….probabilities.csv`).
+
+    Each batch's predictions are appended to a journal first, one for each device. A run that was killed
+    and is started again continues from the journals; the end of a run turns them into the two files, every
+    question once and in the input's order, and removes them. A journal of another model or other questions
+    is put aside with a word.
+
+    Args:
+        output: the file to write.
+    """
+
+    def __init__(self, output: Path = Path("data/output-CPT&SFT_V2.csv")) -> None:
+        self.output = Path(output)
+        self._expected: dict[Key, str] = {}
+        self._journal: IO[str] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out what is answered already, the same on every device, and open this device's journal."""
+        if stage != "predict":
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, PredictDataModule):
+            raise InputError(f"PredictionWriter needs PredictDataModule; the data is {type(data).__name__}.")
+        self._expected = {(q.row, q.rotation): q.id for q in data.encoded}
+        header = _identity(pl_module, data, trainer.ckpt_path)  # type: ignore[arg-type]
+        answered: Iterable[Key] = ()
+        if trainer.is_global_zero:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            found = resume_journals(self.output, header)
+            answered = list(found)
+            if found:
+                rank_zero_info(f"Continuing: {len(found)} of {len(self._expected)} questions are answered.")
+        data.answered = frozenset(trainer.strategy.broadcast(answered))
+        journal = journal_path(self.output, trainer.global_rank)
+        begun = journal.exists()
+        self._journal = journal.open("a", encoding="utf-8")
+        if not begun:
+            self._write_line(header)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Sequence[Prediction],
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append a batch's predictions to this device's journal."""
+        for prediction in outputs:
+            self._write_line(prediction)
+
+    def _write_line(self, value: Any) -> None:
+        assert self._journal is not None
+        self._journal.write(json.dumps(value, ensure_ascii=False) + "\n")
+        self._journal.flush()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """When every device is done, write the files from all journals."""
+        assert self._journal is not None
+        self._journal.close()
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        files = journals(self.output)
+        found: Journal = {}
+        for file in files:
+            found |= read_journal(file)[1]
+        missing = self._expected.keys() - found.keys()
+        if missing:
+            rank_zero_warn(
+                f"{len(missing)} of {len(self._expected)} questions are unanswered, so {self.output} is not "
+                "written; the journal beside it keeps the rest. Run predict again without a limit on batches."
+            )
+            return
+        write_predictions(self.output, [found[key] for key in sorted(self._expected)])
+        for file in files:
+            file.unlink()
+
+
+# ---- the files ------------------------------------------------------------------------------------
+
+
+def write_predictions(output: Path, predictions: Sequence[Prediction]) -> None:
+    """Write `ID,Answer` to `output` and the probabilities beside it, each aside first and then renamed.
+
+    Args:
+        output: the answers' file; the other one has `.probabilities` before its suffix.
+        predictions: in the input's order, all rotations of a question together.
+    """
+    by_row: dict[int, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        by_row[prediction.row].append(prediction)
+    answers, details, fallbacks = [], [], []
+    for turns in by_row.values():
+        answer, shares = combine_rotations(turns)
+        first, second = sorted(shares, reverse=True)[:2]
+        texts = " | ".join(turn.text for turn in turns if turn.text is not None)
+        answers.append([turns[0].id, answer])
+        details.append(
+            [
+                turns[0].id,
+                answer,
+                *(f"{share:.6f}" for share in shares),
+                f"{first - second:.6f}",
+                "".join(str(turn.answer) for turn in turns),
+                texts,
+                sum(turn.fallback for turn in turns),
+            ]
+        )
+        if any(turn.fallback for turn in turns):
+            fallbacks.append(turns[0].id)
+    names = [f"Probability{place}" for place in (1, 2, 3, 4)]
+    _write_csv(probabilities_path(output), [*DETAILS[:2], *names, *DETAILS[2:]], details)
+    _write_csv(output, ["ID", "Answer"], answers)
+    rank_zero_info(
+        f"{len(answers)} answers are in {output}, their probabilities in {probabilities_path(output)}."
+    )
+    if fallbacks:
+        rank_zero_warn(
+            f"{len(fallbacks)} generated texts did not begin with 1-4 and count as 1: "
+            f"IDs {', '.join(fallbacks)}."
+        )
+
+
+DETAILS = ("ID", "Answer", "Margin", "AnswerByOrder", "Text", "Fallbacks")
+
+
+def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ...]]:
+    """One answer from a question's rotations: the largest mean probability.
+
+    Args:
+        turns: predictions on one question; where there is text instead of probabilities, each is a vote.
+
+    Returns:
+        the answer and the four mean probabilities, which sum to 1 over the four answers. A tie goes to the
+        smaller number.
+    """
+    shares = [answer_probabilities(turn) for turn in turns]
+    means = tuple(math.fsum(column) / len(turns) for column in zip(*shares, strict=True))
+    if len(turns) == 1:
+        return turns[0].answer, means
+    return next(place for place, mean in enumerate(means, start=1) if mean >= max(means) - TIE), means
+
+
+def answer_probabilities(prediction: Prediction) -> tuple[float, ...]:
+    """The probabilities of 1-4 given that the answer is one of them; all on one answer for text."""
+    if prediction.log_probabilities is None:
+        return tuple(float(place == prediction.answer) for place in (1, 2, 3, 4))
+    top = max(prediction.log_probabilities)
+    weights = [math.exp(value - top) for value in prediction.log_probabilities]
+    return tuple(weight / math.fsum(weights) for weight in weights)
+
+
+def probabilities_path(output: Path) -> Path:
+    """Where the probabilities of `output` go."""
+    return output.with_name(f"{output.stem}.probabilities{output.suffix or '.csv'}")
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    aside.replace(path)
+
+
+def _identity(module: CausalLMModule, data: PredictDataModule, checkpoint: Any) -> dict[str, str]:
+    """What must be the same for two runs' answers to belong together."""
+    questions = hashlib.blake2b(digest_size=16)
+    for question in data.encoded:
+        questions.update(repr((question.row, question.id, question.prompt, question.answers)).encode())
+    identity = {f"base {key}": value for key, value in module.identity.items()}
+    return identity | {
+        "adapter": _file_hash(Path(module.adapter) / "adapter_model.safetensors")
+        if module.adapter
+        else "none",
+        "checkpoint": _file_hash(Path(checkpoint)) if checkpoint else "none",
+        "strategy": module.answer_strategy,
+        "questions": questions.hexdigest(),
+    }
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,133 @@
+"""Questions as the model reads them: encoded with their four answers, batched by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from taigi_lightning.questions import Question
+from taigi_lightning.token_tree import token_tree
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedQuestion:
+    """One question, in one order of its options, as token ids.
+
+    Args:
+        row: its row in the input, from 1.
+        id: its ID there.
+        prompt: token ids up to where the four answers part, BOS included (`prompts.encode_prompt`).
+        answers: the token ids of each shown answer 1-4 from there on; mostly one token each.
+        answer: the right answer in the input's numbering, if known.
+        rotation: the shown option p (from 0) is the input's option (p + rotation) mod 4.
+    """
+
+    row: int
+    id: str
+    prompt: list[int]
+    answers: tuple[list[int], list[int], list[int], list[int]]
+    answer: int | None = None
+    rotation: int = 0
+
+    def sequences(self) -> list[list[int]]:
+        """For each answer what the model must read to predict it: all tokens but the answer's last."""
+        return [self.prompt + answer[:-1] for answer in self.answers]
+
+
+class QuestionBatch:
+    """Groups of questions; those of one group share a beginning that is computed once.
+
+    It stays on the CPU: `predict_batch` moves what it computes with. Having `to` keeps Lightning from
+    walking through every token id in search of tensors.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[EncodedQuestion]]) -> None:
+        self.groups = groups
+
+    @property
+    def questions(self) -> list[EncodedQuestion]:
+        """The questions of all groups, in order."""
+        return [question for group in self.groups for question in group]
+
+    def to(self, *_: Any, **__: Any) -> Self:
+        """The batch itself, whatever the device."""
+        return self
+
+
+def common_prefix_length(sequences: Sequence[list[int]]) -> int:
+    """How many leading tokens all sequences share.
+
+    >>> common_prefix_length([[1, 2, 3], [1, 2, 4, 5]])
+    2
+    """
+    first, last = min(sequences), max(sequences)  # in sorted order the extremes differ earliest
+    for place, (one, other) in enumerate(zip(first, last, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(last))
+
+
+def rotate_options(question: Question, rotation: int) -> Question:
+    """The question with its options moved `rotation` places towards the front, the first ones to the end."""
+    if rotation == 0:
+        return question
+    one, two, three, four = question.options[rotation:] + question.options[:rotation]
+    return replace(question, options=(one, two, three, four))
+
+
+# ---- batches --------------------------------------------------------------------------------------
+
+# Sharing pays where it saves this many tokens a question: a branching row needs a mask, which costs a little.
+MIN_SHARED = 32
+# Attention in a branching row is dense, so its cost grows with the square of the row.
+MAX_SHARED_ROW = 4096
+
+
+def plan_batches(
+    questions: Sequence[EncodedQuestion], batch_tokens: int, *, share: bool = True
+) -> list[QuestionBatch]:
+    """Put every question into exactly one batch, rows of similar length together, the longest first.
+
+    Longest first means that a batch too large for the memory fails at once.
+
+    Args:
+        questions: any order; the same questions give the same batches.
+        batch_tokens: most tokens in one batch, padding included; a longer row goes alone.
+        share: let questions with a long common beginning share a row.
+    """
+    groups = _shared_groups(questions) if share else [[question] for question in questions]
+    rows = sorted(
+        ((len(group) > 1, _tree_length(group), group) for group in groups),
+        key=lambda row: (row[0], -row[1], row[2][0].row, row[2][0].rotation),
+    )
+    batches: list[list[list[EncodedQuestion]]] = []
+    width, kind = 0, False
+    for branches, length, group in rows:
+        if not batches or branches != kind or width * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+            width, kind = length, branches
+        batches[-1].append(group)
+    return [QuestionBatch(batch) for batch in batches]
+
+
+def _shared_groups(questions: Sequence[EncodedQuestion]) -> list[list[EncodedQuestion]]:
+    """Group questions by common beginnings; in sorted order those with the longest are neighbours."""
+    groups: list[list[EncodedQuestion]] = []
+    length = 0
+    for question in sorted(questions, key=lambda q: (q.prompt, q.row, q.rotation)):
+        if groups:
+            shared = common_prefix_length([groups[-1][-1].prompt, question.prompt])
+            longer = length + len(question.prompt) - shared
+            if shared >= max(MIN_SHARED, len(question.prompt) // 4) and longer <= MAX_SHARED_ROW:
+                groups[-1].append(question)
+                length = longer
+                continue
+        groups.append([question])
+        length = len(question.prompt)
+    return groups
+
+
+def _tree_length(group: Sequence[EncodedQuestion]) -> int:
+    """Tokens of the row that holds a group."""
+    return len(token_tree([sequence for question in group for sequence in question.sequences()]).tokens)

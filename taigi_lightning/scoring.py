@@ -1,0 +1,254 @@
+"""Predictions × answers → accuracy, with what one needs to judge it. Imports neither torch nor lightning."""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+from rich.console import Console
+from rich.table import Table
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.questions import parse_answer, read_questions
+from taigi_lightning.tables import read_table
+
+Answers = Sequence[tuple[str, int]]  # (ID, answer 1-4) in file order
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one set of predictions did.
+
+    Args:
+        correct: questions answered rightly.
+        total: questions.
+        interval: 95 % Wilson interval of the accuracy.
+        confusion: [right answer - 1][predicted answer - 1] counts.
+    """
+
+    correct: int
+    total: int
+    interval: tuple[float, float]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of questions answered rightly."""
+        return self.correct / self.total
+
+    @property
+    def predicted(self) -> tuple[int, ...]:
+        """How often each of the answers 1-4 was given."""
+        return tuple(sum(column) for column in zip(*self.confusion, strict=True))
+
+    @property
+    def expected(self) -> tuple[int, ...]:
+        """How often each of the answers 1-4 is right."""
+        return tuple(sum(row) for row in self.confusion)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of predictions on the same questions.
+
+    Args:
+        only_first: questions only the first set answers rightly.
+        only_second: questions only the second does.
+        p_value: McNemar's exact test, two-sided: how often chance alone splits the questions on which
+            the two disagree at least this unevenly.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def score(predictions: Answers, answers: Answers) -> Score:
+    """Compare predictions with the right answers.
+
+    Raises:
+        InputError: the two do not hold the same IDs, each once; those at fault are named.
+    """
+    right = _by_id(answers, "answers")
+    given = _by_id(predictions, "predictions")
+    problems = [
+        f"{_named(wrong)} {what}"
+        for wrong, what in (
+            ([i for i in right if i not in given], "without a prediction"),
+            ([i for i in given if i not in right], "predicted but not among the answers"),
+        )
+        if wrong
+    ]
+    if problems:
+        raise InputError(f"{'; '.join(problems)}. Both files must hold the same IDs.")
+    if not right:
+        raise InputError("There are no answers to score against. Give a file with at least one question.")
+    counts = Counter((right[i], given[i]) for i in right)
+    confusion = tuple(tuple(counts[r, p] for p in (1, 2, 3, 4)) for r in (1, 2, 3, 4))
+    correct = sum(confusion[n][n] for n in range(4))
+    return Score(correct, len(right), wilson_interval(correct, len(right)), confusion)
+
+
+def compare(first: Answers, second: Answers, answers: Answers) -> Comparison:
+    """McNemar's exact test on two sets of predictions.
+
+    Raises:
+        InputError: as `score`, for either set.
+    """
+    score(first, answers)
+    score(second, answers)
+    one, two = dict(first), dict(second)
+    only_first = sum(one[i] == right != two[i] for i, right in answers)
+    only_second = sum(two[i] == right != one[i] for i, right in answers)
+    return Comparison(only_first, only_second, mcnemar(only_first, only_second))
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927): unlike the normal one it holds near 0 and 1 and for small samples.
+
+    >>> [round(bound, 4) for bound in wilson_interval(8, 10)]
+    [0.4902, 0.9433]
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / total
+    centre = share + z * z / (2 * total)
+    width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value of a split that is even when neither is better (McNemar 1947).
+
+    >>> mcnemar(1, 5), mcnemar(0, 0), mcnemar(3, 3)
+    (0.21875, 1.0, 1.0)
+    """
+    disagreements = only_first + only_second
+    tail = sum(math.comb(disagreements, k) for k in range(min(only_first, only_second) + 1))
+    # Whole numbers until the one division: a float would overflow at some 1,000 disagreements.
+    return min(1.0, float(2 * tail / 2**disagreements))
+
+
+def position_bias(orders: Iterable[str]) -> dict[str, float]:
+    """Whether answers follow the option or stay at the position when the options are rotated.
+
+    Args:
+        orders: per question four digits, the answers in the input's numbering with the options rotated
+            by 0, 1, 2, 3 (the column `AnswerByOrder` of the probabilities file).
+
+    Returns:
+        `follows`: share of questions where all four name the same option; `position_1` .. `position_4`:
+        share of all answers that named what was shown there, a quarter each without bias.
+
+    >>> position_bias(["2222", "1234"])  # the second always takes the first position
+    {'follows': 0.5, 'position_1': 0.625, 'position_2': 0.125, 'position_3': 0.125, 'position_4': 0.125}
+    """
+    listed = list(orders)
+    follows = sum(len(set(answers)) == 1 for answers in listed) / len(listed)
+    shown = Counter(
+        (int(answer) - 1 - rotation) % 4 + 1 for answers in listed for rotation, answer in enumerate(answers)
+    )
+    shares = {f"position_{place}": shown[place] / shown.total() for place in (1, 2, 3, 4)}
+    return {"follows": follows, **shares}
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+def read_answers(path: Path) -> list[tuple[str, int]]:
+    """Read (ID, answer) in file order from predictions, or from questions with their answers.
+
+    Args:
+        path: a table with `ID` and `Answer`, or questions with 正確答案 (without IDs a question's row number
+            counts as its ID, as it does in prediction).
+
+    Raises:
+        InputError: the file cannot be read, or an answer is not 1-4.
+    """
+    header, rows = read_table(path)
+    names = [name.strip().casefold() for name in header]
+    if "id" not in names or "answer" not in names:
+        questions = read_questions(path, need_answers=True)
+        return [(question.id, question.answer) for question in questions if question.answer is not None]
+    at_id, at_answer = names.index("id"), names.index("answer")
+    pairs = []
+    for row in rows:
+        if len(row.fields) <= max(at_id, at_answer):
+            raise InputError(f"{path}, {row}: it is too short to hold ID and Answer. Complete it.")
+        answer = parse_answer(row.fields[at_answer])
+        if answer is None:
+            raise InputError(f"{path}, {row}: the answer is {row.fields[at_answer]!r}. Write 1, 2, 3 or 4.")
+        pairs.append((row.fields[at_id].strip(), answer))
+    return pairs
+
+
+def _by_id(pairs: Answers, what: str) -> dict[str, int]:
+    repeated = [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
+    if repeated:
+        raise InputError(f"{_named(repeated)} more than once in the {what}. Each ID may occur once.")
+    return dict(pairs)
+
+
+def _named(ids: list[str]) -> str:
+    """Up to five IDs by name.
+
+    >>> _named(["7", "8"]), _named(list("123456"))
+    ('2 IDs (7, 8)', '6 IDs (1, 2, 3, 4, 5, ...)')
+    """
+    shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    return f"{len(ids)} ID{'s' if len(ids) > 1 else ''} ({shown})"
+
+
+# ---- the command ----------------------------------------------------------------------------------
+
+
+def score_command(
+    predictions: Path, answers: Path, *, against: Path | None = None, json: Path | None = None
+) -> None:
+    """Accuracy of a predictions file, and how it compares with another one.
+
+    Args:
+        predictions: CSV with ID,Answer.
+        answers: the right answers: CSV with ID,Answer, or questions with 正確答案.
+        against: a second predictions file on the same questions, compared by McNemar's exact test.
+        json: also write the figures to this file.
+    """
+    right = read_answers(answers)
+    first = read_answers(predictions)
+    result = score(first, right)
+    console = Console()
+    console.print(score_table(result))
+    figures: dict[str, object] = {"accuracy": result.accuracy, **asdict(result)}
+    if against is not None:
+        second = read_answers(against)
+        other, comparison = score(second, right), compare(first, second, right)
+        console.print(
+            f"Against {against}: {other.accuracy:.1%}. Only the first is right {comparison.only_first} "
+            f"times, only the second {comparison.only_second} times; "
+            f"McNemar's exact p = {comparison.p_value:.3g}."
+        )
+        figures |= {"against": {"accuracy": other.accuracy, **asdict(other)}, "mcnemar": asdict(comparison)}
+    if json is not None:
+        aside = json.with_name(json.name + ".partial")
+        aside.write_text(json_format.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        aside.replace(json)
+
+
+def score_table(result: Score) -> Table:
+    """Accuracy with its interval above the confusion matrix, right answers in rows."""
+    low, high = result.interval
+    share = f"{result.accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
+    table = Table(title=f"{result.correct} of {result.total} right: {share}")
+    table.add_column("right answer")
+    for place in (1, 2, 3, 4):
+        table.add_column(f"predicted {place}", justify="right")
+    table.add_column("all", justify="right")
+    for place, row in enumerate(result.confusion, start=1):
+        table.add_row(str(place), *map(str, row), str(sum(row)))
+    table.add_row("all", *map(str, result.predicted), str(result.total))
+    return table
