@@ -168,36 +168,75 @@ def _renamed(rng: random.Random, facts: Sequence[Fact], alphabet: Sequence[str])
 
 
 def _restate(rng: random.Random, facts: Sequence[Fact]) -> str:
-    return "頂面講，" + "，".join(state(rng, f) for f in rng.sample(list(facts), min(2, len(facts)))) + "。"
+    """Some of the facts again, in another wording."""
+    again = rng.sample(list(facts), min(len(facts), rng.choice((1, 2, 3))))
+    return rng.choice(("頂面講，", "文章內容：", "咱知影，")) + "，".join(state(rng, f) for f in again) + "。"
 
 
 def _open(rng: random.Random, facts: Sequence[Fact]) -> str:
-    answer = rng.randint(1, 4)
-    question, options = ask(rng, facts, answer=answer, wondering=True)
-    shape = rng.choice(("問：{q}應：{a}。", "{q}{a}。", "有人問：{q}逐家應講：{a}。"))
-    return shape.format(q=question, a=options[answer - 1])
+    """Questions answered in words."""
+    shape = rng.choice(("問：{q}應：{a}。", "{q}{a}。", "問題是{q}正確的答案是{a}。"))
+    parts = []
+    for _ in range(rng.choice((1, 2, 3))):
+        question, options = ask(rng, facts, answer=1, wondering=True)
+        parts.append(shape.format(q=question, a=options[0]))
+    return "".join(parts)
 
 
 def _choose(rng: random.Random, facts: Sequence[Fact]) -> str:
+    """A question, labelled options, and the right label, often after the answer in words."""
     answer = rng.randint(1, 4)
-    labels = rng.choice(LABEL_SETS)
+    labels = _labels(rng)
     question, options = ask(rng, facts, answer=answer, wondering=True)
-    listed = rng.choice(("{l}、{o}。", "（{l}）{o}，", "{l}是{o}，", "選{l}：{o}，"))
-    choices = "".join(listed.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
-    ending = rng.choice(("是{a}，揀{l}。", "揀{l}。", "揀{l}，是{a}。", "著的是{l}。"))
-    return question + choices + ending.format(l=labels[answer - 1], a=options[answer - 1])
-
-
-def _find(rng: random.Random, facts: Sequence[Fact]) -> str:
-    answer = rng.randint(1, 4)
-    _, options = ask(rng, facts, answer=answer, wondering=True)
-    labels = rng.choice((*LABEL_SETS, "1234", "1234", "1234"))
-    listed = rng.choice(("選項{l}是{o}，", "{l}號是{o}，", "選項{l}有{o}，"))
-    choices = "".join(listed.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
-    order = rng.sample(range(4), 2)
-    return choices + "".join(
-        rng.choice(("{o}是選項{l}。", "{o}佇{l}號。")).format(l=labels[i], o=options[i]) for i in order
+    ending = rng.choice(("是{a}，揀{l}。", "揀{l}，是{a}。", "選出{l}。", "正確的是{l}。", "揀{l}。"))
+    lead = rng.choice(("", "", "根據文章內容，選出正確的。", "從以下四個選擇回答。"))
+    return (
+        question
+        + lead
+        + _listed(rng, labels, options)
+        + ending.format(l=labels[answer - 1], a=options[answer - 1])
     )
 
 
-_EXERCISES = (_restate, _open, _open, _choose, _choose, _choose, _find)
+def _survey(rng: random.Random, facts: Sequence[Fact]) -> str:
+    """One list of labelled people or values, and every question that it answers."""
+    relation = rng.choice(facts).relation
+    known = [fact for fact in facts if fact.relation == relation]
+    _, options = ask(rng, known, answer=1, wondering=True)
+    by_person = options[0] in SUBJECTS
+    near = [f.subject if by_person else f.value for f in known]
+    listed = [*dict.fromkeys([*near, *options])][:4]
+    rng.shuffle(listed)
+    labels = _labels(rng)
+    ending = rng.choice(("揀{l}。", "{l}。", "正確的是{l}。"))
+    text = _listed(rng, labels, listed)
+    for fact in rng.sample(known, len(known)):
+        shapes = RELATIONS[relation].wondered_who if by_person else RELATIONS[relation].wondered
+        label = labels[listed.index(fact.subject if by_person else fact.value)]
+        text += rng.choice(shapes).format(s=fact.subject, v=fact.value) + ending.format(l=label)
+    return text
+
+
+def _find(rng: random.Random, facts: Sequence[Fact]) -> str:
+    """A numbered or labelled list, and where its entries stand: no question, only the look-up."""
+    _, options = ask(rng, facts, answer=rng.randint(1, 4), wondering=True)
+    labels = rng.choice((_labels(rng), "1234", "1234"))
+    shape = rng.choice(("{o}是選項{l}。", "{o}佇{l}號。", "{o}的編號是{l}。"))
+    order = rng.sample(range(4), rng.choice((2, 3, 4)))
+    return _listed(rng, labels, options) + "".join(shape.format(l=labels[i], o=options[i]) for i in order)
+
+
+def _labels(rng: random.Random) -> str:
+    return (
+        "".join(rng.sample(list(rng.choice(LABEL_SETS)), 4)) if rng.random() < 0.5 else rng.choice(LABEL_SETS)
+    )
+
+
+def _listed(rng: random.Random, labels: str, options: Sequence[str]) -> str:
+    shape = rng.choice(
+        ("{l}、{o}。", "（{l}）{o}，", "{l}是{o}，", "選項{l}是{o}，", "選{l}：{o}。", "選項{l}{o}。")
+    )
+    return "".join(shape.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
+
+
+_EXERCISES = (_restate, _open, _choose, _choose, _survey, _survey, _find)
