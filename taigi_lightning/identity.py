@@ -1,0 +1,156 @@
+"""Which base and which run something came from, so that a wrong or changed one is refused."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.shards import base_folder, weight_files
+
+LINEAGE = "lineage.json"
+QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}
+SAMPLES = 32  # pieces read of each file, besides its header
+PIECE = 4096  # bytes
+
+
+def base_identity(base: str | Path, quantization: Literal["nf4", "none"] = "none") -> dict[str, str]:
+    """Return what tells one base from another, as plain text values.
+
+    Keys: `name` as given; `config`, the SHA-256 of config.json; `weights`, a SHA-256 over each safetensors
+    file's name, size, header and 32 pieces of 4 KiB spread evenly over it (a second or less for 26 GB: a
+    retrained or rounded model differs in nearly every byte); `quantization` in words. A base without
+    weights, to be trained from scratch, has `weights: none`.
+
+    Raises:
+        InputError: there is no such base, or its weights are incomplete or pickled.
+    """
+    folder = base_folder(base)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(f"{folder} holds no config.json; wanted a model in the transformers format.")
+    return {
+        "name": str(base),
+        "config": hashlib.sha256(config.read_bytes()).hexdigest(),
+        "weights": _hash_weights(folder),
+        "quantization": QUANTIZATION[quantization],
+    }
+
+
+def check_identity(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Refuse a base that is not the wanted one. The name is not compared: a folder may be moved.
+
+    Args:
+        found: identity of the base at hand.
+        wanted: identity recorded when the adapter or checkpoint was made; keys it lacks are not compared.
+
+    Raises:
+        InputError: config, weights or quantisation differ; the message holds both identities in words.
+    """
+    keys = [key for key in ("config", "weights", "quantization") if wanted.get(key, found[key]) != found[key]]
+    if keys:
+        raise InputError(
+            f"The base is not the one this was trained on: its {' and '.join(keys)} differ. Found "
+            f"{describe(found)}; wanted {describe(wanted)}. Give the base that was used then, or train again."
+        )
+
+
+def describe(identity: Mapping[str, str]) -> str:
+    """Say an identity in words.
+
+    >>> describe({"name": "models/cpt_model", "config": "ab" * 32, "weights": "cd" * 32})
+    'models/cpt_model (config abababab, weights cdcdcdcd, quantisation unknown)'
+    """
+    short = {key: identity.get(key, "unknown") for key in ("config", "weights")}
+    return (
+        f"{identity.get('name', 'an unnamed base')} (config {short['config'][:8]}, weights "
+        f"{short['weights'][:8]}, quantisation {identity.get('quantization', 'unknown')})"
+    )
+
+
+def write_lineage(
+    folder: Path, *, base: Mapping[str, str], run_config: str | None = None, data: str | Path | None = None
+) -> dict[str, Any]:
+    """Write `lineage.json` beside an adapter or a model, and return what it says.
+
+    Args:
+        folder: the adapter's or model's folder.
+        base: `base_identity` of what the run started from.
+        run_config: the run's resolved config as text; its SHA-256 is kept, so no key in it can leak.
+        data: a corpus folder (its manifest.json is hashed) or a file (hashed itself).
+
+    The lineage of the base, if its folder holds one, is nested under `base`: an SFT run's lineage includes
+    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}.
+    """
+    lineage: dict[str, Any] = {"base": {**base, "lineage": read_lineage(Path(base["name"]))}}
+    lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
+    lineage["data"] = _describe_data(Path(data)) if data is not None else None
+    text = json.dumps(lineage, ensure_ascii=False, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"{LINEAGE}.partial"
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(folder / LINEAGE)
+    return lineage
+
+
+def read_lineage(folder: Path) -> dict[str, Any] | None:
+    """Return what `lineage.json` in a folder says, or None where there is none.
+
+    Raises:
+        InputError: the file is there and cannot be read.
+    """
+    path = folder / LINEAGE
+    if not path.is_file():
+        return None
+    try:
+        lineage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = lineage["base"]["weights"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a lineage ({error!r}). Write it again with its run.") from error
+    return lineage
+
+
+def check_lineage(folder: Path, base: str | Path, quantization: Literal["nf4", "none"] | None = None) -> None:
+    """Refuse an adapter on another base than its lineage names; without a lineage, do nothing.
+
+    Args:
+        folder: the adapter's folder.
+        base: the base it is to be used on.
+        quantization: how the base is loaded now; None, for a merge, leaves that out of the comparison.
+
+    Raises:
+        InputError: the base is another one, or has changed since.
+    """
+    lineage = read_lineage(folder)
+    if lineage is None:
+        return
+    wanted = dict(lineage["base"])
+    if quantization is None:
+        wanted.pop("quantization", None)
+    check_identity(base_identity(base, quantization or "none"), wanted)
+
+
+def _hash_weights(folder: Path) -> str:
+    if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin")):
+        return "none"
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            header = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            digest.update(file.read(min(header, size)))
+            for number in range(SAMPLES):
+                file.seek(header + max(0, size - header - PIECE) * number // (SAMPLES - 1))
+                digest.update(file.read(PIECE))
+    return digest.hexdigest()
+
+
+def _describe_data(path: Path) -> dict[str, str]:
+    file = path / "manifest.json" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{path} holds no manifest.json, so its corpus cannot be named. Clean it again.")
+    with file.open("rb") as opened:
+        return {"path": str(path), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
