@@ -144,17 +144,19 @@ def _write_test(folder: Path, stem: str, questions: Sequence[SampleQuestion]) ->
 
 
 def _write_pretraining(folder: Path, documents: int, rng: random.Random) -> None:
-    """Write reading exercises, ten thousand documents a file, one title each."""
+    """Write reading exercises, ten thousand documents a file, each one row of several lines."""
     alphabet = alphabet_of_texts()
     per_file = 10_000
     for start in range(0, documents, per_file):
-        rows: list[Row] = []
-        for number in range(start, min(start + per_file, documents)):
-            lines = exercise_document(rng, alphabet)
-            rows += [
-                {"title": f"讀冊{number + 1}", "author": "先生", "text": line, "paragraph_id": part}
-                for part, line in enumerate(lines, start=1)
-            ]
+        rows: list[Row] = [
+            {
+                "title": f"讀冊{number + 1}",
+                "author": "先生",
+                "text": "\n".join(exercise_document(rng, alphabet)),
+                "paragraph_id": 1,
+            }
+            for number in range(start, min(start + per_file, documents))
+        ]
         _write_json(folder / f"exercises-{start // per_file:03d}.json", rows)
 
 

@@ -143,7 +143,7 @@ SCENES = (
 
 
 def exercise_document(rng: random.Random, alphabet: Sequence[str]) -> list[str]:
-    """Paragraphs of one pre-training document: a passage, then what a reader says about it.
+    """Lines of one pre-training document: a passage, then what a reader says about it.
 
     The sayings restate facts, answer open questions, find a label in a list, choose among labelled answers.
     """
@@ -223,7 +223,11 @@ def _find(rng: random.Random, facts: Sequence[Fact]) -> str:
     labels = rng.choice((_labels(rng), "1234", "1234"))
     shape = rng.choice(("{o}是選項{l}。", "{o}佇{l}號。", "{o}的編號是{l}。"))
     order = rng.sample(range(4), rng.choice((2, 3, 4)))
-    return _listed(rng, labels, options) + "".join(shape.format(l=labels[i], o=options[i]) for i in order)
+    return (
+        "選擇有"
+        + _listed(rng, labels, options)
+        + "".join(shape.format(l=labels[i], o=options[i]) for i in order)
+    )
 
 
 def _labels(rng: random.Random) -> str:
