@@ -117,7 +117,7 @@ class CausalLMModule(pl.LightningModule):
             raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
         compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
         apply_fast_path(model, compile=compile_layers and training, activation_budget=self.activation_budget)
-        self.model = model
+        self.model = model.train(training)  # transformers loads in eval mode, where dropout is off
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
         precision = str(self.trainer.precision)

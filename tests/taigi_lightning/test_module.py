@@ -1,0 +1,204 @@
+"""The LightningModule under a real Trainer: gradients, checkpoints, resume, refusals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from taigi_lightning.adapters import LoraSettings
+from taigi_lightning.errors import InputError
+from taigi_lightning.module import CausalLMModule
+
+Batch = dict[str, Tensor]
+
+
+def batches(count: int, rows: int = 2, length: int = 24, seed: int = 0) -> list[Batch]:
+    """Micro-batches whose numbers of supervised tokens differ a lot."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for number in range(count):
+        ids = torch.randint(4, 300, (rows, length), generator=generator)
+        labels = ids.clone()
+        labels[:, : 2 + 5 * (number % 4)] = -100
+        made.append(
+            {"input_ids": ids, "labels": labels, "position_ids": torch.arange(length).expand(rows, length)}
+        )
+    return made
+
+
+def loader(data: list[Batch]) -> DataLoader[Batch]:
+    return DataLoader(data, batch_size=None)  # type: ignore[arg-type]
+
+
+def module(base: Path, **options: Any) -> CausalLMModule:
+    pl.seed_everything(9527)
+    defaults: dict[str, Any] = {
+        "lora": LoraSettings(r=4, lora_alpha=8, lora_dropout=0.1),
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+        "lr_scheduler": "linear",
+    }
+    return CausalLMModule(str(base), **(defaults | options))
+
+
+def trainer(folder: Path, **options: Any) -> pl.Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "log_every_n_steps": 1,
+    }
+    return pl.Trainer(default_root_dir=folder, **(defaults | options))
+
+
+class Record(pl.Callback):
+    """Keeps the gradients of the last optimizer step, and the loss of every one by its number."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, float] = {}
+        self.gradients: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        def keep(*_: Any) -> None:
+            named = pl_module.named_parameters()
+            self.gradients = {n: p.grad.clone() for n, p in named if p.grad is not None}
+
+        # After the step: the backward pass itself runs inside optimizer.step, as its closure.
+        trainer.optimizers[0].register_step_post_hook(keep)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if "train/loss" in trainer.callback_metrics:
+            self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
+
+
+class Resumable:
+    """Micro-batches in a fixed order, which Lightning can continue in the middle of."""
+
+    def __init__(self, data: list[Batch]) -> None:
+        self.data, self.position = data, 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, self.position = self.position, 0
+        for number in range(start, len(self.data)):
+            self.position = number + 1
+            yield self.data[number]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+def stack(data: list[Batch]) -> Batch:
+    return {key: torch.cat([b[key] for b in data]) for key in data[0]}
+
+
+def test_an_accumulated_gradient_is_that_of_one_large_batch(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    data = batches(4)
+    found = []
+    for window, accumulate in ((data, 4), ([stack(data)], 1)):
+        record = Record()
+        model = module(tiny_llama_dir, lora=LoraSettings(r=4, lora_alpha=8))
+        trainer(tmp_path, max_steps=1, accumulate_grad_batches=accumulate, callbacks=[record]).fit(
+            model, loader(window)
+        )
+        found.append(record)
+    assert found[0].losses[1] == pytest.approx(found[1].losses[1], rel=1e-6)
+    assert found[0].gradients.keys() == found[1].gradients.keys()
+    assert any(g.abs().max() > 0 for g in found[0].gradients.values())
+    for name, gradient in found[0].gradients.items():
+        torch.testing.assert_close(gradient, found[1].gradients[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_logged_loss_is_the_mean_over_supervised_tokens(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    data, record = batches(2), Record()
+    model = module(tiny_llama_dir, lora=LoraSettings(r=4, lora_alpha=8), quantization="none")
+    trainer(tmp_path, max_steps=1, accumulate_grad_batches=2, callbacks=[record]).fit(model, loader(data))
+    fresh = module(tiny_llama_dir, lora=None, quantization="none")
+    trainer(tmp_path).validate(fresh, loader(data), verbose=False)
+    logits = fresh.model(stack(data)["input_ids"]).logits[:, :-1]
+    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), stack(data)["labels"][:, 1:].flatten())
+    assert record.losses[1] == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_validation_weighs_tokens_not_batches(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    data = batches(3)
+    model = module(tiny_llama_dir)
+    apart = trainer(tmp_path).validate(model, loader(data), verbose=False)[0]
+    together = trainer(tmp_path).validate(model, loader([stack(data)]), verbose=False)[0]
+    assert apart["val/loss"] == pytest.approx(together["val/loss"], rel=1e-5)
+    assert apart["val/perplexity"] == pytest.approx(torch.tensor(apart["val/loss"]).exp().item(), rel=1e-5)
+
+
+def test_a_checkpoint_holds_what_trains_and_loads_without_pickle(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    fit = trainer(tmp_path, max_steps=2)
+    fit.fit(module(tiny_llama_dir), loader(batches(2)))
+    fit.save_checkpoint(tmp_path / "step=2.ckpt")
+    checkpoint = torch.load(tmp_path / "step=2.ckpt", weights_only=True)
+    assert checkpoint["state_dict"]
+    assert all("lora_" in name for name in checkpoint["state_dict"])
+    assert checkpoint["optimizer_states"]
+    assert checkpoint["base_identity"]
+
+
+def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    def run(steps: int, resume: Path | None = None) -> tuple[Record, CausalLMModule, pl.Trainer]:
+        record = Record()
+        model = module(tiny_llama_dir, lr_scheduler="constant_with_warmup", warmup_steps=2)
+        fit = trainer(tmp_path, max_steps=steps, accumulate_grad_batches=2, callbacks=[record])
+        fit.fit(model, Resumable(batches(12)), ckpt_path=resume, weights_only=True)
+        return record, model, fit
+
+    whole, wanted, _ = run(6)
+    run(3)[2].save_checkpoint(tmp_path / "step=3.ckpt")
+    rest, found, _ = run(6, tmp_path / "step=3.ckpt")
+    assert len(whole.losses) == 6
+    assert rest.losses == {step: loss for step, loss in whole.losses.items() if step > 3}
+    for name, value in wanted.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+
+
+def test_a_learning_rate_changed_on_resume_is_used_and_said(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = trainer(tmp_path, max_steps=2)
+    first.fit(module(tiny_llama_dir, lr_scheduler="constant_with_warmup"), loader(batches(4)))
+    first.save_checkpoint(tmp_path / "step=2.ckpt")
+    model = module(
+        tiny_llama_dir,
+        lr_scheduler="constant_with_warmup",
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-4),
+    )
+    again = trainer(tmp_path, max_steps=4)
+    again.fit(model, loader(batches(4)), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
+    assert again.optimizers[0].param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert "0.01 in the checkpoint, 0.0005 in the config; using 0.0005" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_base_or_rank_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(module(tiny_llama_dir), loader(batches(1)))
+    fit.save_checkpoint(tmp_path / "step=1.ckpt")
+    other = module(tiny_llama_dir, lora=LoraSettings(r=8, lora_alpha=8))
+    with pytest.raises(InputError, match="trained parameters"):
+        trainer(tmp_path, max_steps=2).fit(other, loader(batches(2)), ckpt_path=tmp_path / "step=1.ckpt")
+    unquantised = module(tiny_llama_dir, quantization="none")
+    with pytest.raises(InputError):
+        trainer(tmp_path, max_steps=2).fit(unquantised, loader(batches(2)), ckpt_path=tmp_path / "step=1.ckpt")
+
+
+def test_a_16_bit_adapter_and_a_run_that_trains_nothing_are_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Nothing would train"):
+        trainer(tmp_path, max_steps=1).fit(module(tiny_llama_dir, lora=None), loader(batches(1)))
+    with pytest.raises(InputError, match="bf16-true"):
+        trainer(tmp_path, max_steps=1, precision="bf16-true").fit(module(tiny_llama_dir), loader(batches(1)))
