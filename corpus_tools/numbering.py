@@ -1,0 +1,137 @@
+"""Paragraph numbers: which line starts are numbering, judged by their neighbours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_DIGITS = r"[0-9]{1,3}|[０-９]{1,3}"
+_HAN = "[一二三四五六七八九十百]{1,4}"
+# After a number and its mark: no digit (2.25, 11:30, 07.04, 7、80) and no dots (1......).
+_NUMBER = re.compile(
+    rf"[(（\[【〔] ?(?P<bracketed>{_DIGITS}|{_HAN}) ?[)）\]】〕]"
+    rf"|(?P<digits>{_DIGITS})(?:[.．、:：](?![0-9０-９.．…:：])|[)）])"
+    rf"|(?P<han>{_HAN})(?:[.．](?![.．…])|[、:：](?![0-9一二三四五六七八九十百])|[)）])"
+    rf"|第(?P<chapter>[0-9]{{1,4}}|[一二三四五六七八九十百千〇零]{{1,5}})[章節回卷篇段](?:[ :：、]|(?=\n|\Z))"
+    rf"|(?P<bare>{_DIGITS}) (?=\S)"
+)
+_LINE = re.compile(rf"\n ?(?=[(（\[【〔0-9０-９一二三四五六七八九十百第])")
+_VALUES = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0}
+_UNITS = {"十": 10, "百": 100, "千": 1000}
+
+SENTENCE_ENDS = "。！？…!?"
+CLOSERS = "」』”’）》〉】〕〗｝)]\"'"
+
+
+class Number(NamedTuple):
+    """A number at a line's start: characters `start` to `end` of the text are the number and its mark."""
+
+    start: int
+    end: int
+    form: str
+    value: int
+
+
+def _value(numeral: str) -> int:
+    if numeral.isdecimal():
+        return int(numeral)
+    total = digit = 0
+    for character in numeral:
+        if unit := _UNITS.get(character):
+            total += (digit or 1) * unit
+            digit = 0
+        else:
+            digit = _VALUES[character]
+    return total + digit
+
+
+def _number_at(text: str, position: int) -> Number | None:
+    match = _NUMBER.match(text, position)
+    if match is None:
+        return None
+    kind = match.lastgroup or ""
+    numeral = match[kind]
+    # The form is all but the value: brackets, mark and numeral system must agree for numbers to run on.
+    form = match[0].replace(numeral, "9" if numeral.isdecimal() else "九", 1)
+    end = match.end()
+    while text[end : end + 1] == " ":
+        end += 1
+    return Number(position, end, f"{kind} {form.strip()}", _value(numeral))
+
+
+def candidates(text: str) -> Iterator[Number]:
+    """Every line start that has the form of a number, in order."""
+    first = _number_at(text, 1 if text[:1] == " " else 0)
+    if first is not None:
+        yield first
+    for line in _LINE.finditer(text):
+        found = _number_at(text, line.end())
+        if found is not None:
+            yield found
+
+
+def ends_sentence(text: str, end: int) -> bool:
+    """Whether text[:end] is complete: nothing, or a sentence with its closing quotes; spaces count as nothing.
+
+    >>> ends_sentence("伊講：「好。」", 7), ends_sentence("2010.09.", 8), ends_sentence("lán lâi khì.", 12)
+    (True, False, True)
+    """
+    i = end - 1
+    while i >= 0 and text[i] == " ":
+        i -= 1
+    if i < 0 or text[i] == "\n":
+        return True
+    while i >= 0 and text[i] in CLOSERS:
+        i -= 1
+    if i < 0:
+        return False
+    if text[i] == ".":
+        # A full stop ends a sentence after a word, not after a digit, an initial or a dot.
+        return i > 1 and text[i - 1].isalpha() and not _is_initial(text, i - 1)
+    return text[i] in SENTENCE_ENDS
+
+
+def _is_initial(text: str, i: int) -> bool:
+    return text[i].isascii() and text[i].isupper() and (i == 0 or not text[i - 1].isalpha())
+
+
+def in_sequence(numbers: list[Number]) -> set[int]:
+    """Starts of those numbers that run on from, or into, the nearest number of the same form.
+
+    A bare `3 ` counts only in a run that begins at 0 or 1, or is three long: years and ages are bare too.
+    """
+    by_form: dict[str, list[Number]] = {}
+    for number in numbers:
+        by_form.setdefault(number.form, []).append(number)
+    found: set[int] = set()
+    for same in by_form.values():
+        run: list[Number] = []
+        for number in [*same, None]:
+            if run and (number is None or number.value != run[-1].value + 1):
+                bare = run[0].form.startswith("bare")
+                if len(run) > 2 or len(run) == 2 and not (bare and run[0].value > 1):
+                    found.update(n.start for n in run)
+                run = []
+            if number is not None:
+                run.append(number)
+    return found
+
+
+def find_numbering(text: str) -> list[Number]:
+    """The numbers to remove: those that run in sequence, and those after a complete sentence.
+
+    >>> [n.value for n in find_numbering("1. 春天\\n2. 熱天")]
+    [1, 2]
+    >>> find_numbering("7、80 冬前") or find_numbering("2.25，台南") or find_numbering("25 歲彼年")
+    []
+    """
+    numbers = list(candidates(text))
+    if not numbers:
+        return []
+    sequence = in_sequence(numbers)
+    return [
+        n
+        for n in numbers
+        if n.start in sequence or not n.form.startswith("bare") and ends_sentence(text, n.start)
+    ]

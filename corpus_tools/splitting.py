@@ -1,0 +1,108 @@
+"""Articles into documents of bounded length, cut where a reader would pause."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from corpus_tools.numbering import CLOSERS, ends_sentence
+
+_ENDS = "。！？…"
+_ROMANISED_END = re.compile(r"[.!?][" + re.escape(CLOSERS) + r"]* ")
+_PAUSES = "，、；："
+_EDGE = " \n"
+_WORD_JOINERS = "-.,:'·"
+
+
+def _last_end(text: str, low: int, high: int) -> int:
+    """End of the last sentence that ends in text[low:high], with its closing quotes; `low` if none does."""
+    best = low
+    top = high
+    while top > low:
+        i = max(text.rfind(c, low, top) for c in _ENDS)
+        if i < 0:
+            break
+        end = i + 1
+        while end < len(text) and (text[end] in _ENDS or text[end] in CLOSERS):
+            end += 1
+        if end <= high:
+            best = end
+            break
+        top = i
+    for match in _ROMANISED_END.finditer(text, max(best, low), high):
+        if match.end() <= high and ends_sentence(text, match.end()):
+            best = match.end()
+    return best
+
+
+def _is_safe(text: str, cut: int) -> bool:
+    """Whether a cut before text[cut] parts no combining sequence, `--`, number or romanised word."""
+    before, after = text[cut - 1], text[cut]
+    if unicodedata.category(after).startswith("M") or "\u200d" in (before, after):
+        return False
+    if before == after and after in "-—…":
+        return False
+    return not (_in_word(before) and _in_word(after))
+
+
+def _in_word(character: str) -> bool:
+    if character in _WORD_JOINERS:
+        return True
+    code = ord(character)
+    return character.isalnum() and code < 0x2E80 or unicodedata.category(character).startswith("M")
+
+
+def _find_cut(text: str, low: int, high: int) -> int:
+    """Where to end a piece, low < cut <= high: at a paragraph or sentence end, a pause, a space, or anywhere safe."""
+    last_quarter = high - (high - low) // 4
+    cut = text.rfind("\n", last_quarter, high)
+    if cut > low:
+        return cut
+    for start in (last_quarter, low):
+        cut = max(_last_end(text, start, high), text.rfind("\n", start, high))
+        if cut > start:
+            return cut
+    for marks in (_PAUSES, " "):
+        cut = 1 + max(text.rfind(c, low, high) for c in marks)
+        if cut > low and _is_safe(text, cut):
+            return cut
+    for cut in range(high, low, -1):
+        if _is_safe(text, cut):
+            return cut
+    return high
+
+
+def split_spans(text: str, min_chars: int, max_chars: int) -> Iterator[tuple[int, int]]:
+    """Spans (start, end) of the pieces of a text, edges without spaces and line breaks.
+
+    Every piece has at most `max_chars` characters. A text of `min_chars` or more loses nothing to the lower
+    bound where the cuts allow it: the last cut leaves enough for the last piece.
+    """
+    start, end = 0, len(text)
+    while start < end and text[start] in _EDGE:
+        start += 1
+    while end > start and text[end - 1] in _EDGE:
+        end -= 1
+    while end - start > max_chars:
+        low = min(start + min_chars, start + max_chars - 1)
+        high = min(start + max_chars, max(end - min_chars, low + 1))
+        cut = _find_cut(text, low - 1, high)
+        stop = cut
+        while stop > start and text[stop - 1] in _EDGE:
+            stop -= 1
+        yield start, stop
+        start = cut
+        while start < end and text[start] in _EDGE:
+            start += 1
+    if start < end:
+        yield start, end
+
+
+def split_text(text: str, min_chars: int = 100, max_chars: int = 2048) -> list[str]:
+    """The pieces of a text; the last may be shorter than `min_chars` when the whole text is.
+
+    >>> split_text("阮兜佇台南。「好！」伊講。後擺閣來。", min_chars=4, max_chars=12)
+    ['阮兜佇台南。「好！」', '伊講。後擺閣來。']
+    """
+    return [text[start:end] for start, end in split_spans(text, min_chars, max_chars)]
