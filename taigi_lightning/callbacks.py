@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -14,8 +15,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
 from taigi_lightning.adapters import save_adapter
+from taigi_lightning.checkpoints import checkpoint_folder
 from taigi_lightning.exporting import export_full_model
-from taigi_lightning.merging import merge_adapter
+from taigi_lightning.identity import write_lineage
+from taigi_lightning.merging import Onto, merge_adapter
+
+RUN_CONFIG = "config.yaml"
 
 
 class ExportModel(Callback):
@@ -28,30 +33,35 @@ class ExportModel(Callback):
         max_shard_size: size of the safetensors files of a model trained from scratch.
     """
 
-    def __init__(
-        self,
-        merge: bool = True,
-        onto: Literal["original", "dequantized"] = "original",
-        max_shard_size: str = "4GB",
-    ) -> None:
+    def __init__(self, merge: bool = True, onto: Onto = "original", max_shard_size: str = "4GB") -> None:
         self.merge = merge
-        self.onto: Literal["original", "dequantized"] = onto
+        self.onto: Onto = onto
         self.max_shard_size = max_shard_size
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Export on the first rank, unless the run was interrupted."""
-        module: Any = pl_module
-        if not trainer.is_global_zero or trainer.interrupted or getattr(trainer, "fast_dev_run", False):
-            return
+        """Export on the first rank; the others wait, so that nobody reads what is half written."""
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            self._export(trainer, pl_module)
+        trainer.strategy.barrier("export")
+
+    def _export(self, trainer: pl.Trainer, module: Any) -> None:
         output = Path(trainer.default_root_dir)
         if module.lora is None:
             export_full_model(module.model, module.base, output, self.max_shard_size)
             print(f"Model: {output}")
             return
         save_adapter(module.model, output / "adapter", module.base)
+        config = output / RUN_CONFIG
+        origin = {
+            "base": module.identity,
+            "run_config": config.read_text(encoding="utf-8") if config.is_file() else None,
+            "data": getattr(trainer, "datamodule", None) and trainer.datamodule.source,  # type: ignore[attr-defined]
+        }
+        write_lineage(output / "adapter", **origin)
         print(f"Adapter: {output / 'adapter'}")
         if self.merge:
             report = merge_adapter(module.base, output / "adapter", output, onto=self.onto)
+            write_lineage(output, **origin)
             print(report)
 
 
@@ -63,16 +73,17 @@ class SaveOnSignal(Callback):
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received = 0
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over both signals for the time of training."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._receive)
+        """Take over both signals for the time of training; a signal is only heard in the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received:
             raise KeyboardInterrupt
         self.received = number
         name = signal.Signals(number).name
@@ -83,16 +94,14 @@ class SaveOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop at the end of the optimizer step during which a signal came."""
-        received = (
-            trainer.strategy.reduce(torch.tensor(int(self.received or 0)), reduce_op="max")
-            if (trainer.world_size > 1)
-            else self.received
-        )
-        stepped = not trainer.fit_loop._should_accumulate()
-        if not received or not stepped:
+        """Save and stop at the end of the optimizer step during which a signal came to any rank."""
+        if trainer.fit_loop._should_accumulate():
             return
-        path = Path(trainer.default_root_dir) / "checkpoints" / f"interrupted-step={trainer.global_step}.ckpt"
+        # On a GPU alone, a tensor there would make every step wait for it.
+        received = torch.tensor(self.received, device=pl_module.device if trainer.world_size > 1 else "cpu")
+        if not int(trainer.strategy.reduce(received, reduce_op="max")):  # type: ignore[arg-type]
+            return
+        path = checkpoint_folder(trainer.default_root_dir) / f"interrupted-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             print(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
@@ -159,8 +168,8 @@ class SaveRunConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / "config.yaml.partial"
+        aside = folder / f"{RUN_CONFIG}.partial"
         self.parser.save(self.config, str(aside), skip_none=False, overwrite=True, multifile=False)
-        aside.rename(folder / "config.yaml")
+        aside.rename(folder / RUN_CONFIG)
         for logger in trainer.loggers:
             logger.log_hyperparams(self.config.as_dict())

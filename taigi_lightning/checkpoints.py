@@ -8,6 +8,11 @@ from pathlib import Path
 from taigi_lightning.errors import InputError
 
 
+def checkpoint_folder(root: str | Path | None) -> Path:
+    """Where a run whose `trainer.default_root_dir` is `root` keeps its checkpoints."""
+    return Path(root or ".") / "checkpoints"
+
+
 def newest_checkpoint(folder: Path) -> Path:
     """The complete checkpoint with the most steps in `folder`; a torn file is passed over, aloud.
 

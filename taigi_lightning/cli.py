@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from taigi_lightning import datamodules as _datamodules  # noqa: F401  makes `class_path: CPTDataModule` resolve
 from taigi_lightning import predict_data as _predict_data  # noqa: F401
 from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig, Throughput
-from taigi_lightning.checkpoints import newest_checkpoint
+from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
 from taigi_lightning.module import CausalLMModule
 
 
@@ -44,7 +44,7 @@ class TaigiCLI(LightningCLI):
         parser.link_arguments(
             "trainer.default_root_dir",
             "checkpoint.dirpath",
-            compute_fn=lambda root: str(Path(root or ".") / "checkpoints"),
+            compute_fn=lambda root: str(checkpoint_folder(root)),
         )
         parser.add_lightning_class_args(ExportModel, "export")
         parser.link_arguments("model.base", "data.init_args.tokenizer")
@@ -53,9 +53,7 @@ class TaigiCLI(LightningCLI):
         """Resolve `--ckpt_path last` to the newest complete checkpoint of this run's folder."""
         config = self.config[self.subcommand]
         if config.get("ckpt_path") == "last":
-            config["ckpt_path"] = str(
-                newest_checkpoint(Path(config.trainer.default_root_dir or ".") / "checkpoints")
-            )
+            config["ckpt_path"] = str(newest_checkpoint(checkpoint_folder(config.trainer.default_root_dir)))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""
