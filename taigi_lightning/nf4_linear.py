@@ -1,0 +1,197 @@
+"""Frozen 4-bit projections with LoRA: several that read one input are computed as one product.
+
+With W the frozen weights stacked, A the LoRA A matrices stacked, B the scaled LoRA B matrices on a block
+diagonal, x the input and d the same input with dropout, the group computes
+
+    y = x W^T + (d A^T) B^T = [x | d A^T] [W | B]^T            # (M, N)
+
+and the gradient of its input falls out of the same matrix: g [W | B] = [gradient of x | gradient of d A^T].
+The 4-bit weights are unpacked into [W | B] inside the product and dropped after it. The projections of a group
+share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from torch import Tensor, nn
+
+ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
+
+
+class LoraLinear:
+    """What the fast path reads of one projection: a frozen Linear, alone or inside a PEFT LoRA layer."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.base: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+        self.out_features: int = self.base.out_features
+        self.in_features: int = self.base.in_features
+        self.lora: tuple[nn.Parameter, nn.Parameter] | None = None
+        self.scale, self.dropout = 1.0, 0.0
+        if self.base is not module:
+            (name,) = module.active_adapters  # type: ignore[misc, union-attr]
+            self.lora = (module.lora_A[name].weight, module.lora_B[name].weight)  # type: ignore[index]
+            self.scale = float(module.scaling[name])  # type: ignore[index]
+            self.dropout = float(getattr(module.lora_dropout[name], "p", 0.0))  # type: ignore[index]
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.lora is None else self.lora[0].shape[0]
+
+    def unpack(self, out: Tensor, fused: bool) -> None:
+        """Write the frozen weight into out (out_features, in_features)."""
+        weight = self.base.weight
+        if not isinstance(weight, bnb.nn.Params4bit):
+            out.copy_(weight)
+            return
+        state = weight.quant_state
+        if fused and out.is_cuda and state.blocksize == 64 and self.in_features % 64 == 0:
+            from taigi_lightning.nf4_triton import unpack
+
+            unpack(weight.data, state, out)
+        else:
+            out.copy_(bnb.functional.dequantize_4bit(weight.data, state))
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why the fast path cannot stand in for this projection, or None if it can."""
+    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    if not isinstance(base, nn.Linear) or isinstance(base.weight, bnb.nn.Int8Params):
+        return f"{type(base).__name__} is neither a 4-bit nor a plain Linear"
+    if any(p.requires_grad for p in base.parameters()):
+        return "its base weight trains"
+    if base is module:
+        return None
+    adapters = list(module.active_adapters)  # type: ignore[arg-type]
+    if len(adapters) != 1 or adapters[0] not in module.lora_A:  # type: ignore[operator]
+        return f"it has the active adapters {adapters}; one LoRA adapter was wanted"
+    name = adapters[0]
+    if module.merged or module.disable_adapters:
+        return "its adapter is merged or disabled"
+    if getattr(module, "lora_variant", {}).get(name) or module.lora_B[name].bias is not None:  # type: ignore[union-attr,index]
+        return "its adapter is more than plain LoRA"
+    if not isinstance(module.lora_dropout[name], nn.Dropout | nn.Identity):  # type: ignore[index]
+        return "its adapter's dropout is not nn.Dropout"
+    return None
+
+
+class ProjectionGroup:
+    """Projections of one input, computed together. K inputs, N outputs in all, R LoRA columns."""
+
+    def __init__(self, modules: Sequence[nn.Module], fused: bool) -> None:
+        self.members = [LoraLinear(module) for module in modules]
+        self.fused = fused
+        self.in_features = self.members[0].in_features
+        self.out_features = sum(m.out_features for m in self.members)
+        self.rank = -(-sum(m.rank for m in self.members) // ALIGNMENT) * ALIGNMENT
+        self.width = self.in_features + self.rank
+        self.dropout = max(m.dropout for m in self.members)
+        biases = [m.base.bias for m in self.members]
+        self.bias = None if all(b is None for b in biases) else self._join(biases)
+        self.resident: Tensor | None = None
+
+    def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
+        like = next(b for b in biases if b is not None)
+        parts = [
+            like.new_zeros(m.out_features) if b is None else b.detach()
+            for m, b in zip(self.members, biases, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """A and B of each member that has LoRA, in order: the order `gradients` answers in."""
+        return [p for m in self.members if m.lora is not None for p in m.lora]
+
+    def keep_unpacked(self, dtype: torch.dtype) -> None:
+        """Hold the frozen weights unpacked from now on: memory for the time of unpacking them."""
+        self.resident = self._unpacked(dtype)
+
+    def _unpacked(self, dtype: torch.dtype) -> Tensor:
+        joined = torch.empty(
+            self.out_features, self.width, dtype=dtype, device=self.members[0].base.weight.device
+        )
+        row = 0
+        for member in self.members:
+            member.unpack(joined[row : row + member.out_features, : self.in_features], self.fused)
+            row += member.out_features
+        return joined
+
+    def _joined(self, dtype: torch.dtype) -> Tensor:
+        """[W | B], (N, K + R)."""
+        joined = self._unpacked(dtype) if self.resident is None else self.resident
+        side = joined[:, self.in_features :].zero_()
+        row = column = 0
+        for member in self.members:
+            if member.lora is not None:
+                block = side[row : row + member.out_features, column : column + member.rank]
+                block.copy_(member.lora[1].detach() * member.scale)
+                column += member.rank
+            row += member.out_features
+        return joined
+
+    def _stacked_a(self, dtype: torch.dtype) -> Tensor:
+        """A, (R, K), zero rows at its end where R was rounded up."""
+        parts = [m.lora[0].detach().to(dtype) for m in self.members if m.lora is not None]
+        missing = self.rank - sum(p.shape[0] for p in parts)
+        if missing:
+            parts.append(parts[0].new_zeros(missing, self.in_features))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def buffer(self, like: Tensor) -> Tensor:
+        """Uninitialised (M, K + R) for the input and, beside it, LoRA's hidden activations."""
+        return like.new_empty(like.shape[0], self.width)
+
+    def forward(self, inputs: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """y (M, N) and LoRA's hidden activations (M, R).
+
+        inputs (M, K + R) holds x in its first K columns; the rest is filled here. dropped (M, K) is d.
+        """
+        hidden = inputs[:, self.in_features :]
+        if self.rank:
+            torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=hidden)
+        y = torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
+        return y, hidden.clone()
+
+    def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+        """From the gradient of y (M, N): of x (M, K), through LoRA before its mask (M, K), of hidden (M, R).
+
+        Without a mask the second is None, already added into the first.
+        """
+        both = grad @ self._joined(grad.dtype)
+        direct, hidden_grad = both[:, : self.in_features], both[:, self.in_features :]
+        if not self.rank:
+            return direct, None, hidden_grad
+        a = self._stacked_a(grad.dtype)
+        if with_mask:
+            return direct, hidden_grad @ a, hidden_grad
+        direct.addmm_(hidden_grad, a)
+        return direct, None, hidden_grad
+
+    def hidden_gradient(self, grad: Tensor) -> Tensor:
+        """The gradient of hidden (M, R) alone: for the first layer, whose input needs none."""
+        return grad @ self._joined(grad.dtype)[:, self.in_features :]
+
+    def gradients(self, grad: Tensor, hidden: Tensor, hidden_grad: Tensor, dropped: Tensor) -> list[Tensor]:
+        """Gradients of `parameters()`, in float32, from those of y and hidden and from hidden and d."""
+        found: list[Tensor] = []
+        if not self.rank:
+            return found
+        grad_a = _product(hidden_grad.t(), dropped)
+        row = column = 0
+        for member in self.members:
+            if member.lora is not None:
+                rows, columns = slice(row, row + member.out_features), slice(column, column + member.rank)
+                grad_b = _product(grad[:, rows].t(), hidden[:, columns]).mul_(member.scale)
+                found += [grad_a[columns], grad_b]
+                column += member.rank
+            row += member.out_features
+        return found
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32, accumulated and returned so where the device's product can."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()
