@@ -162,9 +162,16 @@ def alphabet_of_texts() -> list[str]:
 
 
 def _renamed(rng: random.Random, facts: Sequence[Fact], alphabet: Sequence[str]) -> list[Fact]:
-    letters = [letter for letter in alphabet if letter not in _NAME_LETTERS]
-    names = {fact.subject: "".join(rng.sample(letters, 2)) for fact in facts}
+    """The facts with made-up names, spelt in two characters, for the people."""
+    names = {fact.subject: _made_up_name(rng, alphabet) for fact in facts}
     return [Fact(names[f.subject], f.relation, f.value, f.word) for f in facts]
+
+
+def _made_up_name(rng: random.Random, alphabet: Sequence[str]) -> str:
+    letters = [letter for letter in alphabet if letter not in _NAME_LETTERS]
+    while (name := "".join(rng.sample(letters, 2))) in TAIGI_WORDS.values():
+        pass
+    return name
 
 
 def _restate(rng: random.Random, facts: Sequence[Fact]) -> str:
@@ -203,13 +210,13 @@ def _survey(rng: random.Random, facts: Sequence[Fact]) -> str:
     relation = rng.choice(facts).relation
     known = [fact for fact in facts if fact.relation == relation]
     _, options = ask(rng, known, answer=1, wondering=True)
-    by_person = options[0] in SUBJECTS
+    by_person = options[0] in {fact.subject for fact in known}
     near = [f.subject if by_person else f.value for f in known]
     listed = [*dict.fromkeys([*near, *options])][:4]
     rng.shuffle(listed)
     labels = _labels(rng)
     ending = rng.choice(("揀{l}。", "{l}。", "正確的是{l}。"))
-    text = _listed(rng, labels, listed)
+    text = _listed(rng, labels, listed).lstrip()
     for fact in rng.sample(known, len(known)):
         shapes = RELATIONS[relation].wondered_who if by_person else RELATIONS[relation].wondered
         label = labels[listed.index(fact.subject if by_person else fact.value)]
@@ -231,16 +238,18 @@ def _find(rng: random.Random, facts: Sequence[Fact]) -> str:
 
 
 def _labels(rng: random.Random) -> str:
-    return (
-        "".join(rng.sample(list(rng.choice(LABEL_SETS)), 4)) if rng.random() < 0.5 else rng.choice(LABEL_SETS)
-    )
+    labels = rng.choice(LABEL_SETS)
+    return "".join(rng.sample(labels, 4)) if rng.random() < 0.3 else labels
 
 
 def _listed(rng: random.Random, labels: str, options: Sequence[str]) -> str:
-    shape = rng.choice(
-        ("{l}、{o}。", "（{l}）{o}，", "{l}是{o}，", "選項{l}是{o}，", "選{l}：{o}。", "選項{l}{o}。")
-    )
-    return "".join(shape.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
+    """Four labelled options, on one line or one a line; digits never take the question files' layout."""
+    shapes = _LISTS if labels.isdigit() else _LISTS + _LINES
+    shape = rng.choice(shapes)
+    text = "".join(shape.format(l=label, o=option) for label, option in zip(labels, options, strict=True))
+    return text + "\n" if shape in _LINES else text
 
 
+_LISTS = ("{l}、{o}。", "（{l}）{o}，", "{l}是{o}，", "選項{l}是{o}，", "選{l}：{o}。", "選項{l}{o}。")
+_LINES = ("\n選項{l}：{o}", "\n{l}：{o}。", "\n（{l}）{o}")
 _EXERCISES = (_restate, _open, _choose, _choose, _survey, _survey, _find)

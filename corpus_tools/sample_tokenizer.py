@@ -79,11 +79,15 @@ _WORD = re.compile("|".join(map(re.escape, words())) + "|.", re.DOTALL)
 
 
 def _sentences(path: Path) -> Iterator[str]:
-    """The exercises, then every word and character once more, so that none is missing."""
+    """The exercises, then every word and character once more, so that none is missing.
+
+    Each begins with a tab, or SentencePiece's opening space would make a second piece of the first word.
+    """
     for row in json.loads(path.read_text(encoding="utf-8")):
-        yield from map(cut_words, row["text"].splitlines())
+        for line in row["text"].splitlines():
+            yield DELIMITER + cut_words(line)
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-    yield DELIMITER.join([*words(), *alphabet_of_texts(), *letters, *"，。！？：；「」、（）()-,.!?"])
+    yield DELIMITER.join(["", *words(), *alphabet_of_texts(), *letters, *"，。！？：；「」、（）()-,.!?"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""The demo: real commands only, a failure that shows itself, figures read from what was printed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taigi_lightning import demo as demo_module
+from taigi_lightning.demo import Step, demo, demo_steps, perplexity, run_step
+
+STEPS = demo_steps(Path("models/demo"), 300, 9527)
+LIGHTNING = [step for step in STEPS if step.arguments[1] in ("fit", "validate", "predict")]
+
+
+def test_everything_the_demo_writes_lies_under_its_folder(tmp_path: Path) -> None:
+    for step in demo_steps(tmp_path / "demo", 300, 9527):
+        paths = [a.rpartition("=")[2] for a in step.arguments if "/" in a]
+        outside = {p for p in paths if not p.startswith(str(tmp_path))}
+        assert outside <= {"models/tiny-taigi"} | {p for p in paths if p.startswith("configs/")}
+
+
+def test_both_stages_run_the_real_configs_under_the_overlay() -> None:
+    fits = {step.name: step.arguments for step in STEPS if step.arguments[1] == "fit"}
+    assert fits["cpt"][2:6] == ("--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml")
+    assert fits["sft"][2:6] == ("--config", "configs/sft.yaml", "--config", "configs/tiny.yaml")
+    assert "--model.base=models/demo/cpt_model" in fits["sft"]
+
+
+@pytest.mark.parametrize("step", LIGHTNING, ids=lambda step: step.name)
+def test_every_option_is_one_the_command_knows(step: Step, capsys: pytest.CaptureFixture[str]) -> None:
+    from taigi_lightning.cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main([*step.arguments[1:], "--print_config"])
+    printed = capsys.readouterr()
+    assert stopped.value.code == 0, printed.err
+    assert "quantization: nf4" in printed.out
+
+
+def test_a_failing_step_shows_its_output_and_its_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_step(Step("count", ("json.tool", str(tmp_path / "missing.json"))), tmp_path)
+    assert stopped.value.code != 0
+    shown = capsys.readouterr()
+    assert "missing.json" in shown.err
+    assert str(tmp_path / "logs" / "count.log") in shown.err
+
+
+def test_perplexity_is_read_from_lightnings_table() -> None:
+    table = "│  val/loss   │   1.2039728403091431  │\n│  val/perplexity   │   3.3333332538604736   │"
+    assert perplexity(table) == pytest.approx(3.3333332538604736)
+    with pytest.raises(RuntimeError, match="no val/perplexity"):
+        perplexity("nothing here")
+
+
+def test_the_summary_holds_exactly_the_promised_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pretend(step: Step, folder: Path) -> str:
+        for argument in step.arguments:
+            if argument.startswith("--json="):
+                score: dict[str, Any] = {"accuracy": 0.5, "total": 12, "interval": [0.25, 0.75]}
+                Path(argument.removeprefix("--json=")).parent.mkdir(parents=True, exist_ok=True)
+                Path(argument.removeprefix("--json=")).write_text(json.dumps(score))
+        return "val/perplexity 8.0" if step.name == "perplexity-before" else "val/perplexity 4.0"
+
+    monkeypatch.setattr(demo_module, "run_step", pretend)
+    demo(tmp_path, test_questions=12)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary) == [
+        "perplexity_before",
+        "perplexity_after",
+        "accuracy_base",
+        "accuracy_cpt",
+        "accuracy_sft",
+        "questions",
+        "seconds",
+    ]
+    assert (summary["perplexity_before"], summary["perplexity_after"], summary["questions"]) == (8.0, 4.0, 12)
+    assert "-50%" in capsys.readouterr().out
