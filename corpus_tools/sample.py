@@ -11,13 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from corpus_tools.errors import InputError
-from corpus_tools.sample_texts import (
-    SampleQuestion,
-    alphabet_of_texts,
-    article,
-    exercise_document,
-    question_set,
-)
+from corpus_tools.sample_exercises import exercise_document
+from corpus_tools.sample_texts import SampleQuestion, alphabet_of_texts, article, question_set
 
 WINDOW = 170  # characters in a raw row, as in IMA-Taiwan
 DIRECTORIES = ("小說", "散文", "詩")
