@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 
 from taigi_lightning.errors import InputError
 
@@ -41,7 +40,6 @@ def run(arguments: list[str]) -> None:
         return
     if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
         rest = ["--config", "configs/predict.yaml", *rest]
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     from taigi_lightning.cli import main as lightning_main
 
     lightning_main([command, *rest])

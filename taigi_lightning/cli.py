@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,17 @@ class TaigiCLI(LightningCLI):
         return trainer
 
 
+def quieten() -> None:
+    """Keep advertisements and warnings that no user can act on out of the output."""
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
+    for message in (".*does not have many workers.*", ".*isinstance\\(treespec, LeafSpec\\).*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def main(args: list[str] | None = None) -> TaigiCLI:
     """Parse the command line and run one of Lightning's subcommands."""
+    quieten()
     return TaigiCLI(
         CausalLMModule,
         subclass_mode_data=True,

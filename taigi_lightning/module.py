@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -22,7 +23,7 @@ from taigi_lightning.answers import Prediction, Strategy, predict_batch
 from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import apply_fast_path, forward_hidden
-from taigi_lightning.identity import base_identity, check_identity
+from taigi_lightning.identity import base_identity, check_identity, check_lineage
 from taigi_lightning.loss import linear_cross_entropy_sum
 
 Batch = dict[str, Any]
@@ -110,6 +111,7 @@ class CausalLMModule(pl.LightningModule):
         )
         training = self.trainer.training
         if self.adapter is not None:
+            check_lineage(Path(self.adapter), self.base, self.quantization)
             model = load_adapter(model, self.adapter, trainable=training)
         elif self.lora is not None:
             model = attach_adapter(model, self.lora)
