@@ -1,0 +1,273 @@
+"""What each stage trains on: the cleaned corpus, and the questions with their answers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from taigi_lightning.base_model import load_tokenizer
+from taigi_lightning.errors import InputError
+from taigi_lightning.loading import EpochBatches, ResumableLoader
+from taigi_lightning.packing import Blocks, pack_documents, separate_documents
+from taigi_lightning.prompts import Supervise, encode_example
+from taigi_lightning.questions import Question, read_questions
+from taigi_lightning.tokenizing import corpus_files, tokenize_corpus
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, ready for a loader, and what it holds.
+
+    `documents` counts documents or questions, `cut` those too long for a row: documents divided into
+    pieces, or questions whose passage was shortened. `characters` is the text's length before encoding.
+    """
+
+    blocks: Blocks
+    documents: int
+    cut: int
+    characters: int
+
+    def __str__(self) -> str:
+        packing = self.blocks.packing
+        cut = f" ({self.cut:,} cut to fit)" if self.cut else ""
+        padding = f", {packing.padding_share:.1%} padding" if packing.width else ""
+        return (
+            f"{self.documents:,} documents{cut} in {len(packing):,} rows: {packing.lengths.sum():,} tokens, "
+            f"{self.blocks.supervised_tokens:,} of them supervised{padding}"
+        )
+
+
+class _TrainingData(pl.LightningDataModule):
+    """Loaders over a training split and, perhaps, a validation split."""
+
+    def __init__(self, source: str, batch_size: int, num_workers: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}. Set it to 1 or more.")
+        self.source = source  # recorded with the trained model
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.splits: dict[str, Split] = {}
+
+    def summary(self) -> str:
+        """What is trained and validated on, one line a split; empty before `setup`."""
+        return "\n".join(f"{name}: {split}" for name, split in self.splits.items())
+
+    def train_dataloader(self) -> ResumableLoader:
+        """This rank's share of the rows, shuffled anew each epoch by the seed of `seed_everything`."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        if self.trainer is None:
+            return self._loader("train", seed)
+        shuffle = not self.trainer.overfit_batches  # type: ignore[attr-defined]
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return ResumableLoader(
+            self.splits["train"].blocks,
+            self._sampler("train", seed if shuffle else None),
+            num_workers=self.num_workers,
+            progress=progress,
+        )
+
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+        """This rank's share of the held-out rows, in their own order; none where nothing is held out."""
+        return self._loader("validation", None) if "validation" in self.splits else []
+
+    def _loader(self, name: str, seed: int | None) -> ResumableLoader:
+        return ResumableLoader(
+            self.splits[name].blocks, self._sampler(name, seed), num_workers=self.num_workers
+        )
+
+    def _sampler(self, name: str, seed: int | None) -> EpochBatches:
+        # The strategy knows who shares a batch: not every process does where a model is spread over several.
+        sharing = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"rank": 0, "num_replicas": 1}
+        return EpochBatches(
+            len(self.splits[name].blocks),
+            self.batch_size,
+            seed=seed,
+            rank=sharing["rank"],
+            ranks=sharing["num_replicas"],
+        )
+
+
+class CPTDataModule(_TrainingData):
+    """The cleaned corpus, for continued pre-training on every token.
+
+    Args:
+        data_dir: the folder that `corpus_tools clean` made.
+        tokenizer: the base model's folder or Hub name.
+        batch_size: rows in a micro-batch.
+        max_length: tokens in a row; a longer document goes on in another row.
+        packing: fill each row with several documents, each of which attends only to itself.
+        validation_split: the split to validate on, or null.
+        num_workers: processes that prepare batches; 0 is enough, since a batch takes about 0.1 ms.
+        cache_dir: where token ids are kept; null means the cache of the library datasets.
+    """
+
+    def __init__(
+        self,
+        data_dir: str = "data/cpt_corpus",
+        tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
+        batch_size: int = 4,
+        max_length: int = 2048,
+        packing: bool = True,
+        validation_split: str | None = "validation",
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(data_dir, batch_size, num_workers)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.packing = packing
+        self.validation_split = validation_split
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+
+    def prepare_data(self) -> None:
+        """Encode the corpus once, before the other processes look for it."""
+        files = [corpus_files(Path(self.source), split) for split in self._split_names("fit").values()]
+        tokenizer = load_tokenizer(self.tokenizer)
+        for split_files in files:
+            tokenize_corpus(split_files, tokenizer, self.cache_dir)
+
+    def setup(self, stage: str) -> None:
+        """Load the encoded splits and pack them.
+
+        Raises:
+            InputError: the folder or a split is missing or empty.
+        """
+        tokenizer = load_tokenizer(self.tokenizer)
+        for name, split in self._split_names(stage).items():
+            files = corpus_files(Path(self.source), split)
+            corpus = tokenize_corpus(files, tokenizer, self.cache_dir)
+            arrange = pack_documents if self.packing else separate_documents
+            packing = arrange(corpus.lengths, self.max_length)
+            blocks = Blocks(corpus.tokens, corpus.tokens, packing, int(tokenizer.pad_token_id))
+            self.splits[name] = Split(blocks, len(corpus.lengths), packing.cut, corpus.characters)
+
+    def _split_names(self, stage: str) -> dict[str, str]:
+        names = {"train": "train"} if stage == "fit" else {}
+        return names | ({"validation": self.validation_split} if self.validation_split else {})
+
+
+class SFTDataModule(_TrainingData):
+    """Questions with their answers, for supervised fine-tuning.
+
+    Args:
+        train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案.
+        tokenizer: the base model's folder or Hub name.
+        columns: other column names, such as `{passage: context}`.
+        supervise: train on the answer and EOS, or on everything; validation is always on the answer.
+        validation_fraction: the share of the questions to hold out, by whole passages.
+        validation_file: questions to validate on, instead of holding some out.
+        batch_size: rows in a micro-batch.
+        max_length: tokens of an example; a longer one loses the middle of its passage.
+        packing: put several examples into each row of max_length tokens, which then is what a batch counts.
+        num_workers: processes that prepare batches.
+    """
+
+    def __init__(
+        self,
+        train_file: str = "data/AI_conv.csv",
+        tokenizer: str = "models/cpt_model",
+        columns: Mapping[str, str] | None = None,
+        supervise: Supervise = "answer",
+        validation_fraction: float = 0.05,
+        validation_file: str | None = None,
+        batch_size: int = 4,
+        max_length: int = 2048,
+        packing: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(train_file, batch_size, num_workers)
+        if not 0 <= validation_fraction < 1:
+            raise InputError(
+                f"validation_fraction is {validation_fraction}. Set it to 0 or more and below 1."
+            )
+        self.tokenizer = tokenizer
+        self.columns = columns
+        self.supervise: Supervise = supervise
+        self.validation_fraction = validation_fraction
+        self.validation_file = validation_file
+        self.max_length = max_length
+        self.packing = packing
+        self.questions: dict[str, list[Question]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Read, split and encode the questions.
+
+        Raises:
+            InputError: a file or one of its rows cannot be used.
+        """
+        train = self._read(self.source)
+        if self.validation_file:
+            held_out = self._read(self.validation_file)
+            known = {_passage_key(question) for question in train}
+            if shared := sum(_passage_key(question) in known for question in held_out):
+                logger.warning(
+                    "%s: %d questions have a passage of the training file", self.validation_file, shared
+                )
+        else:
+            train, held_out = split_by_passage(train, self.validation_fraction)
+        self.questions = {"train": train, "validation": held_out}
+        tokenizer = load_tokenizer(self.tokenizer)
+        if stage == "fit":
+            self.splits["train"] = self._encode(tokenizer, train, self.supervise)
+        if held_out:
+            self.splits["validation"] = self._encode(tokenizer, held_out, "answer")
+
+    def _read(self, path: str) -> list[Question]:
+        return read_questions(path, self.columns, need_answers=True, unique_ids=False)
+
+    def _encode(
+        self, tokenizer: PreTrainedTokenizerBase, questions: list[Question], supervise: Supervise
+    ) -> Split:
+        examples = [encode_example(tokenizer, question, self.max_length, supervise) for question in questions]
+        tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])
+        labels = np.concatenate([np.asarray(example.labels, dtype=np.int32) for example in examples])
+        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+        arrange = pack_documents if self.packing else separate_documents
+        blocks = Blocks(tokens, labels, arrange(lengths, self.max_length), int(tokenizer.pad_token_id))
+        cut = sum(example.cut_characters > 0 for example in examples)
+        return Split(blocks, len(examples), cut, sum(len(question.passage) for question in questions))
+
+
+def split_by_passage(questions: list[Question], fraction: float) -> tuple[list[Question], list[Question]]:
+    """Hold out about `fraction` of the questions, all questions on one passage together.
+
+    Which passages are held out depends on their text alone: neither on the seed nor on the rows' order, so
+    runs with different seeds are validated on the same questions. White space does not make a passage new.
+
+    Returns:
+        The questions to train on and those held out, each in file order.
+
+    Raises:
+        InputError: a share is asked for, and there is only one passage.
+    """
+    counts: dict[bytes, int] = {}
+    for question in questions:
+        key = _passage_key(question)
+        counts[key] = counts.get(key, 0) + 1
+    if fraction and len(counts) == 1:
+        raise InputError(
+            "All questions share one passage. Set validation_fraction to 0 or give a validation_file."
+        )
+    held_out: set[bytes] = set()
+    wanted = fraction * len(questions)
+    for key in sorted(counts)[:-1]:
+        if sum(counts[held] for held in held_out) >= wanted:
+            break
+        held_out.add(key)
+    train = [question for question in questions if _passage_key(question) not in held_out]
+    return train, [question for question in questions if _passage_key(question) in held_out]
+
+
+def _passage_key(question: Question) -> bytes:
+    return hashlib.blake2b("".join(question.passage.split()).encode()).digest()

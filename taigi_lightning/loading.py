@@ -1,0 +1,164 @@
+"""Which rank sees which batch when, and how a run that was interrupted finds its place again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from taigi_lightning.collating import pad_right
+from taigi_lightning.errors import InputError
+from taigi_lightning.packing import Blocks
+
+Batch = dict[str, Tensor]
+
+
+class EpochBatches(Sampler[list[int]]):
+    """One rank's batches of an epoch, a pure function of (seed, epoch, rank, ranks).
+
+    All ranks have equally many batches, all of `batch_size`, and every item belongs to exactly one batch of
+    one rank. Where the items do not come out even, the last batches are filled up with ~i for items i,
+    which `Blocks` gives without labels: nothing is trained on twice and nothing is left out.
+
+    Args:
+        items: How many there are.
+        batch_size: Items of a batch.
+        seed: Shuffles every epoch anew; None keeps the order.
+        rank: This process.
+        ranks: All processes.
+    """
+
+    def __init__(
+        self, items: int, batch_size: int, *, seed: int | None, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.items = items
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
+        self.epoch = 0
+        self.start = 0  # the first batch to give
+
+    def __len__(self) -> int:
+        return math.ceil(self.items / (self.batch_size * self.ranks))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.items)
+        if self.seed is not None:
+            order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(order)
+        missing = len(self) * self.batch_size * self.ranks - self.items
+        filled = np.concatenate((order, np.resize(~order, missing)))
+        batches = filled.reshape(len(self), self.ranks, self.batch_size)[:, self.rank]
+        return iter(batches[self.start :].tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to give next; Lightning calls it."""
+        self.epoch = epoch
+
+
+class ResumableLoader:
+    """A loader that Lightning checkpoints: its state is how many batches the trainer has taken.
+
+    It is no `DataLoader`, so that Lightning never gives it another sampler. The place is counted where the
+    trainer takes a batch, so that batches which workers have prepared ahead do not count.
+
+    Args:
+        blocks: The data.
+        sampler: This rank's batches.
+        num_workers: Processes that prepare batches; 0 prepares them in this one.
+        progress: The trainer's `fit_loop.epoch_loop.batch_progress`. It is corrected when a run goes on
+            with another number of ranks, which divides an epoch into another number of batches.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        sampler: EpochBatches,
+        *,
+        num_workers: int = 0,
+        progress: Any = None,
+    ) -> None:
+        self.blocks = blocks
+        self.epoch_batches = sampler
+        self._progress = progress
+        self._taken = 0
+        self._resume: tuple[int, int] | None = None  # (epoch, batches taken of it)
+        self._loader = DataLoader(
+            blocks,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=self._collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _collate(self, rows: list[dict[str, Any]]) -> Batch:
+        return pad_right(rows, self.blocks.pad_id, multiple_of=8 if self.blocks.packing.width is None else 1)
+
+    def __len__(self) -> int:
+        return len(self.epoch_batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Nothing here runs before the first batch is asked for: by then Lightning has set the epoch.
+        epoch, taken = self._resume or (0, 0)
+        self._resume = None
+        self.epoch_batches.start = self._taken = taken if epoch == self.epoch_batches.epoch else 0
+        for batch in self._loader:
+            self._taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch, in plain values; it is the same on every rank."""
+        sampler = self.epoch_batches
+        return {
+            "epoch": sampler.epoch,
+            "batches": self._taken,
+            "items": sampler.items,
+            "batch_size": sampler.batch_size,
+            "ranks": sampler.ranks,
+            "seed": sampler.seed,
+            "data": self.blocks.digest,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the checkpoint stood, also with other ranks or batches if they come out even.
+
+        Raises:
+            InputError: in the middle of an epoch the data, their order or their division do not fit.
+        """
+        sampler = self.epoch_batches
+        given = state["batches"] * state["batch_size"] * state["ranks"]
+        if given >= state["items"]:
+            batches = len(self)
+        else:
+            self._check_same_data(state)
+            batches, rest = divmod(given, sampler.batch_size * sampler.ranks)
+            if rest:
+                raise InputError(
+                    f"The checkpoint stands in the middle of an epoch, {given} rows in, which "
+                    f"{sampler.ranks} processes with batches of {sampler.batch_size} cannot reach evenly. "
+                    f"Resume with {state['ranks']} processes and batches of {state['batch_size']}, or from "
+                    "the end of an epoch."
+                )
+        self._resume = (state["epoch"], batches)
+        if self._progress is not None:
+            for count in ("ready", "started", "processed", "completed"):
+                value = getattr(self._progress.current, count)
+                setattr(self._progress.current, count, value + batches - state["batches"])
+
+    def _check_same_data(self, state: dict[str, Any]) -> None:
+        if state["data"] != self.blocks.digest:
+            raise InputError(
+                "The training data are not those of the checkpoint (other text, tokenizer, max_length or "
+                "packing), and it stands in the middle of an epoch. Restore them, or start anew without "
+                "--ckpt_path."
+            )
+        if state["seed"] != self.epoch_batches.seed:
+            raise InputError(
+                f"The checkpoint's data were shuffled with seed {state['seed']}, this run's with "
+                f"{self.epoch_batches.seed}. Set seed_everything to {state['seed']} to go on in mid-epoch."
+            )
