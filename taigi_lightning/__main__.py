@@ -42,7 +42,8 @@ def run(arguments: list[str]) -> None:
         rest = ["--config", "configs/predict.yaml", *rest]
     from taigi_lightning.cli import main as lightning_main
 
-    lightning_main([command, *rest])
+    sys.argv[1:] = [command, *rest]
+    lightning_main()
 
 
 def main() -> int:

@@ -65,6 +65,28 @@ class ExportModel(Callback):
             print(report)
 
 
+class Announcement(Callback):
+    """Say first what is trained on what: the base and its true size, the trained share, the data."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print it once, on rank zero, before the first step."""
+        module: Any = pl_module
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        frozen = [p for p in module.parameters() if not p.requires_grad]
+        # A 4-bit weight is stored as bytes of two weights each.
+        total = trained + sum(p.numel() * (2 if p.dtype is torch.uint8 else 1) for p in frozen)
+        size = sum(p.numel() * p.element_size() for p in module.parameters()) / 2**30
+        how = "from random weights" if module.from_scratch else f"weights {module.quantization}"
+        rank = f", LoRA r {module.lora.r}" if module.lora else ""
+        lines = [
+            f"Base {module.base}: {total - trained if module.lora else total:,} parameters, {how}{rank}; "
+            f"{trained:,} are trained; {size:.2f} GiB in all",
+            trainer.datamodule.summary(),  # type: ignore[attr-defined]
+            f"{trainer.max_steps} optimizer steps into {trainer.default_root_dir}",
+        ]
+        module.print("\n".join(lines))
+
+
 class SaveOnSignal(Callback):
     """The first Ctrl-C or SIGTERM ends the optimizer step, saves and stops; a second stops at once.
 
@@ -99,7 +121,7 @@ class SaveOnSignal(Callback):
             return
         # On a GPU alone, a tensor there would make every step wait for it.
         received = torch.tensor(self.received, device=pl_module.device if trainer.world_size > 1 else "cpu")
-        if not int(trainer.strategy.reduce(received, reduce_op="max")):  # type: ignore[arg-type]
+        if not int(trainer.strategy.reduce(received, reduce_op="max")):
             return
         path = checkpoint_folder(trainer.default_root_dir) / f"interrupted-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)

@@ -13,9 +13,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from taigi_lightning import datamodules as _datamodules  # noqa: F401  makes `class_path: CPTDataModule` resolve
+# Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
+from taigi_lightning import datamodules as _datamodules  # noqa: F401
 from taigi_lightning import predict_data as _predict_data  # noqa: F401
-from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig, Throughput
+from taigi_lightning import prediction_writer as _prediction_writer  # noqa: F401
+from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, SaveRunConfig, Throughput
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
 from taigi_lightning.module import CausalLMModule
 
@@ -62,6 +64,7 @@ class TaigiCLI(LightningCLI):
         config = self.config_init[self.subcommand]["trainer"]
         if config.get("precision") is None:
             kwargs["precision"] = auto_precision()
+        kwargs["enable_model_summary"] = False  # it would count 4-bit weights as bytes; Announcement does not
         kwargs["use_distributed_sampler"] = False  # the data modules share out the data themselves
         root = Path(config.get("default_root_dir") or ".")
         loggers = config.get("logger")
@@ -72,10 +75,9 @@ class TaigiCLI(LightningCLI):
             kwargs["logger"] = [*listed, CSVLogger(str(root / "logs"), name="")]
         else:
             kwargs["logger"] = False
-            kwargs["barebones"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
-            trainer.callbacks.extend([Throughput(), SaveOnSignal()])  # type: ignore[attr-defined]
+            trainer.callbacks.extend([Announcement(), Throughput(), SaveOnSignal()])  # type: ignore[attr-defined]
         return trainer
 
 
@@ -83,11 +85,16 @@ def quieten() -> None:
     """Keep advertisements and warnings that no user can act on out of the output."""
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
-    for message in (".*does not have many workers.*", ".*isinstance\\(treespec, LeafSpec\\).*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*You have overridden `on_before_batch_transfer`.*",
+        ".*is_gradient_checkpointing` is deprecated.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
-def main(args: list[str] | None = None) -> TaigiCLI:
+def main() -> TaigiCLI:
     """Parse the command line and run one of Lightning's subcommands."""
     quieten()
     return TaigiCLI(
@@ -96,7 +103,6 @@ def main(args: list[str] | None = None) -> TaigiCLI:
         datamodule_class=pl.LightningDataModule,
         auto_configure_optimizers=False,
         save_config_callback=SaveRunConfig,
-        save_config_kwargs={"overwrite": True},
+        save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={"prog": "python -m taigi_lightning"},
-        args=args,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
@@ -19,12 +21,13 @@ from taigi_lightning.adapters import (
     check_adapter,
     load_adapter,
 )
-from taigi_lightning.answers import Prediction, Strategy, predict_batch
+from taigi_lightning.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
 from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import apply_fast_path, forward_hidden
 from taigi_lightning.identity import base_identity, check_identity, check_lineage
 from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.question_batches import QuestionBatch
 
 Batch = dict[str, Any]
 
@@ -33,6 +36,16 @@ COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-t
 # Micro-batch losses are sums over tokens; this keeps their gradients far from float16's limits.
 # A power of two, so that undoing it changes no bit.
 LOSS_UNIT = 2.0**-10
+
+
+@dataclass
+class _HeldOut:
+    """Sums of one pass over the held-out data: nats, supervised tokens, right answers, questions."""
+
+    loss: Tensor | float = 0.0
+    tokens: int = 0
+    correct: int = 0
+    questions: int = 0
 
 
 class CausalLMModule(pl.LightningModule):
@@ -92,8 +105,7 @@ class CausalLMModule(pl.LightningModule):
         self._identity: dict[str, str] | None = None
         self._window_loss: Tensor | float = 0.0
         self._window_tokens = 0
-        self._validation_loss: Tensor | float = 0.0
-        self._validation_tokens = 0
+        self._held_out = _HeldOut()
 
     # ---- building ---------------------------------------------------------------------------------
 
@@ -117,8 +129,9 @@ class CausalLMModule(pl.LightningModule):
             model = attach_adapter(model, self.lora)
         if training and not any(p.requires_grad for p in model.parameters()):
             raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
-        compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
-        apply_fast_path(model, compile=compile_layers and training, activation_budget=self.activation_budget)
+        if training:
+            compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
+            apply_fast_path(model, compile=compile_layers, activation_budget=self.activation_budget)
         self.model = model.train(training)  # transformers loads in eval mode, where dropout is off
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
@@ -137,7 +150,7 @@ class CausalLMModule(pl.LightningModule):
             self._tokenizer = load_tokenizer(self.base)
         return self._tokenizer
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         schedule = get_scheduler(
@@ -208,20 +221,14 @@ class CausalLMModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn summed gradients into those of the mean over all supervised tokens of the window and ranks."""
-        totals = torch.stack(
-            [
-                torch.as_tensor(self._window_loss, device=self.device, dtype=torch.float64),
-                torch.as_tensor(self._window_tokens, device=self.device, dtype=torch.float64),
-            ]
-        )
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
-        tokens = totals[1].clamp(min=1)
+        loss, tokens = self._sum_over_ranks(self._window_loss, self._window_tokens)
+        tokens = tokens.clamp(min=1)
         # DDP has averaged the ranks' gradients, so the world size turns that mean back into a sum.
         scale = (self.trainer.world_size / LOSS_UNIT / tokens).float()
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/loss", (totals[0] / tokens).float(), prog_bar=True)
+        self.log("train/loss", (loss / tokens).float(), prog_bar=True)
         self.log("train/grad_norm", norm)
         self.log("train/learning_rate", float(optimizer.param_groups[0]["lr"]))
         self._window_loss, self._window_tokens = 0.0, 0
@@ -229,26 +236,37 @@ class CausalLMModule(pl.LightningModule):
     # ---- validation, prediction -------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the sums of one pass over the held-out documents."""
-        self._validation_loss, self._validation_tokens = 0.0, 0
+        """Begin the sums of one pass over the held-out data."""
+        self._held_out = _HeldOut()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the held-out loss."""
-        self._validation_loss = self._validation_loss + self.loss_sum(batch).double()
-        self._validation_tokens += batch["supervised_tokens"]
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the held-out loss, or a batch of questions to the accuracy."""
+        sums = self._held_out
+        if isinstance(batch, QuestionBatch):
+            correct, questions = choice_accuracy_batch(self.model, batch)
+            sums.correct += correct
+            sums.questions += questions
+        else:
+            sums.loss = sums.loss + self.loss_sum(batch).double()
+            sums.tokens += batch["supervised_tokens"]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean loss and the perplexity over every held-out token of every rank."""
-        totals = torch.stack(
-            [
-                torch.as_tensor(self._validation_loss, device=self.device, dtype=torch.float64),
-                torch.as_tensor(self._validation_tokens, device=self.device, dtype=torch.float64),
-            ]
+        """Log loss, perplexity and accuracy over every held-out token and question of every rank."""
+        sums = self._held_out
+        loss, tokens, correct, questions = self._sum_over_ranks(
+            sums.loss, sums.tokens, sums.correct, sums.questions
         )
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
-        loss = totals[0] / totals[1].clamp(min=1)
-        self.log("val/loss", loss.float(), prog_bar=True)
-        self.log("val/perplexity", loss.exp().float())
+        mean = loss / tokens.clamp(min=1)
+        self.log("val/loss", mean.float(), prog_bar=True)
+        self.log("val/perplexity", mean.exp().float())
+        if questions > 0:
+            self.log("val/accuracy", (correct / questions).float(), prog_bar=True)
+
+    def _sum_over_ranks(self, *values: Tensor | float) -> Tensor:
+        """Each value summed over all ranks, float64."""
+        here = [torch.as_tensor(value, device=self.device, dtype=torch.float64) for value in values]
+        total: Tensor = self.trainer.strategy.reduce(torch.stack(here), reduce_op="sum")
+        return total
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
         """Answer a batch of questions."""
@@ -256,7 +274,7 @@ class CausalLMModule(pl.LightningModule):
 
     # ---- checkpoints ------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
