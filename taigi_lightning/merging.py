@@ -4,13 +4,14 @@ import re
 import shutil
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.identity import LINEAGE, check_lineage
 from taigi_lightning.lora_updates import LoraUpdate, read_adapter_config, read_updates
 from taigi_lightning.retention import (
     PIECE,
@@ -25,8 +26,7 @@ from taigi_lightning.shards import (
     TensorEntry,
     base_folder,
     read_header,
-    read_pieces,
-    read_tensor,
+    rewrite_shard,
     weight_files,
 )
 
@@ -38,7 +38,7 @@ PARTIAL = ".partial"
 CONFIG = "config.json"
 COMPANIONS = [
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template*", "*.jinja", INDEX, CONFIG),
+    *("vocab.json", "merges.txt", "*.model", "chat_template*", "*.jinja", INDEX, CONFIG),
 ]
 
 
@@ -79,14 +79,18 @@ def merge_adapter(
 
     Holds a few tensors in memory at a time, whatever the model's size. Files are written to
     `output_dir/.partial` and renamed at the end, `config.json` last: a merge that is killed leaves nothing
-    that loads. `adapter/`, `checkpoints/` and `logs/` inside `output_dir` are left alone. Two merges on one
-    kind of device give the same bytes.
+    that loads, or the earlier model untouched. Folders inside `output_dir` (`adapter/`, `checkpoints/`, logs)
+    are left alone. Two merges on one kind of device give the same bytes. The adapter's `lineage.json`, if it
+    has one, must name this base, and goes with the merged model.
 
     Args:
         base: folder or hub name of the 16-bit model that the adapter was trained on.
         adapter: folder of a PEFT LoRA adapter.
         output_dir: where the merged model goes; an earlier merged model there is replaced.
-        onto: add to the original weights, or to the 4-bit weights that training saw, dequantised.
+        onto: add to the original weights, or to the 4-bit weights that training saw, dequantised. The second
+            is exactly the trained function as long as the model stays in 16 bits, but a second 4-bit
+            quantisation takes nearly all of the update away; the first loses nothing to it (measured in
+            tests/benchmarks/merge_retention.py), and the next stage does quantise.
         device: where the sums are computed, such as "cpu" or "cuda".
 
     Raises:
@@ -94,6 +98,7 @@ def merge_adapter(
     """
     source = base_folder(base)
     shards = weight_files(source)
+    check_lineage(adapter, base)
     updates = read_updates(adapter)
     headers = [read_header(shard) for shard in shards]
     entries = {name: entry for header in headers for name, entry in header.items()}
@@ -118,9 +123,10 @@ def merge_adapter(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for shard, header in zip(_with_progress(shards), headers, strict=True):
-        _rewrite_shard(shard, header, partial / shard.name, updates.keys() | quantised, merge_tensor)
-    for name in dict.fromkeys(path.name for pattern in COMPANIONS for path in sorted(source.glob(pattern))):
-        shutil.copyfile(source / name, partial / name)
+        rewrite_shard(shard, header, partial / shard.name, updates.keys() | quantised, merge_tensor)
+    companions = {path for pattern in COMPANIONS for path in source.glob(pattern)}
+    for path in (*sorted(companions), *adapter.glob(LINEAGE)):
+        shutil.copyfile(path, partial / path.name)
     _publish(partial, output_dir)
     pooled = {name: pool(parts) for name, parts in survival.items()}
     return MergeReport(output_dir, str(base), adapter, onto, len(updates), pooled)
@@ -196,27 +202,6 @@ def _with_progress(shards: Sequence[Path]) -> Iterator[Path]:
         yield shard
 
 
-def _rewrite_shard(
-    shard: Path,
-    header: Mapping[str, TensorEntry],
-    target: Path,
-    changed: set[str],
-    merge_tensor: "Callable[[str, torch.Tensor], torch.Tensor]",
-) -> None:
-    """Write a shard of the same layout: the header and the unchanged tensors byte for byte."""
-    import torch
-
-    with shard.open("rb") as source, target.open("wb") as sink:
-        position = 0
-        for entry in header.values():
-            if entry.name in changed:
-                sink.writelines(read_pieces(source, position, entry.start))
-                tensor = merge_tensor(entry.name, read_tensor(source, entry))
-                sink.write(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-                position = entry.end
-        sink.writelines(read_pieces(source, position, shard.stat().st_size))
-
-
 def _add_update(
     start: "torch.Tensor", left: "torch.Tensor", right: "torch.Tensor", seed: int
 ) -> "torch.Tensor":
@@ -235,7 +220,7 @@ def _add_update(
 
 def _publish(partial: Path, folder: Path) -> None:
     """Rename the finished files into place; without config.json, which comes last, nothing loads."""
-    for stale in (folder / CONFIG, folder / INDEX, *folder.glob("model*.safetensors")):
+    for stale in (folder / CONFIG, folder / INDEX, folder / LINEAGE, *folder.glob("model*.safetensors")):
         stale.unlink(missing_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
         path.replace(folder / path.name)
@@ -255,7 +240,8 @@ def merge_command(
         base: folder or hub name of the base model; without it, the one that the adapter names.
         adapter: folder of the adapter, as training or PEFT saved it.
         output_dir: folder for the merged model; an earlier merged model there is replaced.
-        onto: add to the original weights, or to the 4-bit weights that training saw, dequantised.
+        onto: add to the original weights, whose update a later 4-bit stage keeps, or to the 4-bit weights
+            that training saw, dequantised: exact in 16 bits, nearly lost in a later 4-bit stage.
         device: where to compute, cpu or cuda.
     """
     name = base or read_adapter_config(adapter).get("base_model_name_or_path")

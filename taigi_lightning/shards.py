@@ -1,7 +1,7 @@
 """Safetensors files as byte ranges: a model of any size is read and written one tensor at a time."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -134,3 +134,27 @@ def read_pieces(file: BinaryIO, start: int, end: int, size: int = 1 << 24) -> It
         piece = file.read(min(size, end - start))
         start += len(piece)
         yield piece
+
+
+def rewrite_shard(
+    shard: Path,
+    header: Mapping[str, TensorEntry],
+    target: Path,
+    changed: set[str],
+    change: "Callable[[str, torch.Tensor], torch.Tensor]",
+) -> None:
+    """Write `target`, laid out as `shard`: all but the `changed` tensors byte for byte, those by `change`.
+
+    `change` gets a tensor's name and the tensor on the CPU, and returns one of the same shape and dtype.
+    """
+    import torch
+
+    with shard.open("rb") as source, target.open("wb") as sink:
+        position = 0
+        for entry in header.values():
+            if entry.name in changed:
+                sink.writelines(read_pieces(source, position, entry.start))
+                tensor = change(entry.name, read_tensor(source, entry))
+                sink.write(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+                position = entry.end
+        sink.writelines(read_pieces(source, position, shard.stat().st_size))

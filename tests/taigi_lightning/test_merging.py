@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.merging import merge_adapter
+from taigi_lightning.merging import Onto, merge_adapter
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)
@@ -73,3 +73,16 @@ def test_merged_model_computes_what_base_and_adapter_compute(tmp_path: Path, lor
     wanted = reference_logits(base, adapter)
     assert (wanted - merged_logits(base)).abs().max() > 0.1
     torch.testing.assert_close(merged_logits(tmp_path / "merged"), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("onto", ["original", "dequantized"])
+def test_a_gpu_gives_the_same_model(tmp_path: Path, onto: Onto) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    for device in ("cpu", "cuda"):
+        report = merge_adapter(base, adapter, tmp_path / device, onto=onto, device=device)
+        print(report)
+    torch.testing.assert_close(
+        merged_logits(tmp_path / "cuda"), merged_logits(tmp_path / "cpu"), rtol=0.02, atol=0.05
+    )
