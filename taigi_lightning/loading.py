@@ -84,7 +84,8 @@ class ResumableLoader:
         progress: Any = None,
     ) -> None:
         self.blocks = blocks
-        self.epoch_batches = sampler
+        self.sampler = sampler  # Lightning tells it the epoch
+        self.batch_sampler = None  # Lightning asks a validation loader for it
         self._progress = progress
         self._taken = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches taken of it)
@@ -100,20 +101,20 @@ class ResumableLoader:
         return pad_right(rows, self.blocks.pad_id, multiple_of=8 if self.blocks.packing.width is None else 1)
 
     def __len__(self) -> int:
-        return len(self.epoch_batches)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         # Nothing here runs before the first batch is asked for: by then Lightning has set the epoch.
         epoch, taken = self._resume or (0, 0)
         self._resume = None
-        self.epoch_batches.start = self._taken = taken if epoch == self.epoch_batches.epoch else 0
+        self.sampler.start = self._taken = taken if epoch == self.sampler.epoch else 0
         for batch in self._loader:
             self._taken += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, in plain values; it is the same on every rank."""
-        sampler = self.epoch_batches
+        sampler = self.sampler
         return {
             "epoch": sampler.epoch,
             "batches": self._taken,
@@ -130,7 +131,7 @@ class ResumableLoader:
         Raises:
             InputError: in the middle of an epoch the data, their order or their division do not fit.
         """
-        sampler = self.epoch_batches
+        sampler = self.sampler
         given = state["batches"] * state["batch_size"] * state["ranks"]
         if given >= state["items"]:
             batches = len(self)
@@ -157,8 +158,8 @@ class ResumableLoader:
                 "packing), and it stands in the middle of an epoch. Restore them, or start anew without "
                 "--ckpt_path."
             )
-        if state["seed"] != self.epoch_batches.seed:
+        if state["seed"] != self.sampler.seed:
             raise InputError(
                 f"The checkpoint's data were shuffled with seed {state['seed']}, this run's with "
-                f"{self.epoch_batches.seed}. Set seed_everything to {state['seed']} to go on in mid-epoch."
+                f"{self.sampler.seed}. Set seed_everything to {state['seed']} to go on in mid-epoch."
             )

@@ -136,17 +136,19 @@ def seen(file: Path) -> list[list[Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("stop", [1, 5, 11, 12, 13, 24, 30])
+# 23 rows in batches of 2 are 12 batches an epoch: the stops lie inside, before, at and behind its end.
+@pytest.mark.parametrize(
+    ("stop", "num_workers"), [(1, 0), (11, 0), (12, 0), (13, 0), (24, 0), (5, 2), (12, 2)]
+)
 def test_a_resumed_run_sees_the_batches_an_unbroken_one_sees(
     tmp_path: Path, num_workers: int, stop: int
 ) -> None:
-    # 23 rows in batches of 2 are 12 batches an epoch: the stops lie inside, before, at and behind its end.
     whole = train(tmp_path, "whole", max_steps=36, num_workers=num_workers)
     assert [line[:2] for line in whole] == [[epoch, batch] for epoch in range(3) for batch in range(12)]
     for epoch in range(3):
         rows = [row for line in whole if line[0] == epoch for row in line[2]]
         assert sorted(rows) == list(range(23))
+    assert whole[0][2] != whole[12][2] != whole[24][2]  # each epoch has its own order
     rest = train(
         tmp_path, "rest", max_steps=36, num_workers=num_workers, resume=f"step={stop}.ckpt", every=99
     )
