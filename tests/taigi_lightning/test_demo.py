@@ -28,11 +28,14 @@ def test_both_stages_run_the_real_configs_under_the_overlay() -> None:
 
 
 @pytest.mark.parametrize("step", LIGHTNING, ids=lambda step: step.name)
-def test_every_option_is_one_the_command_knows(step: Step, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_is_one_the_command_knows(
+    step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from taigi_lightning.cli import main
 
+    monkeypatch.setattr("sys.argv", ["taigi_lightning", *step.arguments[1:], "--print_config"])
     with pytest.raises(SystemExit) as stopped:
-        main([*step.arguments[1:], "--print_config"])
+        main()
     printed = capsys.readouterr()
     assert stopped.value.code == 0, printed.err
     assert "quantization: nf4" in printed.out
