@@ -198,7 +198,8 @@ def _identity(module: CausalLMModule, data: PredictDataModule, checkpoint: Any) 
     questions = hashlib.blake2b(digest_size=16)
     for question in data.encoded:
         questions.update(repr((question.row, question.id, question.prompt, question.answers)).encode())
-    identity = {f"base {key}": value for key, value in module.identity.items()}
+    # The name is left out: a folder may be moved.
+    identity = {f"base {key}": value for key, value in module.identity.items() if key != "name"}
     return identity | {
         "adapter": _file_hash(Path(module.adapter) / "adapter_model.safetensors")
         if module.adapter

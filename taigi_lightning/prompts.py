@@ -79,7 +79,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: Question, max_le
     if not _fits(encoded, max_length):
         question, cut = _cut_to_fit(tokenizer, question, max_length)
         encoded = _encode_with_answers(tokenizer, question)
-    shared = next(i for i, tokens in enumerate(zip(*encoded, strict=False)) if len(set(tokens)) > 1)
+    parting = (i for i, tokens in enumerate(zip(*encoded, strict=False)) if len(set(tokens)) > 1)
+    shared = next(parting, min(map(len, encoded)))  # the default: answers the tokenizer cannot tell apart
     one, two, three, four = (ids[shared:] for ids in encoded)
     return Prompt(encoded[0][:shared], (one, two, three, four), cut)
 

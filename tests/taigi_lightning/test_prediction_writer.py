@@ -1,0 +1,260 @@
+"""Predictions on disk: complete, in order, and continued after a kill."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+
+from taigi_lightning.answers import Prediction
+from taigi_lightning.journal import journals
+from taigi_lightning.module import CausalLMModule
+from taigi_lightning.predict_data import PredictDataModule
+from taigi_lightning.prediction_writer import (
+    PredictionWriter,
+    combine_rotations,
+    probabilities_path,
+    write_predictions,
+)
+
+QUESTIONS = 13
+PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早起時仔，阿母佇灶跤煮糜。" * 6, "阮兜蹛佇台南。"]
+
+
+@pytest.fixture
+def questions_file(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ID", "前文", "題幹", "選項1", "選項2", "選項3", "選項4"])
+        for row in range(QUESTIONS):
+            writer.writerow(
+                [f"{row}2537", PASSAGES[row % 3], f"第{row}个問題？", "市仔", "學校", f"厝{row}", "海邊"]
+            )
+    return path
+
+
+class KilledError(Exception):
+    """Stands in for SIGKILL: nothing of ours catches it."""
+
+
+class KillAfter(pl.Callback):
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_predict_batch_start(self, *_: Any) -> None:
+        self.batches -= 1
+        if self.batches < 0:
+            raise KilledError
+
+
+class CountQuestions(pl.Callback):
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        self.rows += [question.row for question in batch.questions]
+
+
+def predict(
+    questions: Path,
+    base: Path,
+    output: Path,
+    *callbacks: pl.Callback,
+    strategy: Any = "choice",
+    **options: Any,
+) -> list[list[Prediction]]:
+    """What `python -m taigi_lightning predict` does."""
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        callbacks=[PredictionWriter(output), *callbacks],
+        limit_predict_batches=options.pop("limit", None),
+    )
+    module = CausalLMModule(str(base), quantization="none", answer_strategy=strategy)
+    data = PredictDataModule(questions, str(base), **{"batch_tokens": 600, **options})
+    return trainer.predict(module, data)  # type: ignore[return-value]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_question_once_and_in_order(questions_file: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "output-CPT&SFT_V2.csv"
+    batches = predict(questions_file, tiny_llama_dir, output)
+    assert len(batches) > 1
+    assert output.read_text().startswith("ID,Answer\n02537,")
+    rows = table(output)
+    assert [row["ID"] for row in rows] == [f"{row}2537" for row in range(QUESTIONS)]
+    found = {p.id: str(p.answer) for batch in batches for p in batch}
+    assert {row["ID"]: row["Answer"] for row in rows} == found
+    assert sorted(p.name for p in output.parent.iterdir()) == [
+        "output-CPT&SFT_V2.csv",
+        "output-CPT&SFT_V2.probabilities.csv",
+    ]
+
+
+def test_the_probabilities_explain_the_answer(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.csv"
+    predict(questions_file, tiny_llama_dir, output)
+    for row in table(probabilities_path(output)):
+        shares = [float(row[f"Probability{place}"]) for place in (1, 2, 3, 4)]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert shares[int(row["Answer"]) - 1] == pytest.approx(max(shares), abs=1e-4)
+        first, second = sorted(shares, reverse=True)[:2]
+        assert float(row["Margin"]) == pytest.approx(first - second, abs=2e-6)
+
+
+def test_a_killed_run_continues_and_ends_the_same(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    whole, output = tmp_path / "whole.csv", tmp_path / "output.csv"
+    predict(questions_file, tiny_llama_dir, whole)
+    with pytest.raises(KilledError):
+        predict(questions_file, tiny_llama_dir, output, KillAfter(2))
+    assert not output.exists()
+    done = len(journals(output)[0].read_text().splitlines()) - 1
+    assert 0 < done < QUESTIONS
+    with journals(output)[0].open("a") as journal:
+        journal.write('[9, "82537", 1, [-1.5, -2')  # the line the kill cut off
+    again = CountQuestions()
+    predict(questions_file, tiny_llama_dir, output, again)
+    assert len(again.rows) == QUESTIONS - done
+    assert output.read_bytes() == whole.read_bytes()
+    assert journals(output) == []
+
+
+def test_a_run_killed_when_all_was_answered_still_writes(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.csv"
+
+    class KillAtEnd(pl.Callback):
+        def on_predict_epoch_end(self, *_: Any) -> None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        predict(questions_file, tiny_llama_dir, output, KillAtEnd())
+    again = CountQuestions()
+    predict(questions_file, tiny_llama_dir, output, again)
+    assert again.rows == []
+    assert len(table(output)) == QUESTIONS
+
+
+@pytest.mark.parametrize("change", ["questions", "strategy"])
+def test_answers_of_another_run_are_not_mixed_in(
+    change: str, questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.csv"
+    with pytest.raises(KilledError):
+        predict(questions_file, tiny_llama_dir, output, KillAfter(1))
+    if change == "questions":
+        questions_file.write_text(questions_file.read_text("utf-8-sig").replace("市仔", "菜市"), "utf-8-sig")
+    again = CountQuestions()
+    strategy = "generate" if change == "strategy" else "choice"
+    with pytest.warns(UserWarning, match=f"another {change}: not used, kept as output.csv.journal-0.old"):
+        predict(questions_file, tiny_llama_dir, output, again, strategy=strategy)
+    assert sorted(again.rows) == list(range(1, QUESTIONS + 1))
+
+
+def test_a_limited_run_writes_no_output(questions_file: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output.csv"
+    with pytest.warns(UserWarning, match="questions are unanswered"):
+        predict(questions_file, tiny_llama_dir, output, limit=1)
+    assert not output.exists()
+
+
+def test_generated_answers_come_with_their_text(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.csv"
+    with pytest.warns(UserWarning, match="did not begin with 1-4 and count as 1: IDs"):
+        predict(questions_file, tiny_llama_dir, output, strategy="generate")
+    details = table(probabilities_path(output))
+    assert {row["Answer"] for row in details if row["Fallbacks"] == "1"} == {"1"}
+    assert any(row["Text"] for row in details)
+
+
+def test_averaged_orders_leave_one_answer_a_question(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.csv"
+    predict(questions_file, tiny_llama_dir, output, average_orders=True)
+    assert len(table(output)) == QUESTIONS
+    assert {len(row["AnswerByOrder"]) for row in table(probabilities_path(output))} == {4}
+
+
+def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """Two processes, joined by gloo; a journal that one device left is continued by two."""
+    whole, output = tmp_path / "whole.csv", tmp_path / "output.csv"
+    predict(questions_file, tiny_llama_dir, whole)
+    with pytest.raises(KilledError):
+        predict(questions_file, tiny_llama_dir, output, KillAfter(1))
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys\n"
+        "import lightning.pytorch as pl\n"
+        "from taigi_lightning.module import CausalLMModule\n"
+        "from taigi_lightning.predict_data import PredictDataModule\n"
+        "from taigi_lightning.prediction_writer import PredictionWriter\n"
+        "questions, base, output = sys.argv[1:]\n"
+        "trainer = pl.Trainer(accelerator='cpu', devices=2, strategy='ddp', logger=False,\n"
+        "    enable_progress_bar=False, enable_checkpointing=False, callbacks=[PredictionWriter(output)])\n"
+        "trainer.predict(CausalLMModule(base, quantization='none'),\n"
+        "    PredictDataModule(questions, base, batch_tokens=300), return_predictions=False)\n"
+    )
+    subprocess.run(
+        [sys.executable, str(script), str(questions_file), str(tiny_llama_dir), str(output)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert output.read_bytes() == whole.read_bytes()
+    assert journals(output) == []
+
+
+# ---- the parts ------------------------------------------------------------------------------------
+
+
+def turn(answer: int, *probabilities: float, rotation: int = 0, text: str | None = None) -> Prediction:
+    logs = tuple(map(math.log, probabilities)) if probabilities else None
+    return Prediction(1, "a", answer, logs, text, False, rotation)  # type: ignore[arg-type]
+
+
+def test_orders_are_averaged_as_probabilities() -> None:
+    turns = [turn(1, 0.4, 0.3, 0.2, 0.1), turn(2, 0.1, 0.7, 0.1, 0.1, rotation=1)]
+    assert combine_rotations(turns) == (2, pytest.approx((0.25, 0.5, 0.15, 0.1)))
+
+
+def test_generated_answers_vote_and_a_tie_goes_to_the_smaller() -> None:
+    assert combine_rotations([turn(3, text="3"), turn(2, text="2")]) == (2, (0.0, 0.5, 0.5, 0.0))
+
+
+def test_the_files_exactly(tmp_path: Path) -> None:
+    output = tmp_path / "answers.csv"
+    write_predictions(output, [turn(1, 0.4, 0.3, 0.2, 0.1)])
+    assert output.read_bytes() == b"ID,Answer\na,1\n"
+    assert (tmp_path / "answers.probabilities.csv").read_text() == (
+        "ID,Answer,Probability1,Probability2,Probability3,Probability4,Margin,AnswerByOrder,Text,Fallbacks\n"
+        "a,1,0.400000,0.300000,0.200000,0.100000,0.100000,1,,0\n"
+    )
+
+
+def test_a_prediction_survives_the_journal() -> None:
+    prediction = turn(2, 0.1, 0.7, 0.1, 0.1, rotation=3)
+    restored = Prediction(*json.loads(json.dumps(prediction)))
+    assert restored._replace(log_probabilities=tuple(restored.log_probabilities or ())) == prediction  # type: ignore[arg-type]
