@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.base_model import load_tokenizer
 from taigi_lightning.errors import InputError
+from taigi_lightning.held_out import passage_key, split_by_passage
 from taigi_lightning.loading import EpochBatches, ResumableLoader
 from taigi_lightning.packing import Blocks, pack_documents, separate_documents
+from taigi_lightning.predict_data import ReadyBatches, encode_questions
 from taigi_lightning.prompts import Supervise, encode_example
+from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 from taigi_lightning.questions import Question, read_questions
 from taigi_lightning.tokenizing import corpus_files, tokenize_corpus
 
@@ -77,9 +81,9 @@ class _TrainingData(pl.LightningDataModule):
             progress=progress,
         )
 
-    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+    def val_dataloader(self) -> list[Any]:
         """This rank's share of the held-out rows, in their own order; none where nothing is held out."""
-        return self._loader("validation", None) if "validation" in self.splits else []
+        return [self._loader("validation", None)] if "validation" in self.splits else []
 
     def _loader(self, name: str, seed: int | None) -> ResumableLoader:
         return ResumableLoader(
@@ -87,15 +91,15 @@ class _TrainingData(pl.LightningDataModule):
         )
 
     def _sampler(self, name: str, seed: int | None) -> EpochBatches:
-        # The strategy knows who shares a batch: not every process does where a model is spread over several.
-        sharing = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"rank": 0, "num_replicas": 1}
-        return EpochBatches(
-            len(self.splits[name].blocks),
-            self.batch_size,
-            seed=seed,
-            rank=sharing["rank"],
-            ranks=sharing["num_replicas"],
-        )
+        rank, ranks = self._share()
+        rows = len(self.splits[name].blocks)
+        return EpochBatches(rows, self.batch_size, seed=seed, rank=rank, ranks=ranks)
+
+    def _share(self) -> tuple[int, int]:
+        """Which share of the data is this process's, and of how many."""
+        # The strategy knows: where a model is spread over several processes, these share their batches.
+        sharing = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        return (sharing["rank"], sharing["num_replicas"]) if sharing else (0, 1)
 
 
 class CPTDataModule(_TrainingData):
@@ -198,7 +202,7 @@ class SFTDataModule(_TrainingData):
         self.validation_file = validation_file
         self.max_length = max_length
         self.packing = packing
-        self.questions: dict[str, list[Question]] = {}
+        self.held_out: list[EncodedQuestion] = []
 
     def setup(self, stage: str) -> None:
         """Read, split and encode the questions.
@@ -209,19 +213,28 @@ class SFTDataModule(_TrainingData):
         train = self._read(self.source)
         if self.validation_file:
             held_out = self._read(self.validation_file)
-            known = {_passage_key(question) for question in train}
-            if shared := sum(_passage_key(question) in known for question in held_out):
+            known = {passage_key(question) for question in train}
+            if shared := sum(passage_key(question) in known for question in held_out):
                 logger.warning(
                     "%s: %d questions have a passage of the training file", self.validation_file, shared
                 )
         else:
             train, held_out = split_by_passage(train, self.validation_fraction)
-        self.questions = {"train": train, "validation": held_out}
         tokenizer = load_tokenizer(self.tokenizer)
         if stage == "fit":
             self.splits["train"] = self._encode(tokenizer, train, self.supervise)
         if held_out:
             self.splits["validation"] = self._encode(tokenizer, held_out, "answer")
+            self.held_out = encode_questions(tokenizer, held_out, self.max_length)
+
+    def val_dataloader(self) -> list[Any]:
+        """Loaders of the held-out examples, for their loss, and of the same as questions, for accuracy."""
+        if not self.held_out:
+            return []
+        rank, ranks = self._share()
+        batches = plan_batches(self.held_out, self.batch_size * self.max_length)[rank::ranks]
+        questions: DataLoader[QuestionBatch] = DataLoader(ReadyBatches(batches), batch_size=None)
+        return [*super().val_dataloader(), questions]
 
     def _read(self, path: str) -> list[Question]:
         return read_questions(path, self.columns, need_answers=True, unique_ids=False)
@@ -237,37 +250,3 @@ class SFTDataModule(_TrainingData):
         blocks = Blocks(tokens, labels, arrange(lengths, self.max_length), int(tokenizer.pad_token_id))
         cut = sum(example.cut_characters > 0 for example in examples)
         return Split(blocks, len(examples), cut, sum(len(question.passage) for question in questions))
-
-
-def split_by_passage(questions: list[Question], fraction: float) -> tuple[list[Question], list[Question]]:
-    """Hold out about `fraction` of the questions, all questions on one passage together.
-
-    Which passages are held out depends on their text alone: neither on the seed nor on the rows' order, so
-    runs with different seeds are validated on the same questions. White space does not make a passage new.
-
-    Returns:
-        The questions to train on and those held out, each in file order.
-
-    Raises:
-        InputError: a share is asked for, and there is only one passage.
-    """
-    counts: dict[bytes, int] = {}
-    for question in questions:
-        key = _passage_key(question)
-        counts[key] = counts.get(key, 0) + 1
-    if fraction and len(counts) == 1:
-        raise InputError(
-            "All questions share one passage. Set validation_fraction to 0 or give a validation_file."
-        )
-    held_out: set[bytes] = set()
-    wanted = fraction * len(questions)
-    for key in sorted(counts)[:-1]:
-        if sum(counts[held] for held in held_out) >= wanted:
-            break
-        held_out.add(key)
-    train = [question for question in questions if _passage_key(question) not in held_out]
-    return train, [question for question in questions if _passage_key(question) in held_out]
-
-
-def _passage_key(question: Question) -> bytes:
-    return hashlib.blake2b("".join(question.passage.split()).encode()).digest()

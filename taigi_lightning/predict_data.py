@@ -84,10 +84,10 @@ class PredictDataModule(pl.LightningDataModule):
         batches = plan_batches(questions, self.batch_tokens, share=self.share_passages)
         # Lightning warns of workers that would repeat an iterable data set; there are none here.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        return DataLoader(_Batches(batches[rank::ranks]), batch_size=None)
+        return DataLoader(ReadyBatches(batches[rank::ranks]), batch_size=None)
 
 
-class _Batches(IterableDataset[QuestionBatch]):
+class ReadyBatches(IterableDataset[QuestionBatch]):
     """Ready batches. Iterable, so that Lightning adds no sampler that would share them out again."""
 
     def __init__(self, batches: Sequence[QuestionBatch]) -> None:
