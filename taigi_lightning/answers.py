@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from taigi_lightning.option_orders import choose
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
 from taigi_lightning.token_tree import pad_trees, token_tree
 
 Strategy = Literal["choice", "generate"]
 
-# Log-probabilities closer than this are a tie, and a tie goes to the smaller number: rounding differs
-# with a batch's shape by some 1e-6, and must not decide an answer.
-TIE = 1e-4
 MAX_NEW_TOKENS = 5
 VOCABULARY_CHUNK = 8192
 
@@ -158,11 +156,9 @@ def _log_probabilities(model: Any, hidden: Tensor, sources: Tensor, targets: Ten
 def _chosen(question: EncodedQuestion, shown: Sequence[float]) -> Prediction:
     """The likeliest answer, brought back from the shown order of the options to the input's."""
     turned = tuple(shown[(option - question.rotation) % 4] for option in range(4))
-    best = max(turned)
-    answer = next(number for number, value in enumerate(turned, start=1) if value >= best - TIE)
     one, two, three, four = turned
     return Prediction(
-        question.row, question.id, answer, (one, two, three, four), None, False, question.rotation
+        question.row, question.id, choose(turned), (one, two, three, four), None, False, question.rotation
     )
 
 

@@ -19,6 +19,7 @@ from taigi_lightning import predict_data as _predict_data  # noqa: F401
 from taigi_lightning import prediction_writer as _prediction_writer  # noqa: F401
 from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, SaveRunConfig, Throughput
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
+from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.module import CausalLMModule
 
 
@@ -78,6 +79,8 @@ class TaigiCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             trainer.callbacks.extend([Announcement(), Throughput(), SaveOnSignal()])  # type: ignore[attr-defined]
+        if self.subcommand == "test":
+            trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
         return trainer
 
 

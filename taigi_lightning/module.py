@@ -272,6 +272,10 @@ class CausalLMModule(pl.LightningModule):
         """Answer a batch of questions."""
         return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
 
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        """Answer a batch of questions; `AnswerReport` scores them."""
+        return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
+
     # ---- checkpoints ------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

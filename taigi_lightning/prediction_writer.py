@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from taigi_lightning.answers import TIE, Prediction
+from taigi_lightning.answers import Prediction
 from taigi_lightning.errors import InputError
 from taigi_lightning.journal import Journal, Key, journal_path, journals, read_journal, resume_journals
+from taigi_lightning.option_orders import combine_rotations
 from taigi_lightning.predict_data import PredictDataModule
 
 if TYPE_CHECKING:
@@ -151,32 +151,6 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> None:
 
 
 DETAILS = ("ID", "Answer", "Margin", "AnswerByOrder", "Text", "Fallbacks")
-
-
-def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ...]]:
-    """One answer from a question's rotations: the largest mean probability.
-
-    Args:
-        turns: predictions on one question; where there is text instead of probabilities, each is a vote.
-
-    Returns:
-        the answer and the four mean probabilities, which sum to 1 over the four answers. A tie goes to the
-        smaller number.
-    """
-    shares = [answer_probabilities(turn) for turn in turns]
-    means = tuple(math.fsum(column) / len(turns) for column in zip(*shares, strict=True))
-    if len(turns) == 1:
-        return turns[0].answer, means
-    return next(place for place, mean in enumerate(means, start=1) if mean >= max(means) - TIE), means
-
-
-def answer_probabilities(prediction: Prediction) -> tuple[float, ...]:
-    """The probabilities of 1-4 given that the answer is one of them; all on one answer for text."""
-    if prediction.log_probabilities is None:
-        return tuple(float(place == prediction.answer) for place in (1, 2, 3, 4))
-    top = max(prediction.log_probabilities)
-    weights = [math.exp(value - top) for value in prediction.log_probabilities]
-    return tuple(weight / math.fsum(weights) for weight in weights)
 
 
 def probabilities_path(output: Path) -> Path:

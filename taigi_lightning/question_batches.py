@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
-from taigi_lightning.questions import Question
 from taigi_lightning.token_tree import token_tree
 
 
@@ -66,14 +65,6 @@ def common_prefix_length(sequences: Sequence[list[int]]) -> int:
         if one != other:
             return place
     return min(len(first), len(last))
-
-
-def rotate_options(question: Question, rotation: int) -> Question:
-    """The question with its options moved `rotation` places towards the front, the first ones to the end."""
-    if rotation == 0:
-        return question
-    one, two, three, four = question.options[rotation:] + question.options[:rotation]
-    return replace(question, options=(one, two, three, four))
 
 
 # ---- batches --------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from taigi_lightning.module import CausalLMModule
 from taigi_lightning.predict_data import PredictDataModule
 from taigi_lightning.prediction_writer import (
     PredictionWriter,
-    combine_rotations,
     probabilities_path,
     write_predictions,
 )
@@ -233,15 +232,6 @@ def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, 
 def turn(answer: int, *probabilities: float, rotation: int = 0, text: str | None = None) -> Prediction:
     logs = tuple(map(math.log, probabilities)) if probabilities else None
     return Prediction(1, "a", answer, logs, text, False, rotation)  # type: ignore[arg-type]
-
-
-def test_orders_are_averaged_as_probabilities() -> None:
-    turns = [turn(1, 0.4, 0.3, 0.2, 0.1), turn(2, 0.1, 0.7, 0.1, 0.1, rotation=1)]
-    assert combine_rotations(turns) == (2, pytest.approx((0.25, 0.5, 0.15, 0.1)))
-
-
-def test_generated_answers_vote_and_a_tie_goes_to_the_smaller() -> None:
-    assert combine_rotations([turn(3, text="3"), turn(2, text="2")]) == (2, (0.0, 0.5, 0.5, 0.0))
 
 
 def test_the_files_exactly(tmp_path: Path) -> None:

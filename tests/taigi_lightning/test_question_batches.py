@@ -8,9 +8,7 @@ from taigi_lightning.question_batches import (
     QuestionBatch,
     common_prefix_length,
     plan_batches,
-    rotate_options,
 )
-from taigi_lightning.questions import Question
 
 DIGITS = ([501], [502], [503], [504])
 
@@ -78,11 +76,3 @@ def test_a_batch_stays_where_it_is() -> None:
 def test_common_prefix() -> None:
     assert common_prefix_length([[1, 2, 3], [1, 2, 3, 4]]) == 3
     assert common_prefix_length([[1], [2]]) == 0
-
-
-def test_four_rotations_bring_every_option_to_every_place() -> None:
-    one = Question("1", "", "", ("甲", "乙", "丙", "丁"), 3, 1)
-    turned = [rotate_options(one, rotation) for rotation in range(4)]
-    assert turned[0] is one
-    assert turned[1].options == ("乙", "丙", "丁", "甲")
-    assert [set(place) for place in zip(*(q.options for q in turned), strict=True)] == [set("甲乙丙丁")] * 4

@@ -1,0 +1,98 @@
+"""What `test` prints: accuracy with its interval, the confusion matrix, and the bias towards positions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from taigi_lightning.answers import Prediction
+from taigi_lightning.errors import InputError
+from taigi_lightning.option_orders import combine_rotations
+from taigi_lightning.predict_data import PredictDataModule
+from taigi_lightning.scoring import Answers, Score, position_bias, score, score_table
+
+
+class AnswerReport(Callback):
+    """Score the predictions that `test_step` returns, over all devices, and print the report once.
+
+    Logs `test/accuracy` and, with `average_orders`, `test/follows`: the share of questions whose answer
+    follows its option through all four orders.
+    """
+
+    def __init__(self) -> None:
+        self._predictions: list[Prediction] = []
+        self.score: Score | None = None
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin anew."""
+        self._predictions = []
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's predictions."""
+        self._predictions += outputs
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather, score, log and print."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, PredictDataModule):
+            raise InputError(f"`test` answers questions: give PredictDataModule, not {type(data).__name__}.")
+        predictions = _gather(self._predictions)
+        asked = {p.row for p in predictions}  # fewer than all where limit_test_batches says so
+        right = {q.id: q.answer for q in data.encoded if q.row in asked and q.answer is not None}
+        given, orders = by_question(predictions)
+        self.score = score(given, list(right.items()))
+        pl_module.log("test/accuracy", self.score.accuracy)
+        bias = position_bias(orders) if len(data.rotations) == 4 else None
+        if bias is not None:
+            pl_module.log("test/follows", bias["follows"])
+        if trainer.is_global_zero:
+            console = Console()
+            console.print(score_table(self.score))
+            if bias is not None:
+                console.print(position_table(bias))
+
+
+def by_question(predictions: Sequence[Prediction]) -> tuple[Answers, list[str]]:
+    """One answer for each question, from all orders of its options.
+
+    Returns:
+        (ID, answer) in the input's order, and as many texts of the answers in the order of the rotations.
+    """
+    turns: dict[int, list[Prediction]] = defaultdict(list)
+    for prediction in sorted(predictions, key=lambda p: (p.row, p.rotation)):
+        turns[prediction.row].append(prediction)
+    given = [(group[0].id, combine_rotations(group)[0]) for group in turns.values()]
+    return given, ["".join(str(p.answer) for p in group) for group in turns.values()]
+
+
+def position_table(bias: dict[str, float]) -> Table:
+    """How often each place was chosen, whatever stood there."""
+    title = f"The answer follows its option through four orders on {bias['follows']:.1%} of the questions"
+    table = Table("place of the option", "chosen", title=title)
+    for place in (1, 2, 3, 4):
+        table.add_row(str(place), f"{bias[f'position_{place}']:.1%}")
+    return table
+
+
+def _gather(predictions: list[Prediction]) -> list[Prediction]:
+    """The predictions of all devices, on each of them."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return predictions
+    parts: list[list[Prediction]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, predictions)
+    return [prediction for part in parts for prediction in part]

@@ -1,0 +1,64 @@
+"""What `test` reports."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+
+from taigi_lightning.answers import Prediction
+from taigi_lightning.evaluation import AnswerReport, by_question
+from taigi_lightning.module import CausalLMModule
+from taigi_lightning.predict_data import PredictDataModule
+
+
+@pytest.fixture
+def answered_file(tmp_path: Path) -> Path:
+    """Ten questions with their answers, in the training file's columns and without IDs."""
+    path = tmp_path / "AI_conv.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"])
+        for row in range(10):
+            passage = ("早起時仔，阿母佇灶跤煮糜。" * 5, "阮兜蹛佇台南。")[row % 2]
+            writer.writerow([passage, f"第{row}个問題？", "市仔", "學校", f"厝{row}", "海邊", row % 4 + 1])
+    return path
+
+
+def run_test(path: Path, base: Path, **options: Any) -> tuple[AnswerReport, list[Any]]:
+    report = AnswerReport()
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[report],
+    )  # fmt: skip
+    data = PredictDataModule(path, str(base), batch_tokens=700, **options)
+    return report, trainer.test(CausalLMModule(str(base), quantization="none"), data)  # type: ignore[return-value]
+
+
+def test_it_prints_accuracy_interval_and_confusion(
+    answered_file: Path, tiny_llama_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, metrics = run_test(answered_file, tiny_llama_dir)
+    assert report.score is not None
+    assert report.score.expected == (3, 3, 2, 2)
+    assert metrics[0]["test/accuracy"] == pytest.approx(report.score.accuracy)
+    printed = capsys.readouterr().out
+    assert f"{report.score.correct} of 10 right" in printed
+    assert "follows its option" not in printed
+
+
+def test_rotated_options_show_the_bias(
+    answered_file: Path, tiny_llama_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, metrics = run_test(answered_file, tiny_llama_dir, average_orders=True)
+    assert 0 <= metrics[0]["test/follows"] <= 1
+    assert "follows its option" in capsys.readouterr().out
+
+
+def test_orders_become_one_answer_in_the_inputs_order() -> None:
+    def turn(row: int, rotation: int, answer: int) -> Prediction:
+        return Prediction(row, f"q{row}", answer, None, str(answer), False, rotation)
+
+    predictions = [turn(2, 1, 3), turn(1, 0, 4), turn(2, 0, 2), turn(1, 1, 4), turn(2, 2, 3)]
+    assert by_question(predictions) == ([("q1", 4), ("q2", 3)], ["44", "233"])
