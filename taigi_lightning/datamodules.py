@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.base_model import load_tokenizer
@@ -19,9 +18,9 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.held_out import passage_key, split_by_passage
 from taigi_lightning.loading import EpochBatches, ResumableLoader
 from taigi_lightning.packing import Blocks, pack_documents, separate_documents
-from taigi_lightning.predict_data import ReadyBatches, encode_questions
+from taigi_lightning.predict_data import encode_questions, question_loader
 from taigi_lightning.prompts import Supervise, encode_example
-from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
+from taigi_lightning.question_batches import EncodedQuestion, plan_batches
 from taigi_lightning.questions import Question, read_questions
 from taigi_lightning.tokenizing import corpus_files, tokenize_corpus
 
@@ -233,8 +232,7 @@ class SFTDataModule(_TrainingData):
             return []
         rank, ranks = self._share()
         batches = plan_batches(self.held_out, self.batch_size * self.max_length)[rank::ranks]
-        questions: DataLoader[QuestionBatch] = DataLoader(ReadyBatches(batches), batch_size=None)
-        return [*super().val_dataloader(), questions]
+        return [*super().val_dataloader(), question_loader(batches)]
 
     def _read(self, path: str) -> list[Question]:
         return read_questions(path, self.columns, need_answers=True, unique_ids=False)

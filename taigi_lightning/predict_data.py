@@ -83,12 +83,17 @@ class PredictDataModule(pl.LightningDataModule):
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         batches = plan_batches(questions, self.batch_tokens, share=self.share_passages)
-        # Lightning warns of workers that would repeat an iterable data set; there are none here.
-        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        return DataLoader(ReadyBatches(batches[rank::ranks]), batch_size=None)
+        return question_loader(batches[rank::ranks])
 
 
-class ReadyBatches(IterableDataset[QuestionBatch]):
+def question_loader(batches: Sequence[QuestionBatch]) -> DataLoader[QuestionBatch]:
+    """A loader of ready batches, each of them an item."""
+    # Lightning warns of workers that would repeat an iterable data set; there are none here.
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+    return DataLoader(_Batches(batches), batch_size=None)
+
+
+class _Batches(IterableDataset[QuestionBatch]):
     """Ready batches. Iterable, so that Lightning adds no sampler that would share them out again."""
 
     def __init__(self, batches: Sequence[QuestionBatch]) -> None:
