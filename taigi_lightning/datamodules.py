@@ -31,11 +31,13 @@ logger = logging.getLogger(__name__)
 class Split:
     """One split, ready for a loader, and what it holds.
 
-    `documents` counts documents or questions, `cut` those too long for a row: documents divided into
-    pieces, or questions whose passage was shortened. `characters` is the text's length before encoding.
+    `documents` counts documents or examples, as `unit` says, and `cut` those too long for a row: documents
+    divided into pieces, or examples whose passage was shortened. `characters` is the length of the texts or
+    passages before encoding.
     """
 
     blocks: Blocks
+    unit: str
     documents: int
     cut: int
     characters: int
@@ -45,8 +47,8 @@ class Split:
         cut = f" ({self.cut:,} cut to fit)" if self.cut else ""
         padding = f", {packing.padding_share:.1%} padding" if packing.width else ""
         return (
-            f"{self.documents:,} documents{cut} in {len(packing):,} rows: {packing.lengths.sum():,} tokens, "
-            f"{self.blocks.supervised_tokens:,} of them supervised{padding}"
+            f"{self.documents:,} {self.unit}{cut} in {len(packing):,} rows: "
+            f"{packing.lengths.sum():,} tokens, {self.blocks.supervised_tokens:,} of them supervised{padding}"
         )
 
 
@@ -111,7 +113,7 @@ class CPTDataModule(_TrainingData):
         max_length: tokens in a row; a longer document goes on in another row.
         packing: fill each row with several documents, each of which attends only to itself.
         validation_split: the split to validate on, or null.
-        num_workers: processes that prepare batches; 0 is enough, since a batch takes about 0.1 ms.
+        num_workers: processes that prepare batches; 0 is enough, a batch takes less than 1 ms.
         cache_dir: where token ids are kept; null means the cache of the library datasets.
     """
 
@@ -153,7 +155,9 @@ class CPTDataModule(_TrainingData):
             arrange = pack_documents if self.packing else separate_documents
             packing = arrange(corpus.lengths, self.max_length)
             blocks = Blocks(corpus.tokens, corpus.tokens, packing, int(tokenizer.pad_token_id))
-            self.splits[name] = Split(blocks, len(corpus.lengths), packing.cut, corpus.characters)
+            self.splits[name] = Split(
+                blocks, "documents", len(corpus.lengths), packing.cut, corpus.characters
+            )
 
     def _split_names(self, stage: str) -> dict[str, str]:
         names = {"train": "train"} if stage == "fit" else {}
@@ -247,4 +251,6 @@ class SFTDataModule(_TrainingData):
         arrange = pack_documents if self.packing else separate_documents
         blocks = Blocks(tokens, labels, arrange(lengths, self.max_length), int(tokenizer.pad_token_id))
         cut = sum(example.cut_characters > 0 for example in examples)
-        return Split(blocks, len(examples), cut, sum(len(question.passage) for question in questions))
+        return Split(
+            blocks, "examples", len(examples), cut, sum(len(question.passage) for question in questions)
+        )

@@ -34,13 +34,6 @@ class Packing:
         return len(self.offsets) - 1
 
     @property
-    def block_lengths(self) -> NDArray[np.int64]:
-        """Tokens in each block, padding not counted: [blocks] int64."""
-        total = np.concatenate(([0], np.cumsum(self.lengths)))
-        filled: NDArray[np.int64] = total[self.offsets[1:]] - total[self.offsets[:-1]]
-        return filled
-
-    @property
     def padding_share(self) -> float:
         """Padding tokens among all tokens of the blocks, 0 to 1."""
         if self.width is None or not len(self):

@@ -1,9 +1,14 @@
+import csv
 import gzip
 import json
 import logging
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.questions import Question, read_questions
@@ -144,6 +149,20 @@ def test_repeated_and_empty_ids_are_refused_where_they_matter(tmp_path: Path) ->
 
 def test_long_passages_are_kept_whole(tmp_path: Path) -> None:
     assert read_row(tmp_path, f"{'阿' * 10_000},問,一,二,三,四,1").passage == "阿" * 10_000
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, st.integers(1, 4)), min_size=1, max_size=5))
+def test_what_a_csv_writer_quotes_is_read_back_letter_by_letter(rows: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "questions.csv")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([TRAIN.strip().split(","), *rows])
+        questions = read_questions(path, need_answers=True)
+    assert [(q.passage, q.question, *q.options, q.answer) for q in questions] == rows
 
 
 def test_missing_columns_are_named_together_with_those_found(tmp_path: Path) -> None:
