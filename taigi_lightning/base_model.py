@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -62,7 +63,20 @@ def load_base_model(
     except OSError as error:
         raise InputError(_unreachable(base, error)) from error
     model.requires_grad_(False)
+    _keep_weights_in_evaluation(model)
     return model
+
+
+def _keep_weights_in_evaluation(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from rewriting 4-bit weights on a CPU when the model is first evaluated.
+
+    On processors with bfloat16 units it repacks them then, rounding the block scales to bfloat16: a run that
+    validates would train on other weights than one that resumes, and predict with other weights than it
+    trained on.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def nf4_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -25,6 +25,16 @@ def test_four_bit_weights_with_double_quantisation_and_nothing_that_trains(tiny_
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_evaluating_changes_no_weight(tiny_llama_dir: Path) -> None:
+    model = load_base_model(str(tiny_llama_dir), quantization="nf4", compute_dtype=torch.float32, device=CPU)
+    layer = model.model.layers[0].mlp.up_proj
+    before = layer.weight.data.clone(), layer.weight.quant_state.absmax.clone()
+    with torch.no_grad():
+        model.eval()(torch.tensor([[1, 5, 9, 14]]))
+    assert torch.equal(layer.weight.data, before[0])
+    assert torch.equal(layer.weight.quant_state.absmax, before[1])
+
+
 def test_from_scratch_is_random_float32_and_trains(tiny_llama_dir: Path) -> None:
     torch.manual_seed(1)
     model = load_base_model(
