@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.predict_speed BASE [--layers 40] [--questions 1001] [--fast]
 
-BASE is a model folder; where there is none, one of the 13B shape with random weights is made there. Both ways
-run the same 4-bit base with the same LoRA adapter. The notebook's way is transformers' `generate` in batches of
-4 in input order, left-padded, `max_new_tokens` 5; it is timed on the first 200 questions. The prompts' lengths
-follow the 1,001 test questions: passages of 21 to 469 characters (median 147), every ninth repeated.
+BASE is a model folder; where there is none, one of the 13B shape with random weights is made there. Both
+ways run the same 4-bit base with the same LoRA adapter. The notebook's way is transformers' `generate` in
+batches of 4 in input order, left-padded, `max_new_tokens` 5; it is timed on the first 200 questions. The
+prompts' lengths follow the 1,001 test questions: passages of 21 to 469 characters (median 147), every ninth
+repeated.
 """
 
 from __future__ import annotations
