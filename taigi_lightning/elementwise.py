@@ -143,6 +143,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, inverse: bool = Fal
     out.copy_(torch.cat([first * c - second * s, second * c + first * s], dim=-1))
 
 
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """table[rows] (M, H) on rows' device, for a table (V, H) that may lie in (pinned) host memory."""
+    return table[rows.to(table.device)].to(rows.device)
+
+
 def softmax_loss_(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
     """Summed cross-entropy, float32 (); overwrites logits (S, V) with their gradient. targets: (S,) int64."""
     scores = logits.float()

@@ -192,7 +192,9 @@ def _rotate_kernel(
 
 
 @triton.jit
-def _softmax_loss_kernel(logits, targets, losses, V, IGNORE: tl.constexpr, BLOCK: tl.constexpr):
+def _softmax_loss_kernel(
+    logits, targets, losses, V: tl.constexpr, IGNORE: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0)
     target = tl.load(targets + row)
     start = logits + row.to(tl.int64) * V
@@ -217,6 +219,15 @@ def _softmax_loss_kernel(logits, targets, losses, V, IGNORE: tl.constexpr, BLOCK
         score = tl.load(start + first + column, mask=inside, other=0.0).to(tl.float32)
         gradient = tl.exp(score - normaliser) - tl.where(first + column == target, 1.0, 0.0)
         tl.store(start + first + column, tl.where(used, gradient, 0.0), mask=inside)
+
+
+@triton.jit
+def _gather_kernel(table, rows, out, H, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < H
+    source = tl.load(rows + row)
+    tl.store(out + row * H + column, tl.load(table + source * H + column, mask=inside), mask=inside)
 
 
 def _row_options(columns: int) -> dict[str, int]:
@@ -314,6 +325,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, inverse: bool = Fal
     _rotate_kernel[(rows, triton.cdiv(heads, group))](
         x, cos, sin, out, heads, x.stride(0), x.stride(1), out.stride(0), out.stride(1), size // 2, inverse, group
     )
+
+
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    out = torch.empty(rows.numel(), table.shape[1], dtype=table.dtype, device=rows.device)
+    _gather_kernel[(rows.numel(), triton.cdiv(table.shape[1], COLUMNS))](
+        table, rows.contiguous(), out, table.shape[1], COLUMNS
+    )
+    return out
 
 
 def softmax_loss_(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:

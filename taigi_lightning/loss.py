@@ -1,8 +1,11 @@
 """Cross-entropy straight from hidden states: the logits exist only one slice of tokens at a time."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from taigi_lightning import elementwise
 
 IGNORE = -100
 SLICE_TOKENS = 2048
@@ -21,13 +24,12 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, hidden.shape[0], SLICE_TOKENS):
             part = slice(start, start + SLICE_TOKENS)
-            logits = hidden[part] @ weight.t()  # (S, V)
-            loss, grad_logits = _softmax_loss(logits, targets[part], need_hidden or need_weight)
-            total += loss
+            logits = hidden[part] @ weight.t()  # (S, V), overwritten with its own gradient
+            total += _operations(logits).softmax_loss_(logits, targets[part], IGNORE)
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[part])
+                torch.mm(logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
-                grad_weight += grad_logits.t() @ hidden[part]
+                grad_weight += logits.t() @ hidden[part]
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype  # type: ignore[attr-defined]
         return total
@@ -42,18 +44,12 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         return grad_hidden, grad_weight, None
 
 
-def _softmax_loss(logits: Tensor, targets: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
-    """Summed loss of one slice and its gradient in the logits' dtype. logits (S, V), targets (S,)."""
-    scores = logits.float()
-    loss = functional.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
-    if not need_grad:
-        return loss, logits
-    probability = scores.softmax(-1)
-    used = targets != IGNORE
-    rows = torch.arange(targets.shape[0], device=targets.device)
-    probability[rows, targets.clamp(min=0)] -= 1.0
-    probability *= used[:, None]
-    return loss, probability.to(logits.dtype)
+def _operations(like: Tensor) -> ModuleType:
+    if not like.is_cuda:
+        return elementwise
+    from taigi_lightning import elementwise_triton
+
+    return elementwise_triton
 
 
 def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, int]:

@@ -1,0 +1,329 @@
+"""One Llama decoder layer, forward and backward written out: what is saved, recomputed or moved is chosen here.
+
+With M = B * T tokens, H the hidden size, F the MLP's width, the layer is
+
+    qkv = rope(project(norm(x)));  attention = attend(qkv);  middle = x + project(attention)
+    gate_up = project(norm(middle));  y = middle + project(silu(gate) * up)
+
+The backward pass needs x, qkv, attention, middle and gate_up; the rest is cheap to make again. Any of the five
+but x may be kept on the device, moved to the host or recomputed from the ones before it. The last projection
+is never recomputed: nothing in the backward pass reads y.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taigi_lightning import attention
+from taigi_lightning.attention import Documents
+from taigi_lightning.elementwise import Dropout
+from taigi_lightning.nf4_linear import LoraLinear, ProjectionGroup
+from taigi_lightning.offload import HostStash
+
+INPUT, QKV, ATTENTION, MIDDLE, GATE_UP = "input", "qkv", "attention", "middle", "gate_up"
+PRODUCTS = (QKV, ATTENTION, MIDDLE, GATE_UP)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a layer saves for its backward pass: on the device, or on the host. The rest is recomputed."""
+
+    device: frozenset[str] = frozenset({INPUT})
+    host: frozenset[str] = frozenset()
+
+
+@dataclass
+class Step:
+    """One micro-batch on its way through the layers."""
+
+    documents: Documents
+    cos: Tensor  # (M, D), as is sin
+    sin: Tensor
+    shape: tuple[int, int]  # B, T
+    seed: int
+    training: bool  # dropout is on
+    ops: ModuleType  # elementwise or elementwise_triton
+    savings: list[Saving]
+    stash: HostStash | None
+    saved: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def dropout(self, probability: float, layer: int, site: int) -> Dropout:
+        """The dropout of one group of projections: its own mask in every layer and micro-batch."""
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + (4 * layer + site + 1) * 0xBF58476D1CE4E5B9) >> 20
+        return Dropout(probability if self.training else 0.0, mixed)
+
+    def save(self, layer: int, name: str, big: Tensor, *small: Tensor) -> None:
+        """Keep a tensor for layer's backward pass, as `savings` says; small ones stay on the device."""
+        if not self.savings:
+            return
+        saving = self.savings[layer]
+        here = self.saved.setdefault(layer, {})
+        if name in saving.host and self.stash is not None:
+            self.stash.put((layer, name), big.detach())
+            here[name] = (None, *small)
+        elif name in saving.device or name in saving.host:
+            here[name] = (big.detach(), *small)
+
+    def prefetch(self, layer: int) -> None:
+        """Start bringing back what a layer has on the host."""
+        if self.stash is not None:
+            for name, (big, *_) in self.saved.get(layer, {}).items():
+                if big is None:
+                    self.stash.prefetch((layer, name))
+
+    def load(self, layer: int, name: str) -> tuple[Any, ...] | None:
+        """What `save` kept, or None if it is to be recomputed."""
+        found = self.saved[layer].pop(name, None)
+        if found is not None and found[0] is None and self.stash is not None:
+            return (self.stash.get((layer, name)), *found[1:])
+        return found  # type: ignore[no-any-return]
+
+
+class DecoderLayer:
+    """The arithmetic of one layer over the modules that hold its weights."""
+
+    def __init__(self, layer: Any, index: int, heads: int, kv_heads: int, fused: bool) -> None:
+        attn, mlp = layer.self_attn, layer.mlp
+        self.index, self.heads, self.kv_heads, self.head_size = index, heads, kv_heads, attn.head_dim
+        self.qkv = ProjectionGroup([attn.q_proj, attn.k_proj, attn.v_proj], fused)
+        self.o = ProjectionGroup([attn.o_proj], fused)
+        self.gate_up = ProjectionGroup([mlp.gate_proj, mlp.up_proj], fused)
+        self.down = ProjectionGroup([mlp.down_proj], fused)
+        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """LoRA's matrices in the order `backward` returns their gradients."""
+        return [p for g in (self.qkv, self.o, self.gate_up, self.down) for p in g.parameters()]
+
+    def members(self) -> list[LoraLinear]:
+        """Its seven projections."""
+        return [m for g in (self.qkv, self.o, self.gate_up, self.down) for m in g.members]
+
+    def keep_unpacked(self, dtype: torch.dtype) -> None:
+        """Hold the base weights unpacked."""
+        for group in (self.qkv, self.o, self.gate_up, self.down):
+            group.keep_unpacked(dtype)
+
+    def _norm(self, site: int) -> tuple[Tensor, float]:
+        return self.norms[site].weight.detach(), self.norms[site].variance_epsilon
+
+    def _dropout(self, step: Step, site: int) -> Dropout:
+        group = (self.qkv, self.o, self.gate_up, self.down)[site]
+        return step.dropout(group.dropout if group.rank else 0.0, self.index, site)
+
+    def _split(self, qkv: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Views (B, T, heads, D) of q, k and v in (M, heads * D)."""
+        every = qkv.view(*step.shape, self.heads + 2 * self.kv_heads, self.head_size)
+        q, k, v = every.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        return q, k, v
+
+    # ---- forward, in the pieces that the backward pass may want again ------------------------------
+
+    def _project_qkv(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        inputs = self.qkv.buffer(x)
+        normed = inputs[:, : self.qkv.in_features]
+        dropped = step.ops.rms_norm(x, *self._norm(0), normed, self._dropout(step, 0))
+        qkv, hidden = self.qkv.forward(inputs, dropped)
+        turned = self.heads + self.kv_heads
+        q_and_k = qkv.view(x.shape[0], -1, self.head_size)[:, :turned]
+        step.ops.rotate(q_and_k, step.cos, step.sin, q_and_k)
+        return qkv, hidden
+
+    def _attend(self, qkv: Tensor, step: Step) -> tuple[Tensor, ...]:
+        out, extra = attention.attend(*self._split(qkv, step), step.documents)
+        return (out.view(qkv.shape[0], -1), *extra)
+
+    def _project_o(self, attended: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        inputs = self.o.buffer(attended)
+        dropped = step.ops.copy_drop(attended, inputs[:, : self.o.in_features], self._dropout(step, 1))
+        return self.o.forward(inputs, dropped)
+
+    def _project_gate_up(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """(middle, gate_up, hidden) from middle = x, or x + delta."""
+        inputs = self.gate_up.buffer(x)
+        normed = inputs[:, : self.gate_up.in_features]
+        dropout = self._dropout(step, 2)
+        if delta is None:
+            dropped = step.ops.rms_norm(x, *self._norm(1), normed, dropout)
+        else:
+            x, dropped = step.ops.add_rms_norm(x, delta, *self._norm(1), normed, dropout)
+        return (x, *self.gate_up.forward(inputs, dropped))
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """y (M, H) from x (M, H); saves what step's plan says."""
+        step.save(self.index, INPUT, x)
+        qkv, hidden = self._project_qkv(x, step)
+        step.save(self.index, QKV, qkv, hidden)
+        attended, *extra = self._attend(qkv, step)
+        step.save(self.index, ATTENTION, attended, *extra)
+        del qkv
+        delta, hidden = self._project_o(attended, step)
+        del attended
+        middle, gate_up, gate_up_hidden = self._project_gate_up(x, delta, step)
+        step.save(self.index, MIDDLE, middle, hidden)
+        step.save(self.index, GATE_UP, gate_up, gate_up_hidden)
+        inputs = self.down.buffer(middle)
+        dropped = step.ops.swiglu(gate_up, inputs[:, : self.down.in_features], self._dropout(step, 3))
+        del gate_up
+        if step.stash is not None and step.savings:
+            step.stash.settle(len(step.savings[self.index].host))
+        y, hidden = self.down.forward(inputs, dropped)
+        if step.savings:
+            step.saved[self.index]["down"] = (hidden,)
+        return y.add_(middle)
+
+    # ---- backward -----------------------------------------------------------------------------------
+
+    def backward(self, grad: Tensor, step: Step, need_input: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradient of x (None unless need_input) and of `parameters()`. Overwrites grad (M, H)."""
+        (x,) = step.load(self.index, INPUT) or (None,)
+        step.prefetch(self.index - 1)
+        attending = _Attending(self, x, step)
+        found = step.load(self.index, MIDDLE)
+        product: Any = step.load(self.index, GATE_UP)
+        if found is None:
+            delta, hidden = self._project_o(attending.attended, step)
+            if product is None:
+                middle, *product = self._project_gate_up(x, delta, step)
+            else:
+                middle = delta.add_(x)
+            attending.hidden = hidden
+        else:
+            middle, attending.hidden = found
+            if product is None:
+                _, *product = self._project_gate_up(middle, None, step)
+        product, found = list(product), None
+        grad, mlp_gradients = self._mlp_backward(grad, middle, product, step)
+        del middle
+        grad_x, gradients = self._attention_backward(grad, x, attending, step, need_input)
+        return grad_x, gradients + mlp_gradients
+
+    def _mlp_backward(
+        self, grad: Tensor, middle: Tensor, product: list[Tensor], step: Step
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Gradient of middle, and of the MLP's parameters. Empties product, [gate_up, hidden], to free it early."""
+        hidden, gate_up = product.pop(), product.pop()
+        (down_hidden,) = step.saved[self.index].pop("down")
+        dropout = self._dropout(step, 3)
+        direct, side, hidden_grad = self.down.backward(grad, bool(dropout))
+        grad_gate_up, dropped = step.ops.swiglu_backward(direct, side, gate_up, dropout)
+        down = self.down.gradients(grad, down_hidden, hidden_grad, dropped)
+        del direct, side, dropped
+        dropout = self._dropout(step, 2)
+        direct, side, hidden_grad = self.gate_up.backward(grad_gate_up, bool(dropout))
+        grad, dropped = step.ops.rms_norm_backward(direct, side, middle, *self._norm(1), grad, dropout)
+        return grad, self.gate_up.gradients(grad_gate_up, hidden, hidden_grad, dropped) + down
+
+    def _attention_backward(
+        self, grad: Tensor, x: Tensor, attending: "_Attending", step: Step, need_input: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradient of x, and of the attention's parameters, from that of middle."""
+        dropout = self._dropout(step, 1)
+        direct, side, hidden_grad = self.o.backward(grad, bool(dropout))
+        attended = attending.attended
+        grad_attended, dropped = step.ops.drop_backward(direct, side, attended, dropout)
+        o = self.o.gradients(grad, attending.hidden, hidden_grad, dropped)
+        del direct, side, dropped
+        grad_qkv = self._attend_backward(grad_attended, attending, step)
+        hidden = attending.qkv_hidden
+        attending.release()
+        dropout = self._dropout(step, 0)
+        if need_input:
+            direct, side, hidden_grad = self.qkv.backward(grad_qkv, bool(dropout))
+            grad, dropped = step.ops.rms_norm_backward(direct, side, x, *self._norm(0), grad, dropout)
+        else:
+            hidden_grad = self.qkv.hidden_gradient(grad_qkv)
+            dropped = step.ops.rms_norm(x, *self._norm(0), torch.empty_like(x), dropout)
+        qkv = self.qkv.gradients(grad_qkv, hidden, hidden_grad, dropped)
+        return grad if need_input else None, qkv + o
+
+    def _attend_backward(self, grad: Tensor, attending: "_Attending", step: Step) -> Tensor:
+        """Gradient of the projections before the rotation, (M, heads * D)."""
+        shape = (*step.shape, self.heads, self.head_size)
+        gradients = attention.attend_backward(
+            grad.view(shape),
+            *self._split(attending.qkv, step),
+            attending.attended.view(shape),
+            attending.extra,
+            step.documents,
+        )
+        joined = torch.empty_like(attending.qkv)
+        q, k, v = (t.flatten(0, 1) for t in gradients)
+        to_q, to_k, to_v = (t.flatten(0, 1) for t in self._split(joined, step))
+        step.ops.rotate(q, step.cos, step.sin, to_q, inverse=True)
+        step.ops.rotate(k, step.cos, step.sin, to_k, inverse=True)
+        to_v.copy_(v)
+        return joined
+
+
+class _Attending:
+    """The attention half's saved tensors, recomputed when first asked for if they were not saved."""
+
+    def __init__(self, layer: DecoderLayer, x: Tensor, step: Step) -> None:
+        self.hidden: Any = None  # of the output projection
+        self._layer, self._x, self._step = layer, x, step
+        self._qkv: Any = step.load(layer.index, QKV)
+        self._attended: Any = step.load(layer.index, ATTENTION)
+
+    @property
+    def qkv(self) -> Tensor:
+        if self._qkv is None:
+            self._qkv = self._layer._project_qkv(self._x, self._step)
+        return self._qkv[0]  # type: ignore[no-any-return]
+
+    @property
+    def qkv_hidden(self) -> Tensor:
+        return self._qkv[1]  # type: ignore[no-any-return]
+
+    @property
+    def attended(self) -> Tensor:
+        if self._attended is None:
+            self._attended = self._layer._attend(self.qkv, self._step)
+        return self._attended[0]  # type: ignore[no-any-return]
+
+    @property
+    def extra(self) -> tuple[Tensor, ...]:
+        return tuple(self._attended[1:])
+
+    def release(self) -> None:
+        self._qkv = self._attended = None
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: DecoderLayer, step: Step, *parameters: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.layer, ctx.step = layer, step
+        return layer.forward(x, step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        layer, step = ctx.layer, ctx.step
+        grad_x, gradients = layer.backward(grad.contiguous(), step, ctx.needs_input_grad[0])
+        wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
+        return (grad_x, None, None, *wanted)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        ctx.eps, ctx.ops = eps, ops
+        out = torch.empty_like(x)
+        ops.rms_norm(x, weight, eps, out, Dropout(0.0, 0))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad_x, _ = ctx.ops.rms_norm_backward(
+            grad.contiguous(), None, x, weight, ctx.eps, None, Dropout(0.0, 0)
+        )
+        return grad_x, None, None, None
+
+
+apply_layer: Callable[..., Tensor] = _Layer.apply
+apply_norm: Callable[..., Tensor] = _Norm.apply
