@@ -1,0 +1,160 @@
+"""The command line as a user meets it: defaults filled in, mistakes answered in one sentence."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from taigi_lightning.__main__ import main
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
+CPT = [
+    "fit", "--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
+    "--data.init_args.max_length", "64", "--trainer.val_check_interval", "1000",
+    "--trainer.enable_checkpointing", "true",
+]  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the project's configs, a tiny base and a small corpus; it is the current one."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "models" / "base").symlink_to(tiny_llama_dir)
+    corpus = tmp_path / "data" / "cpt_corpus"
+    corpus.mkdir(parents=True)
+    rows = pd.DataFrame({"text": [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)]})
+    rows[:36].to_parquet(corpus / "train-00000-of-00001.parquet")
+    rows[36:].to_parquet(corpus / "validation-00000-of-00001.parquet")
+    (corpus / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `python -m taigi_lightning arguments`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["taigi_lightning", *arguments])
+    # Lightning's log handler may hold the stream of an earlier test, which pytest has closed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    try:
+        return main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+# ---- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["fti"], 2, "there is no command 'fti'"),
+        (["fit", "--config", "configs/nope.yaml"], 2, "nope.yaml"),
+        ([*CPT, "--model.lorra.r", "4"], 2, "lorra"),
+        ([*CPT, "--trainer.max_steps", "many"], 2, "max_steps"),
+        ([*CPT, "--model.base", "models/cpt_modle"], 1, "no model folder models/cpt_modle"),
+        ([*CPT, "--data.init_args.data_dir", "data/nowhere"], 1, "data/nowhere"),
+        ([*CPT, "--ckpt_path", "last"], 1, "no complete checkpoint"),
+        (["predict", "--model.base", "models/base", "--model.adapter", "models/none"], 1, "adapter_config.json"),
+        (["score", "a.csv", "b.csv"], 1, "There is no file"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_an_exit_code(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    assert call(monkeypatch, *arguments) == code
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+
+
+def test_an_empty_corpus_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (home / "data" / "cpt_corpus").glob("*.parquet"):
+        pd.DataFrame({"text": pd.Series([], dtype=str)}).to_parquet(file)
+    assert call(monkeypatch, *CPT) == 1
+    assert "data/cpt_corpus" in capsys.readouterr().err
+    assert not (home / "models" / "cpt_model" / "adapter").exists()
+
+
+def test_help_costs_no_heavy_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--help") == 0
+    assert "fit --config configs/cpt.yaml" in capsys.readouterr().out
+
+
+# ---- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_config_its_log_and_a_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = ["--trainer.max_steps", "4", "--checkpoint.every_n_train_steps", "2"]
+    assert call(monkeypatch, *CPT, *steps) == 0
+    folder = home / "models" / "cpt_model"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["lora"]["r"] == 64
+    log = pd.read_csv(next(folder.glob("logs/**/metrics.csv")))
+    assert log["train/loss"].dropna().size == 4
+    assert {f.name for f in (folder / "checkpoints").iterdir()} == {"step=2.ckpt", "step=4.ckpt"}
+    assert json.loads((folder / "lineage.json").read_text())["base"]["name"] == "models/base"
+
+
+def test_a_second_run_into_the_same_folder_does_not_clash(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        assert call(monkeypatch, *CPT, "--trainer.max_steps", "1") == 0
+
+
+def command(*more: str) -> list[str]:
+    steps = ["--trainer.max_steps", "12", "--checkpoint.every_n_train_steps", "3", "--model.lora.r", "4"]
+    return [sys.executable, "-m", "taigi_lightning", *CPT, *steps, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(condition: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    """Wait until a checkpoint is there, or the process is not."""
+    end = time.monotonic() + seconds
+    while not condition.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "checkpoints" / "step=12.ckpt", weights_only=True)
+    weights: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    return weights
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(home: Path, number: signal.Signals) -> None:
+    whole = [*command(), "--trainer.default_root_dir", "models/whole"]
+    subprocess.run(whole, check=True, capture_output=True, env=environment())
+    with subprocess.Popen(
+        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+    ) as run:
+        checkpoints = home / "models" / "cpt_model" / "checkpoints"
+        wait_for(checkpoints / "step=3.ckpt", run)
+        run.send_signal(number)
+        output = run.communicate(timeout=120)[0]
+    if number is not signal.SIGKILL:
+        assert "Resume with --ckpt_path last" in output
+    assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
+    subprocess.run(command("--ckpt_path", "last"), check=True, capture_output=True, env=environment())
+    wanted, found = trained(home / "models" / "whole"), trained(home / "models" / "cpt_model")
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
