@@ -11,6 +11,7 @@ from taigi_lightning.shards import base_folder, weight_files
 
 LINEAGE = "lineage.json"
 QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}
+COMPARED = ("config", "weights", "quantization")
 SAMPLES = 32  # pieces read of each file, besides its header
 PIECE = 4096  # bytes
 
@@ -48,7 +49,7 @@ def check_identity(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     Raises:
         InputError: config, weights or quantisation differ; the message holds both identities in words.
     """
-    keys = [key for key in ("config", "weights", "quantization") if wanted.get(key, found[key]) != found[key]]
+    keys = [key for key in COMPARED if key in wanted and found.get(key) != wanted[key]]
     if keys:
         raise InputError(
             f"The base is not the one this was trained on: its {' and '.join(keys)} differ. Found "
@@ -59,14 +60,12 @@ def check_identity(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
 def describe(identity: Mapping[str, str]) -> str:
     """Say an identity in words.
 
-    >>> describe({"name": "models/cpt_model", "config": "ab" * 32, "weights": "cd" * 32})
-    'models/cpt_model (config abababab, weights cdcdcdcd, quantisation unknown)'
+    >>> describe({"name": "models/cpt_model", "weights": "cd" * 32, "quantization": "none"})
+    'models/cpt_model (weights cdcdcdcd, quantization none)'
     """
-    short = {key: identity.get(key, "unknown") for key in ("config", "weights")}
-    return (
-        f"{identity.get('name', 'an unnamed base')} (config {short['config'][:8]}, weights "
-        f"{short['weights'][:8]}, quantisation {identity.get('quantization', 'unknown')})"
-    )
+    parts = {key: identity[key] for key in COMPARED if key in identity}
+    words = (f"{key} {value if key == 'quantization' else value[:8]}" for key, value in parts.items())
+    return f"{identity.get('name', 'an unnamed base')} ({', '.join(words)})"
 
 
 def write_lineage(
@@ -125,10 +124,10 @@ def check_lineage(folder: Path, base: str | Path, quantization: Literal["nf4", "
     lineage = read_lineage(folder)
     if lineage is None:
         return
-    wanted = dict(lineage["base"])
+    found, wanted = base_identity(base, quantization or "none"), lineage["base"]
     if quantization is None:
-        wanted.pop("quantization", None)
-    check_identity(base_identity(base, quantization or "none"), wanted)
+        found, wanted = ({**identity, "quantization": "any"} for identity in (found, wanted))
+    check_identity(found, wanted)
 
 
 def _hash_weights(folder: Path) -> str:

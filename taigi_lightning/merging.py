@@ -38,7 +38,7 @@ PARTIAL = ".partial"
 CONFIG = "config.json"
 COMPANIONS = [
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "*.model", "chat_template*", "*.jinja", INDEX, CONFIG),
+    *("vocab.json", "merges.txt", "*.model", "chat_template*", "*.jinja", INDEX),
 ]
 
 
@@ -61,8 +61,10 @@ class MergeReport:
     def __str__(self) -> str:
         whole = self.overall
         verdict = f"keeps {whole.fraction_4bit:.1%} (± {whole.standard_error:.1%}) of the update"
-        if whole.fraction_4bit < 0.99:
+        if whole.fraction_4bit < 0.99 - 2 * whole.standard_error:
             verdict += ", less than 99 %: a 4-bit stage on top starts from less than was trained"
+        elif whole.fraction_4bit < 0.99:
+            verdict += ", perhaps less than 99 %: these weights are too few to tell"
         parts = ", ".join(f"{name} {part.fraction_4bit:.1%}" for name, part in self.survival.items())
         return (
             f"{self.folder}: {self.weights} weights of {self.base} merged, onto the {self.onto} ones.\n"
@@ -127,7 +129,7 @@ def merge_adapter(
     companions = {path for pattern in COMPANIONS for path in source.glob(pattern)}
     for path in (*sorted(companions), *adapter.glob(LINEAGE)):
         shutil.copyfile(path, partial / path.name)
-    _publish(partial, output_dir)
+    _publish(partial, output_dir, source / CONFIG)
     pooled = {name: pool(parts) for name, parts in survival.items()}
     return MergeReport(output_dir, str(base), adapter, onto, len(updates), pooled)
 
@@ -218,12 +220,13 @@ def _add_update(
     return merged
 
 
-def _publish(partial: Path, folder: Path) -> None:
-    """Rename the finished files into place; without config.json, which comes last, nothing loads."""
+def _publish(partial: Path, folder: Path, config: Path) -> None:
+    """Rename the finished files into place; config.json, without which nothing loads, comes last."""
     for stale in (folder / CONFIG, folder / INDEX, folder / LINEAGE, *folder.glob("model*.safetensors")):
         stale.unlink(missing_ok=True)
-    for path in sorted(partial.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
+    for path in sorted(partial.iterdir()):
         path.replace(folder / path.name)
+    shutil.copyfile(config, partial / CONFIG).replace(folder / CONFIG)
     partial.rmdir()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK = 64  # values that share one scale
-PIECE = 1 << 22  # values handled at a time: temporary copies stay at some tens of MiB
+PIECE = 1 << 20  # values handled at a time: temporary copies stay at some tens of MiB
 UNSTORED_BITS = {"torch.bfloat16": 16, "torch.float16": 13}  # of float32's 23-bit significand
 
 
