@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from taigi_lightning.fast_path import causal_lm, forward_hidden
 from taigi_lightning.option_orders import choose
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
 from taigi_lightning.token_tree import pad_trees, token_tree
@@ -99,7 +100,7 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
                 for node, token in zip(nodes, answer, strict=True):
                     steps.append((slot, places.setdefault((row, node), len(places)), token))
                 slot += 1
-    device = model.get_input_embeddings().weight.device
+    device = model.get_output_embeddings().weight.device
     input_ids, position_ids, mask = pad_trees(trees)
     at_row, at_node = torch.tensor(list(places), device=device).T
     slots, sources, targets = torch.tensor(steps, device=device).T
@@ -113,11 +114,12 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
 
 def _hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None) -> Tensor:
     """The decoder's last hidden states [B, T, H]; lm_head is left to the few positions that need it."""
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-    output = causal_lm.get_decoder()(
+    if mask is None:
+        return forward_hidden(model, input_ids, position_ids)
+    output = causal_lm(model).get_decoder()(
         input_ids=input_ids,
         position_ids=position_ids,
-        attention_mask=None if mask is None else mask.to(input_ids.device),
+        attention_mask=mask.to(input_ids.device),
         use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state
@@ -191,7 +193,7 @@ def generate_tokens(
     Returns:
         the new token ids of each prompt; after EOS the rest is padding.
     """
-    device = model.get_input_embeddings().weight.device
+    device = model.get_output_embeddings().weight.device
     width = max(map(len, prompts))
     padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     input_ids = torch.full((len(prompts), width), padding, dtype=torch.int64)  # [B, T], padded on the left

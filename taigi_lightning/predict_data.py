@@ -112,6 +112,7 @@ def encode_questions(
     questions: Sequence[Question],
     max_length: int,
     rotations: Sequence[int] = (0,),
+    preamble: str = "",
 ) -> list[EncodedQuestion]:
     """Encode each question's prompt and its four answers.
 
@@ -120,6 +121,7 @@ def encode_questions(
         questions: in the input's order.
         max_length: longest prompt and answer in tokens; a longer passage is cut, which the log counts.
         rotations: orders of the options to show (see `EncodedQuestion`).
+        preamble: what every prompt begins with, such as solved examples.
 
     Returns:
         for each question in turn, one for each rotation.
@@ -130,7 +132,7 @@ def encode_questions(
     encoded, cut = [], {}
     for question in questions:
         for rotation in rotations:
-            prompt = encode_prompt(tokenizer, rotate_options(question, rotation), max_length)
+            prompt = encode_prompt(tokenizer, rotate_options(question, rotation), max_length, preamble)
             _check_answers(question, prompt.answers)
             encoded.append(
                 EncodedQuestion(

@@ -65,8 +65,10 @@ def render_prompt(question: Question) -> str:
     )
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: Question, max_length: int) -> Prompt:
-    """Encode a question and its four possible answers.
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: Question, max_length: int, preamble: str = ""
+) -> Prompt:
+    """Encode a question and its four possible answers, after `preamble` if there is one.
 
     Where prompt, answer and EOS together exceed `max_length` tokens, the passage loses characters from its
     middle, as few as will do; question, options and answer stay whole.
@@ -74,11 +76,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: Question, max_le
     Raises:
         InputError: question and options alone are too long.
     """
-    encoded = _encode_with_answers(tokenizer, question)
+    encoded = _encode_with_answers(tokenizer, question, preamble)
     cut = 0
     if not _fits(encoded, max_length):
-        question, cut = _cut_to_fit(tokenizer, question, max_length)
-        encoded = _encode_with_answers(tokenizer, question)
+        question, cut = _cut_to_fit(tokenizer, question, max_length, preamble)
+        encoded = _encode_with_answers(tokenizer, question, preamble)
     parting = (i for i, tokens in enumerate(zip(*encoded, strict=False)) if len(set(tokens)) > 1)
     shared = next(parting, min(map(len, encoded)))  # the default: answers the tokenizer cannot tell apart
     one, two, three, four = (ids[shared:] for ids in encoded)
@@ -119,8 +121,10 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[li
     return [ids[:-1] if ids and ids[-1] == eos else ids for ids in encoded]
 
 
-def _encode_with_answers(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[list[int]]:
-    prompt = render_prompt(question)
+def _encode_with_answers(
+    tokenizer: PreTrainedTokenizerBase, question: Question, preamble: str
+) -> list[list[int]]:
+    prompt = preamble + render_prompt(question)
     return encode_text(tokenizer, [prompt + answer for answer in ANSWERS])
 
 
@@ -129,14 +133,14 @@ def _fits(encoded: list[list[int]], max_length: int) -> bool:
 
 
 def _cut_to_fit(
-    tokenizer: PreTrainedTokenizerBase, question: Question, max_length: int
+    tokenizer: PreTrainedTokenizerBase, question: Question, max_length: int, preamble: str
 ) -> tuple[Question, int]:
     """Find the most passage characters that fit, by bisection."""
     fits, too_many = -1, len(question.passage)
     while too_many - fits > 1:
         kept = (fits + too_many) // 2
         shorter = replace(question, passage=cut_middle(question.passage, kept))
-        if _fits(_encode_with_answers(tokenizer, shorter), max_length):
+        if _fits(_encode_with_answers(tokenizer, shorter, preamble), max_length):
             fits = kept
         else:
             too_many = kept

@@ -129,7 +129,7 @@ def main() -> None:
         print(json.dumps({"way": "notebook", "questions/s": round(notebook, 2)}), flush=True)
         for fast in (False, True) if options.fast else (False,):
             if fast:
-                apply_fast_path(model, compile=False, activation_budget=1.0)
+                apply_fast_path(model, compile=True, activation_budget=1.0, offload=False)
             for size in options.batch_tokens:
                 for share in (False, True):
                     batches = plan_batches(questions, size, share=share)
