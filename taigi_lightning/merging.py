@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Onto = Literal["original", "dequantized"]
 PARTIAL = ".partial"
 CONFIG = "config.json"
+MEASURED_VALUES = 1 << 23  # of a weight at most, in rows spread evenly: keeps the measurement to seconds
 COMPANIONS = [
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "*.model", "chat_template*", "*.jinja", INDEX),
@@ -118,7 +119,9 @@ def merge_adapter(
         left, right = updates[name].factors(device)
         merged = _add_update(start, left, right, seed=zlib.crc32(name.encode()))
         if name in measured:
-            survival[_projection(name)].append(measure_survival(original, start, merged, left, right))
+            rows = slice(None, None, -(-original.numel() // MEASURED_VALUES))
+            kept = measure_survival(original[rows], start[rows], merged[rows], left[rows], right)
+            survival[_projection(name)].append(kept)
         return merged
 
     partial = output_dir / PARTIAL
@@ -170,23 +173,22 @@ def _is_quantised(entry: TensorEntry) -> bool:
     return len(entry.shape) == 2 and ".layers." in entry.name
 
 
-def _choose_measured(updates: Mapping[str, LoraUpdate], budget: int = 1 << 28) -> set[str]:
+def _choose_measured(updates: Mapping[str, LoraUpdate]) -> set[str]:
     """Return the names of the weights to measure: all of a small model, else three layers a projection."""
     layers: dict[str, dict[int, str]] = defaultdict(dict)
     for name in updates:
         if found := re.search(r"\blayers\.(\d+)\.", name):
             layers[_projection(name)][int(found[1])] = name
-    few = sum(prod(update.shape) for update in updates.values()) <= budget
+    few = sum(prod(update.shape) for update in updates.values()) <= 1 << 26
     measured: set[str] = set()
     for names in layers.values():
         order = sorted(names)
         chosen = order if few else [order[0], order[len(order) // 2], order[-1]]
-        measured.update(names[layer] for layer in chosen)
+        measured |= {names[layer] for layer in chosen}
     return measured
 
 
-def _projection(name: str) -> str:
-    """`model.layers.0.self_attn.q_proj.weight` -> `q_proj`."""
+def _projection(name: str) -> str:  # model.layers.0.self_attn.q_proj.weight -> q_proj
     return name.split(".")[-2]
 
 
