@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -30,8 +31,11 @@ def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard
     aside = output / "model.partial"
     shutil.rmtree(aside, ignore_errors=True)
     state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
     model.save_pretrained(str(aside), state_dict=state, max_shard_size=max_shard_size)
+    # save_pretrained records what training needed: the model's own dtype, and no cache.
+    config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
+    config |= {"dtype": "bfloat16", "use_cache": True}
+    (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for pattern in TOKENIZER_FILES:
         for file in sorted(Path(base).glob(pattern)):
             shutil.copyfile(file, aside / file.name)
