@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 
 from taigi_lightning.errors import InputError
@@ -16,6 +17,7 @@ LIGHTNING = {
 TOOLS = {
     "merge": ("taigi_lightning.merging", "merge_command", "add an adapter to its 16-bit base"),
     "score": ("taigi_lightning.scoring", "score_command", "predictions × answers → accuracy"),
+    "compare": ("taigi_lightning.comparing", "compare_command", "several models on the same questions"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
 }
 
@@ -31,6 +33,8 @@ def usage() -> str:
 def run(arguments: list[str]) -> None:
     """Run one command; heavy imports wait until here."""
     command, rest = arguments[0], arguments[1:]
+    # It would tell every user that an optional download of faster CPU kernels is absent.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if command in TOOLS:
         from jsonargparse import auto_cli
 

@@ -100,20 +100,31 @@ class PredictionWriter(Callback):
                 "written; the journal beside it keeps the rest. Run predict again without a limit on batches."
             )
             return
-        write_predictions(self.output, [found[key] for key in sorted(self._expected)])
+        fallbacks = write_predictions(self.output, [found[key] for key in sorted(self._expected)])
         for file in files:
             file.unlink()
+        rank_zero_info(
+            f"The answers are in {self.output}, their probabilities in {probabilities_path(self.output)}."
+        )
+        if fallbacks:
+            rank_zero_warn(
+                f"{len(fallbacks)} generated texts did not begin with 1-4 and count as 1: "
+                f"IDs {', '.join(fallbacks)}."
+            )
 
 
 # ---- the files ------------------------------------------------------------------------------------
 
 
-def write_predictions(output: Path, predictions: Sequence[Prediction]) -> None:
+def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[str]:
     """Write `ID,Answer` to `output` and the probabilities beside it, each aside first and then renamed.
 
     Args:
         output: the answers' file; the other one has `.probabilities` before its suffix.
         predictions: in the input's order, all rotations of a question together.
+
+    Returns:
+        the IDs of questions whose generated text did not begin with 1-4.
     """
     by_row: dict[int, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
@@ -140,14 +151,7 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> None:
     names = [f"Probability{place}" for place in (1, 2, 3, 4)]
     _write_csv(probabilities_path(output), [*DETAILS[:2], *names, *DETAILS[2:]], details)
     _write_csv(output, ["ID", "Answer"], answers)
-    rank_zero_info(
-        f"{len(answers)} answers are in {output}, their probabilities in {probabilities_path(output)}."
-    )
-    if fallbacks:
-        rank_zero_warn(
-            f"{len(fallbacks)} generated texts did not begin with 1-4 and count as 1: "
-            f"IDs {', '.join(fallbacks)}."
-        )
+    return fallbacks
 
 
 DETAILS = ("ID", "Answer", "Margin", "AnswerByOrder", "Text", "Fallbacks")

@@ -1,0 +1,176 @@
+"""`compare`: several models on the same questions, with and without solved examples, in one table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from taigi_lightning.adapters import check_adapter, load_adapter
+from taigi_lightning.answers import predict_batch
+from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
+from taigi_lightning.comparison_report import ComparedRow, comparison_table, write_comparison
+from taigi_lightning.evaluation import by_question
+from taigi_lightning.few_shot import example_preamble
+from taigi_lightning.perplexity import held_out_texts, perplexity_per_character
+from taigi_lightning.predict_data import encode_questions
+from taigi_lightning.prediction_writer import write_predictions
+from taigi_lightning.question_batches import plan_batches
+from taigi_lightning.questions import Question, read_questions
+from taigi_lightning.scoring import Answers, compare, read_answers, score
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every model of a comparison is run."""
+
+    quantization: Quantization
+    max_length: int
+    batch_tokens: int
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU, if there is one."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the device computes well."""
+        if self.device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def compare_command(
+    questions: Path,
+    models: dict[str, str],
+    *,
+    answers: Path | None = None,
+    output: Path = Path("models/comparison"),
+    shots: list[int] = [0],  # noqa: B006  (it becomes the command line's default)
+    examples: Path | None = None,
+    corpus: Path | None = None,
+    quantization: Quantization = "nf4",
+    max_length: int = 2048,
+    batch_tokens: int = 16384,
+) -> None:
+    """Answer the same questions with several models; write comparison.csv, comparison.html and predictions.
+
+    Args:
+        questions: the questions, with their answers unless another file holds those.
+        models: name to model, as in `{base: PATH, sft: PATH+ADAPTER}`; an adapter follows a plus.
+        answers: a CSV with ID,Answer, where the questions come without.
+        output: the folder to write into.
+        shots: numbers of solved examples before each question, such as `[0, 3]`.
+        examples: questions with answers to take the examples from; no passage asked about is used.
+        corpus: a cleaned corpus; the perplexity per character of its validation split is added.
+        quantization: "nf4" for 4-bit weights, "none" for the weights as they are.
+        max_length: longest prompt in tokens; a longer passage is cut.
+        batch_tokens: tokens in one forward pass.
+    """
+    asked = read_questions(questions, need_answers=answers is None)
+    right = read_answers(answers or questions)
+    preambles = {count: example_preamble(examples, asked, count) for count in shots}
+    texts = held_out_texts(corpus) if corpus else []
+    check_models(models)
+    settings = Settings(quantization, max_length, batch_tokens)
+    (output / "predictions").mkdir(parents=True, exist_ok=True)
+    rows: list[ComparedRow] = []
+    first: dict[int, Answers] = {}
+    for name, path in models.items():
+        runs = run_model(name, path, asked, right, preambles, texts, settings, output / "predictions")
+        for given, row in runs:
+            p_value = compare(first.setdefault(row.shots, given), given, right).p_value
+            rows.append(row._replace(p_value=p_value))
+    write_comparison(output, rows)
+    console = Console()
+    console.print(comparison_table(rows))
+    console.print(
+        f"The table is in {output / 'comparison.csv'}, with a plot in {output / 'comparison.html'}."
+    )
+
+
+def check_models(models: Mapping[str, str]) -> None:
+    """Refuse a model or adapter that is not there, before the first one is loaded.
+
+    Raises:
+        InputError: a path is wrong.
+    """
+    for path in models.values():
+        base, _, adapter = path.partition("+")
+        check_base(base)
+        if adapter:
+            check_adapter(adapter)
+
+
+def run_model(
+    name: str,
+    path: str,
+    asked: Sequence[Question],
+    right: Answers,
+    preambles: Mapping[int, str],
+    texts: Sequence[str],
+    settings: Settings,
+    folder: Path,
+) -> list[tuple[Answers, ComparedRow]]:
+    """All measurements of one model, which is loaded once and dropped at the end.
+
+    Args:
+        name: what the table calls it.
+        path: `BASE` or `BASE+ADAPTER`.
+        asked: the questions.
+        right: their answers.
+        preambles: number of solved examples to their text.
+        texts: for the perplexity; none is measured without them.
+        settings: how to run it.
+        folder: where the predictions go.
+    """
+    model, tokenizer = load(path, settings)
+    runs = []
+    # As in training on a GPU: adapters are float32, the rest computes in 16 bits.
+    with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
+        perplexity = (
+            perplexity_per_character(model, tokenizer, texts, settings.max_length, settings.batch_tokens)
+            if texts
+            else None
+        )
+        for shots, preamble in preambles.items():
+            began = time.perf_counter()
+            given = answer(model, tokenizer, asked, preamble, settings, folder / f"{name}-{shots}-shot.csv")
+            took = time.perf_counter() - began
+            result = score(given, right)
+            runs.append((given, ComparedRow(name, shots, result, 1.0, perplexity, took)))
+    return runs
+
+
+def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A model in eval mode, `BASE` or `BASE+ADAPTER`, and its tokenizer."""
+    base, _, adapter = path.partition("+")
+    model: Any = load_base_model(
+        base, quantization=settings.quantization, compute_dtype=settings.dtype, device=settings.device
+    )
+    if adapter:
+        model = load_adapter(model, adapter, trainable=False)
+    return model.eval(), load_tokenizer(base)
+
+
+def answer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    preamble: str,
+    settings: Settings,
+    output: Path,
+) -> Answers:
+    """Answer all questions by choice and write the predictions."""
+    encoded = encode_questions(tokenizer, questions, settings.max_length, preamble=preamble)
+    batches = plan_batches(encoded, settings.batch_tokens)
+    predictions = [p for batch in batches for p in predict_batch(model, tokenizer, batch, "choice")]
+    write_predictions(output, sorted(predictions, key=lambda prediction: prediction.row))
+    return by_question(predictions)[0]
