@@ -4,7 +4,7 @@ import re
 import shutil
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -32,6 +32,7 @@ from taigi_lightning.shards import (
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
 
 Onto = Literal["original", "dequantized"]
 PARTIAL = ".partial"
@@ -110,8 +111,12 @@ def merge_adapter(
     quantised = {name for name in entries if onto == "dequantized" and _is_quantised(entries[name])}
     measured = _choose_measured(updates)
     survival: dict[str, list[Survival]] = defaultdict(list)
+    changed = updates.keys() | quantised
+    bar = _progress_bar()
+    task = bar.add_task("Merging", total=len(changed))
 
     def merge_tensor(name: str, original: "torch.Tensor") -> "torch.Tensor":
+        bar.advance(task)
         original = original.to(device)
         start = nf4_round_trip(original) if name in quantised else original
         if name not in updates:
@@ -127,8 +132,10 @@ def merge_adapter(
     partial = output_dir / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for shard, header in zip(_with_progress(shards), headers, strict=True):
-        rewrite_shard(shard, header, partial / shard.name, updates.keys() | quantised, merge_tensor)
+    with bar:
+        for number, (shard, header) in enumerate(zip(shards, headers, strict=True), start=1):
+            bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})", highlight=False)
+            rewrite_shard(shard, header, partial / shard.name, changed, merge_tensor)
     companions = {path for pattern in COMPANIONS for path in source.glob(pattern)}
     for path in (*sorted(companions), *adapter.glob(LINEAGE)):
         shutil.copyfile(path, partial / path.name)
@@ -192,18 +199,13 @@ def _projection(name: str) -> str:  # model.layers.0.self_attn.q_proj.weight -> 
     return name.split(".")[-2]
 
 
-def _with_progress(shards: Sequence[Path]) -> Iterator[Path]:
-    """Yield the shards, showing a bar on a terminal and a line a shard elsewhere."""
+def _progress_bar() -> "Progress":
+    """A bar on a terminal; elsewhere nothing but what is printed on its console."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(shards, description="Merging", console=console)
-        return
-    for number, shard in enumerate(shards, start=1):
-        console.print(f"Merging {shard.name} ({number} of {len(shards)})", highlight=False)
-        yield shard
+    return Progress(console=console, disable=not console.is_terminal)
 
 
 def _add_update(

@@ -217,7 +217,7 @@ for base in map(Path, sys.argv[1:]):
 
 
 def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path) -> None:
-    shard_bytes = 2 * 4096 * 4096
+    shard_bytes = 2 * 2048 * 4096
     for layers in (2, 24):
         folder = tmp_path / f"{layers}-layers"
         (folder / "adapter").mkdir(parents=True)
@@ -226,10 +226,10 @@ def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path
         for layer in range(layers):
             module = f"model.layers.{layer}.mlp.up_proj"
             weight_map[f"{module}.weight"] = f"model-{layer:05}.safetensors"
-            weight = torch.full((4096, 4096), 0.02).bfloat16()
+            weight = torch.full((2048, 4096), 0.02).bfloat16()
             save_file({f"{module}.weight": weight}, folder / f"model-{layer:05}.safetensors")
             lora[f"base_model.model.{module}.lora_A.weight"] = torch.ones(64, 4096)
-            lora[f"base_model.model.{module}.lora_B.weight"] = torch.full((4096, 64), 1e-4)
+            lora[f"base_model.model.{module}.lora_B.weight"] = torch.full((2048, 64), 1e-4)
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
         save_file(lora, folder / "adapter" / "adapter_model.safetensors")
         LoraConfig(r=64).save_pretrained(folder / "adapter")
