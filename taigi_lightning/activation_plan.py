@@ -51,7 +51,7 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, *, offload: bo
     fixed = sum(sizes[name] for name in least.device)
     more = sum(sizes.values()) - fixed
     room -= fixed * layers
-    keeping = max(1, min(layers, int(room / more)))
+    keeping = max(1, int(min(layers, room / more)))
     return [least] * (layers - keeping) + [EVERYTHING] * keeping
 
 
