@@ -62,6 +62,46 @@ INVISIBLE = (
 )
 
 
+# Where characters with a combining class or a canonical composition live.
+_COMPOSING = (
+    *((0x300, 0x3400), (0xA600, 0xAC00), (0xD7B0, 0xD800), (0xF900, 0xFB50), (0xFE20, 0xFE30)),
+    *((0x10000, 0x12000), (0x16000, 0x17000), (0x1B000, 0x1F000), (0x2F800, 0x2FA20)),
+)
+
+
+# Vowel signs of Indic scripts that compose although they are no combining marks.
+_SPACING_MARKS = frozenset(
+    (0x9BE, 0x9D7, 0xB3E, 0xB56, 0xB57, 0xBBE, 0xBD7, 0xCC2, 0xCD5, 0xCD6, 0xD3E, 0xD57, 0xDCF, 0xDDF, 0x102E)
+    + (0x1B35, 0x11127, 0x1133E, 0x11357, 0x114B0, 0x114BA, 0x114BD, 0x115AF, 0x11930)
+)
+
+
+def _ranges(codes: list[int]) -> str:
+    """Ascending code points as the inside of a regex character class."""
+    runs: list[list[int]] = []
+    for code in codes:
+        if runs and code == runs[-1][1] + 1:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code])
+    return "".join(chr(a) if a == b else f"{chr(a)}-{chr(b)}" for a, b in runs)
+
+
+def _composing() -> tuple[list[int], list[int]]:
+    marks, compatibility = [], []
+    for code in (code for first, end in _COMPOSING for code in range(first, end)):
+        if not unicodedata.is_normalized("NFC", chr(code)):
+            compatibility.append(code)
+        elif unicodedata.combining(chr(code)) or 0x1161 <= code < 0x11C3 or code in _SPACING_MARKS:
+            marks.append(code)
+    return marks, compatibility
+
+
+# Combining marks and Hangul finals: they may compose with, or change places with, the character before.
+# And those that never occur in NFC. Both of the first plane.
+MARKS, COMPATIBILITY = (_ranges([c for c in codes if c < 0x10000]) for codes in _composing())
+
+
 class Kind(IntEnum):
     """The classes `census` counts; a character belongs to one."""
 
@@ -71,20 +111,9 @@ class Kind(IntEnum):
     SIMPLIFIED = 3  # Han of GB 2312 that Big5 lacks
     TRADITIONAL = 4  # Han of Big5 that GB 2312 lacks
     LATIN = 5
-    TONE = 6  # Latin letter with a diacritic, ⁿ, or a combining mark that composes with nothing
-    MARK = 7  # combining mark that may compose with or change places with its neighbour
-    COMPATIBILITY = 8  # never occurs in NFC
-    CONTROL = 9  # odd space, control or invisible character
-    SMALL = 10  # small or half-width form of a mark
-    PRIVATE = 11
-    REPLACEMENT = 12  # U+FFFD
-
-
-# Where characters with a combining class or a canonical composition live.
-_COMPOSING = (
-    *((0x300, 0x3400), (0xA600, 0xAC00), (0xD7B0, 0xD800), (0xF900, 0xFB50), (0xFE20, 0xFE30)),
-    *((0x10000, 0x12000), (0x16000, 0x17000), (0x1B000, 0x1F000), (0x2F800, 0x2FA20)),
-)
+    TONE = 6  # Latin letter with a diacritic, combining diacritic, ⁿ
+    PRIVATE = 7
+    REPLACEMENT = 8  # U+FFFD
 
 
 def _pairs_of(charset: str, leads: range) -> set[str]:
@@ -112,31 +141,17 @@ def kinds() -> npt.NDArray[np.uint8]:
         Kind.SIMPLIFIED: simplified - traditional,
         Kind.TRADITIONAL: traditional - simplified,
         Kind.TAIGI: TAIGI_MARKERS,
-        Kind.SMALL: [*SMALL_FORMS, "─"],
         Kind.REPLACEMENT: "\ufffd",
     }
     table[ord("A") : ord("Z") + 1] = table[ord("a") : ord("z") + 1] = Kind.LATIN
-    table[0xC0:0x250] = table[0x1E00:0x1F00] = Kind.TONE
+    table[0xC0:0x250] = table[0x1E00:0x1F00] = table[0x300:0x370] = Kind.TONE
     table[[0xD7, 0xF7]] = Kind.OTHER
     for kind, characters in groups.items():
         table[[ord(c) for c in characters]] = kind
-    _mark_composing(table)
     table[[0x207F, 0x1D3A]] = Kind.TONE
-    table[[ord(c) for c in ODD_SPACES + INVISIBLE]] = Kind.CONTROL
     for first, last in ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)):
         table[first : last + 1] = Kind.PRIVATE
     return table
-
-
-def _mark_composing(table: npt.NDArray[np.uint8]) -> None:
-    for first, end in _COMPOSING:
-        for code in range(first, end):
-            character = chr(code)
-            if unicodedata.normalize("NFC", character) != character:
-                table[code] = Kind.COMPATIBILITY
-            elif unicodedata.combining(character):
-                table[code] = Kind.MARK
-    table[0x1161:0x11C3] = Kind.MARK  # Hangul vowels and finals compose as well
 
 
 def census(text: str) -> npt.NDArray[np.int64]:
@@ -158,7 +173,7 @@ def taigi_score(counts: npt.NDArray[np.int64]) -> float:
     weighing as much as one Han character. Romanisation with tone digits is not recognised.
     """
     han = int(counts[Kind.HAN] + counts[Kind.TAIGI] + counts[Kind.SIMPLIFIED] + counts[Kind.TRADITIONAL])
-    tones = int(counts[Kind.TONE] + counts[Kind.MARK])
+    tones = int(counts[Kind.TONE])
     letters = int(counts[Kind.LATIN]) + tones
     if han + letters == 0:
         return 0.0

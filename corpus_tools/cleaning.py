@@ -1,65 +1,86 @@
-"""The cleaning rules: pure text in, text and number of changes out; their one order is `RULES`.
+"""The cleaning rules: pure text in, text out; their one order is `RULES`.
 
 A text is an article, one paragraph a line. No rule adds or removes a line break, so a line of the result is
-the same line of the input. Patterns begin with a literal or a small class: the engine then skips ahead, which
-is most of the speed.
+the same line of the input. Each rule appends to `log` where it struck and what stood there. Patterns begin
+with a literal or a small class: the engine then skips ahead, which is most of the speed.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
-from corpus_tools.characters import HAN, INVISIBLE, ODD_SPACES, PRIVATE_USE, SMALL_FORMS, Kind, census
+from corpus_tools.characters import COMPATIBILITY, HAN, INVISIBLE, MARKS, ODD_SPACES, PRIVATE_USE, SMALL_FORMS
 from corpus_tools.numbering import find_numbering
 
-_CONTROLS = dict.fromkeys(ODD_SPACES, " ") | dict.fromkeys(INVISIBLE, "")
-_CONTROL = re.compile(f"[{re.escape(''.join(_CONTROLS))}]")
-_SMALL_FORM = re.compile(f"[{''.join(SMALL_FORMS)}]")
-_BOX_DASH = re.compile("──+")
-_PRIVATE_USE = {chr(code): character for code, character in PRIVATE_USE.items()}
-_PRIVATE = re.compile(f"[{''.join(_PRIVATE_USE)}]")
-# RFC 3986's characters; the address may be glued to text on either side.
-_URL = re.compile(
-    r"[hH](?:[tT]{2}[pP][sS]?://[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*)"
-    r"|[wW]{3}\.[A-Za-z0-9\-_~%][A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*"
+# (position in the text given to the rule, the stretch that stood there) of every change.
+Log = list[tuple[int, str]]
+
+_CHARACTERS = (
+    dict.fromkeys(ODD_SPACES, " ")
+    | dict.fromkeys(INVISIBLE, "")
+    | {chr(code): character for code, character in PRIVATE_USE.items()}
+    | SMALL_FORMS
 )
+_CHARACTER = re.compile(f"[{re.escape(''.join(_CHARACTERS))}]")
+_BOX_DASH = re.compile("──+")
+# RFC 3986's characters; the address may be glued to text on either side.
+_ADDRESS = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]"
+_URL = re.compile(
+    rf"[hHwW](?:(?<=[hH])[tT]{{2}}[pP][sS]?://{_ADDRESS}*|(?<=[wW])[wW]{{2}}\.[A-Za-z0-9\-_~%]{_ADDRESS}*)"
+)
+# Classes with many ranges beyond U+FFFF are slow in `re`, so those planes get one wide range each.
+_MAY_COMPOSE = re.compile(f"[{MARKS}{COMPATIBILITY}]")
+_MAY_COMPOSE_BEYOND = re.compile("[\U00010000-\U0001ffff\U0002f800-\U0002fa1f]")
 _FULL_WIDTH = dict(zip(",?!:;", "，？！：；", strict=True))
 _HALF_WIDTH = re.compile(rf"[,?!:;](?<=[{HAN}].)[,?!:;]*")
-_ELLIPSIS = re.compile(r"…(?:…|。。+|\.\.\.+)*|。。(?:…|。|\.\.\.+)*|\.\.\.(?:\.|…|。。+)*")
+_STOPS = re.compile("。。+")
+_DOTS = re.compile(r"\.\.\.+")
+_NOT_SIX_DOTS = re.compile("…(?:…{2,}|(?<!……)(?!…))")
 _SPACES = re.compile("  +")
 
 
-def replace_controls(text: str) -> tuple[str, int]:
-    """Odd spaces become a space, controls and invisible characters go; U+FFFD stays visible.
+def replace_characters(text: str, log: Log | None = None) -> str:
+    """One character for another: odd spaces, controls, small forms, the Ministry's private-use characters.
 
-    >>> replace_controls("阮\\xa0兜\\x07佇\\u2028台南")
-    ('阮 兜佇 台南', 3)
+    U+FFFD and unknown private-use characters stay, and are counted by the report.
+
+    >>> replace_characters("阮\\xa0兜\\x07佇\\u2028台南﹐｢\\ue701的｣\\ue055 Lí hó, ｅ")
+    '阮 兜佇 台南，「𪜶的」\\ue055 Lí hó, ｅ'
     """
-    return _CONTROL.subn(lambda m: _CONTROLS[m[0]], text)
+    log = [] if log is None else log
+
+    def replaced(match: re.Match[str]) -> str:
+        character = match[0]
+        log.append((match.start(), character))
+        return _CHARACTERS[character]
+
+    return _CHARACTER.sub(replaced, text)
 
 
-def replace_private_use(text: str) -> tuple[str, int]:
-    """The Ministry of Education's nine private-use characters become Unicode's; unknown ones stay.
+def replace_box_dashes(text: str, log: Log | None = None) -> str:
+    """Dashes drawn with box-drawing lines become dashes; `--` is a letter of Tâi-lô and POJ and stays.
 
-    >>> replace_private_use("\\ue701的\\ue055")
-    ('𪜶的\\ue055', 1)
+    >>> replace_box_dashes("伊講──行！厝--lìn")
+    '伊講——行！厝--lìn'
     """
-    return _PRIVATE.subn(lambda m: _PRIVATE_USE[m[0]], text)
+    return _logged_sub(_BOX_DASH, lambda m: "—" * len(m[0]), text, log)
 
 
-def replace_small_forms(text: str) -> tuple[str, int]:
-    """Small and half-width forms of full-width marks become the marks; box-drawing dashes become dashes.
+def _logged_sub(
+    pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str], text: str, log: Log | None
+) -> str:
+    log = [] if log is None else log
 
-    >>> replace_small_forms("｢好﹐伊講──｣ Lí hó, lán")
-    ('「好，伊講——」 Lí hó, lán', 4)
-    """
-    text, small = _SMALL_FORM.subn(lambda m: SMALL_FORMS[m[0]], text)
-    text, dashes = _BOX_DASH.subn(lambda m: "—" * len(m[0]), text)
-    return text, small + dashes
+    def replaced(match: re.Match[str]) -> str:
+        log.append((match.start(), match[0]))
+        return replacement(match)
+
+    return pattern.sub(replaced, text)
 
 
 def _trim_address(address: str) -> int:
@@ -78,127 +99,147 @@ def _trim_address(address: str) -> int:
     return end
 
 
-def remove_urls(text: str) -> tuple[str, int]:
+def remove_urls(text: str, log: Log | None = None) -> str:
     """Addresses with http://, https:// or www. go; the text glued to them stays.
 
     >>> remove_urls("補破網https://www.youtube.com/watch?v=AsKDpyJDYlQ後擺講")
-    ('補破網後擺講', 1)
+    '補破網後擺講'
     >>> remove_urls("（看 HTTP://a.tw/b_(c)），www.d.tw.")
-    ('（看 ），.', 2)
+    '（看 ），.'
     """
-    changes = 0
-    while True:
-        text, found = _URL.subn(lambda m: m[0][_trim_address(m[0]) :], text)
-        if not found:
-            return text, changes
-        changes += found  # what stood on either side may now spell another address
+    log = [] if log is None else log
+
+    def replaced(match: re.Match[str]) -> str:
+        end = _trim_address(match[0])
+        log.append((match.start(), match[0][:end]))
+        return match[0][end:]
+
+    return _URL.sub(replaced, text)
 
 
-def compose(text: str) -> tuple[str, int]:
+@cache
+def _composes(sequence: str) -> bool:
+    return not unicodedata.is_normalized("NFC", sequence)
+
+
+def compose(text: str, log: Log | None = None) -> str:
     """Canonical composition, NFC (never NFKC: ⁿ, ① and full-width ｅ are text).
 
-    >>> compose("e\\u0302 a\\u030d ⁿ ①")
-    ('ê a̍ ⁿ ①', 1)
+    >>> compose("e\u0302 a\u030d ⁿ ① \uf941")
+    'ê a̍ ⁿ ① 論'
     """
-    if unicodedata.is_normalized("NFC", text):
-        return text, 0
-    composed = unicodedata.normalize("NFC", text)
-    return composed, max(1, len(text) - len(composed))
+    log = [] if log is None else log
+    known = len(log)
+    for match in chain(_MAY_COMPOSE.finditer(text), _MAY_COMPOSE_BEYOND.finditer(text)):
+        end = match.end()
+        start = max(0, end - 2)
+        while start and unicodedata.combining(text[start]):
+            start -= 1
+        if _composes(text[start:end]):
+            log.append((start, text[start:end]))
+    return unicodedata.normalize("NFC", text) if len(log) > known else text
 
 
-def widen_marks(text: str) -> tuple[str, int]:
+def widen_marks(text: str, log: Log | None = None) -> str:
     """Half-width , ? ! : ; after a Han character become full-width; in romanisation and numbers they stay.
 
     >>> widen_marks("伊講:好!? Lí hó, lán 11:30 lâi-khì!")
-    ('伊講：好！？ Lí hó, lán 11:30 lâi-khì!', 2)
+    '伊講：好！？ Lí hó, lán 11:30 lâi-khì!'
     """
-    return _HALF_WIDTH.subn(lambda m: "".join([_FULL_WIDTH[c] for c in m[0]]), text)
+    return _logged_sub(_HALF_WIDTH, lambda m: "".join([_FULL_WIDTH[c] for c in m[0]]), text, log)
 
 
-def unify_ellipses(text: str) -> tuple[str, int]:
+def unify_ellipses(text: str, log: Log | None = None) -> str:
     """Three dots or more, two 。 or more and every … become ……
 
     >>> unify_ellipses("好...伊。。無…愛……3.5")
-    ('好……伊……無……愛……3.5', 3)
+    '好……伊……無……愛……3.5'
     """
-    changes = 0
-
-    def six_dots(match: re.Match[str]) -> str:
-        nonlocal changes
-        changes += match[0] != "……"
-        return "……"
-
-    return _ELLIPSIS.sub(six_dots, text), changes
+    for pattern in (_STOPS, _DOTS, _NOT_SIX_DOTS):
+        text = _logged_sub(pattern, lambda m: "……", text, log)
+    return text
 
 
-def squeeze_spaces(text: str) -> tuple[str, int]:
+def squeeze_spaces(text: str, log: Log | None = None) -> str:
     """Runs of spaces become one; none stays at the edges of a line.
 
     >>> squeeze_spaces(" 胡長松     槍聲 \\n 冷鋒面")
-    ('胡長松 槍聲\\n冷鋒面', 4)
+    '胡長松 槍聲\\n冷鋒面'
     """
-    text, changes = _SPACES.subn(" ", text)
-    squeezed = text.replace(" \n", "\n").replace("\n ", "\n").strip(" ")
-    return squeezed, changes + len(text) - len(squeezed)
+    text = _logged_sub(_SPACES, lambda m: " ", text, log)
+    for edge in (" \n", "\n "):
+        if edge in text:
+            text = _logged_sub(re.compile(edge), lambda m: "\n", text, log)
+    stripped = text.strip(" ")
+    if log is not None and len(stripped) < len(text):
+        log.append((0, " "))
+    return stripped
 
 
-def remove_numbering(text: str) -> tuple[str, int]:
+def remove_numbering(text: str, log: Log | None = None) -> str:
     """Paragraph numbers go where their neighbours show that they are such (see `numbering`).
 
     >>> remove_numbering("一、春天來矣。\\n二、熱天閣較遠。\\n7、80 冬前。\\n第一回去台北。")
-    ('春天來矣。\\n熱天閣較遠。\\n7、80 冬前。\\n第一回去台北。', 2)
+    '春天來矣。\\n熱天閣較遠。\\n7、80 冬前。\\n第一回去台北。'
     """
-    changes = 0
-    while numbers := find_numbering(text):
-        kept, at = [], 0
-        for number in numbers:
-            kept.append(text[at : number.start])
-            at = number.end
-        text = "".join([*kept, text[at:]])
-        changes += len(numbers)
-    return text, changes
+    kept, at = [], 0
+    for number in find_numbering(text):
+        kept.append(text[at : number.start])
+        at = number.end
+        if log is not None:
+            log.append((number.start, text[number.start : number.end]))
+    return "".join([*kept, text[at:]]) if at else text
 
 
 class Rule(NamedTuple):
-    """One rule; `needs` are the kinds of character without which it changes nothing (empty: always run)."""
+    """A rule and its name in the report; `repeats`: what it leaves may match again, so it runs until it rests."""
 
     name: str
-    apply: Callable[[str], tuple[str, int]]
-    needs: tuple[Kind, ...] = ()
+    apply: Callable[[str, Log], str]
+    repeats: bool = False
 
 
 # Composition follows the removals that bring characters together; numbering sees uniform marks and spaces.
 RULES = (
-    Rule("controls", replace_controls, (Kind.CONTROL,)),
-    Rule("urls", remove_urls, (Kind.LATIN,)),
-    Rule("composition", compose, (Kind.MARK, Kind.COMPATIBILITY)),
-    Rule("private_use", replace_private_use, (Kind.PRIVATE,)),
-    Rule("small_forms", replace_small_forms, (Kind.SMALL,)),
+    Rule("characters", replace_characters),
+    Rule("dashes", replace_box_dashes),
+    Rule("urls", remove_urls, repeats=True),
+    Rule("composition", compose),
     Rule("half_width", widen_marks),
     Rule("ellipses", unify_ellipses),
     Rule("spaces", squeeze_spaces),
-    Rule("numbering", remove_numbering),
+    Rule("numbering", remove_numbering, repeats=True),
 )
+
+
+class Step(NamedTuple):
+    """What one rule changed: the text before and after, and the log of the changed stretches."""
+
+    rule: str
+    before: str
+    after: str
+    log: Log
+
+
+def clean_steps(text: str) -> Iterator[Step]:
+    """The rules one after the other; only steps that changed something."""
+    for rule in RULES:
+        while True:
+            log: Log = []
+            after = rule.apply(text, log)
+            if log:
+                yield Step(rule.name, text, after, log)
+            text = after
+            if not (log and rule.repeats):
+                break
 
 
 def clean_text(text: str) -> str:
     """An article cleaned by all rules; cleaning twice changes nothing more.
 
-    >>> clean_text("1. 阮兜佇台南 ,看 https://is.gd/BopckD後擺講...")
-    '阮兜佇台南 ,看 後擺講……'
+    >>> clean_text("1. 阮兜佇台南,看 https://is.gd/BopckD後擺講...")
+    '阮兜佇台南，看 後擺講……'
     """
-    return clean_and_count(text, Counter(), Counter())
-
-
-def clean_and_count(text: str, changes: Counter[str], removed: Counter[str]) -> str:
-    """`clean_text`, adding to `changes` how often each rule struck and to `removed` the characters it took."""
-    counts = census(text)
-    for rule in RULES:
-        if rule.needs and not any(counts[kind] for kind in rule.needs):
-            continue
-        before = len(text)
-        text, found = rule.apply(text)
-        if found:
-            changes[rule.name] += found
-            removed[rule.name] += before - len(text)
+    for step in clean_steps(text):
+        text = step.after
     return text

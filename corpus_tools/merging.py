@@ -2,40 +2,77 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from operator import lt
 
 from corpus_tools.documents import Article, Row
 from corpus_tools.numbering import CLOSERS, SENTENCE_ENDS, candidates, ends_sentence, in_sequence
 
 _NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９一二三四五六七八九十百第 ")
-_COMPLETE = frozenset("。！？!?…\n")
+_COMPLETE = frozenset("。！？!?…")
+_MAY_END = frozenset(CLOSERS + ". ")
+_CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
 
 
-def group_rows(rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of rows by title, titles in order of their first row, rows by paragraph_id (ties in file order).
+def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices of rows by title, titles in order of their first row, rows in reading order.
 
-    A row without a title stands for itself.
+    A row without a title stands for itself. Rows of one title are ordered by paragraph_id; where an id comes
+    twice (two works, or two volumes, under one title) the second set follows the first. Across files
+    (`sources[i]` is the file of row i) only the same title by the same author is one article.
     """
-    titles: dict[str, list[int]] = {}
+    titles: dict[tuple[str, str | None], list[int]] = {}
     groups: list[list[int]] = []
+    authors: dict[tuple[int, str], str | None] = {}
     for i, row in enumerate(rows):
-        group = titles.get(row.title) if row.title else None
+        if not row.title:
+            groups.append([i])
+            continue
+        author = authors.setdefault((sources[i], row.title), row.author) if sources else None
+        key = (row.title, author)
+        group = titles.get(key)
         if group is None:
-            group = []
+            titles[key] = group = []
             groups.append(group)
-            if row.title:
-                titles[row.title] = group
         group.append(i)
-    for group in groups:
-        group.sort(key=lambda i: rows[i].paragraph_id or 0)
-    return groups
+    return [_reading_order(rows, group) for group in groups]
 
 
-def _starts_paragraph(previous: str, text: str) -> bool:
-    """Whether a row begins a paragraph, judged by the row before it; both non-empty."""
-    if previous[-1] in _COMPLETE or ends_sentence(previous, len(previous)):
+def _reading_order(rows: Sequence[Row], group: list[int]) -> list[int]:
+    ids = [rows[i].paragraph_id or 0 for i in group]
+    if all(map(lt, ids, ids[1:])):
+        return group
+    seen: Counter[int] = Counter()
+    order = []
+    for i, identifier in zip(group, ids, strict=True):
+        order.append((seen[identifier], identifier, i))
+        seen[identifier] += 1
+    return [i for _, _, i in sorted(order)]
+
+
+def repeated_rows(rows: Sequence[Row], min_chars: int) -> set[int]:
+    """Indices of rows whose text, of `min_chars` characters or more, an earlier row of the same title has.
+
+    Windows break sentences, so such a copy must go before the windows are joined.
+    """
+    first: set[tuple[str | None, str]] = set()
+    repeated = set()
+    for i, row in enumerate(rows):
+        key = (row.title, row.text)
+        if len(row.text) >= min_chars and row.title:
+            if key in first:
+                repeated.add(i)
+            first.add(key)
+    return repeated
+
+
+def _starts_paragraph(previous: str, last: str, text: str) -> bool:
+    """Whether a row begins a paragraph, judged by the row before it, which ends with `last`; both non-empty."""
+    if last in _COMPLETE or last in _MAY_END and ends_sentence(previous, len(previous)):
         # A window may break between a sentence and its closing quote.
-        return text.lstrip(" ")[:1] not in CLOSERS and text[0] not in SENTENCE_ENDS
+        first = text[0]
+        return first not in _CONTINUES and (first != " " or text.lstrip(" ")[:1] not in _CONTINUES)
     return False
 
 
@@ -66,14 +103,18 @@ def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
     line = 0
     previous = "\n"
     for i, text in enumerate(texts):
-        if text and previous[-1] != "\n" and (i in numbered or _starts_paragraph(previous, text)):
-            parts.append("\n")
-            line += 1
-        lines.append(line)
         if text:
+            last = previous[-1]
+            if last != "\n" and (i in numbered or _starts_paragraph(previous, last, text)):
+                parts.append("\n")
+                line += 1
             parts.append(text)
-            line += text.count("\n")
+            lines.append(line)
             previous = text
+            if "\n" in text:
+                line += text.count("\n")
+        else:
+            lines.append(line)
     return "".join(parts), lines
 
 

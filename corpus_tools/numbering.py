@@ -16,7 +16,7 @@ _NUMBER = re.compile(
     rf"|第(?P<chapter>[0-9]{{1,4}}|[一二三四五六七八九十百千〇零]{{1,5}})[章節回卷篇段](?:[ :：、]|(?=\n|\Z))"
     rf"|(?P<bare>{_DIGITS}) (?=\S)"
 )
-_LINE = re.compile(rf"\n ?(?=[(（\[【〔0-9０-９一二三四五六七八九十百第])")
+_LINE = re.compile(r"\n(?=[(（\[【〔0-9０-９一二三四五六七八九十百第])")
 _VALUES = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 
@@ -62,7 +62,7 @@ def _number_at(text: str, position: int) -> Number | None:
 
 def candidates(text: str) -> Iterator[Number]:
     """Every line start that has the form of a number, in order."""
-    first = _number_at(text, 1 if text[:1] == " " else 0)
+    first = _number_at(text, 0)
     if first is not None:
         yield first
     for line in _LINE.finditer(text):
