@@ -112,7 +112,14 @@ def test_what_is_tracked_reaches_the_csv_log(home: Path) -> None:
     (log,) = (home / "models/cpt_model/logs").rglob("metrics.csv")
     with log.open(encoding="utf-8") as file:
         columns = set(next(csv.reader(file)))
-    wanted = {"step", "train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "val/loss"}
+    wanted = {
+        "step",
+        "train/loss",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/tokens_per_second",
+        "val/loss",
+    }
     assert wanted <= columns
 
 

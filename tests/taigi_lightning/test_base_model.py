@@ -40,7 +40,9 @@ def test_from_scratch_is_random_float32_and_trains(tiny_llama_dir: Path) -> None
     model = load_base_model(
         str(tiny_llama_dir), quantization="none", compute_dtype=torch.float32, device=CPU, from_scratch=True
     )
-    stored = load_base_model(str(tiny_llama_dir), quantization="none", compute_dtype=torch.float32, device=CPU)
+    stored = load_base_model(
+        str(tiny_llama_dir), quantization="none", compute_dtype=torch.float32, device=CPU
+    )
     assert all(p.requires_grad and p.dtype is torch.float32 for p in model.parameters())
     assert not torch.equal(model.lm_head.weight, stored.lm_head.weight)
 
@@ -52,7 +54,9 @@ def test_a_sentencepiece_model_alone_gives_the_tokenizer(tiny_llama_dir: Path) -
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
 
 
-def test_a_tokenizer_whose_pad_is_eos_borrows_the_unknown_token(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_whose_pad_is_eos_borrows_the_unknown_token(
+    tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "base"
     shutil.copytree(tiny_tokenizer_dir, folder)
     (folder / "config.json").write_text('{"model_type": "llama"}')

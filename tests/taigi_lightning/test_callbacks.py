@@ -42,7 +42,9 @@ class Interrupt(pl.Callback):
             os.kill(os.getpid(), self.number)
 
 
-def train(base: Path, corpus: Path, folder: Path, *callbacks: pl.Callback, resume: bool = False) -> dict[str, Tensor]:
+def train(
+    base: Path, corpus: Path, folder: Path, *callbacks: pl.Callback, resume: bool = False
+) -> dict[str, Tensor]:
     pl.seed_everything(9527)
     module = CausalLMModule(
         str(base),
@@ -62,7 +64,9 @@ def train(base: Path, corpus: Path, folder: Path, *callbacks: pl.Callback, resum
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny_llama_dir: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+def unbroken(
+    tiny_llama_dir: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Tensor]:
     return train(tiny_llama_dir, corpus, tmp_path_factory.mktemp("unbroken"))
 
 

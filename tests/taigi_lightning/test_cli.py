@@ -66,7 +66,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ([*CPT, "--model.base", "models/cpt_modle"], 1, "no model folder models/cpt_modle"),
         ([*CPT, "--data.init_args.data_dir", "data/nowhere"], 1, "data/nowhere"),
         ([*CPT, "--ckpt_path", "last"], 1, "no complete checkpoint"),
-        (["predict", "--model.base", "models/base", "--model.adapter", "models/none"], 1, "adapter_config.json"),
+        (
+            ["predict", "--model.base", "models/base", "--model.adapter", "models/none"],
+            1,
+            "adapter_config.json",
+        ),
         (["score", "a.csv", "b.csv"], 1, "There is no file"),
     ],
 )
@@ -94,7 +98,9 @@ def test_an_empty_corpus_is_named(
     assert not (home / "models" / "cpt_model" / "adapter").exists()
 
 
-def test_help_costs_no_heavy_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_costs_no_heavy_import(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(monkeypatch, "--help") == 0
     assert "fit --config configs/cpt.yaml" in capsys.readouterr().out
 
@@ -113,7 +119,9 @@ def test_a_run_leaves_its_config_its_log_and_a_model(home: Path, monkeypatch: py
     assert json.loads((folder / "lineage.json").read_text())["base"]["name"] == "models/base"
 
 
-def test_a_second_run_into_the_same_folder_does_not_clash(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_into_the_same_folder_does_not_clash(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(2):
         assert call(monkeypatch, *CPT, "--trainer.max_steps", "1") == 0
 
@@ -141,7 +149,9 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(home: Path, number: signal.Signals) -> None:
+def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
+    home: Path, number: signal.Signals
+) -> None:
     whole = [*command(), "--trainer.default_root_dir", "models/whole"]
     subprocess.run(whole, check=True, capture_output=True, env=environment())
     with subprocess.Popen(

@@ -140,7 +140,9 @@ def test_validation_weighs_tokens_not_batches(tiny_llama_dir: Path, tmp_path: Pa
     assert apart["val/perplexity"] == pytest.approx(torch.tensor(apart["val/loss"]).exp().item(), rel=1e-5)
 
 
-def test_a_checkpoint_holds_what_trains_and_loads_without_pickle(tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_what_trains_and_loads_without_pickle(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
     fit = trainer(tmp_path, max_steps=2)
     fit.fit(module(tiny_llama_dir), loader(batches(2)))
     fit.save_checkpoint(tmp_path / "step=2.ckpt")
@@ -194,10 +196,14 @@ def test_a_checkpoint_of_another_base_or_rank_is_refused(tiny_llama_dir: Path, t
         trainer(tmp_path, max_steps=2).fit(other, loader(batches(2)), ckpt_path=tmp_path / "step=1.ckpt")
     unquantised = module(tiny_llama_dir, quantization="none")
     with pytest.raises(InputError):
-        trainer(tmp_path, max_steps=2).fit(unquantised, loader(batches(2)), ckpt_path=tmp_path / "step=1.ckpt")
+        trainer(tmp_path, max_steps=2).fit(
+            unquantised, loader(batches(2)), ckpt_path=tmp_path / "step=1.ckpt"
+        )
 
 
-def test_a_16_bit_adapter_and_a_run_that_trains_nothing_are_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_a_16_bit_adapter_and_a_run_that_trains_nothing_are_refused(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="Nothing would train"):
         trainer(tmp_path, max_steps=1).fit(module(tiny_llama_dir, lora=None), loader(batches(1)))
     with pytest.raises(InputError, match="bf16-true"):
