@@ -35,15 +35,21 @@ def run(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     # It would tell every user that an optional download of faster CPU kernels is absent.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    from taigi_lightning.suggestions import SuggestingParser, check_config_files
+
     if command in TOOLS:
         from jsonargparse import auto_cli
 
         module, function, _ = TOOLS[command]
         target = getattr(importlib.import_module(module), function)
-        auto_cli(target, args=rest, as_positional=True, prog=f"python -m taigi_lightning {command}")
+        prog = f"python -m taigi_lightning {command}"
+        auto_cli(target, args=rest, as_positional=True, prog=prog, parser_class=SuggestingParser)
         return
     if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
         rest = ["--config", "configs/predict.yaml", *rest]
+    if problem := check_config_files(rest):  # before seconds of imports
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
     from taigi_lightning.cli import main as lightning_main
 
     sys.argv[1:] = [command, *rest]
@@ -63,6 +69,14 @@ def main() -> int:
         run(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        from taigi_lightning.explanations import explain
+
+        paragraph = explain(error)
+        if paragraph is None:
+            raise
+        print(f"error: {paragraph}", file=sys.stderr)
         return 1
     return 0
 

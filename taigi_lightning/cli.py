@@ -21,6 +21,7 @@ from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, S
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
 from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.module import CausalLMModule
+from taigi_lightning.suggestions import SuggestingParser
 
 
 def auto_precision() -> str:
@@ -28,6 +29,10 @@ def auto_precision() -> str:
     if not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+class StageParser(SuggestingParser, LightningArgumentParser):
+    """Lightning's parser, with this project's error messages."""
 
 
 class TaigiCLI(LightningCLI):
@@ -105,6 +110,7 @@ def main() -> TaigiCLI:
         subclass_mode_data=True,
         datamodule_class=pl.LightningDataModule,
         auto_configure_optimizers=False,
+        parser_class=StageParser,
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={"prog": "python -m taigi_lightning"},
