@@ -3,49 +3,157 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import auto_cli
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from corpus_tools.errors import InputError
 from corpus_tools.sample import write_sample
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 def clean(
     source: Path,
     output_dir: Path = Path("data/cpt_corpus"),
-    min_chars: int = 100,
-    max_chars: int = 2048,
-    validation_fraction: float = 0.05,
+    workers: NonNegativeInt = 0,  # type: ignore[valid-type]
+    min_chars: PositiveInt = 100,  # type: ignore[valid-type]
+    max_chars: PositiveInt = 2048,  # type: ignore[valid-type]
+    validation_fraction: ClosedUnitInterval = 0.05,  # type: ignore[valid-type]
+    min_paragraph_chars: PositiveInt = 30,  # type: ignore[valid-type]
+    min_taigi_score: ClosedUnitInterval = 0.0,  # type: ignore[valid-type]
+    decontaminate: Path | None = None,
+    ngram: PositiveInt = 13,  # type: ignore[valid-type]
+    convert_simplified: bool = False,
     fields: dict[str, str] | None = None,
+    output_format: Literal["parquet", "jsonl"] = "parquet",
+    skip_bad_files: bool = False,
+    scheduler: str | None = None,
 ) -> None:
     """Clean raw article files into a corpus folder for training.
 
     Args:
         source: Folder or file: JSON lists, JSONL, CSV, TXT, Parquet, also with .gz or .zst.
-        output_dir: Folder for the corpus.
+        output_dir: Folder for the corpus; an earlier corpus there is replaced at the very end.
+        workers: Processes; 0 takes as many as there are cores. The result is the same.
         min_chars: Shorter documents are dropped.
         max_chars: Longer articles are split at sentence ends.
         validation_fraction: Share of the articles held out, whole.
-        fields: The file's names for text, title, author and paragraph_id, where they differ.
+        min_paragraph_chars: Shorter paragraphs may repeat; of longer ones the first stays.
+        min_taigi_score: Documents that look less like Taigi than this are dropped.
+        decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
+        ngram: Letters and digits in such an n-gram; punctuation and line breaks do not count.
+        convert_simplified: Convert articles that are themselves Simplified Chinese.
+        fields: The files' names for text, title, author and paragraph_id, where they differ.
+        output_format: Format of the documents.
+        skip_bad_files: Go on without damaged files and list them in the report.
+        scheduler: Address of a Dask scheduler (tcp://...) to run on; needs the extra `cluster`.
     """
     from corpus_tools.pipeline import build_corpus
 
-    report = build_corpus(
-        [source],
-        output_dir,
-        min_chars=min_chars,
-        max_chars=max_chars,
-        validation_fraction=validation_fraction,
-        fields=fields,
-    )
-    print(f"{report['documents']:,} documents, {report['characters']:,} characters in {output_dir}")
+    with _executor(workers, scheduler) as executor, _progress() as progress:
+        report = build_corpus(
+            [source],
+            output_dir,
+            min_chars=min_chars,
+            max_chars=max_chars,
+            validation_fraction=validation_fraction,
+            min_paragraph_chars=min_paragraph_chars,
+            min_taigi_score=min_taigi_score,
+            decontaminate=decontaminate,
+            ngram=ngram,
+            convert_simplified=convert_simplified,
+            fields=fields,
+            output_format=output_format,
+            skip_bad_files=skip_bad_files,
+            executor=executor,
+            progress=progress,
+        )
+    rows, documents = report["rows"], report["documents"]
+    print(f"{rows['read']:,} rows read, {rows['kept']:,} kept; {documents['total']:,} documents, ", end="")
+    print(f"{report['characters']['kept']:,} characters in {output_dir} (see report.html there)")
+    for name, reason in report["skipped_files"].items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
+    import os
+
+    if scheduler:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise InputError("--scheduler needs Dask; install it with: pip install '.[cluster]'.") from error
+        try:
+            client = Client(scheduler, timeout=10)
+        except OSError as error:
+            raise InputError(f"no Dask scheduler answers at {scheduler} ({error}); start one there.") from error
+        with client, client.get_executor() as executor:
+            yield executor
+        return
+    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(count) as executor:
+        yield executor
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, a line at every tenth of a step elsewhere."""
+    if not sys.stderr.isatty():
+
+        def line(step: str, done: int, total: int) -> None:
+            if done == total or done * 10 // total > (done - 1) * 10 // total:
+                print(f"{step}: {done} of {total}", file=sys.stderr)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
+        tasks = {}
+
+        def bar(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, refresh=True)
+
+        yield bar
+
+
+def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt = 10) -> None:  # type: ignore[valid-type]
+    """Show what each rule would change in a file; nothing is written.
+
+    Args:
+        file: A file of any accepted format.
+        fields: The file's names for text, title, author and paragraph_id, where they differ.
+        limit: Changed lines shown of each rule.
+    """
+    from rich.console import Console
+
+    from corpus_tools.preview import preview_file
+
+    if not file.is_file():
+        raise InputError(f"{file} is no file; give one of the raw files.")
+    preview_file(file, fields or {}, limit, Console(highlight=False))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 for unusable data (usage errors leave with 2)."""
+    commands = {"clean": clean, "preview": preview, "sample": write_sample}
     try:
-        auto_cli({"clean": clean, "sample": write_sample}, args=arguments, prog="corpus_tools", as_positional=True)
+        auto_cli(commands, args=arguments, prog="corpus_tools", as_positional=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

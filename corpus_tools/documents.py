@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 
@@ -27,3 +29,58 @@ class Article(msgspec.Struct, gc=False):
     text: str
     rows: list[int]
     first_lines: list[int]
+
+
+class Cut(msgspec.Struct, array_like=True, gc=False):
+    """A stretch that will not be in the corpus: `rows` input rows, the first of them number `row`."""
+
+    row: int
+    rows: int
+    reason: str
+    text: str
+
+
+class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
+    """A cleaned article: its non-empty paragraphs, and for each the row it begins in and the rows beginning in it."""
+
+    title: str
+    author: str
+    source: str
+    characters: int
+    paragraphs: list[str]
+    first_rows: list[int]
+    row_counts: list[int]
+    cuts: list[Cut]
+
+
+class Tally(msgspec.Struct):
+    """Counts of the report; those of shards add up."""
+
+    rows: int = 0
+    articles: int = 0
+    characters: int = 0
+    line_breaks: int = 0  # added between paragraphs, less carriage returns
+    changes: Counter[str] = msgspec.field(default_factory=Counter)
+    removed: Counter[str] = msgspec.field(default_factory=Counter)
+    stretches: dict[str, Counter[str]] = msgspec.field(default_factory=dict)
+    samples: dict[str, list[dict[str, str]]] = msgspec.field(default_factory=dict)
+    unknown_private_use: Counter[str] = msgspec.field(default_factory=Counter)
+    replacement_characters: int = 0
+    simplified_articles: int = 0
+    converted_articles: int = 0
+    hits: list[dict[str, str]] = msgspec.field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Add another tally's counts; samples and hits follow in order."""
+        for name in ("rows", "articles", "characters", "line_breaks", "replacement_characters"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.simplified_articles += other.simplified_articles
+        self.converted_articles += other.converted_articles
+        self.changes.update(other.changes)
+        self.removed.update(other.removed)
+        self.unknown_private_use.update(other.unknown_private_use)
+        for rule, stretches in other.stretches.items():
+            self.stretches.setdefault(rule, Counter()).update(stretches)
+        for rule, samples in other.samples.items():
+            self.samples.setdefault(rule, []).extend(samples)
+        self.hits.extend(other.hits)

@@ -1,20 +1,37 @@
-"""From input files to the corpus folder: the one file that knows the order of the steps."""
+"""From input files to the corpus folder: the one file that knows the order of the steps.
+
+1. Shards (a file each; files that share a title by the same author together) are merged and cleaned.
+2. From their hashes alone, duplicate articles and paragraphs are found and validation articles chosen.
+3. Parts (runs of shards of about `PART_CHARACTERS`) are split into documents and written aside.
+4. Everything is renamed into place, the manifest last.
+No step depends on the number of workers, the kind of executor or the order in which files are listed.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from corpus_tools import writing
-from corpus_tools.characters import census, taigi_score
-from corpus_tools.cleaning import clean_and_count
-from corpus_tools.deduplication import hash_text
+import numpy as np
+from filelock import FileLock, Timeout
+
+from corpus_tools.decontamination import read_questions
+from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.errors import InputError
-from corpus_tools.merging import group_rows, merge_rows
-from corpus_tools.reading import find_sources, read_rows
-from corpus_tools.splitting import split_text
+from corpus_tools.parts import DUPLICATE, TRAIN, VALIDATION, PartSummary, Selection, write_part
+from corpus_tools.reading import Source, find_sources
+from corpus_tools.report import corpus_report, render_page
+from corpus_tools.shards import ShardSummary, clean_shard
+from corpus_tools.writing import publish, write_json
+
+PART_CHARACTERS = 10_000_000
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
 
 
 def build_corpus(
@@ -24,63 +41,219 @@ def build_corpus(
     min_chars: int = 100,
     max_chars: int = 2048,
     validation_fraction: float = 0.05,
+    min_paragraph_chars: int = 30,
+    min_taigi_score: float = 0.0,
+    decontaminate: Path | None = None,
+    ngram: int = 13,
+    convert_simplified: bool = False,
     fields: Mapping[str, str] | None = None,
+    output_format: str = "parquet",
+    skip_bad_files: bool = False,
+    executor: Executor | None = None,
+    progress: Progress = lambda step, done, total: None,
 ) -> dict[str, Any]:
-    """Write the corpus folder and return its report."""
-    files, _ = find_sources(sources)
-    columns: dict[str, dict[str, list[Any]]] = {
-        split: {name: [] for name in writing.DOCUMENT_SCHEMA.names} for split in ("train", "validation")
+    """Write the corpus folder and return its report.
+
+    Args:
+        sources: Folders and files to read.
+        output_dir: Where the corpus goes; what an earlier run wrote there is replaced at the very end.
+        min_chars: Shorter documents are dropped.
+        max_chars: Longer articles are split.
+        validation_fraction: Share of the articles held out, whole; at least one of two or more.
+        min_paragraph_chars: Shorter paragraphs may repeat: greetings, refrains.
+        min_taigi_score: Documents that look less like Taigi are dropped.
+        decontaminate: CSV file of evaluation questions whose n-grams must not occur.
+        ngram: Letters and digits of such an n-gram.
+        convert_simplified: Convert articles that are themselves Simplified Chinese.
+        fields: The files' names for text, title, author, paragraph_id.
+        output_format: `parquet` or `jsonl`.
+        skip_bad_files: Go on without files that cannot be used, and list them in the report.
+        executor: Runs the shards, elsewhere if it likes; None runs them here.
+        progress: Called with a step's name, and how many of how many tasks are done.
+
+    Raises:
+        InputError: Unusable input or options, another run in the same folder, or no document left.
+    """
+    if min_chars > max_chars:
+        raise InputError(f"min_chars {min_chars} exceeds max_chars {max_chars}; give a smaller one.")
+    options = {
+        "min_chars": min_chars,
+        "max_chars": max_chars,
+        "validation_fraction": validation_fraction,
+        "min_paragraph_chars": min_paragraph_chars,
+        "min_taigi_score": min_taigi_score,
+        "decontaminate": decontaminate.name if decontaminate else None,
+        "ngram": ngram,
+        "convert_simplified": convert_simplified,
+        "fields": dict(fields or {}),
+        "output_format": output_format,
+        "skip_bad_files": skip_bad_files,
     }
-    seen: set[bytes] = set()
-    changes: Counter[str] = Counter()
-    removed: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    rows_in = articles = 0
-    for source in files:
-        rows = read_rows(source.path, fields or {})
-        rows_in += len(rows)
-        for group in group_rows(rows):
-            article = merge_rows(rows, group, source.name)
-            text = "\n".join(line for line in clean_and_count(article.text, changes, removed).split("\n") if line)
-            articles += 1
-            chosen = hash_text(f"{article.title}\n{article.author}")[0] < 256 * validation_fraction
-            out = columns["validation" if chosen else "train"]
-            part = 0
-            for piece in split_text(text, min_chars, max_chars):
-                key = hash_text(piece)
-                if len(piece) < min_chars:
-                    dropped["too_short"] += 1
-                elif key in seen:
-                    dropped["duplicate"] += 1
-                else:
-                    seen.add(key)
-                    values = (piece, article.title, article.author, source.name, part, len(piece))
-                    for name, value in zip(out, (*values, taigi_score(census(piece))), strict=True):
-                        out[name].append(value)
-                    part += 1
-    documents = sum(len(c["text"]) for c in columns.values())
-    if not documents:
-        raise InputError(f"nothing left of {rows_in} rows: {dict(dropped)}; lower --min_chars or check the input.")
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for split, values_of in columns.items():
-        writing.write_documents(output_dir / f"{split}-00000-of-00001.parquet", values_of)
-    characters = sum(sum(c["characters"]) for c in columns.values())
-    report = {
-        "rows": rows_in,
-        "articles": articles,
-        "documents": documents,
-        "characters": characters,
-        "changes": dict(changes),
-        "removed_characters": dict(removed),
-        "dropped": dict(dropped),
-    }
-    writing.write_json(output_dir / "report.json", report)
-    splits = "\n".join(f"  - split: {s}\n    path: {s}-*.parquet" for s in columns)
-    (output_dir / "README.md").write_text(
-        writing.CARD.format(
-            splits=splits, documents=documents, characters=characters, version="0.1.0", min_chars=min_chars,
-            max_chars=max_chars,
-        ),
-        encoding="utf-8",
-    )
-    return report
+    files, passed_over = find_sources(sources)
+    if decontaminate:
+        read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
+    run = partial(_run, executor, progress)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(output_dir / ".lock", timeout=0):
+            work = output_dir.resolve() / ".partial"
+            work.mkdir(exist_ok=True)
+            clean = partial(
+                clean_shard,
+                work_dir=work,
+                salt=_salt(options, decontaminate),
+                fields=fields or {},
+                min_paragraph_chars=min_paragraph_chars,
+                questions=decontaminate.resolve() if decontaminate else None,
+                ngram=ngram,
+                convert_simplified=convert_simplified,
+                skip_bad_files=skip_bad_files,
+            )
+            shards = _clean_all(clean, files, run)
+            selections, validation = _select(shards, work, validation_fraction, min_chars)
+            finish = partial(
+                write_part,
+                min_chars=min_chars,
+                max_chars=max_chars,
+                min_taigi_score=min_taigi_score,
+                jsonl=output_format == "jsonl",
+            )
+            parts = _write_all(finish, _grouped(shards, selections), work, run)
+            report = corpus_report(options, shards, parts, passed_over, validation)
+            if not report["documents"]["total"]:
+                reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
+                raise InputError(
+                    f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
+                    "look at the input or lower --min_chars."
+                )
+            write_json(work / "report.json", report)
+            (work / "report.html").write_text(render_page(report), encoding="utf-8")
+            publish(work, output_dir, parts, shards, report, options)
+            shutil.rmtree(work)
+            return report
+    except Timeout as error:
+        raise InputError(f"another run is writing into {output_dir}; wait for it or give another folder.") from error
+    except OSError as error:
+        raise InputError(f"{output_dir}: {error.strerror or error}; nothing was changed there.") from error
+
+
+def _salt(options: Mapping[str, Any], questions: Path | None) -> str:
+    """Stands for all that a shard's result depends on besides its files: the options and this very code."""
+    digest = hashlib.sha256(repr(sorted(options.items())).encode())
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), *([questions] if questions else [])]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _run(executor: Executor | None, progress: Progress, step: str, calls: Iterable[Callable[[], T]]) -> list[T]:
+    """Results in order; the first error in order is raised and what has not begun is cancelled."""
+    tasks = list(calls)
+    results: list[T] = []
+    if executor is None:
+        for task in tasks:
+            results.append(task())
+            progress(step, len(results), len(tasks))
+        return results
+    futures: list[Future[T]] = [executor.submit(task) for task in tasks]
+    try:
+        for future in futures:
+            results.append(future.result())
+            progress(step, len(results), len(tasks))
+    finally:
+        for future in futures:
+            future.cancel()
+    return results
+
+
+def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run: Any) -> list[ShardSummary]:
+    """Shards in order of their first file; files that share a title by one author are one shard."""
+    alone: list[ShardSummary] = run("clean", [partial(clean, [file]) for file in files])
+    group = list(range(len(files)))
+
+    def root(i: int) -> int:
+        while group[i] != i:
+            i = group[i]
+        return i
+
+    first: dict[bytes, int] = {}
+    for i, shard in enumerate(alone):
+        for title in shard.titles:
+            if title:
+                a, b = root(first.setdefault(title, i)), root(i)
+                group[max(a, b)] = min(a, b)
+    members: dict[int, list[int]] = {}
+    for i in range(len(files)):
+        members.setdefault(root(i), []).append(i)
+    together = [m for m in members.values() if len(m) > 1]
+    merged = run("merge", [partial(clean, [files[i] for i in m]) for m in together]) if together else []
+    replaced = dict(zip((m[0] for m in together), merged, strict=True))
+    return [replaced.get(i, alone[i]) for i in sorted(members)]
+
+
+def _select(
+    shards: Sequence[ShardSummary], work: Path, validation_fraction: float, min_chars: int
+) -> tuple[list[Selection], int]:
+    """Each article's and each paragraph's fate, from the hashes of all shards in order."""
+    duplicate_article = find_duplicates(b"".join(s.articles for s in shards))
+    counts = np.array([n for s in shards for n in s.paragraph_counts], np.int64)
+    duplicate_article &= counts > 0
+    hashes = np.frombuffer(b"".join(s.paragraphs for s in shards), np.uint8).reshape(-1, HASH_BYTES)
+    considered = np.frombuffer(b"".join(s.long_enough for s in shards), np.uint8).astype(np.bool_)
+    considered &= ~np.repeat(duplicate_article, counts)
+    duplicates = np.zeros(len(hashes), np.uint8)
+    duplicates[considered] = find_duplicates(hashes[considered].tobytes())
+    fates = np.where(duplicate_article, DUPLICATE, TRAIN).astype(np.uint8)
+    held_out = _held_out(shards, fates, validation_fraction, min_chars)
+    fates[held_out] = VALIDATION
+    selections, article, paragraph = [], 0, 0
+    for shard in shards:
+        end, last = article + len(shard.paragraph_counts), paragraph + sum(shard.paragraph_counts)
+        marks = duplicates[paragraph:last].tobytes()
+        selections.append(Selection(work / shard.stored, fates[article:end].tobytes(), marks))
+        article, paragraph = end, last
+    return selections, len(held_out)
+
+
+def _held_out(shards: Sequence[ShardSummary], fates: Any, fraction: float, min_chars: int) -> list[int]:
+    """The articles whose hash comes first: the same ones wherever the files lie and however many there are."""
+    characters = [n for s in shards for n in s.characters]
+    keys = b"".join(s.articles for s in shards)
+    live = [i for i in np.flatnonzero(fates != DUPLICATE).tolist() if characters[i] >= min_chars]
+    wanted = max(1, round(fraction * len(live))) if fraction > 0 and len(live) > 1 else 0
+    return sorted(live, key=lambda i: (keys[i * HASH_BYTES : (i + 1) * HASH_BYTES], i))[:wanted]
+
+
+def _grouped(shards: Sequence[ShardSummary], selections: Sequence[Selection]) -> list[list[Selection]]:
+    groups: list[list[Selection]] = []
+    size = PART_CHARACTERS
+    for shard, selection in zip(shards, selections, strict=True):
+        if not shard.stored:
+            continue
+        if size + sum(shard.characters) > PART_CHARACTERS and size:
+            groups.append([])
+            size = 0
+        groups[-1].append(selection)
+        size += sum(shard.characters)
+    return groups
+
+
+def _write_all(
+    finish: Callable[..., PartSummary], groups: Sequence[Sequence[Selection]], work: Path, run: Any
+) -> list[PartSummary]:
+    """Parts in order; those that hold a document which an earlier one has are written once more, without it."""
+    stems = [work / f"part-{i:05d}" for i in range(len(groups))]
+    parts: list[PartSummary] = run("write", [partial(finish, g, s) for g, s in zip(groups, stems, strict=True)])
+    repeated = find_duplicates(b"".join(p.hashes for p in parts))
+    again: dict[int, frozenset[int]] = {}
+    at = 0
+    for i, part in enumerate(parts):
+        end = at + len(part.hashes) // HASH_BYTES
+        if repeated[at:end].any():
+            again[i] = frozenset(np.flatnonzero(repeated[at:end]).tolist())
+        at = end
+    if again:
+        calls = [partial(finish, groups[i], stems[i], repeated=drop) for i, drop in again.items()]
+        for i, part in zip(again, run("write again", calls), strict=True):
+            parts[i] = part
+    return parts
+

@@ -61,7 +61,9 @@ def find_sources(paths: Sequence[str | Path]) -> tuple[list[Source], list[str]]:
         elif not root.exists():
             raise InputError(f"{root} does not exist; give a folder or file of {', '.join(FORMATS)}.")
         elif not _format_of(root):
-            raise InputError(f"{root} has an unknown suffix; wanted {', '.join(FORMATS)}, also with .gz or .zst.")
+            raise InputError(
+                f"{root} has an unknown suffix; wanted {', '.join(FORMATS)}, also with .gz or .zst."
+            )
         else:
             found.setdefault(root.resolve(), root.name)
     if not found:
@@ -82,7 +84,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; make the file readable or leave it out.") from error
+        raise InputError(
+            f"{path}: {error.strerror or error}; make the file readable or leave it out."
+        ) from error
 
 
 def _decompress(data: bytes, path: Path) -> bytes:
@@ -93,7 +97,9 @@ def _decompress(data: bytes, path: Path) -> bytes:
         if suffix == ".zst":
             return b"".join(_zstandard_frames(data))
     except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise InputError(f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again.") from error
+        raise InputError(
+            f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again."
+        ) from error
     return data
 
 
@@ -150,7 +156,10 @@ def _row_type(fields: Mapping[str, str]) -> type[Row]:
         raise InputError(
             f"unknown field {', '.join(sorted(unknown))}; fields are {', '.join(Row.__struct_fields__)}."
         )
-    columns = [(f.name, f.type, f.default) if not f.required else (f.name, f.type) for f in msgspec.structs.fields(Row)]
+    columns = [
+        (f.name, f.type, f.default) if not f.required else (f.name, f.type)
+        for f in msgspec.structs.fields(Row)
+    ]
     mapped = msgspec.defstruct("Row", columns, rename=dict(fields), frozen=True, gc=False)
     return cast(type[Row], mapped)
 
@@ -224,7 +233,9 @@ def _check_row(value: Any, fields: Mapping[str, str]) -> None:
         if not (isinstance(found, wanted) or found is None and name != "text"):
             raise InputError(f"{key!r} is {found!r:.60}; wanted {'a number' if wanted is int else 'text'}.")
         if isinstance(found, str) and any("\ud800" <= c <= "\udfff" for c in found):
-            raise InputError(f"{key!r} holds half a surrogate pair, which is no character; repair the escape.")
+            raise InputError(
+                f"{key!r} holds half a surrogate pair, which is no character; repair the escape."
+            )
 
 
 def _names(columns: Iterable[str]) -> str:
@@ -268,7 +279,9 @@ def _row_of(path: Path, number: int, values: dict[str, Any]) -> Row:
     try:
         values["paragraph_id"] = None if identifier in (None, "") else int(identifier)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}, row {number}: paragraph_id is {identifier!r:.60}; wanted a number.") from error
+        raise InputError(
+            f"{path}, row {number}: paragraph_id is {identifier!r:.60}; wanted a number."
+        ) from error
     if not isinstance(values["text"], str):
         raise InputError(f"{path}, row {number}: the text is {values['text']!r:.60}; wanted text.")
     return Row(**values)

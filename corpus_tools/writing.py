@@ -1,52 +1,19 @@
-"""What a finished corpus folder holds, each file written aside and renamed."""
+"""The corpus folder: every file written aside, then renamed into place, the manifest last."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-DOCUMENT_SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("title", pa.string()),
-        ("author", pa.string()),
-        ("source", pa.string()),
-        ("part", pa.int32()),
-        ("characters", pa.int32()),
-        ("taigi_score", pa.float32()),
-    ]
-)
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, renamed to `path` once the block succeeds."""
-    aside = path.with_name(f".{path.name}.aside")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """`value` as readable JSON."""
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def write_documents(path: Path, columns: dict[str, list[Any]]) -> None:
-    """Documents as Parquet; `columns` are those of `DOCUMENT_SCHEMA`."""
-    with written_aside(path) as aside:
-        pq.write_table(pa.table(columns, schema=DOCUMENT_SCHEMA), aside, compression="zstd", use_dictionary=False)
-
+if TYPE_CHECKING:
+    from corpus_tools.parts import PartSummary
+    from corpus_tools.shards import ShardSummary
 
 CARD = """---
 language: nan
@@ -62,3 +29,91 @@ configs:
 `corpus_tools` {version}. `report.html` shows what was removed and why, `dropped.parquet` holds it, and
 `manifest.json` the options and the hashes of every input and output file.
 """
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, renamed to `path` once the block succeeds."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """`value` as readable JSON."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _version() -> str:
+    try:
+        return version("taigi-lightning")
+    except PackageNotFoundError:
+        return "from source"
+
+
+def _names(parts: Sequence[PartSummary], suffix: str) -> list[tuple[str, str, str]]:
+    """(name in the work folder, name in the corpus folder, sha256) of every data file."""
+    names = []
+    for split in ("train", "validation"):
+        having = [(i, p.files[split]) for i, p in enumerate(parts) if split in p.files]
+        for k, (i, sha256) in enumerate(having):
+            names.append((f"part-{i:05d}.{split}", f"{split}-{k:05d}-of-{len(having):05d}.{suffix}", sha256))
+    return names
+
+
+def _join_dropped(work: Path, parts: Sequence[PartSummary]) -> None:
+    import pyarrow.parquet as pq
+
+    from corpus_tools.parts import DROPPED_SCHEMA
+
+    with pq.ParquetWriter(work / "dropped.parquet", DROPPED_SCHEMA, compression="zstd") as writer:
+        for i, part in enumerate(parts):
+            if "dropped" in part.files:
+                with pq.ParquetFile(work / f"part-{i:05d}.dropped") as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group))
+
+
+def publish(
+    work: Path,
+    output_dir: Path,
+    parts: Sequence[PartSummary],
+    shards: Sequence[ShardSummary],
+    report: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    """Rename the finished files from `work` into `output_dir`; a folder without manifest.json is unfinished."""
+    suffix = str(options["output_format"])
+    data = _names(parts, suffix)
+    _join_dropped(work, parts)
+    splits = [s for s in ("train", "validation") if any(new.startswith(s) for _, new, _ in data)]
+    card = CARD.format(
+        splits="\n".join(f"  - split: {s}\n    path: {s}-*.{suffix}" for s in splits),
+        documents=report["documents"]["total"],
+        characters=report["characters"]["kept"],
+        version=_version(),
+        min_chars=options["min_chars"],
+        max_chars=options["max_chars"],
+    )
+    (work / "README.md").write_text(card, encoding="utf-8")
+    whole = ["dropped.parquet", "report.json", "report.html", "README.md"]
+    hashes = {new: sha256 for _, new, sha256 in data}
+    hashes |= {name: hashlib.sha256((work / name).read_bytes()).hexdigest() for name in whole}
+    inputs = [
+        {"name": name, "bytes": size, "sha256": sha256, "rows": rows}
+        for shard in shards
+        for name, size, sha256, rows in zip(shard.sources, shard.sizes, shard.sha256, shard.rows, strict=False)
+    ]
+    manifest = {"version": _version(), "options": options, "inputs": inputs, "outputs": hashes}
+    write_json(work / "manifest.json", manifest)
+    (output_dir / "manifest.json").unlink(missing_ok=True)
+    for old in [*output_dir.glob("train-*-of-*"), *output_dir.glob("validation-*-of-*")]:
+        old.unlink()
+    for name, new, _ in data:
+        os.replace(work / name, output_dir / new)
+    for name in [*whole, "manifest.json"]:
+        os.replace(work / name, output_dir / name)

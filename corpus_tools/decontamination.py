@@ -1,0 +1,133 @@
+"""Training text that shares n-grams with the evaluation questions, found exactly.
+
+Texts are compared by their letters and digits alone, in one case: punctuation, spaces and line breaks are
+ignored. A vectorised rolling hash finds candidates; every candidate is checked character by character.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from corpus_tools.cleaning import clean_text
+from corpus_tools.errors import InputError
+
+_COLUMNS = ("文章", "前文", "題幹", "問題")
+_BUCKETS = 1 << 20
+
+
+class Overlap(NamedTuple):
+    """Characters `start` to `end` of a text hold an n-gram of the question named."""
+
+    start: int
+    end: int
+    question: str
+
+
+class QuestionNgrams(NamedTuple):
+    """n-grams of the questions: each n-gram's first question, and the buckets their hashes fall into."""
+
+    n: int
+    questions: dict[str, str]
+    buckets: npt.NDArray[np.bool_]
+
+
+@cache
+def _folded() -> npt.NDArray[np.uint32]:
+    """Each code point's lower case, 0 for what is no letter or digit; [0x32400] uint32."""
+    table = np.zeros(0x32400, np.uint32)
+    for code in range(len(table)):
+        character = chr(code)
+        if character.isalnum():
+            lower = character.lower()
+            table[code] = ord(lower) if len(lower) == 1 else code
+    return table
+
+
+def _letters(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    table = _folded()
+    folded = np.where(codes < len(table), table[np.minimum(codes, len(table) - 1)], 0)
+    places = np.flatnonzero(folded)
+    return folded[places].astype(np.uint32), places
+
+
+def _rolling_hashes(letters: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.int64]:
+    """Bucket of each n-gram, by doubling: hash(2k) = hash(k) * base**k + hash(k) shifted by k."""
+    base = 0x9E3779B97F4A7C15
+    total, done = np.zeros(max(0, len(letters) - n + 1), np.uint64), 0
+    power, width = letters.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9), 1
+    while done < n:
+        if n & width:
+            shift = np.uint64(pow(base, width, 1 << 64))
+            total = total * shift + power[done : done + len(total)]
+            done += width
+        if done < n:
+            shift = np.uint64(pow(base, width, 1 << 64))
+            power = power[:-width] * shift + power[width:] if len(power) > width else power[:0]
+            width *= 2
+    return (total >> np.uint64(44)).astype(np.int64)
+
+
+@cache
+def read_questions(path: Path, n: int) -> QuestionNgrams:
+    """The n-grams of a question file's passages and questions (columns 文章, 前文, 題幹, 問題).
+
+    Raises:
+        InputError: The file cannot be read or has none of the columns.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}; give a UTF-8 CSV file of questions.") from error
+    records = csv.DictReader(io.StringIO(text, newline=""))
+    columns = [c for c in records.fieldnames or () if c.strip() in _COLUMNS]
+    if not columns:
+        found = ", ".join(records.fieldnames or ()) or "none"
+        raise InputError(f"{path}: columns are {found}; wanted one of {', '.join(_COLUMNS)}.")
+    texts = [
+        (record.get("ID") or f"row {number}", record[column] or "")
+        for number, record in enumerate(records, 1)
+        for column in columns
+    ]
+    return index_questions(texts, n)
+
+
+def index_questions(texts: Sequence[tuple[str, str]], n: int) -> QuestionNgrams:
+    """The n-grams of (question id, text) pairs."""
+    questions: dict[str, str] = {}
+    buckets = np.zeros(_BUCKETS, np.bool_)
+    for name, text in texts:
+        letters, _ = _letters(clean_text(text))
+        buckets[_rolling_hashes(letters, n)] = True
+        joined = letters.astype("<u4").tobytes().decode("utf-32-le")
+        for i in range(len(joined) - n + 1):
+            questions.setdefault(joined[i : i + n], name)
+    return QuestionNgrams(n, questions, buckets)
+
+
+def find_overlaps(text: str, ngrams: QuestionNgrams) -> list[Overlap]:
+    """Every place of a text that shares an n-gram with a question, in order.
+
+    >>> grams = index_questions([("12537", "阮兜佇台南的海邊仔")], 5)
+    >>> find_overlaps("伊講：阮兜，\\n佇台南市", grams)
+    [Overlap(start=3, end=10, question='12537')]
+    """
+    letters, places = _letters(text)
+    if len(letters) < ngrams.n:
+        return []
+    found: list[Overlap] = []
+    for i in np.flatnonzero(ngrams.buckets[_rolling_hashes(letters, ngrams.n)]).tolist():
+        gram = letters[i : i + ngrams.n].astype("<u4").tobytes().decode("utf-32-le")
+        if gram in ngrams.questions:
+            found.append(
+                Overlap(int(places[i]), int(places[i + ngrams.n - 1]) + 1, ngrams.questions[gram])
+            )
+    return found

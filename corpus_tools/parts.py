@@ -1,0 +1,241 @@
+"""One part of the output: cleaned articles less duplicates, split into documents and written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corpus_tools.characters import census, taigi_score
+from corpus_tools.deduplication import hash_text
+from corpus_tools.documents import CleanedArticle
+from corpus_tools.splitting import split_spans
+
+DOCUMENT_SCHEMA = pa.schema(
+    {
+        "text": pa.string(),
+        "title": pa.string(),
+        "author": pa.string(),
+        "source": pa.string(),
+        "part": pa.int32(),
+        "characters": pa.int32(),
+        "taigi_score": pa.float32(),
+    }
+)
+DROPPED_SCHEMA = pa.schema(
+    {
+        "source": pa.string(),
+        "row": pa.int32(),
+        "rows": pa.int32(),
+        "title": pa.string(),
+        "reason": pa.string(),
+        "characters": pa.int32(),
+        "text": pa.string(),
+    }
+)
+TRAIN, VALIDATION, DUPLICATE = range(3)
+_BIN = 128  # characters to a bar of the length histogram
+
+
+class Selection(NamedTuple):
+    """A shard's file of articles; each article's fate (bytes of TRAIN ...); each paragraph's 1 if a duplicate."""
+
+    stored: Path
+    fates: bytes
+    duplicates: bytes
+
+
+class PartSummary(msgspec.Struct):
+    """What a part holds: files with their sizes and hashes, document hashes in order, counts."""
+
+    files: dict[str, str]
+    hashes: bytes
+    documents: Counter[str]
+    characters: Counter[str]
+    rows_kept: int
+    rows_dropped: Counter[str]
+    characters_dropped: Counter[str]
+    edges: int
+    lengths: Counter[int]
+    scores: Counter[int]
+
+
+class _Columns:
+    """Rows for a Parquet file, column by column."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.values: list[list[Any]] = [[] for _ in schema.names]
+
+    def append(self, *row: Any) -> None:
+        for column, value in zip(self.values, row, strict=True):
+            column.append(value)
+
+    def take(self) -> pa.Table:
+        arrays = [pa.array(v, f.type) for v, f in zip(self.values, self.schema, strict=True)]
+        self.values = [[] for _ in self.schema.names]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def write_part(
+    selections: Sequence[Selection],
+    stem: Path,
+    *,
+    min_chars: int,
+    max_chars: int,
+    min_taigi_score: float,
+    jsonl: bool,
+    repeated: frozenset[int] = frozenset(),
+) -> PartSummary:
+    """Write `stem`.train, `stem`.validation and `stem`.dropped for some shards; `repeated` documents are left out."""
+    summary = PartSummary(
+        {}, b"", Counter(), Counter(), 0, Counter(), Counter(), 0, Counter(), Counter()
+    )
+    writers: dict[str, Any] = {}
+    columns = {name: _Columns(DOCUMENT_SCHEMA) for name in ("train", "validation")}
+    columns["dropped"] = _Columns(DROPPED_SCHEMA)
+    hashes: list[bytes] = []
+    for selection in selections:
+        articles = msgspec.msgpack.decode(selection.stored.read_bytes(), type=list[CleanedArticle])
+        at = 0
+        for article, fate in zip(articles, selection.fates, strict=True):
+            marks = selection.duplicates[at : at + len(article.paragraphs)]
+            at += len(marks)
+            for cut in article.cuts:
+                _drop(columns["dropped"], summary, article, *msgspec.structs.astuple(cut))
+            _finish(article, fate, marks, columns, summary, hashes, repeated, (min_chars, max_chars), min_taigi_score)
+        del articles
+        for name, rows in columns.items():
+            if rows.values[0]:
+                _append(writers, name, stem, rows.take(), jsonl)
+    for name, writer in writers.items():
+        writer.close()
+        path = _path(stem, name)
+        summary.files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    summary.hashes = b"".join(hashes)
+    return summary
+
+
+def _path(stem: Path, name: str) -> Path:
+    return stem.with_name(f"{stem.name}.{name}")
+
+
+def _append(writers: dict[str, Any], name: str, stem: Path, table: pa.Table, jsonl: bool) -> None:
+    if jsonl and name != "dropped":
+        if name not in writers:
+            writers[name] = _path(stem, name).open("wb")
+        writers[name].write(b"".join(msgspec.json.encode(row) + b"\n" for row in table.to_pylist()))
+        return
+    if name not in writers:
+        path = _path(stem, name)
+        writers[name] = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False)
+    writers[name].write_table(table)
+
+
+def _drop(
+    dropped: _Columns,
+    summary: PartSummary,
+    article: CleanedArticle,
+    row: int,
+    rows: int,
+    reason: str,
+    text: str,
+) -> None:
+    dropped.append(article.source, row, rows, article.title, reason, len(text), text)
+    summary.rows_dropped[reason] += rows
+    summary.characters_dropped[reason] += len(text)
+
+
+def _finish(
+    article: CleanedArticle,
+    fate: int,
+    marks: bytes,
+    columns: dict[str, _Columns],
+    summary: PartSummary,
+    hashes: list[bytes],
+    repeated: frozenset[int],
+    limits: tuple[int, int],
+    min_taigi_score: float,
+) -> None:
+    """Split one article into documents; every paragraph goes to a document or to the dropped ones."""
+    dropped = columns["dropped"]
+    paragraphs, rows, counts = article.paragraphs, article.first_rows, article.row_counts
+    kept_before = sum(c for r, c in summary.characters_dropped.items() if r in _OF_PARAGRAPHS)
+    if fate == DUPLICATE:
+        if paragraphs:
+            _drop(dropped, summary, article, rows[0], sum(counts), "duplicate_article", "\n".join(paragraphs))
+        summary.edges += article.characters - _lost(article, summary, kept_before)
+        return
+    if any(marks):
+        for paragraph, row, count, mark in zip(paragraphs, rows, counts, marks, strict=True):
+            if mark:
+                _drop(dropped, summary, article, row, count, "duplicate_paragraph", paragraph)
+        keep = [i for i, mark in enumerate(marks) if not mark]
+        paragraphs, rows, counts = ([values[i] for i in keep] for values in (paragraphs, rows, counts))
+    text = "\n".join(paragraphs)
+    name = "validation" if fate == VALIDATION else "train"
+    split, kept = columns[name], 0
+    reasons: list[tuple[int, int, str]] = []
+    for part, (start, end) in enumerate(split_spans(text, *limits)):
+        piece = text[start:end]
+        score = taigi_score(census(piece))
+        reason = ""
+        if len(piece) < limits[0]:
+            reason = "too_short"
+        elif score < min_taigi_score:
+            reason = "not_taigi"
+        else:
+            if len(hashes) in repeated:
+                reason = "duplicate_document"
+            hashes.append(hash_text(piece))
+        if reason:
+            reasons.append((start, end, reason))
+            continue
+        split.append(piece, article.title, article.author, article.source, part, len(piece), score)
+        kept += len(piece)
+        summary.documents[name] += 1
+        summary.lengths[len(piece) // _BIN * _BIN] += 1
+        summary.scores[int(score * 20)] += 1
+    summary.characters[name] += kept
+    summary.rows_kept += sum(counts)
+    if reasons:
+        _drop_pieces(article, text, reasons, paragraphs, rows, counts, dropped, summary)
+    summary.edges += article.characters - kept - _lost(article, summary, kept_before)
+
+
+_OF_PARAGRAPHS = ("duplicate_article", "duplicate_paragraph", "too_short", "not_taigi", "duplicate_document")
+
+
+def _lost(article: CleanedArticle, summary: PartSummary, before: int) -> int:
+    """Characters of this article dropped since `before` were, and those that decontamination took."""
+    after = sum(c for r, c in summary.characters_dropped.items() if r in _OF_PARAGRAPHS)
+    return after - before + sum(len(c.text) for c in article.cuts if c.reason == "contaminated")
+
+
+def _drop_pieces(
+    article: CleanedArticle,
+    text: str,
+    pieces: Sequence[tuple[int, int, str]],
+    paragraphs: Sequence[str],
+    rows: Sequence[int],
+    counts: Sequence[int],
+    dropped: _Columns,
+    summary: PartSummary,
+) -> None:
+    """Drop pieces; the rows that begin in a piece's paragraphs go with it, unless the paragraph began before."""
+    starts, at = [], 0
+    for paragraph in paragraphs:
+        starts.append(at)
+        at += len(paragraph) + 1
+    for start, end, reason in pieces:
+        inside = [i for i, s in enumerate(starts) if start <= s < end]
+        first = inside[0] if inside else max(i for i, s in enumerate(starts) if s <= start)
+        gone = sum(counts[i] for i in inside)
+        _drop(dropped, summary, article, rows[first], gone, reason, text[start:end])
+        summary.rows_kept -= gone

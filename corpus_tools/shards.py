@@ -1,0 +1,245 @@
+"""One shard of the input: files read, merged and cleaned into a file of articles; the caller gets counts and hashes."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import msgspec
+
+from corpus_tools.characters import Kind, census, kinds, looks_simplified
+from corpus_tools.cleaning import Step, clean_steps
+from corpus_tools.decontamination import QuestionNgrams, find_overlaps, read_questions
+from corpus_tools.deduplication import hash_text
+from corpus_tools.documents import Article, CleanedArticle, Cut, Row, Tally
+from corpus_tools.errors import InputError
+from corpus_tools.merging import group_rows, merge_rows, repeated_rows
+from corpus_tools.reading import Source, read_bytes, read_rows
+from corpus_tools.writing import written_aside
+
+SAMPLES = 4  # of a rule, a shard
+_LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
+
+
+class ShardSummary(msgspec.Struct):
+    """What the caller needs of a cleaned shard: hashes, 16 bytes each, and counts."""
+
+    sources: list[str]
+    sha256: list[str]
+    sizes: list[int]
+    rows: list[int]
+    stored: str
+    tally: Tally
+    titles: list[bytes] = []
+    articles: bytes = b""
+    characters: list[int] = []
+    paragraph_counts: list[int] = []
+    paragraphs: bytes = b""
+    long_enough: bytes = b""
+    error: str = ""
+
+
+def clean_shard(
+    sources: Sequence[Source],
+    work_dir: Path,
+    salt: str,
+    *,
+    fields: Mapping[str, str],
+    min_paragraph_chars: int,
+    questions: Path | None,
+    ngram: int,
+    convert_simplified: bool,
+    skip_bad_files: bool,
+) -> ShardSummary:
+    """Clean the articles of some files into `work_dir`; a shard finished by an earlier, killed run is used again.
+
+    Raises:
+        InputError: A file cannot be used, unless `skip_bad_files`.
+    """
+    rows: list[Row] = []
+    of_source: list[int] = []
+    summary = ShardSummary([], [], [], [], "", Tally())
+    contents: list[bytes] = []
+    gc_was_on = gc.isenabled()
+    gc.disable()  # hundreds of thousands of plain records: nothing for the collector to find
+    try:
+        for source in sources:
+            data = read_bytes(source.path)
+            contents.append(data)
+            summary.sources.append(source.name)
+            summary.sizes.append(len(data))
+            summary.sha256.append(hashlib.sha256(data).hexdigest())
+        key = hashlib.sha256("\n".join([salt, *summary.sources, *summary.sha256]).encode()).hexdigest()[:32]
+        finished = work_dir / f"{key}.summary"
+        if finished.exists():
+            return msgspec.msgpack.decode(finished.read_bytes(), type=ShardSummary)
+        for number, source in enumerate(sources):
+            found = read_rows(source.path, fields, contents[number])
+            contents[number] = b""
+            summary.rows.append(len(found))
+            rows += found
+            of_source += [number] * len(found)
+        ngrams = read_questions(questions, ngram) if questions else None
+        cleaned = _clean_rows(rows, of_source, summary, min_paragraph_chars, ngrams, convert_simplified)
+        summary.stored = f"{key}.articles"
+        with written_aside(work_dir / summary.stored) as aside:
+            aside.write_bytes(msgspec.msgpack.encode(cleaned))
+        with written_aside(finished) as aside:
+            aside.write_bytes(msgspec.msgpack.encode(summary))
+        return summary
+    except InputError as error:
+        if not skip_bad_files:
+            raise
+        names = [source.name for source in sources]
+        return ShardSummary(names, [], [], [], "", Tally(), error=str(error))
+    finally:
+        if gc_was_on:
+            gc.enable()
+
+
+def _clean_rows(
+    rows: Sequence[Row],
+    of_source: Sequence[int],
+    summary: ShardSummary,
+    min_paragraph_chars: int,
+    ngrams: QuestionNgrams | None,
+    convert_simplified: bool,
+) -> list[CleanedArticle]:
+    tally = summary.tally
+    tally.rows = len(rows)
+    first_number = [sum(summary.rows[:n]) for n in range(len(summary.rows))]
+    repeated = repeated_rows(rows, min_paragraph_chars)
+    cleaned: list[CleanedArticle] = []
+    hashes: list[bytes] = []
+    paragraph_hashes: list[bytes] = []
+    for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
+        file = of_source[group[0]]
+        kept = [i for i in group if i not in repeated] if repeated else group
+        article = merge_rows(rows, kept, summary.sources[file])
+        article.rows = [i + 1 - first_number[of_source[i]] for i in kept]
+        raw = sum([len(rows[i].text) for i in kept])
+        tally.line_breaks += len(article.text) - raw
+        tally.characters += raw
+        result = clean_article(article, tally, convert_simplified)
+        for i in group if len(kept) < len(group) else ():
+            if i in repeated:
+                number = i + 1 - first_number[of_source[i]]
+                result.cuts.append(Cut(number, 1, "repeated_row", rows[i].text))
+                tally.characters += len(rows[i].text)
+        if ngrams is not None:
+            drop_overlaps(result, ngrams, tally)
+        cleaned.append(result)
+        digests = [hash_text(p) for p in result.paragraphs]
+        paragraph_hashes += digests
+        hashes.append(hash_text("".join(result.paragraphs)))
+        summary.characters.append(sum(map(len, result.paragraphs)))
+        summary.paragraph_counts.append(len(digests))
+        summary.titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else b"")
+    summary.articles = b"".join(hashes)
+    summary.paragraphs = b"".join(paragraph_hashes)
+    summary.long_enough = bytes(len(p) >= min_paragraph_chars for a in cleaned for p in a.paragraphs)
+    tally.articles = len(cleaned)
+    return cleaned
+
+
+def clean_article(article: Article, tally: Tally, convert_simplified: bool = False) -> CleanedArticle:
+    """The rules applied to an article, counted in `tally`."""
+    text = article.text
+    cuts: list[Cut] = []
+    counts = census(text)
+    if looks_simplified(counts):
+        tally.simplified_articles += 1
+        if convert_simplified:
+            text = _to_traditional(text)
+            tally.converted_articles += 1
+    for step in clean_steps(text):
+        _count(step, article, tally, cuts)
+        text = step.after
+    if counts[Kind.PRIVATE]:
+        tally.unknown_private_use.update(f"U+{ord(c):04X}" for c in text if _is_private(c))
+    tally.replacement_characters += int(counts[Kind.REPLACEMENT])
+    lines = text.split("\n")
+    rows_on = Counter(article.first_lines)
+    starts = article.first_lines
+    result = CleanedArticle(article.title, article.author, article.source, len(text), [], [], [], cuts)
+    emptied = 0
+    for number, line in enumerate(lines):
+        if line:
+            result.paragraphs.append(line)
+            result.first_rows.append(article.rows[bisect_right(starts, number) - 1])
+            result.row_counts.append(rows_on[number])
+        else:
+            emptied += rows_on[number]
+    if emptied:
+        cuts.append(Cut(article.rows[0], emptied, "empty", ""))
+    return result
+
+
+def _is_private(character: str) -> bool:
+    return "\ue000" <= character <= "\uf8ff" or character >= "\U000f0000"
+
+
+def _to_traditional(text: str) -> str:
+    import opencc
+
+    # Character by character, and only those that Traditional text never has: 个, 台 and 才 are Taigi.
+    converter = opencc.OpenCC("s2t")
+    only_simplified = {c for c in set(text) if kinds()[ord(c)] == Kind.SIMPLIFIED}
+    return text.translate({ord(c): converter.convert(c) for c in only_simplified})
+
+
+def _count(step: Step, article: Article, tally: Tally, cuts: list[Cut]) -> None:
+    tally.changes[step.rule] += len(step.log)
+    tally.removed[step.rule] += len(step.before) - len(step.after)
+    if step.rule in _LISTED:
+        line = at = 0
+        for position, stretch in step.log:
+            line += step.before.count("\n", at, position)
+            at = position
+            row = article.rows[bisect_right(article.first_lines, line) - 1]
+            cuts.append(Cut(row, 0, step.rule, stretch))
+    else:
+        tally.stretches.setdefault(step.rule, Counter()).update([stretch for _, stretch in step.log])
+    samples = tally.samples.setdefault(step.rule, [])
+    if len(samples) < SAMPLES:
+        samples.append(_sample(step, article))
+
+
+def _sample(step: Step, article: Article) -> dict[str, str]:
+    """The first change of a step in its surroundings, before and after."""
+    position = step.log[0][0]
+    line = step.before.count("\n", 0, position)
+    before, after = step.before.split("\n")[line], step.after.split("\n")[line]
+    start = max(0, position - (step.before.rfind("\n", 0, position) + 1) - 15)
+    return {
+        "source": article.source,
+        "title": article.title,
+        "before": before[start : start + 60],
+        "after": after[start : start + 60],
+    }
+
+
+def drop_overlaps(article: CleanedArticle, ngrams: QuestionNgrams, tally: Tally) -> None:
+    """Take out the paragraphs that hold, wholly or in part, an n-gram of a question, until none does."""
+    while True:
+        text = "\n".join(article.paragraphs)
+        overlaps = find_overlaps(text, ngrams)
+        if not overlaps:
+            return
+        ends = list(accumulate(len(paragraph) + 1 for paragraph in article.paragraphs))
+        hit: dict[int, tuple[str, str]] = {}
+        for overlap in overlaps:
+            first, last = bisect_right(ends, overlap.start), bisect_right(ends, overlap.end - 1)
+            for line in range(first, last + 1):
+                hit.setdefault(line, (overlap.question, text[overlap.start : overlap.end]))
+        for line in sorted(hit, reverse=True):
+            paragraph, row = article.paragraphs.pop(line), article.first_rows.pop(line)
+            article.cuts.append(Cut(row, article.row_counts.pop(line), "contaminated", paragraph))
+            question, shared = hit[line]
+            where = {"source": article.source, "title": article.title, "row": str(row)}
+            tally.hits.append({"question": question, "shared": shared, **where})
