@@ -14,6 +14,7 @@ LIGHTNING = {
     "test": "accuracy on questions whose answers are known",
     "predict": "answer questions (configs/predict.yaml unless --config names another)",
 }
+PLAN = "what a config will need of card, disk and time, before it runs"
 TOOLS = {
     "merge": ("taigi_lightning.merging", "merge_command", "add an adapter to its 16-bit base"),
     "score": ("taigi_lightning.scoring", "score_command", "predictions × answers → accuracy"),
@@ -24,7 +25,7 @@ TOOLS = {
 
 def usage() -> str:
     """The text of `--help`."""
-    rows = [*LIGHTNING.items(), *((name, text) for name, (_, _, text) in TOOLS.items())]
+    rows = [("plan", PLAN), *LIGHTNING.items(), *((name, text) for name, (_, _, text) in TOOLS.items())]
     lines = "\n".join(f"  {name:<9} {text}" for name, text in rows)
     head = "usage: python -m taigi_lightning COMMAND [options]"
     return f"{head}\n\n{lines}\n\nCOMMAND --help lists the options.\n"
@@ -45,6 +46,11 @@ def run(arguments: list[str]) -> None:
         prog = f"python -m taigi_lightning {command}"
         auto_cli(target, args=rest, as_positional=True, prog=prog, parser_class=SuggestingParser)
         return
+    if command == "plan":
+        from taigi_lightning.plan import plan_command
+
+        plan_command(rest)
+        return
     if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
         rest = ["--config", "configs/predict.yaml", *rest]
     if problem := check_config_files(rest):  # before seconds of imports
@@ -62,7 +68,7 @@ def main() -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0 if arguments else 2
-    if arguments[0] not in LIGHTNING and arguments[0] not in TOOLS:
+    if arguments[0] not in ("plan", *LIGHTNING, *TOOLS):
         print(f"error: there is no command {arguments[0]!r}.\n\n{usage()}", end="", file=sys.stderr)
         return 2
     try:

@@ -1,0 +1,235 @@
+"""python -m taigi_lightning plan: what a config will need, said before anything is downloaded or loaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from taigi_lightning import memory
+from taigi_lightning.errors import InputError
+from taigi_lightning.memory import GIB, Shape
+from taigi_lightning.run_settings import (
+    Settings,
+    base_shape,
+    corpus_characters,
+    found_card,
+    parse_size,
+    past_speed,
+    read_config,
+    read_settings,
+)
+from taigi_lightning.suggestions import check_config_files
+
+USAGE = """\
+usage: python -m taigi_lightning plan --config configs/cpt.yaml [options of fit]
+  --gpu_memory 16GiB         the card's memory; without it, that of the card here
+  --tokens_per_second 8000   for the expected time; without it, that of an earlier run in the same folder
+"""
+
+
+class Need(NamedTuple):
+    """Bytes on the card by purpose, in the order of the table, and the notes beside them."""
+
+    parts: dict[str, int]
+    notes: dict[str, str]
+    host: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def plan_command(arguments: Sequence[str]) -> None:
+    """Print the plan of a config.
+
+    Args:
+        arguments: what follows `plan` on the command line: `fit`'s options and those of `USAGE`.
+
+    Raises:
+        InputError: a file is missing, or the base's shape is not known.
+    """
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(USAGE, end="")
+        return
+    if problem := check_config_files(arguments):
+        raise InputError(problem)
+    config = read_config(arguments)
+    settings = read_settings(config)
+    given = config.get("gpu_memory")
+    card = ("the card given", parse_size(str(given))) if given else found_card()
+    speed = config.get("tokens_per_second")
+    print(render(settings, base_shape(settings.base), card, float(speed) if speed else past_speed(settings)))
+
+
+# ---- adding up ------------------------------------------------------------------------------------
+
+
+def needs(settings: Settings, shape: Shape, card: int | None = None, element_size: int = 2) -> Need:
+    """What training takes on a CUDA card at its peak.
+
+    Args:
+        card: its bytes, which an activation budget of "auto" fills; None takes the least.
+    """
+    tokens, rank = settings.tokens, settings.rank or 0
+    projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
+    budget = -1.0 if settings.activation_budget == "auto" else float(settings.activation_budget)
+    if budget == 0.0 and not shape.tied:  # the fast path then keeps the input embedding on the host
+        rest -= shape.vocabulary * shape.hidden * element_size
+    sizes = memory.adapter_sizes(shape, rank, settings.targets) if rank else [shape.parameters]
+    adapter = 4 * sum(sizes)
+    state = memory.optimizer_bytes(settings.optimizer, sizes)
+    working = memory.working_bytes(shape, tokens, element_size)
+    room = 0.0
+    if card is not None:
+        held = projections + rest + 2 * adapter + state + memory.CONTEXT
+        room = card * (1 - memory.MARGIN) - held - working
+    kept, host, keeping = memory.kept_bytes(
+        shape, tokens, rank, element_size, budget=budget, room=room, offload=True
+    )
+    at_loss = memory.loss_bytes(shape, tokens, element_size)
+    transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
+    in_step = max(0, memory.step_bytes(settings.optimizer, sizes) - kept - transient)
+    parts = {
+        "weights, projections": projections,
+        "weights, the rest": rest,
+        "adapter": adapter,
+        "gradients": adapter,
+        "optimizer state": state,
+        "activations kept": kept,
+        "loss or one layer": transient,
+        "optimizer step": in_step,
+        "CUDA itself": memory.CONTEXT,
+    }
+    notes = {
+        "weights, projections": settings.quantization,
+        "weights, the rest": "16 bits: embeddings, norms",
+        "adapter": f"{sum(sizes):,} parameters, 32 bits",
+        "optimizer state": settings.optimizer.rpartition(".")[2],
+        "activations kept": f"all of {keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host",
+        "loss or one layer": "the larger of the two",
+        "CUDA itself": "about",
+    }
+    if keeping == shape.layers:
+        notes["activations kept"] = f"all of {shape.layers} layers"
+    return Need({name: size for name, size in parts.items() if size}, notes, host)
+
+
+def disk_needs(settings: Settings, shape: Shape) -> dict[str, int]:
+    """Bytes a run leaves or fetches, by purpose."""
+    sizes = memory.adapter_sizes(shape, settings.rank or 0, settings.targets)
+    adapter = 4 * sum(sizes)
+    needed = {} if Path(settings.base).is_dir() else {f"download of {settings.base}": 2 * shape.parameters}
+    state = memory.optimizer_bytes(settings.optimizer, sizes)
+    # One more than are kept: the new checkpoint is written before an old one goes.
+    needed["checkpoints"] = (max(settings.checkpoints, 1) + 1) * (adapter + state)
+    needed["adapter"] = adapter
+    return needed | ({"merged model": 2 * shape.parameters} if settings.merge else {})
+
+
+def smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Ways to need less, the harmless first, each laid over the ones before."""
+    if settings.activation_budget != 0.0:
+        settings = replace(settings, activation_budget=0.0)
+        yield "--model.activation_budget 0", settings
+    while settings.batch_size > 1:
+        half = settings.batch_size // 2
+        settings = replace(
+            settings, accumulate=settings.accumulate * settings.batch_size // half, batch_size=half
+        )
+        yield f"--data.batch_size {half} --trainer.accumulate_grad_batches {settings.accumulate}", settings
+    if not settings.optimizer.endswith("8bit"):
+        settings = replace(settings, optimizer="bitsandbytes.optim.PagedAdamW8bit")
+        yield "--model.optimizer bitsandbytes.optim.PagedAdamW8bit", settings
+    if settings.max_length > 1024:
+        settings = replace(settings, max_length=1024)
+        yield "--data.max_length 1024", settings
+    while settings.rank and settings.rank > 8:
+        settings = replace(settings, rank=settings.rank // 2)
+        yield f"--model.lora.r {settings.rank}", settings
+
+
+def fitting_flags(settings: Settings, shape: Shape, card: int) -> list[str] | None:
+    """The first of `smaller`'s steps that together fit the card; None if all of them do not."""
+    flags: dict[str, str] = {}
+    for flag, changed in smaller(settings):
+        flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
+        if needs(changed, shape, card).total <= card * (1 - memory.MARGIN):
+            return list(flags.values())
+    return None
+
+
+# ---- saying it ------------------------------------------------------------------------------------
+
+
+def render(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed: float | None) -> str:
+    """The whole plan as text."""
+    size = card[1] if card else None
+    need = needs(settings, shape, size)
+    trained = f"LoRA r {settings.rank}" if settings.rank else "every weight"
+    lines = [
+        f"{settings.base}: {shape.parameters:,} parameters, {settings.quantization}, {trained}, "
+        f"{settings.batch_size} x {settings.max_length} tokens",
+        "",
+        "On the card, at the peak" + (" (GiB)" if card else ", at least (GiB)"),
+        *(
+            f"  {name:<22}{part / GIB:8.2f}  {need.notes.get(name, '')}".rstrip()
+            for name, part in need.parts.items()
+        ),
+        f"  {'total':<22}{need.total / GIB:8.2f}",
+        "",
+        *_verdict(settings, shape, card, need),
+        *_course(settings, speed),
+        *_disk(settings, shape),
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(settings: Settings, shape: Shape, card: tuple[str, int] | None, need: Need) -> list[str]:
+    if card is None:
+        return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB", ""]
+    name, size = card
+    usable = size * (1 - memory.MARGIN)
+    if need.total <= usable:
+        return [
+            f"It fits {name} ({size / GIB:.1f} GiB), with {(size - need.total) / GIB:.1f} GiB to spare.",
+            "",
+        ]
+    flags = fitting_flags(settings, shape, size)
+    head = f"It does not fit {name} ({size / GIB:.1f} GiB): {(need.total - usable) / GIB:.1f} GiB too much."
+    if flags is None:
+        return [head, "Nothing short of a smaller base or a larger card changes that.", ""]
+    return [head, "This fits:", *(f"  {flag}" for flag in flags), ""]
+
+
+def _course(settings: Settings, speed: float | None) -> list[str]:
+    lines = [f"An optimizer step sees {settings.step_tokens:,} tokens."]
+    steps = settings.max_steps
+    total = steps * settings.step_tokens
+    characters = corpus_characters(settings.corpus) if settings.corpus else None
+    if steps > 0 and characters:
+        lines.append(
+            f"{steps:,} steps see {total:,} tokens, about {total / characters:.1f} times the corpus "
+            f"({characters:,} characters, at one token each)."
+        )
+    if steps > 0 and speed:
+        hours = total / speed / 3600
+        time = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+        lines.append(f"At {speed:,.0f} tokens/s the run takes {time}, validation and merging aside.")
+    elif steps > 0:
+        lines.append("How long it takes shows after a first run, or give --tokens_per_second.")
+    return [*lines, ""]
+
+
+def _disk(settings: Settings, shape: Shape) -> list[str]:
+    needed = disk_needs(settings, shape)
+    place = next(
+        path for path in [Path(settings.folder), *Path(settings.folder).absolute().parents] if path.is_dir()
+    )
+    free = shutil.disk_usage(place).free
+    total = sum(needed.values())
+    lines = ["On disk (GiB)", *(f"  {name:<44}{size / GIB:8.2f}" for name, size in needed.items())]
+    word = "enough" if free > total else "NOT enough"
+    return [*lines, f"  {'total':<44}{total / GIB:8.2f}  {free / GIB:.1f} free in {place}: {word}"]

@@ -1,0 +1,193 @@
+"""What of a stage's config, and of this machine, decides how much a run needs; read without importing torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.memory import Shape
+from taigi_lightning.suggestions import config_files
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+KNOWN = {
+    "Bohanlu/Taigi-Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 128, 56064),
+    "Bohanlu/Taigi-Llama-2-7B": Shape(32, 4096, 11008, 32, 32, 128, 56064),
+    "meta-llama/Llama-2-7b-hf": Shape(32, 4096, 11008, 32, 32, 128, 32000),
+    "meta-llama/Llama-2-13b-hf": Shape(40, 5120, 13824, 40, 40, 128, 32000),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a stage's config decides memory, disk and time; the defaults are the command line's."""
+
+    base: str = "Bohanlu/Taigi-Llama-2-13B"
+    quantization: str = "nf4"
+    rank: int | None = None
+    targets: tuple[str, ...] = PROJECTIONS
+    optimizer: str = "torch.optim.AdamW"
+    activation_budget: float | str = "auto"
+    batch_size: int = 4
+    max_length: int = 2048
+    accumulate: int = 1
+    max_steps: int = -1
+    devices: int = 1
+    folder: str = "."
+    corpus: str | None = "data/cpt_corpus"
+    checkpoints: int = 2
+    merge: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch."""
+        return self.batch_size * self.max_length
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an optimizer step, over all devices."""
+        return self.tokens * self.accumulate * self.devices
+
+
+def read_config(arguments: Sequence[str]) -> dict[str, Any]:
+    """The stacked YAML files and flags as one nested dict, later ones over earlier ones."""
+    config: dict[str, Any] = {}
+    for file in config_files(arguments):
+        _lay_over(config, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, value in zip(words, [*words[1:], ""], strict=True):
+        if flag.startswith("--") and flag != "--config":
+            node = config
+            *path, leaf = flag[2:].split(".")
+            for key in path:
+                if not isinstance(node.get(key), dict):
+                    node[key] = {"class_path": node[key]} if node.get(key) else {}
+                node = node[key]
+            found = yaml.safe_load(value)
+            if isinstance(node.get(leaf), dict) and isinstance(found, str):
+                found = {**node[leaf], "class_path": found}
+            node[leaf] = found
+    return config
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _lay_over(below[key], value)
+        else:
+            below[key] = value
+
+
+def read_settings(config: dict[str, Any]) -> Settings:
+    """Pick what matters out of a stage's config; what it leaves out has the command line's default."""
+    model, trainer, data = (config.get(name) or {} for name in ("model", "trainer", "data"))
+    if isinstance(data, str):
+        data = {"class_path": data}
+    arguments = {**data.get("init_args", {}), **{k: v for k, v in data.items() if k != "init_args"}}
+    optimizer, lora, devices = model.get("optimizer"), model.get("lora"), trainer.get("devices")
+    found = {
+        "base": model.get("base"),
+        "quantization": model.get("quantization"),
+        "rank": lora.get("r", 16) if lora is not None else None,
+        "targets": tuple((lora or {}).get("target_modules", PROJECTIONS)),
+        "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
+        "activation_budget": model.get("activation_budget"),
+        "batch_size": arguments.get("batch_size"),
+        "max_length": arguments.get("max_length"),
+        "accumulate": trainer.get("accumulate_grad_batches"),
+        "max_steps": trainer.get("max_steps"),
+        "devices": len(devices) if isinstance(devices, list) else devices if devices != "auto" else None,
+        "folder": trainer.get("default_root_dir"),
+        "checkpoints": (config.get("checkpoint") or {}).get("save_top_k"),
+        "merge": (config.get("export") or {}).get("merge"),
+    }
+    corpus = str(arguments.get("class_path", "CPTDataModule")).endswith("CPTDataModule")
+    folder = arguments.get("data_dir", Settings.corpus) if corpus else None
+    return Settings(corpus=folder, **{name: value for name, value in found.items() if value is not None})
+
+
+def base_shape(base: str) -> Shape:
+    """The shape of a base: from its folder, from the Hub's cache, or from the few that are known.
+
+    Raises:
+        InputError: none of these has it.
+    """
+    path = Path(base) / "config.json"
+    if not path.is_file() and base in KNOWN:
+        return KNOWN[base]
+    if not path.is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+        if not isinstance(cached, str):
+            hint = "It appears when the CPT stage has ended; until then plan with --model.base and that stage's base."
+            raise InputError(
+                f"The shape of {base} is not known here: no config.json of it is on this machine. "
+                + (
+                    hint
+                    if base.startswith("models/")
+                    else f"Fetch that one file with `hf download {base} config.json`."
+                )
+            )
+        path = Path(cached)
+    try:
+        return Shape.from_config(json.loads(path.read_text(encoding="utf-8")))
+    except KeyError as error:
+        raise InputError(f"{path} has no {error}: only Llama-shaped bases can be planned.") from error
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size.
+
+    >>> parse_size("16GiB") == 16 * 2**30, parse_size("24GB"), parse_size("1.5 GiB") == 3 * 2**29
+    (True, 24000000000, True)
+    """
+    match = re.fullmatch(r"([\d.]+)\s*([GM])(i?)B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise InputError(f"--gpu_memory is {text!r}; wanted a size such as 16GiB or 24GB.")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** (3 if match[2].upper() == "G" else 2))
+
+
+def found_card() -> tuple[str, int] | None:
+    """Name and bytes of the first GPU here, asked of the driver: PyTorch would take seconds to import."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    if not lines or "," not in lines[0]:
+        return None
+    name, _, size = lines[0].rpartition(",")
+    return name.strip(), int(size) * 2**20
+
+
+def past_speed(settings: Settings) -> float | None:
+    """Median tokens per second in the newest log of an earlier run in the same folder."""
+    logs = sorted(Path(settings.folder).glob("logs/**/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return None
+    with logs[-1].open(encoding="utf-8", newline="") as file:
+        values = [row.get("train/tokens_per_second") for row in csv.DictReader(file)]
+    speeds = [float(value) for value in values if value]
+    return statistics.median(speeds) if speeds else None
+
+
+def corpus_characters(folder: str) -> int | None:
+    """Characters of a cleaned corpus, as its report says; None where there is none yet."""
+    for name in ("manifest.json", "report.json"):
+        path = Path(folder) / name
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8")).get("characters")
+            if isinstance(found, int):
+                return found
+    return None
