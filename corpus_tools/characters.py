@@ -154,6 +154,17 @@ def kinds() -> npt.NDArray[np.uint8]:
     return table
 
 
+def kinds_of(text: str) -> npt.NDArray[np.uint8]:
+    """The kind of each character, [len(text)] uint8."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return kinds().take(codes)
+
+
+def count_kinds(of_characters: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Characters of each kind, [len(Kind)] int64."""
+    return np.bincount(of_characters, minlength=len(Kind))
+
+
 def census(text: str) -> npt.NDArray[np.int64]:
     """Characters of each kind, [len(Kind)] int64.
 
@@ -161,8 +172,7 @@ def census(text: str) -> npt.NDArray[np.int64]:
     >>> int(counts[Kind.TAIGI]), int(counts[Kind.TONE])
     (2, 1)
     """
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    return np.bincount(kinds()[codes], minlength=len(Kind))
+    return count_kinds(kinds_of(text))
 
 
 def taigi_score(counts: npt.NDArray[np.int64]) -> float:

@@ -93,7 +93,7 @@ def _trim_address(address: str) -> int:
         last = address[end - 1]
         unbalanced = last == ")" and address.count("(", 0, end) < address.count(")", 0, end)
         unbalanced |= last == "]" and address.count("[", 0, end) < address.count("]", 0, end)
-        if last not in ".,;:!?'" and not unbalanced or address[:end].endswith("://"):
+        if (last not in ".,;:!?'" and not unbalanced) or address[:end].endswith("://"):
             break
         end -= 1
     return end

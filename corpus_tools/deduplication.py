@@ -11,7 +11,12 @@ HASH_BYTES = 16
 
 def hash_text(text: str) -> bytes:
     """128-bit hash of a text's UTF-8 (xxh3; two of a billion different texts agree with odds of 1e-21)."""
-    return xxhash.xxh3_128_digest(text.encode())
+    return hash_bytes(text.encode())
+
+
+def hash_bytes(data: bytes) -> bytes:
+    """128-bit hash (xxh3)."""
+    return xxhash.xxh3_128_digest(data)
 
 
 def find_duplicates(hashes: bytes) -> npt.NDArray[np.bool_]:

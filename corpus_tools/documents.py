@@ -64,21 +64,16 @@ class Tally(msgspec.Struct):
     removed: Counter[str] = msgspec.field(default_factory=Counter)
     stretches: dict[str, Counter[str]] = msgspec.field(default_factory=dict)
     samples: dict[str, list[dict[str, str]]] = msgspec.field(default_factory=dict)
-    unknown_private_use: Counter[str] = msgspec.field(default_factory=Counter)
-    replacement_characters: int = 0
-    simplified_articles: int = 0
     converted_articles: int = 0
     hits: list[dict[str, str]] = msgspec.field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         """Add another tally's counts; samples and hits follow in order."""
-        for name in ("rows", "articles", "characters", "line_breaks", "replacement_characters"):
+        for name in ("rows", "articles", "characters", "line_breaks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.simplified_articles += other.simplified_articles
         self.converted_articles += other.converted_articles
         self.changes.update(other.changes)
         self.removed.update(other.removed)
-        self.unknown_private_use.update(other.unknown_private_use)
         for rule, stretches in other.stretches.items():
             self.stretches.setdefault(rule, Counter()).update(stretches)
         for rule, samples in other.samples.items():

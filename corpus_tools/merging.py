@@ -51,25 +51,27 @@ def _reading_order(rows: Sequence[Row], group: list[int]) -> list[int]:
     return [i for _, _, i in sorted(order)]
 
 
-def repeated_rows(rows: Sequence[Row], min_chars: int) -> set[int]:
-    """Indices of rows whose text, of `min_chars` characters or more, an earlier row of the same title has.
+def repeated_rows(rows: Sequence[Row], group: Sequence[int], min_chars: int) -> set[int]:
+    """Those rows of an article whose text, of `min_chars` characters or more, an earlier row of it has.
 
     Windows break sentences, so such a copy must go before the windows are joined.
     """
-    first: set[tuple[str | None, str]] = set()
+    if len({rows[i].text for i in group}) == len(group):
+        return set()
+    first: set[str] = set()
     repeated = set()
-    for i, row in enumerate(rows):
-        key = (row.title, row.text)
-        if len(row.text) >= min_chars and row.title:
-            if key in first:
+    for i in group:
+        text = rows[i].text
+        if len(text) >= min_chars:
+            if text in first:
                 repeated.add(i)
-            first.add(key)
+            first.add(text)
     return repeated
 
 
 def _starts_paragraph(previous: str, last: str, text: str) -> bool:
     """Whether a row begins a paragraph, judged by the row before it, which ends with `last`; both non-empty."""
-    if last in _COMPLETE or last in _MAY_END and ends_sentence(previous, len(previous)):
+    if last in _COMPLETE or (last in _MAY_END and ends_sentence(previous, len(previous))):
         # A window may break between a sentence and its closing quote.
         first = text[0]
         return first not in _CONTINUES and (first != " " or text.lstrip(" ")[:1] not in _CONTINUES)
@@ -105,7 +107,11 @@ def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
     for i, text in enumerate(texts):
         if text:
             last = previous[-1]
-            if last != "\n" and (i in numbered or _starts_paragraph(previous, last, text)):
+            if last != "\n" and (
+                (last in _COMPLETE and text[0] not in _CONTINUES and text[0] != " ")
+                or i in numbered
+                or _starts_paragraph(previous, last, text)
+            ):
                 parts.append("\n")
                 line += 1
             parts.append(text)

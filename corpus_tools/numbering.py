@@ -110,7 +110,7 @@ def in_sequence(numbers: list[Number]) -> set[int]:
         for number in [*same, None]:
             if run and (number is None or number.value != run[-1].value + 1):
                 bare = run[0].form.startswith("bare")
-                if len(run) > 2 or len(run) == 2 and not (bare and run[0].value > 1):
+                if len(run) > 2 or (len(run) == 2 and not (bare and run[0].value > 1)):
                     found.update(n.start for n in run)
                 run = []
             if number is not None:
@@ -133,5 +133,5 @@ def find_numbering(text: str) -> list[Number]:
     return [
         n
         for n in numbers
-        if n.start in sequence or not n.form.startswith("bare") and ends_sentence(text, n.start)
+        if n.start in sequence or (not n.form.startswith("bare") and ends_sentence(text, max(0, n.start - 1)))
     ]

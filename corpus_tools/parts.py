@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus_tools.characters import census, taigi_score
+from corpus_tools.characters import Kind, count_kinds, kinds_of, looks_simplified, taigi_score
 from corpus_tools.deduplication import hash_text
 from corpus_tools.documents import CleanedArticle
 from corpus_tools.splitting import split_spans
@@ -64,6 +66,9 @@ class PartSummary(msgspec.Struct):
     edges: int
     lengths: Counter[int]
     scores: Counter[int]
+    unknown_private_use: Counter[str]
+    replacement_characters: int = 0
+    simplified_articles: int = 0
 
 
 class _Columns:
@@ -78,9 +83,21 @@ class _Columns:
             column.append(value)
 
     def take(self) -> pa.Table:
-        arrays = [pa.array(v, f.type) for v, f in zip(self.values, self.schema, strict=True)]
+        arrays = [_array(v, f.type) for v, f in zip(self.values, self.schema, strict=True)]
         self.values = [[] for _ in self.schema.names]
         return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow array from its buffers: `pa.array` would import pandas, which takes longer than a shard."""
+    if kind == pa.string():
+        data = [value.encode() for value in values]
+        offsets = np.zeros(len(data) + 1, np.int32)
+        np.cumsum([len(d) for d in data], out=offsets[1:])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
+    else:
+        buffers = [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
 
 
 def write_part(
@@ -95,7 +112,7 @@ def write_part(
 ) -> PartSummary:
     """Write `stem`.train, `stem`.validation and `stem`.dropped for some shards; `repeated` documents are left out."""
     summary = PartSummary(
-        {}, b"", Counter(), Counter(), 0, Counter(), Counter(), 0, Counter(), Counter()
+        {}, b"", Counter(), Counter(), 0, Counter(), Counter(), 0, Counter(), Counter(), Counter()
     )
     writers: dict[str, Any] = {}
     columns = {name: _Columns(DOCUMENT_SCHEMA) for name in ("train", "validation")}
@@ -179,12 +196,16 @@ def _finish(
         keep = [i for i, mark in enumerate(marks) if not mark]
         paragraphs, rows, counts = ([values[i] for i in keep] for values in (paragraphs, rows, counts))
     text = "\n".join(paragraphs)
+    kinds = kinds_of(text)
+    article_counts = np.zeros(len(Kind), np.int64)
     name = "validation" if fate == VALIDATION else "train"
     split, kept = columns[name], 0
     reasons: list[tuple[int, int, str]] = []
     for part, (start, end) in enumerate(split_spans(text, *limits)):
         piece = text[start:end]
-        score = taigi_score(census(piece))
+        counts_of_piece = count_kinds(kinds[start:end])
+        article_counts += counts_of_piece
+        score = taigi_score(counts_of_piece)
         reason = ""
         if len(piece) < limits[0]:
             reason = "too_short"
@@ -202,11 +223,20 @@ def _finish(
         summary.documents[name] += 1
         summary.lengths[len(piece) // _BIN * _BIN] += 1
         summary.scores[int(score * 20)] += 1
+    _count_rarities(text, article_counts, summary)
     summary.characters[name] += kept
     summary.rows_kept += sum(counts)
     if reasons:
         _drop_pieces(article, text, reasons, paragraphs, rows, counts, dropped, summary)
     summary.edges += article.characters - kept - _lost(article, summary, kept_before)
+
+
+def _count_rarities(text: str, counts: npt.NDArray[np.int64], summary: PartSummary) -> None:
+    summary.simplified_articles += looks_simplified(counts)
+    summary.replacement_characters += int(counts[Kind.REPLACEMENT])
+    if counts[Kind.PRIVATE]:
+        private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]
+        summary.unknown_private_use.update(private)
 
 
 _OF_PARAGRAPHS = ("duplicate_article", "duplicate_paragraph", "too_short", "not_taigi", "duplicate_document")

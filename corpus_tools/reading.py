@@ -230,7 +230,7 @@ def _check_row(value: Any, fields: Mapping[str, str]) -> None:
         wanted = int if name == "paragraph_id" else str
         if name == "paragraph_id" and isinstance(found, str) and found.strip().lstrip("-").isdecimal():
             continue
-        if not (isinstance(found, wanted) or found is None and name != "text"):
+        if not (isinstance(found, wanted) or (found is None and name != "text")):
             raise InputError(f"{key!r} is {found!r:.60}; wanted {'a number' if wanted is int else 'text'}.")
         if isinstance(found, str) and any("\ud800" <= c <= "\udfff" for c in found):
             raise InputError(

@@ -15,7 +15,7 @@ import msgspec
 from corpus_tools.characters import Kind, census, kinds, looks_simplified
 from corpus_tools.cleaning import Step, clean_steps
 from corpus_tools.decontamination import QuestionNgrams, find_overlaps, read_questions
-from corpus_tools.deduplication import hash_text
+from corpus_tools.deduplication import hash_bytes, hash_text
 from corpus_tools.documents import Article, CleanedArticle, Cut, Row, Tally
 from corpus_tools.errors import InputError
 from corpus_tools.merging import group_rows, merge_rows, repeated_rows
@@ -113,12 +113,12 @@ def _clean_rows(
     tally = summary.tally
     tally.rows = len(rows)
     first_number = [sum(summary.rows[:n]) for n in range(len(summary.rows))]
-    repeated = repeated_rows(rows, min_paragraph_chars)
     cleaned: list[CleanedArticle] = []
     hashes: list[bytes] = []
     paragraph_hashes: list[bytes] = []
     for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
         file = of_source[group[0]]
+        repeated = repeated_rows(rows, group, min_paragraph_chars)
         kept = [i for i in group if i not in repeated] if repeated else group
         article = merge_rows(rows, kept, summary.sources[file])
         article.rows = [i + 1 - first_number[of_source[i]] for i in kept]
@@ -136,7 +136,7 @@ def _clean_rows(
         cleaned.append(result)
         digests = [hash_text(p) for p in result.paragraphs]
         paragraph_hashes += digests
-        hashes.append(hash_text("".join(result.paragraphs)))
+        hashes.append(hash_bytes(b"".join(digests)))
         summary.characters.append(sum(map(len, result.paragraphs)))
         summary.paragraph_counts.append(len(digests))
         summary.titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else b"")
@@ -151,18 +151,12 @@ def clean_article(article: Article, tally: Tally, convert_simplified: bool = Fal
     """The rules applied to an article, counted in `tally`."""
     text = article.text
     cuts: list[Cut] = []
-    counts = census(text)
-    if looks_simplified(counts):
-        tally.simplified_articles += 1
-        if convert_simplified:
-            text = _to_traditional(text)
-            tally.converted_articles += 1
+    if convert_simplified and looks_simplified(census(text)):
+        text = _to_traditional(text)
+        tally.converted_articles += 1
     for step in clean_steps(text):
         _count(step, article, tally, cuts)
         text = step.after
-    if counts[Kind.PRIVATE]:
-        tally.unknown_private_use.update(f"U+{ord(c):04X}" for c in text if _is_private(c))
-    tally.replacement_characters += int(counts[Kind.REPLACEMENT])
     lines = text.split("\n")
     rows_on = Counter(article.first_lines)
     starts = article.first_lines
@@ -178,10 +172,6 @@ def clean_article(article: Article, tally: Tally, convert_simplified: bool = Fal
     if emptied:
         cuts.append(Cut(article.rows[0], emptied, "empty", ""))
     return result
-
-
-def _is_private(character: str) -> bool:
-    return "\ue000" <= character <= "\uf8ff" or character >= "\U000f0000"
 
 
 def _to_traditional(text: str) -> str:

@@ -1,0 +1,138 @@
+"""Each rule on the stretches of real texts it exists for, and on those it must leave alone."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corpus_tools.characters import PRIVATE_USE, Kind, census, looks_simplified, taigi_score
+from corpus_tools.cleaning import RULES, clean_steps, clean_text, compose, remove_numbering, remove_urls
+
+KEPT = [
+    "ⁿ ᴺ ① ㈠ ℃ ㆦ ㆷ ˪ ˫",  # NFKC would change these
+    "a̍ o̍ m̄ n̂ a̋ o͘ ȧ",
+    "厝--lìn，行--ah！",
+    "Tâi-uân tai5-uan5 e5",
+    "阮ｅ厝，阮 ê 厝，阮个厝",
+    "Lí hó, lán lâi-khì! Kám-án-ne? 3.5 1,200 11:30",
+    "𠢕𠕇𣍐𨑨𤆬𪜶𫝛𬦰𰣻䆀",
+    "台灣个庄，才干焦欲娘里",
+    "7、80 冬前",
+    "07.04）蔡阿炮",
+    "2.25，台南",
+    "2010.",
+    "1947年",
+    "第一回去台北。",
+    "一、二十个人",
+    "\ue055\ue021\ufffd",
+]
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_text_is_left_alone(text: str) -> None:
+    assert clean_text(text) == text
+
+
+CHANGED = {
+    "補破網https://www.youtube.com/watch?v=AsKDpyJDYlQ": "補破網",
+    "取自https://is.gd/BopckD後擺講": "取自後擺講",
+    "看HTTPS://A.tw/b，好": "看，好",
+    "（WWW.a.tw/c_(d)）": "（）",
+    "伊講:好!?": "伊講：好！？",
+    "𪜶,𠢕;": "𪜶，𠢕；",
+    "｢好﹐無﹖｣": "「好，無？」",
+    "好......無。。。愛…": "好……無……愛……",
+    "。。…": "……",
+    "伊──我": "伊——我",
+    "《槍聲》2025年版    胡長松     槍聲": "《槍聲》2025年版 胡長松 槍聲",
+    "阮\x07兜\u2028佇\xa0遮\ufeff": "阮兜 佇 遮",
+    "\uf941\uf96f": "論說",
+    "1.一.春天": "春天",
+    "（一）春天。\n（二）熱天。": "春天。\n熱天。",
+    "第一章 春天": "春天",
+    "1 春天\n2 熱天\n3 秋天": "春天\n熱天\n秋天",
+}
+
+
+@pytest.mark.parametrize(("text", "cleaned"), CHANGED.items())
+def test_text_is_cleaned(text: str, cleaned: str) -> None:
+    assert clean_text(text) == cleaned
+
+
+@pytest.mark.parametrize(("code", "character"), PRIVATE_USE.items())
+def test_the_ministrys_private_use_characters_become_unicode(code: int, character: str) -> None:
+    assert clean_text(chr(code)) == character
+
+
+def test_a_number_that_continues_a_sentence_stays() -> None:
+    assert remove_numbering("價數是\n25. 箍") == "價數是\n25. 箍"
+
+
+def test_numbers_in_sequence_go_even_without_full_stops() -> None:
+    assert remove_numbering("目錄\n1. 春天\n2. 熱天") == "目錄\n春天\n熱天"
+
+
+def test_urls_keep_their_own_brackets_and_leave_the_sentences() -> None:
+    assert remove_urls("(看http://a.b/c_(d).)") == "(看.)"
+
+
+def test_simplified_text_is_told_from_taigi() -> None:
+    assert looks_simplified(census("这个时候，我们还没听说过这样的语言。" * 3))
+    assert not looks_simplified(census("".join(KEPT) * 20))
+
+
+def test_taigi_scores_high_and_mandarin_low() -> None:
+    assert taigi_score(census("阮佇遮食飯，伊毋知影𪜶攏欲去佗位。")) == 1
+    assert taigi_score(census("Góa bô beh khì, lí kám ū chia̍h-pn̄g?")) == 1
+    assert taigi_score(census("他們今天早上去學校上課，下午回家寫作業。")) == 0
+    assert taigi_score(census("They went to school in the morning.")) == 0
+
+
+ALPHABET = st.one_of(
+    st.sampled_from("的佇佮毋袂閣阮𪜶𫝛𬦰𰣻𠢕䆀一二三十第章回論"),
+    st.sampled_from("aeiouAêáōnmｅⁿhtpsw:/.-,;!? 0123456789()（）、。！？…「」『』﹐｢｣──"),
+    st.sampled_from("\u0301\u0304\u030d\u0358\u0302\u0323\u0327ㆦ˪\ue701\ue055\uf941\ufffd\x07\xa0\u2028\u3000\t\r\n\u200b"),
+    st.sampled_from(["https://a.tw/b", "www.c.tw", "HTTP://", "1. ", "（一）", "一、", "第一章 ", "。\n", "……", "--"]),
+    st.characters(exclude_categories=["Cs"]),
+)
+TEXT = st.lists(ALPHABET, max_size=40).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXT)
+def test_cleaning_twice_changes_nothing_more(text: str) -> None:
+    once = clean_text(text)
+    assert clean_text(once) == once
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXT)
+def test_cleaned_text_keeps_the_promises(text: str) -> None:
+    cleaned = clean_text(text)
+    assert cleaned.count("\n") == text.count("\n")
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert "http://" not in cleaned.lower() and "https://" not in cleaned.lower()
+    assert "  " not in cleaned and "。。" not in cleaned and "..." not in cleaned
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXT)
+def test_steps_name_every_change(text: str) -> None:
+    for step in clean_steps(text):
+        assert step.before == text and step.after != step.before or step.rule in ("composition", "half_width")
+        text = step.after
+    assert text == clean_text(text)
+    assert {rule.name for rule in RULES} >= {step.rule for step in clean_steps(text)}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("佇佮毋阮𪜶𠢕䆀的ｅêⁿㆦ˪，。「」a-"), max_size=60))
+def test_text_without_anything_to_clean_survives_whole(text: str) -> None:
+    if "。。" not in text:
+        assert clean_text(text) == text
+
+
+def test_census_counts_each_kind() -> None:
+    counts = census("阮佇\ufffd\ue000ê a")
+    assert (counts[Kind.TAIGI], counts[Kind.REPLACEMENT], counts[Kind.PRIVATE]) == (2, 1, 1)
