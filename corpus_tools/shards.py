@@ -77,7 +77,7 @@ def clean_shard(
         key = hashlib.sha256("\n".join([salt, *summary.sources, *summary.sha256]).encode()).hexdigest()[:32]
         finished = work_dir / f"{key}.summary"
         if finished.exists():
-            return msgspec.msgpack.decode(finished.read_bytes(), type=ShardSummary)
+            return msgspec.msgpack.decode(finished.read_bytes(), type=ShardSummary, dec_hook=_as_counter)
         for number, source in enumerate(sources):
             found = read_rows(source.path, fields, contents[number])
             contents[number] = b""
@@ -100,6 +100,11 @@ def clean_shard(
     finally:
         if gc_was_on:
             gc.enable()
+
+
+def _as_counter(kind: type, value: dict[str, int]) -> Counter[str]:
+    """msgspec knows no Counter: it reads a dict and asks here."""
+    return Counter(value)
 
 
 def _clean_rows(

@@ -1,0 +1,50 @@
+"""Rows into articles: ordered, joined without inserting into or losing from a broken sentence."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpus_tools.documents import Row
+from corpus_tools.merging import group_rows, join_rows, repeated_rows
+
+
+def test_a_date_that_straddles_rows_is_joined() -> None:
+    assert join_rows(["佇2010.09.", "20）彼工。"])[0] == "佇2010.09.20）彼工。"
+
+
+def test_a_closing_quote_joins_its_sentence() -> None:
+    assert join_rows(["伊講：「好。", "」阮去。"])[0] == "伊講：「好。」阮去。"
+
+
+def test_numbered_rows_in_sequence_are_paragraphs() -> None:
+    assert join_rows(["目錄", "1. 春天", "2. 熱天"])[0] == "目錄\n1. 春天\n2. 熱天"
+
+
+def test_rows_are_ordered_by_paragraph_id_and_titles_by_first_row() -> None:
+    rows = [Row("b", "甲", None, 2), Row("c", "乙", None, 1), Row("a", "甲", None, 1)]
+    assert group_rows(rows) == [[2, 0], [1]]
+
+
+def test_two_works_under_one_title_follow_one_another() -> None:
+    rows = [Row(text, "甲", None, i) for text, i in (("a", 1), ("b", 2), ("c", 1), ("d", 2))]
+    assert group_rows(rows) == [[0, 1, 2, 3]]
+
+
+def test_rows_without_a_title_stand_alone() -> None:
+    assert group_rows([Row("a"), Row("b")]) == [[0], [1]]
+
+
+def test_across_files_only_the_same_author_is_the_same_article() -> None:
+    rows = [Row("a", "序", "林", 1), Row("b", "序", "王", 1), Row("c", "序", "林", 2)]
+    assert group_rows(rows, [0, 1, 2]) == [[0, 2], [1]]
+
+
+def test_a_repeated_window_goes_and_a_short_refrain_stays() -> None:
+    rows = [Row("阮佇遮" * 10), Row("好。"), Row("阮佇遮" * 10), Row("好。")]
+    assert repeated_rows(rows, range(4), 30) == {2}
+
+
+@given(st.lists(st.text("阮佇。！」1（、. \n"), max_size=8))
+def test_joining_only_adds_line_breaks(texts: list[str]) -> None:
+    joined, lines = join_rows(texts)
+    assert joined.replace("\n", "") == "".join(texts).replace("\n", "")
+    assert lines == sorted(lines) and len(lines) == len(texts)

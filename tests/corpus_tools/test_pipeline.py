@@ -1,0 +1,207 @@
+"""The corpus folder: exact accounting, the same bytes however it is run, nothing lost when a run dies."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from corpus_tools import pipeline
+from corpus_tools.__main__ import main
+from corpus_tools.errors import InputError
+from corpus_tools.pipeline import build_corpus
+from corpus_tools.sample import write_sample
+
+LONG = "阮兜佇台南的海邊仔，逐工攏會當看著日頭落海。隔壁的阿婆定定講起少年時陣的代誌，逐家聽甲真歡喜。"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sample(tmp_path_factory.mktemp("raw"), articles=12, questions=4, test_questions=4)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def rows_of(title: str, *texts: str, author: str = "林") -> list[dict[str, Any]]:
+    return [
+        {"title": title, "author": author, "text": text, "paragraph_id": i} for i, text in enumerate(texts, 1)
+    ]
+
+
+def documents(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*-of-*.parquet")):
+        found += pq.read_table(path).to_pylist()
+    return found
+
+
+def test_rows_and_characters_balance(raw: Path, tmp_path: Path) -> None:
+    report = build_corpus([raw / "IMA-Taiwan"], tmp_path / "out")
+    rows, characters = report["rows"], report["characters"]
+    files = list((raw / "IMA-Taiwan").rglob("*.json"))
+    texts = [row["text"] for file in files for row in json.loads(file.read_text("utf-8"))]
+    assert rows["read"] == len(texts) == rows["kept"] + sum(rows["dropped"].values())
+    assert characters["read"] == sum(map(len, texts))
+    spent = [characters["edges"], characters["kept"]]
+    spent += [*characters["removed_by_rule"].values(), *characters["dropped"].values()]
+    assert characters["read"] + characters["line_breaks_added"] == sum(spent)
+    assert characters["kept"] == sum(len(d["text"]) for d in documents(tmp_path / "out"))
+    dropped = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
+    assert sum(d["rows"] for d in dropped) == sum(rows["dropped"].values())
+
+
+def test_documents_have_the_bounds_and_no_duplicates(raw: Path, tmp_path: Path) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path, max_chars=300)
+    texts = [d["text"] for d in documents(tmp_path)]
+    assert texts and all(100 <= len(t) <= 300 for t in texts)
+    assert len(set(texts)) == len(texts)
+
+
+def test_output_is_the_same_in_processes(raw: Path, tmp_path: Path) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "a")
+    with ProcessPoolExecutor(2) as executor:
+        build_corpus([raw / "IMA-Taiwan"], tmp_path / "b", executor=executor)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_output_is_the_same_on_a_dask_cluster(raw: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "a")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        arguments = ["clean", str(raw / "IMA-Taiwan"), "--output_dir", str(tmp_path / "b")]
+        assert main([*arguments, "--scheduler", cluster.scheduler_address]) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_killed_run_is_taken_up_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "a")
+    cleaned = []
+    original = pipeline.write_part
+
+    def die(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "write_part", die)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([raw / "IMA-Taiwan"], tmp_path / "b")
+    assert contents(tmp_path / "b") == {}
+    monkeypatch.setattr(pipeline, "write_part", original)
+    monkeypatch.setattr("corpus_tools.shards._clean_rows", lambda *a: cleaned.append(a))
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "b")
+    assert not cleaned
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_an_error_leaves_the_earlier_corpus_untouched(raw: Path, tmp_path: Path) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    bad = tmp_path / "bad.json"
+    bad.write_text('[{"text": "阮"}, {"text": ', encoding="utf-8")
+    with pytest.raises(InputError, match=r"bad\.json, row 2"):
+        build_corpus([bad], tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_bad_files_can_be_skipped_and_are_listed(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in" / "good.json", rows_of("一", LONG * 3))
+    (tmp_path / "in" / "bad.json").write_text("[", encoding="utf-8")
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", skip_bad_files=True)
+    assert list(report["skipped_files"]) == ["bad.json"] and report["documents"]["total"] == 1
+
+
+def test_two_runs_do_not_mix(raw: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="another run"):
+        build_corpus([raw / "IMA-Taiwan"], tmp_path)
+
+
+def test_a_title_that_spans_files_is_one_article(tmp_path: Path) -> None:
+    first, second = rows_of("海邊", LONG, LONG[::-1])
+    write_rows(tmp_path / "in" / "a.json", [second, *rows_of("山", LONG * 3)])
+    write_rows(tmp_path / "in" / "b.json", [first])
+    build_corpus([tmp_path / "in"], tmp_path / "out", validation_fraction=0)
+    texts = {d["title"]: d["text"] for d in documents(tmp_path / "out")}
+    assert len(texts) == 1 or texts["海邊"].startswith(LONG)
+
+
+def test_repeated_articles_and_paragraphs_go(tmp_path: Path) -> None:
+    paragraphs = [f"{LONG}第{i}擺。" for i in range(5)]
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", *paragraphs[:4]) + rows_of("乙", *paragraphs[:4]))
+    write_rows(tmp_path / "in" / "b.json", rows_of("丙", *paragraphs[2:]) + rows_of("丁", LONG * 2 + "尾。"))
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", validation_fraction=0, min_chars=20)
+    assert report["rows"]["dropped"] == {"duplicate_article": 4, "duplicate_paragraph": 2}
+    assert [d["title"] for d in documents(tmp_path / "out")] == ["甲", "丙", "丁"]
+
+
+def test_validation_never_parts_an_article(raw: Path, tmp_path: Path) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path, max_chars=200, validation_fraction=0.3)
+    titles = [
+        {d["title"] for d in pq.read_table(path).to_pylist()} for path in sorted(tmp_path.glob("*-of-*.parquet"))
+    ]
+    assert titles[0] and titles[1] and not titles[0] & titles[1]
+
+
+def test_text_of_the_questions_is_dropped_across_a_line_break(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.csv"
+    passage = "彼工透早，阿母叫我緊起床，講外口有一陣鳥仔。"
+    questions.write_text(f"\ufeffID,前文,題幹\n12537,{passage},佗一个著？\n", encoding="utf-8")
+    planted = ["彼工透早！阿母叫我。", "緊起床講外口有一陣鳥仔。"]
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", LONG * 3, *planted, "尾" + LONG[:-1] * 3))
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", decontaminate=questions)
+    assert report["rows"]["dropped"] == {"contaminated": 2}
+    assert {h["question"] for h in report["overlaps"]} == {"12537"}
+    assert "鳥仔" not in "".join(d["text"] for d in documents(tmp_path / "out"))
+    characters = report["characters"]
+    spent = sum(characters["removed_by_rule"].values()) + sum(characters["dropped"].values())
+    read = characters["read"] + characters["line_breaks_added"]
+    assert read == spent + characters["edges"] + characters["kept"]
+
+
+def test_the_folder_loads_as_a_dataset(raw: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    for kind in ("parquet", "jsonl"):
+        report = build_corpus([raw / "IMA-Taiwan"], tmp_path / kind, output_format=kind)
+        loaded = datasets.load_dataset(str(tmp_path / kind), cache_dir=str(tmp_path / "cache"))
+        assert {s: len(d) for s, d in loaded.items()} == {
+            s: report["documents"][s] for s in ("train", "validation")
+        }
+
+
+def test_the_manifest_names_inputs_and_outputs(raw: Path, tmp_path: Path) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    assert set(manifest["outputs"]) | {"manifest.json"} == set(contents(tmp_path))
+    assert all(len(entry["sha256"]) == 64 and entry["rows"] for entry in manifest["inputs"])
+
+
+def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "短。"))
+    assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "no document left of 1 rows" in error and "too_short" in error
+
+
+@pytest.mark.parametrize("arguments", [["--min_chars", "0"], ["--validation_fraction", "2"], ["--nonsense", "1"]])
+def test_usage_errors_leave_with_2(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["clean", str(tmp_path), *arguments])
+    assert exit_.value.code == 2
+
+
+def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(tmp_path / "a.json", rows_of("甲", "阮兜,看https://a.tw/b。"))
+    before = path.read_bytes()
+    assert main(["preview", str(path)]) == 0
+    assert "urls" in capsys.readouterr().out and path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
