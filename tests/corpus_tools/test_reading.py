@@ -1,0 +1,119 @@
+"""Every accepted format gives the same rows; every kind of damage gives one named error."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from corpus_tools.documents import Row
+from corpus_tools.errors import InputError
+from corpus_tools.reading import find_sources, read_rows
+
+ROWS = [Row("阮佇遮，\n好。", "甲", "林", 1), Row("Lí hó, lán.", "甲", "林", 2)]
+RECORDS = [
+    {"title": r.title, "author": r.author, "text": r.text, "paragraph_id": r.paragraph_id, "translator": "王"}
+    for r in ROWS
+]
+JSON_LIST = json.dumps(RECORDS, ensure_ascii=False).encode()
+JSON_LINES = b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in RECORDS)
+CSV = '\ufeffid,title,author,text,paragraph_id\n1,甲,林,"阮佇遮，\n好。",1\n2,甲,林,"Lí hó, lán.",2\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.json", JSON_LIST),
+        ("a.json", b"\xef\xbb\xbf" + JSON_LIST),
+        ("a.json", JSON_LINES),
+        ("a.jsonl", JSON_LINES),
+        ("a.csv", CSV),
+        ("a.json.gz", gzip.compress(JSON_LIST)),
+        ("a.jsonl.zst", zstandard.compress(JSON_LINES)),
+    ],
+)
+def test_formats_agree(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert read_rows(tmp_path / name, {}) == ROWS
+
+
+def test_parquet_reads_the_same(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
+    assert read_rows(tmp_path / "a.parquet", {}) == ROWS
+
+
+def test_a_text_file_is_one_article_of_true_lines(tmp_path: Path) -> None:
+    (tmp_path / "海邊.txt").write_text("阮佇遮\n好。", encoding="utf-8")
+    assert read_rows(tmp_path / "海邊.txt", {}) == [Row("阮佇遮\n", "海邊"), Row("好。", "海邊")]
+
+
+def test_other_names_are_mapped(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"內容": "阮", "標題": "甲", "text": 5}]', encoding="utf-8")
+    fields = {"text": "內容", "title": "標題"}
+    (row,) = read_rows(tmp_path / "a.json", fields)
+    assert (row.text, row.title) == ("阮", "甲")
+
+
+BROKEN = {
+    "cut.json": (b'[{"text": "a"}, {"text": "b', "row 2"),
+    "bytes.json": (b'[{"text": "a\xff"}]', "0xff is not UTF-8"),
+    "surrogate.json": (b'[{"text": "a"}, {"text": "\\ud800"}]', "row 2.*surrogate"),
+    "key.json": (b'[{"content": "a", "title": "b"}]', "row 1: no 'text' among content, title"),
+    "type.json": (b'[{"text": 7}]', "row 1: 'text' is 7; wanted text"),
+    "id.json": (b'[{"text": "a", "paragraph_id": 1.5}]', "paragraph_id"),
+    "scalar.json": (b'"text"', "wanted a list"),
+    "deep.json": (b'[{"text": ' + b"[" * 100_000, "row 1"),
+    "cut.jsonl": (b'{"text": "a"}\n{"text": ', "row 2|line 2"),
+    "columns.csv": (b"a,b\n1,2\n", "no column 'text' among a, b"),
+    "ragged.csv": (b"text,title\na,b,c\n", "row 1: 3 values for 2 columns"),
+    "bytes.txt": (b"a\n\xff", "line 2"),
+    "cut.json.gz": (gzip.compress(JSON_LIST)[:-9], "damaged or cut off"),
+    "cut.json.zst": (zstandard.compress(JSON_LIST)[:-5], "damaged or cut off"),
+    "no.parquet": (b"PAR1", "not a readable Parquet file"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_damage_is_named(tmp_path: Path, name: str) -> None:
+    data, message = BROKEN[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=message) as error:
+        read_rows(tmp_path / name, {})
+    assert name in str(error.value)
+
+
+def test_a_huge_row_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "阮" * 5_000_000}]), encoding="utf-8")
+    assert len(read_rows(tmp_path / "a.json", {})[0].text) == 5_000_000
+
+
+def test_sources_are_found_in_depth_and_sorted(tmp_path: Path) -> None:
+    for name in ("b.json", "小說/a.jsonl.gz", ".hidden/c.json", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    sources, passed_over = find_sources([tmp_path])
+    assert [s.name for s in sources] == ["b.json", "小說/a.jsonl.gz"] and passed_over == ["notes.md"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".txt", ".parquet", ".json.gz", ".json.zst"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_readers_give_rows_or_a_named_error(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    valid = {".json": JSON_LIST, ".jsonl": JSON_LINES, ".csv": CSV}.get(suffix, JSON_LIST)
+    start = data.draw(st.integers(0, len(valid)))
+    end = data.draw(st.integers(start, len(valid)))
+    damaged = valid[:start] + data.draw(st.binary(max_size=12)) + valid[end:]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(damaged)
+    try:
+        rows = read_rows(path, {})
+    except InputError as error:
+        assert path.name in str(error)
+    else:
+        assert all(isinstance(row.text, str) for row in rows)
