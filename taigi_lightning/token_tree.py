@@ -42,8 +42,12 @@ def token_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
     depths: list[int] = []
     paths: list[list[int]] = []
     children: dict[tuple[int, int], int] = {}
+    known: dict[tuple[int, ...], list[int]] = {}  # answers of one token leave four equal sequences
     for sequence in sequences:
-        node, path = -1, []
+        if (path := known.setdefault(tuple(sequence), [])) or not sequence:
+            paths.append(path)
+            continue
+        node = -1
         for depth, token in enumerate(sequence):
             child = children.setdefault((node, token), len(tokens))
             if child == len(tokens):

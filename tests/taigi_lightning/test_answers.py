@@ -14,12 +14,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from taigi_lightning.adapters import PROJECTIONS
 from taigi_lightning.answers import (
     answer_log_probabilities,
     choice_accuracy_batch,
     generate_tokens,
     predict_batch,
 )
+from taigi_lightning.base_model import load_base_model
+from taigi_lightning.fast_path import apply_fast_path
 from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
 from taigi_lightning.questions import Question
@@ -244,6 +247,21 @@ def test_a_peft_model_uses_its_adapter(tiny_llama_dir: Path, encoded: list[Encod
     wanted = torch.tensor([one_by_one(adapted, question) for question in encoded])
     torch.testing.assert_close(after, wanted, rtol=0, atol=2e-5)
     assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_the_fast_path_of_training_gives_the_same_answers(
+    tiny_llama_dir: Path, encoded: list[EncodedQuestion]
+) -> None:
+    """During `fit` the model has it; rows that branch go around it."""
+    adapted = load_base_model(
+        str(tiny_llama_dir), quantization="nf4", compute_dtype=torch.float32, device=torch.device("cpu")
+    )
+    adapted = get_peft_model(adapted, LoraConfig(target_modules=PROJECTIONS, init_lora_weights=False)).eval()
+    for batch in (QuestionBatch([[q] for q in encoded]), QuestionBatch([encoded[0::3], encoded[1::3]])):
+        before = answer_log_probabilities(adapted, batch)
+        apply_fast_path(adapted, activation_budget=1.0)
+        torch.testing.assert_close(answer_log_probabilities(adapted, batch), before, rtol=0, atol=1e-4)
+        del adapted.get_base_model().fast_decoder
 
 
 def test_batched_generation_equals_unbatched(
