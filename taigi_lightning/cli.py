@@ -16,11 +16,14 @@ from lightning.pytorch.loggers import CSVLogger
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning import datamodules as _datamodules  # noqa: F401
 from taigi_lightning import predict_data as _predict_data  # noqa: F401
-from taigi_lightning import prediction_writer as _prediction_writer  # noqa: F401
 from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, SaveRunConfig, Throughput
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
 from taigi_lightning.evaluation import AnswerReport
+from taigi_lightning.model_card import write_model_card
 from taigi_lightning.module import CausalLMModule
+from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
+from taigi_lightning.questions import read_questions
+from taigi_lightning.run_report import write_fit_report, write_predict_report
 from taigi_lightning.suggestions import SuggestingParser
 
 
@@ -87,6 +90,27 @@ class TaigiCLI(LightningCLI):
         if self.subcommand == "test":
             trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
         return trainer
+
+    def after_fit(self) -> None:
+        """Leave a report and, beside a whole model, its card."""
+        folder = Path(self.trainer.default_root_dir)
+        logged = any(isinstance(logger, CSVLogger) for logger in self.trainer.loggers)
+        if not self.trainer.is_global_zero or not logged or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        print(f"Report: {write_fit_report(folder)}")
+        if (folder / "config.json").is_file():
+            write_model_card(folder)
+
+    def after_predict(self) -> None:
+        """Leave a report beside the predictions."""
+        data: Any = self.datamodule
+        for writer in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if not isinstance(writer, PredictionWriter) or not self.trainer.is_global_zero:
+                continue
+            details = probabilities_path(writer.output)
+            if writer.output.is_file() and details.is_file():
+                questions = read_questions(data.path, data.columns, need_answers=False)
+                print(f"Report: {write_predict_report(writer.output, details, questions)}")
 
 
 def quieten() -> None:

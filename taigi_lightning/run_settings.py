@@ -95,7 +95,7 @@ def read_settings(config: dict[str, Any]) -> Settings:
         data = {"class_path": data}
     arguments = {**data.get("init_args", {}), **{k: v for k, v in data.items() if k != "init_args"}}
     optimizer, lora, devices = model.get("optimizer"), model.get("lora"), trainer.get("devices")
-    found = {
+    found: dict[str, Any] = {
         "base": model.get("base"),
         "quantization": model.get("quantization"),
         "rank": lora.get("r", 16) if lora is not None else None,
