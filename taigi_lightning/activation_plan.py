@@ -1,5 +1,6 @@
 """How much memory activations take, and which layers keep, move or recompute theirs."""
 
+import os
 from typing import Any
 
 import torch
@@ -7,10 +8,20 @@ import torch
 from taigi_lightning.decoder_layer import ATTENTION, GATE_UP, INPUT, MIDDLE, PRODUCTS, QKV, Saving
 
 EVERYTHING = Saving(device=frozenset({INPUT, *PRODUCTS}))
-# Moving these two out hides behind the layer's own computation, and spares the output projection's second run.
+# What hides behind a layer's own computation when it is moved to the host, in the order of what it spares per
+# byte: the residual stream spares the output projection's second run, q, k and v spare their own.
 MOVED = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE}))
+MOVED_MORE = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE, QKV}))
 INPUT_ONLY = Saving(device=frozenset({INPUT}))
-MARGIN = 0.03  # of the device's memory, for fragments and small tensors
+RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
+MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
+
+
+def host_bytes(offload: bool | float) -> float:
+    """Bytes of host memory activations may take: half of what is available, or `offload` GiB."""
+    if not isinstance(offload, bool):
+        return offload * 2**30
+    return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if offload else 0.0
 
 
 def layer_bytes(config: Any, tokens: int, element_size: int = 2) -> dict[str, int]:
@@ -41,17 +52,34 @@ def working_bytes(config: Any, tokens: int, element_size: int = 2) -> int:
     return (activations + unpacked) * element_size
 
 
-def plan_savings(layers: int, sizes: dict[str, int], room: float, *, offload: bool) -> list[Saving]:
-    """What each layer saves when `room` bytes of the device may hold activations.
+def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: float) -> list[Saving]:
+    """What each layer saves.
 
-    The last layer always keeps everything: its backward pass comes at once. Others do from the end backwards
-    while room lasts; the rest move their residual stream to the host, or keep just their input.
+    Layers keep everything from the last one backwards, as far as `room` lasts; the others move tensors to the
+    host, as many as fit there, or keep just their input. The last layer never moves or recomputes much: its
+    backward pass comes at once.
+
+    Args:
+        layers: how many there are.
+        sizes: `layer_bytes`.
+        room: bytes of the device that saved activations may take.
+        host_room: bytes of the host that they may take.
     """
-    least = MOVED if offload else INPUT_ONLY
+    def host_cost(saving: Saving) -> int:
+        return layers * sum(sizes[name] for name in saving.host)
+
+    least = INPUT_ONLY
+    if host_cost(MOVED) <= host_room:
+        least = MOVED
+        in_flight = 2 * sizes[QKV]  # one on its way out or in while another is in use
+        if host_cost(MOVED_MORE) <= host_room and in_flight <= room:
+            least = MOVED_MORE
+            room -= in_flight
     fixed = sum(sizes[name] for name in least.device)
     more = sum(sizes.values()) - fixed
-    room -= fixed * layers
-    keeping = max(1, int(min(layers, room / more)))
+    keeping = max(0, min(layers, int((room - fixed * layers) / more)))
+    if keeping == 0:
+        return [least] * (layers - 1) + [RESIDUAL]
     return [least] * (layers - keeping) + [EVERYTHING] * keeping
 
 
@@ -69,4 +97,4 @@ def free_bytes(decoder: Any, tokens: int) -> float:
     if missing:  # the first step: the optimizer has not made its state either
         missing += decoder.optimizer_bytes * sum(p.numel() for p in trained)
     working = working_bytes(decoder.backbone.config, tokens, decoder.element_size())
-    return available - missing - working - MARGIN * total  # type: ignore[no-any-return]
+    return available - missing - working - MARGIN * limit  # type: ignore[no-any-return]

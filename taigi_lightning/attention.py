@@ -12,23 +12,24 @@ class Documents:
 
     starts: (n + 1,) int32 on the block's device, the first token of each document and B * T.
     longest: tokens in the longest document. whole_rows: every row is one document.
+    begins: (B, T) bool on the host, true where a document begins.
     """
 
     starts: Tensor
     longest: int
     whole_rows: bool
-    numbers: Tensor  # (B, T) int32: equal within a document, for the masked fallback
+    begins: Tensor
 
 
 def find_documents(position_ids: Tensor) -> Documents:
-    """Documents begin wherever position_ids (B, T) does not count on. Waits once for a GPU's answer."""
-    rows, columns = position_ids.shape
-    begins = torch.ones_like(position_ids, dtype=torch.bool)
-    begins[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    """Documents begin wherever position_ids (B, T) does not count on. Waits once for a GPU's copy."""
+    device, positions = position_ids.device, position_ids.cpu()
+    begins = torch.ones_like(positions, dtype=torch.bool)
+    begins[:, 1:] = positions[:, 1:] != positions[:, :-1] + 1
     first = begins.view(-1).nonzero().view(-1).to(torch.int32)
-    starts = torch.cat([first, first.new_tensor([rows * columns])])
+    starts = torch.cat([first, first.new_tensor([positions.numel()])])
     longest = int((starts[1:] - starts[:-1]).max())
-    return Documents(starts, longest, first.numel() == rows, begins.view(-1).cumsum(0).view(rows, columns))
+    return Documents(starts.to(device), longest, first.numel() == positions.shape[0], begins)
 
 
 def _has_flash(q: Tensor) -> bool:
@@ -40,10 +41,26 @@ def _has_flash(q: Tensor) -> bool:
     )
 
 
+def _has_cudnn(q: Tensor, k: Tensor) -> bool:
+    """Hopper's own kernels: half the time of flash attention there, for whole rows with as many k as q heads."""
+    return (
+        torch.cuda.get_device_capability(q.device) >= (9, 0)
+        and torch.backends.cudnn.is_available()
+        and q.shape == k.shape
+        and q.shape[-1] in (64, 128)
+    )
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Attention output (B, T, heads, D) and what its backward wants; k and v may have fewer heads."""
     if not _has_flash(q):
         return _masked(q, k, v, documents), ()
+    if documents.whole_rows and _has_cudnn(q, k):
+        heads_first = [t.transpose(1, 2) for t in (q, k, v)]
+        out, lse, *_, seed, offset, _ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+            *heads_first, None, True, 0.0, True, False
+        )
+        return out.transpose(1, 2).contiguous(), (lse, seed, offset)
     if documents.whole_rows:
         out, lse, seed, offset, _ = torch.ops.aten._flash_attention_forward(
             q, k, v, None, None, q.shape[1], k.shape[1], 0.0, True, False
@@ -73,6 +90,13 @@ def attend_backward(
         dq, dk, dv = torch.autograd.grad(again, leaves, grad)
         return dq, dk, dv
     lse, seed, offset = extra
+    if documents.whole_rows and _has_cudnn(q, k):
+        heads_first = [t.transpose(1, 2) for t in (grad, q, k, v, out)]
+        gradients = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+            *heads_first, lse, seed, offset, None, None, None, q.shape[1], k.shape[1], 0.0, True
+        )
+        dq, dk, dv = (t.transpose(1, 2) for t in gradients)
+        return dq, dk, dv
     if documents.whole_rows:
         dq, dk, dv = torch.ops.aten._flash_attention_backward(
             grad, q, k, v, out, lse, None, None, q.shape[1], k.shape[1], 0.0, True, seed, offset
@@ -87,7 +111,7 @@ def attend_backward(
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-    numbers = documents.numbers
+    numbers = documents.begins.view(-1).cumsum(0).view(documents.begins.shape).to(q.device)
     mask = numbers[:, None, :, None] == numbers[:, None, None, :]
     mask = mask & torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).tril()
     out = torch.nn.functional.scaled_dot_product_attention(

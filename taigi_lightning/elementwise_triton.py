@@ -273,7 +273,7 @@ def rms_norm_backward(
     _rms_norm_backward_kernel[(rows,)](
         grad, dropped, x, weight, dx, dx, dropped, columns, grad.stride(0), eps, dropout.seed,
         dropout.threshold, dropout.scale, lora_grad is not None, residual_grad is not None,
-        **_row_options(columns),
+        **_row_options(columns), maxnreg=64,  # two programs a multiprocessor, so that one loads while one sums
     )  # fmt: skip
     return dx, dropped
 

@@ -28,7 +28,7 @@ def apply_fast_path(
     *,
     compile: bool = False,
     activation_budget: float | Literal["auto"] = "auto",
-    offload: bool = True,
+    offload: bool | float = True,
     embedding_on_host: bool | None = None,
     unpacked_layers: int = 0,
     optimizer_bytes: float = 8.0,
@@ -40,7 +40,8 @@ def apply_fast_path(
         compile: on CUDA, compute the row-wise operations in fused kernels; off, in plain torch.
         activation_budget: the share of all activations kept on the device: 0 recomputes or moves out every
             layer's, 1 keeps everything, "auto" keeps what the device's free memory holds.
-        offload: on CUDA, move what layers without a share save to pinned host memory.
+        offload: on CUDA, move what layers without a share save to pinned host memory: at most half of what
+            is available there, or so many GiB.
         embedding_on_host: keep the input embedding in host memory; None: on CUDA with a budget of 0.
         unpacked_layers: how many layers hold their base weights unpacked to 16 bits, for speed.
         optimizer_bytes: per trainable parameter, optimizer state that "auto" must leave room for.
@@ -57,10 +58,10 @@ def apply_fast_path(
         base.slow_path_reason = reason
         return model
     base.fast_decoder = FastDecoder(
-        base, compile and base.device.type == "cuda", activation_budget, offload, optimizer_bytes
+        base, compile and _device(base).type == "cuda", activation_budget, offload, optimizer_bytes
     )
     if embedding_on_host is None:
-        embedding_on_host = activation_budget == 0.0 and base.device.type == "cuda"
+        embedding_on_host = activation_budget == 0.0 and _device(base).type == "cuda"
     if embedding_on_host and not base.config.tie_word_embeddings:
         base.fast_decoder.move_embedding_to_host()
     base.fast_decoder.keep_unpacked(unpacked_layers)
@@ -70,6 +71,10 @@ def apply_fast_path(
 def causal_lm(model: nn.Module) -> Any:
     """The transformers causal language model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _device(base: Any) -> torch.device:
+    return base.get_decoder().norm.weight.device  # type: ignore[no-any-return]  # the embedding may be elsewhere
 
 
 def forward_hidden(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -121,7 +126,7 @@ class FastDecoder:
         base: Any,
         fused: bool,
         activation_budget: float | Literal["auto"],
-        offload: bool,
+        offload: bool | float,
         optimizer_bytes: float,
     ) -> None:
         backbone, config = base.get_decoder(), base.config
@@ -135,13 +140,14 @@ class FastDecoder:
         self.layers = [
             DecoderLayer(layer, index, heads, kv_heads, fused) for index, layer in enumerate(backbone.layers)
         ]
-        device = base.device
+        device = _device(base)
         self.stash = HostStash(device) if offload and device.type == "cuda" else None
+        self.host_room = activation_plan.host_bytes(offload) if self.stash is not None else 0.0
         self.plans: dict[tuple[int, int], list[Any]] = {}
 
     def ready(self) -> bool:
-        """Whether every adapter is still in the state the layers were built for."""
-        return all(nf4_linear.refusal(m.module) is None for layer in self.layers for m in layer.members())
+        """Whether the adapters are still as the layers were built for: PEFT switches and merges all together."""
+        return all(nf4_linear.refusal(m.module) is None for m in self.layers[0].members())
 
     def keep_unpacked(self, layers: int) -> None:
         """Hold the base weights of the first layers unpacked."""
@@ -169,7 +175,7 @@ class FastDecoder:
             else:
                 room = self.budget * sum(sizes.values()) * len(self.layers)
             self.plans[shape] = activation_plan.plan_savings(
-                len(self.layers), sizes, room, offload=self.stash is not None
+                len(self.layers), sizes, room, self.host_room
             )
         return self.plans[shape]
 

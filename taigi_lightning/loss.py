@@ -31,14 +31,18 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += logits.t() @ hidden[part]
         ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.spent = False  # type: ignore[attr-defined]
         ctx.weight_dtype = weight.dtype  # type: ignore[attr-defined]
         return total
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grad_hidden, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        if ctx.spent:  # type: ignore[attr-defined]
+            raise RuntimeError("linear_cross_entropy_sum can be differentiated once: its gradient is kept in place")
+        ctx.spent = True  # type: ignore[attr-defined]
         if grad_hidden is not None:
-            grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
+            grad_hidden.mul_(grad.to(grad_hidden.dtype))
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)  # type: ignore[attr-defined]
         return grad_hidden, grad_weight, None
@@ -63,7 +67,8 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
     Returns:
         The summed loss, float32 (), differentiable in hidden and weight, and the token count.
     """
-    targets = labels[:, 1:].reshape(-1).to(hidden.device)
-    rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)
+    # Shifting the labels, not the hidden states, copies nothing large: a row's last token predicts nothing.
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).reshape(-1).to(hidden.device)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)  # type: ignore[no-untyped-call]
     return loss, int((targets != IGNORE).sum())

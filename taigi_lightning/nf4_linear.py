@@ -121,23 +121,29 @@ class ProjectionGroup:
     def _joined(self, dtype: torch.dtype) -> Tensor:
         """[W | B], (N, K + R)."""
         joined = self._unpacked(dtype) if self.resident is None else self.resident
-        side = joined[:, self.in_features :].zero_()
         row = column = 0
-        for member in self.members:
-            if member.lora is not None:
-                block = side[row : row + member.out_features, column : column + member.rank]
-                block.copy_(member.lora[1].detach() * member.scale)
-                column += member.rank
+        for member in self.members if self.rank else ():
+            side = joined[row : row + member.out_features, self.in_features :]
+            lora_b = None if member.lora is None else member.lora[1].detach()
+            if self.fused and side.is_cuda:
+                from taigi_lightning.nf4_triton import write_side
+
+                write_side(lora_b, member.scale, column, side)
+            else:
+                side.zero_()
+                if lora_b is not None:
+                    side[:, column : column + member.rank].copy_(lora_b * member.scale)
+            column += member.rank
             row += member.out_features
         return joined
 
     def _stacked_a(self, dtype: torch.dtype) -> Tensor:
         """A, (R, K), zero rows at its end where R was rounded up."""
-        parts = [m.lora[0].detach().to(dtype) for m in self.members if m.lora is not None]
+        parts = [m.lora[0].detach() for m in self.members if m.lora is not None]
         missing = self.rank - sum(p.shape[0] for p in parts)
         if missing:
             parts.append(parts[0].new_zeros(missing, self.in_features))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(dtype)
 
     def buffer(self, like: Tensor) -> Tensor:
         """Uninitialised (M, K + R) for the input and, beside it, LoRA's hidden activations."""

@@ -30,6 +30,26 @@ def _unpack_kernel(
     tl.store(out + row * out_stride + column, tl.interleave(high, low), mask=column < K)
 
 
+@triton.jit
+def _side_kernel(
+    lora_b, out, out_stride, first, scale, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    mine = (column >= first) & (column < first + RANK)
+    value = tl.load(lora_b + row * RANK + column - first, mask=mine, other=0.0) * scale
+    tl.store(out + row * out_stride + column, value, mask=column < WIDTH)
+
+
+def write_side(lora_b: Tensor | None, scale: float, first: int, out: Tensor) -> None:
+    """Write scale * lora_b (N, r) into columns first.. of out (N, R), and zeros into the others."""
+    rows, width = out.shape
+    rank = 0 if lora_b is None else lora_b.shape[1]
+    source = out if lora_b is None else lora_b
+    block = triton.next_power_of_2(width)
+    _side_kernel[(rows,)](source, out, out.stride(0), first, scale, rank, width, block, num_warps=1)
+
+
 def unpack(packed: Tensor, state: "object", out: Tensor) -> None:
     """Write the dequantised weight into out (N, K), whose rows may lie apart. K is a multiple of 64."""
     rows, columns = out.shape

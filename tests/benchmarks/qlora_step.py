@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=0, help="keep only the first layers of the model")
     parser.add_argument("--unpacked", type=int, default=0, help="layers whose base weights stay unpacked")
-    parser.add_argument("--offload", type=int, default=1)
+    parser.add_argument("--offload", type=float, default=-1, help="host GiB for activations, -1 for half")
     parser.add_argument("--compile", type=int, default=1, help="fused kernels")
     parser.add_argument("--host-embedding", type=int, default=-1, help="-1: as the budget asks")
     parser.add_argument("--documents", default="", help="LOW-HIGH: pack documents of that many tokens")
@@ -86,7 +86,7 @@ def measure(model: Any, args: argparse.Namespace, optimizer: Any) -> dict[str, A
         model,
         compile=bool(args.compile),
         activation_budget="auto" if args.budget == "auto" else float(args.budget),
-        offload=bool(args.offload),
+        offload=True if args.offload < 0 else args.offload,
         embedding_on_host=None if args.host_embedding < 0 else bool(args.host_embedding),
         unpacked_layers=args.unpacked,
         optimizer_bytes=2.0,
@@ -114,7 +114,7 @@ def measure(model: Any, args: argparse.Namespace, optimizer: Any) -> dict[str, A
     median = sorted(times)[len(times) // 2]
     plan = next(iter(causal_lm(model).fast_decoder.plans.values()))
     return {
-        "variant": "taigi-lightning", "budget": args.budget, "kept_layers": sum(not s.host for s in plan),
+        "variant": "taigi-lightning", "budget": args.budget, "kept_layers": sum(len(s.device) == 5 for s in plan), "host": sorted(plan[0].host),
         "unpacked": args.unpacked, "offload": args.offload, "bs": args.bs, "seq": args.seq,
         "layers": args.layers, "drop": args.dropout, "documents": args.documents, "first_s": round(first, 2),
         "step_s": round(median, 4), "tok_s": round(args.bs * args.seq / median), "loss": round(losses[-1], 3),
