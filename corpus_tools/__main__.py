@@ -93,7 +93,9 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
         try:
             client = Client(scheduler, timeout=10)
         except OSError as error:
-            raise InputError(f"no Dask scheduler answers at {scheduler} ({error}); start one there.") from error
+            raise InputError(
+                f"no Dask scheduler answers at {scheduler} ({error}); start one there."
+            ) from error
         with client, client.get_executor() as executor:
             yield executor
         return

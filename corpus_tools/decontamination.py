@@ -127,7 +127,5 @@ def find_overlaps(text: str, ngrams: QuestionNgrams) -> list[Overlap]:
     for i in np.flatnonzero(ngrams.buckets[_rolling_hashes(letters, ngrams.n)]).tolist():
         gram = letters[i : i + ngrams.n].astype("<u4").tobytes().decode("utf-32-le")
         if gram in ngrams.questions:
-            found.append(
-                Overlap(int(places[i]), int(places[i + ngrams.n - 1]) + 1, ngrams.questions[gram])
-            )
+            found.append(Overlap(int(places[i]), int(places[i + ngrams.n - 1]) + 1, ngrams.questions[gram]))
     return found

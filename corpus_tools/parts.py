@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -118,6 +119,8 @@ def write_part(
     columns = {name: _Columns(DOCUMENT_SCHEMA) for name in ("train", "validation")}
     columns["dropped"] = _Columns(DROPPED_SCHEMA)
     hashes: list[bytes] = []
+    gc_was_on = gc.isenabled()
+    gc.disable()  # plain records by the ten thousand: nothing for the collector to find
     for selection in selections:
         articles = msgspec.msgpack.decode(selection.stored.read_bytes(), type=list[CleanedArticle])
         at = 0
@@ -126,11 +129,23 @@ def write_part(
             at += len(marks)
             for cut in article.cuts:
                 _drop(columns["dropped"], summary, article, *msgspec.structs.astuple(cut))
-            _finish(article, fate, marks, columns, summary, hashes, repeated, (min_chars, max_chars), min_taigi_score)
+            _finish(
+                article,
+                fate,
+                marks,
+                columns,
+                summary,
+                hashes,
+                repeated,
+                (min_chars, max_chars),
+                min_taigi_score,
+            )
         del articles
         for name, rows in columns.items():
             if rows.values[0]:
                 _append(writers, name, stem, rows.take(), jsonl)
+    if gc_was_on:
+        gc.enable()
     for name, writer in writers.items():
         writer.close()
         path = _path(stem, name)

@@ -132,7 +132,9 @@ def build_corpus(
             shutil.rmtree(work)
             return report
     except Timeout as error:
-        raise InputError(f"another run is writing into {output_dir}; wait for it or give another folder.") from error
+        raise InputError(
+            f"another run is writing into {output_dir}; wait for it or give another folder."
+        ) from error
     except OSError as error:
         raise InputError(f"{output_dir}: {error.strerror or error}; nothing was changed there.") from error
 
@@ -145,7 +147,9 @@ def _salt(options: Mapping[str, Any], questions: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _run(executor: Executor | None, progress: Progress, step: str, calls: Iterable[Callable[[], T]]) -> list[T]:
+def _run(
+    executor: Executor | None, progress: Progress, step: str, calls: Iterable[Callable[[], T]]
+) -> list[T]:
     """Results in order; the first error in order is raised and what has not begun is cancelled."""
     tasks = list(calls)
     results: list[T] = []
@@ -242,7 +246,9 @@ def _write_all(
 ) -> list[PartSummary]:
     """Parts in order; those that hold a document which an earlier one has are written once more, without it."""
     stems = [work / f"part-{i:05d}" for i in range(len(groups))]
-    parts: list[PartSummary] = run("write", [partial(finish, g, s) for g, s in zip(groups, stems, strict=True)])
+    parts: list[PartSummary] = run(
+        "write", [partial(finish, g, s) for g, s in zip(groups, stems, strict=True)]
+    )
     repeated = find_duplicates(b"".join(p.hashes for p in parts))
     again: dict[int, frozenset[int]] = {}
     at = 0
@@ -256,4 +262,3 @@ def _write_all(
         for i, part in zip(again, run("write again", calls), strict=True):
             parts[i] = part
     return parts
-

@@ -31,7 +31,9 @@ def line_diff(before: str, after: str) -> Text:
 
 
 def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() and not "\ue000" <= c <= "\uf8ff" else f"<U+{ord(c):04X}>" for c in text)
+    return "".join(
+        c if c.isprintable() and not "\ue000" <= c <= "\uf8ff" else f"<U+{ord(c):04X}>" for c in text
+    )
 
 
 def _changed_lines(step: Step) -> Iterator[tuple[str, str]]:

@@ -127,9 +127,9 @@ def _marked(before: str, after: str) -> str:
     """Before and after with the part that differs marked."""
     start = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
     return (
-        f"<td>{escape(before[:start])}<del>{escape(before[start:start + 12])}</del>"
-        f"{escape(before[start + 12:])}</td><td>{escape(after[:start])}<ins>{escape(after[start:start + 12])}</ins>"
-        f"{escape(after[start + 12:])}</td>"
+        f"<td>{escape(before[:start])}<del>{escape(before[start : start + 12])}</del>"
+        f"{escape(before[start + 12 :])}</td><td>{escape(after[:start])}<ins>{escape(after[start : start + 12])}</ins>"
+        f"{escape(after[start + 12 :])}</td>"
     )
 
 
@@ -138,9 +138,7 @@ def _rule_section(name: str, rule: Mapping[str, Any]) -> str:
         f"<tr><td class=dim>{escape(s['source'])}<br>{escape(s['title'])}</td>{_marked(s['before'], s['after'])}</tr>"
         for s in rule["samples"]
     )
-    frequent = ", ".join(
-        f"{escape(repr(k)[1:-1])} × {n:,}" for k, n in list(rule["stretches"].items())[:20]
-    )
+    frequent = ", ".join(f"{escape(repr(k)[1:-1])} × {n:,}" for k, n in list(rule["stretches"].items())[:20])
     return (
         f"<details><summary><b>{escape(name)}</b>: {rule['changes']:,} changes, "
         f"{rule['characters_removed']:,} characters fewer</summary>"

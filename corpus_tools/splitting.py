@@ -50,7 +50,7 @@ def _in_word(character: str) -> bool:
     if character in _WORD_JOINERS:
         return True
     code = ord(character)
-    return character.isalnum() and code < 0x2E80 or unicodedata.category(character).startswith("M")
+    return (character.isalnum() and code < 0x2E80) or unicodedata.category(character).startswith("M")
 
 
 def _find_cut(text: str, low: int, high: int) -> int:

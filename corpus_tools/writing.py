@@ -106,7 +106,9 @@ def publish(
     inputs = [
         {"name": name, "bytes": size, "sha256": sha256, "rows": rows}
         for shard in shards
-        for name, size, sha256, rows in zip(shard.sources, shard.sizes, shard.sha256, shard.rows, strict=False)
+        for name, size, sha256, rows in zip(
+            shard.sources, shard.sizes, shard.sha256, shard.rows, strict=False
+        )
     ]
     manifest = {"version": _version(), "options": options, "inputs": inputs, "outputs": hashes}
     write_json(work / "manifest.json", manifest)

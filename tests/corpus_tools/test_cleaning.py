@@ -92,8 +92,12 @@ def test_taigi_scores_high_and_mandarin_low() -> None:
 ALPHABET = st.one_of(
     st.sampled_from("的佇佮毋袂閣阮𪜶𫝛𬦰𰣻𠢕䆀一二三十第章回論"),
     st.sampled_from("aeiouAêáōnmｅⁿhtpsw:/.-,;!? 0123456789()（）、。！？…「」『』﹐｢｣──"),
-    st.sampled_from("\u0301\u0304\u030d\u0358\u0302\u0323\u0327ㆦ˪\ue701\ue055\uf941\ufffd\x07\xa0\u2028\u3000\t\r\n\u200b"),
-    st.sampled_from(["https://a.tw/b", "www.c.tw", "HTTP://", "1. ", "（一）", "一、", "第一章 ", "。\n", "……", "--"]),
+    st.sampled_from(
+        "\u0301\u0304\u030d\u0358\u0302\u0323\u0327ㆦ˪\ue701\ue055\uf941\ufffd\x07\xa0\u2028\u3000\t\r\n\u200b"
+    ),
+    st.sampled_from(
+        ["https://a.tw/b", "www.c.tw", "HTTP://", "1. ", "（一）", "一、", "第一章 ", "。\n", "……", "--"]
+    ),
     st.characters(exclude_categories=["Cs"]),
 )
 TEXT = st.lists(ALPHABET, max_size=40).map("".join)

@@ -78,15 +78,15 @@ def test_output_is_the_same_in_processes(raw: Path, tmp_path: Path) -> None:
 def test_output_is_the_same_on_a_dask_cluster(raw: Path, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     build_corpus([raw / "IMA-Taiwan"], tmp_path / "a")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
         arguments = ["clean", str(raw / "IMA-Taiwan"), "--output_dir", str(tmp_path / "b")]
         assert main([*arguments, "--scheduler", cluster.scheduler_address]) == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_a_killed_run_is_taken_up_again(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_is_taken_up_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_corpus([raw / "IMA-Taiwan"], tmp_path / "a")
     cleaned = []
     original = pipeline.write_part
@@ -148,7 +148,8 @@ def test_repeated_articles_and_paragraphs_go(tmp_path: Path) -> None:
 def test_validation_never_parts_an_article(raw: Path, tmp_path: Path) -> None:
     build_corpus([raw / "IMA-Taiwan"], tmp_path, max_chars=200, validation_fraction=0.3)
     titles = [
-        {d["title"] for d in pq.read_table(path).to_pylist()} for path in sorted(tmp_path.glob("*-of-*.parquet"))
+        {d["title"] for d in pq.read_table(path).to_pylist()}
+        for path in sorted(tmp_path.glob("*-of-*.parquet"))
     ]
     assert titles[0] and titles[1] and not titles[0] & titles[1]
 
@@ -193,7 +194,9 @@ def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no document left of 1 rows" in error and "too_short" in error
 
 
-@pytest.mark.parametrize("arguments", [["--min_chars", "0"], ["--validation_fraction", "2"], ["--nonsense", "1"]])
+@pytest.mark.parametrize(
+    "arguments", [["--min_chars", "0"], ["--validation_fraction", "2"], ["--nonsense", "1"]]
+)
 def test_usage_errors_leave_with_2(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["clean", str(tmp_path), *arguments])
@@ -204,4 +207,8 @@ def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = write_rows(tmp_path / "a.json", rows_of("甲", "阮兜,看https://a.tw/b。"))
     before = path.read_bytes()
     assert main(["preview", str(path)]) == 0
-    assert "urls" in capsys.readouterr().out and path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert (
+        "urls" in capsys.readouterr().out
+        and path.read_bytes() == before
+        and len(list(tmp_path.iterdir())) == 1
+    )

@@ -20,7 +20,9 @@ RECORDS = [
 ]
 JSON_LIST = json.dumps(RECORDS, ensure_ascii=False).encode()
 JSON_LINES = b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in RECORDS)
-CSV = '\ufeffid,title,author,text,paragraph_id\n1,甲,林,"阮佇遮，\n好。",1\n2,甲,林,"Lí hó, lán.",2\n'.encode()
+CSV = (
+    '\ufeffid,title,author,text,paragraph_id\n1,甲,林,"阮佇遮，\n好。",1\n2,甲,林,"Lí hó, lán.",2\n'.encode()
+)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ def naive(text: str) -> str:
         out += SMALL_FORMS.get(c, PRIVATE_USE.get(ord(c), c) if c else "")
     text, out = unicodedata.normalize("NFC", out), ""
     for i, c in enumerate(text):
-        widened = c in WIDE and i > 0 and (is_han(text[i - 1]) or (text[i - 1] in WIDE and out[-1] in WIDE.values()))
+        widened = (
+            c in WIDE
+            and i > 0
+            and (is_han(text[i - 1]) or (text[i - 1] in WIDE and out[-1] in WIDE.values()))
+        )
         out += WIDE[c] if widened else c
     text, out, i = out, "", 0
     while i < len(text):
@@ -43,6 +47,13 @@ def naive(text: str) -> str:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.text(st.sampled_from("阮佇𪜶𠢕䆀ｅêaōo\u030d\u0358\u0301ⁿㆦ˪\ue701\ue055\uf941,?!:;。.…﹐｢｣ \xa0\u3000\u200b\x07\n-"), max_size=40))
+@given(
+    st.text(
+        st.sampled_from(
+            "阮佇𪜶𠢕䆀ｅêaōo\u030d\u0358\u0301ⁿㆦ˪\ue701\ue055\uf941,?!:;。.…﹐｢｣ \xa0\u3000\u200b\x07\n-"
+        ),
+        max_size=40,
+    )
+)
 def test_the_naive_cleaner_agrees(text: str) -> None:
     assert clean_text(text) == naive(text)
