@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import auto_cli
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def clean(
     source: Path,
     output_dir: Path = Path("data/cpt_corpus"),
-    workers: NonNegativeInt = 0,  # type: ignore[valid-type]
-    min_chars: PositiveInt = 100,  # type: ignore[valid-type]
-    max_chars: PositiveInt = 2048,  # type: ignore[valid-type]
-    validation_fraction: ClosedUnitInterval = 0.05,  # type: ignore[valid-type]
-    min_paragraph_chars: PositiveInt = 30,  # type: ignore[valid-type]
-    min_taigi_score: ClosedUnitInterval = 0.0,  # type: ignore[valid-type]
+    workers: NonNegativeInt = 0,
+    min_chars: PositiveInt = 100,
+    max_chars: PositiveInt = 2048,
+    validation_fraction: ClosedUnitInterval = 0.05,
+    min_paragraph_chars: PositiveInt = 30,
+    min_taigi_score: ClosedUnitInterval = 0.0,
     decontaminate: Path | None = None,
-    ngram: PositiveInt = 13,  # type: ignore[valid-type]
+    ngram: PositiveInt = 13,
     convert_simplified: bool = False,
     fields: dict[str, str] | None = None,
     output_format: Literal["parquet", "jsonl"] = "parquet",
@@ -91,12 +91,12 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
         except ImportError as error:
             raise InputError("--scheduler needs Dask; install it with: pip install '.[cluster]'.") from error
         try:
-            client = Client(scheduler, timeout=10)
+            client = Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
         except OSError as error:
             raise InputError(
                 f"no Dask scheduler answers at {scheduler} ({error}); start one there."
             ) from error
-        with client, client.get_executor() as executor:
+        with client, client.get_executor() as executor:  # type: ignore[no-untyped-call]
             yield executor
         return
     count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
@@ -134,7 +134,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield bar
 
 
-def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt = 10) -> None:  # type: ignore[valid-type]
+def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt = 10) -> None:
     """Show what each rule would change in a file; nothing is written.
 
     Args:
@@ -153,7 +153,7 @@ def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 for unusable data (usage errors leave with 2)."""
-    commands = {"clean": clean, "preview": preview, "sample": write_sample}
+    commands: dict[str, Any] = {"clean": clean, "preview": preview, "sample": write_sample}
     try:
         auto_cli(commands, args=arguments, prog="corpus_tools", as_positional=True)
     except InputError as error:

@@ -106,15 +106,16 @@ def in_sequence(numbers: list[Number]) -> set[int]:
         by_form.setdefault(number.form, []).append(number)
     found: set[int] = set()
     for same in by_form.values():
-        run: list[Number] = []
-        for number in [*same, None]:
-            if run and (number is None or number.value != run[-1].value + 1):
-                bare = run[0].form.startswith("bare")
-                if len(run) > 2 or (len(run) == 2 and not (bare and run[0].value > 1)):
-                    found.update(n.start for n in run)
-                run = []
-            if number is not None:
-                run.append(number)
+        runs: list[list[Number]] = []
+        for number in same:
+            if runs and number.value == runs[-1][-1].value + 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        for run in runs:
+            bare = run[0].form.startswith("bare")
+            if len(run) > 2 or (len(run) == 2 and not (bare and run[0].value > 1)):
+                found.update(n.start for n in run)
     return found
 
 

@@ -209,7 +209,8 @@ def _finish(
             if mark:
                 _drop(dropped, summary, article, row, count, "duplicate_paragraph", paragraph)
         keep = [i for i, mark in enumerate(marks) if not mark]
-        paragraphs, rows, counts = ([values[i] for i in keep] for values in (paragraphs, rows, counts))
+        paragraphs = [paragraphs[i] for i in keep]
+        rows, counts = [rows[i] for i in keep], [counts[i] for i in keep]
     text = "\n".join(paragraphs)
     kinds = kinds_of(text)
     article_counts = np.zeros(len(Kind), np.int64)

@@ -205,7 +205,8 @@ def _explain_json(path: Path, fields: Mapping[str, str], text: str, lines: bool)
     """Raise the error that names the first bad row of a JSON file, if the slow parser finds one."""
     number = 0
     try:
-        for number, value in _json_values(text, lines):
+        for found, value in _json_values(text, lines):
+            number = found
             _check_row(value, fields)
     except json.JSONDecodeError as error:
         raise InputError(

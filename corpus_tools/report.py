@@ -110,7 +110,7 @@ def _bars(values: Mapping[str, int], label: str) -> str:
     """A horizontal bar chart as inline SVG, one bar a value."""
     if not values:
         return "<p class=dim>none</p>"
-    most, height = max(max(values.values()), 1), 22
+    most, height = max(*values.values(), 1), 22
     rows = []
     for i, (name, value) in enumerate(values.items()):
         y = i * height

@@ -37,7 +37,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -116,6 +116,6 @@ def publish(
     for old in [*output_dir.glob("train-*-of-*"), *output_dir.glob("validation-*-of-*")]:
         old.unlink()
     for name, new, _ in data:
-        os.replace(work / name, output_dir / new)
+        (work / name).replace(output_dir / new)
     for name in [*whole, "manifest.json"]:
-        os.replace(work / name, output_dir / name)
+        (work / name).replace(output_dir / name)

@@ -18,8 +18,10 @@ def is_han(character: str) -> bool:
 def naive(text: str) -> str:
     out = ""
     for c in text:
-        c = " " if c in ODD_SPACES else "" if c in INVISIBLE else c
-        out += SMALL_FORMS.get(c, PRIVATE_USE.get(ord(c), c) if c else "")
+        if c in ODD_SPACES:
+            out += " "
+        elif c not in INVISIBLE:
+            out += SMALL_FORMS.get(c, PRIVATE_USE.get(ord(c), c))
     text, out = unicodedata.normalize("NFC", out), ""
     for i, c in enumerate(text):
         widened = (
