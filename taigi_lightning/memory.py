@@ -154,38 +154,55 @@ def working_bytes(shape: Shape, tokens: int, element_size: int) -> int:
     return ((5 * hidden + 4 * wide) * tokens + 2 * wide * (hidden + KERNEL_BLOCKS)) * element_size
 
 
+def choose_savings(
+    layers: int, sizes: dict[str, int], room: float, host_room: float
+) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """The tensors each layer keeps on the device and moves to the host: `activation_plan.plan_savings`, which a
+    test holds this to. It is written again here because importing torch would take most of a plan's time."""
+
+    def host_cost(names: frozenset[str]) -> int:
+        return layers * sum(sizes[name] for name in names)
+
+    least: tuple[frozenset[str], frozenset[str]] = (frozenset({"input"}), frozenset())
+    moved, moved_more = frozenset({"input", "middle"}), frozenset({"input", "middle", "qkv"})
+    if host_cost(moved) <= host_room:
+        least = (frozenset(), moved)
+        if host_cost(moved_more) <= host_room and 2 * sizes["qkv"] <= room:
+            least = (frozenset(), moved_more)
+            room -= 2 * sizes["qkv"]
+    fixed = sum(sizes[name] for name in least[0])
+    keeping = max(0, min(layers, int((room - fixed * layers) / (sum(sizes.values()) - fixed))))
+    if keeping == 0:
+        return [least] * (layers - 1) + [(frozenset({"input", "middle"}), frozenset())]
+    return [least] * (layers - keeping) + [(frozenset(sizes), frozenset())] * keeping
+
+
 def kept_bytes(
-    shape: Shape, tokens: int, rank: int, element_size: int, *, budget: float, room: float, offload: bool
+    shape: Shape, tokens: int, rank: int, element_size: int, *, room: float, host_room: float
 ) -> tuple[int, int, int]:
-    """What the layers keep until the backward pass, as `activation_plan.plan_savings` chooses it.
+    """What the layers keep until the backward pass.
 
-    The last layers keep all five tensors while the room lasts; the others keep their input, or on CUDA move
-    it and the middle of the residual stream to the host, with two layers' worth in flight. Each layer keeps
-    LoRA's hidden activations of `down_proj`, and a keeping one those of the other six and attention's
-    log-sums in float32.
-
-    Args:
-        budget: share of all activations to keep; negative means as many as `room` bytes hold.
+    Beside the tensors of `choose_savings`, LoRA's hidden activations stay on the device: those of `down_proj`
+    always, those of other projections with the tensor they made; attention's log-sums are float32. Of what
+    moves to the host, two layers' worth are on their way at a time.
 
     Returns:
         bytes on the device, bytes on the host, and how many layers keep everything.
     """
     sizes = layer_bytes(shape, tokens, element_size)
-    whole = sum(sizes.values())
-    fixed = 0 if offload else sizes["input"]
-    room = room if budget < 0 else budget * whole * shape.layers
-    room -= fixed * shape.layers
-    keeping = max(1, int(max(0, min(shape.layers, room / (whole - fixed)))))
-    others = shape.layers - keeping
-    moved = sizes["input"] + sizes["middle"] if offload else 0
-    small = tokens * rank * element_size
-    small_kept = keeping * (6 * small + 4 * tokens * shape.heads)
-    flight = 2 * moved if others else 0
-    device = keeping * whole + others * fixed + flight + shape.layers * small + small_kept
-    return device, others * moved, keeping
+    savings = choose_savings(shape.layers, sizes, room, host_room)
+    hidden = {"qkv": 3, "middle": 1, "gate_up": 2}  # LoRA's hidden activations saved with a tensor, in ranks
+    device = host = 0
+    for here, there in savings:
+        ranks = 1 + sum(hidden.get(name, 0) for name in here | there)
+        device += sum(sizes[name] for name in here) + ranks * rank * tokens * element_size
+        device += 4 * tokens * shape.heads if "attention" in here else 0
+        host += sum(sizes[name] for name in there)
+    device += 2 * sum(sizes[name] for name in savings[0][1])
+    return device, host, sum(len(here) == len(sizes) for here, _ in savings)
 
 
 def loss_bytes(shape: Shape, tokens: int, element_size: int) -> int:
-    """Beside kept activations at the loss: the last hidden states, normed, as rows, their gradient; one slice
-    of logits (S, V), which its own gradient overwrites."""
-    return (4 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size
+    """Beside kept activations at the loss: the last hidden states, before and after their norm, their gradient,
+    and one slice of logits (S, V), which its own gradient overwrites."""
+    return (3 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size

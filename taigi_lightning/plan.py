@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -86,9 +87,10 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
     if card is not None:
         held = projections + rest + 2 * adapter + state + memory.CONTEXT
         room = card * (1 - memory.MARGIN) - held - working
-    kept, host, keeping = memory.kept_bytes(
-        shape, tokens, rank, element_size, budget=budget, room=room, offload=True
-    )
+    if budget >= 0:
+        room = budget * shape.layers * sum(memory.layer_bytes(shape, tokens, element_size).values())
+    # The host is taken to have room for what is moved there; the table says how much that is.
+    kept, host, keeping = memory.kept_bytes(shape, tokens, rank, element_size, room=room, host_room=math.inf)
     at_loss = memory.loss_bytes(shape, tokens, element_size)
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
     in_step = max(0, memory.step_bytes(settings.optimizer, sizes) - kept - transient)
@@ -191,7 +193,8 @@ def _verdict(settings: Settings, shape: Shape, card: tuple[str, int] | None, nee
     if card is None:
         return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB", ""]
     name, size = card
-    usable = size * (1 - memory.MARGIN)
+    # A budget of "auto" leaves the margin itself, and the small tensors counted here lie in it.
+    usable = size if settings.activation_budget == "auto" else size * (1 - memory.MARGIN)
     if need.total <= usable:
         return [
             f"It fits {name} ({size / GIB:.1f} GiB), with {(size - need.total) / GIB:.1f} GiB to spare.",
