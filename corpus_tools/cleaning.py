@@ -53,10 +53,11 @@ def replace_characters(text: str, log: Log | None = None) -> str:
     '阮 兜佇 台南，「𪜶的」\\ue055 Lí hó, ｅ'
     """
     log = [] if log is None else log
+    append = log.append
 
     def replaced(match: re.Match[str]) -> str:
         character = match[0]
-        log.append((match.start(), character))
+        append((match.start(), character))
         return _CHARACTERS[character]
 
     return _CHARACTER.sub(replaced, text)

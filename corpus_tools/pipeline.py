@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,6 +134,11 @@ def build_corpus(
     except Timeout as error:
         raise InputError(
             f"another run is writing into {output_dir}; wait for it or give another folder."
+        ) from error
+    except BrokenExecutor as error:
+        raise InputError(
+            "a worker process died, perhaps for want of memory; "
+            "run the same command again, with fewer --workers: finished shards are kept."
         ) from error
     except OSError as error:
         raise InputError(f"{output_dir}: {error.strerror or error}; nothing was changed there.") from error
