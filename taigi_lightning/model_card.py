@@ -141,7 +141,7 @@ def _table(title: str, head: tuple[str, str], rows: list[tuple[str, str]]) -> st
     return f"## {title}\n\n" + "\n".join(lines)
 
 
-def card_command(folder: Path = Path("models/final_model"), license: str | None = None) -> None:
+def card_command(folder: Path, license: str | None = None) -> None:
     """Write README.md, the model card, into a finished model's folder.
 
     Args:
