@@ -41,13 +41,16 @@ class Cut(msgspec.Struct, array_like=True, gc=False):
 
 
 class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
-    """A cleaned article: its non-empty paragraphs, and for each the row it begins in and the rows beginning in it."""
+    """A cleaned article, a paragraph a line, none empty; for each the row it begins in and the rows beginning in it.
+
+    `characters` counts those of the text when the rules had run, before decontamination.
+    """
 
     title: str
     author: str
     source: str
     characters: int
-    paragraphs: list[str]
+    text: str
     first_rows: list[int]
     row_counts: list[int]
     cuts: list[Cut]

@@ -125,7 +125,7 @@ def write_part(
         articles = msgspec.msgpack.decode(selection.stored.read_bytes(), type=list[CleanedArticle])
         at = 0
         for article, fate in zip(articles, selection.fates, strict=True):
-            marks = selection.duplicates[at : at + len(article.paragraphs)]
+            marks = selection.duplicates[at : at + len(article.first_rows)]
             at += len(marks)
             for cut in article.cuts:
                 _drop(columns["dropped"], summary, article, *msgspec.structs.astuple(cut))
@@ -197,21 +197,21 @@ def _finish(
 ) -> None:
     """Split one article into documents; every paragraph goes to a document or to the dropped ones."""
     dropped = columns["dropped"]
-    paragraphs, rows, counts = article.paragraphs, article.first_rows, article.row_counts
+    text, rows, counts = article.text, article.first_rows, article.row_counts
     kept_before = sum(c for r, c in summary.characters_dropped.items() if r in _OF_PARAGRAPHS)
     if fate == DUPLICATE:
-        if paragraphs:
-            _drop(dropped, summary, article, rows[0], sum(counts), "duplicate_article", "\n".join(paragraphs))
+        if text:
+            _drop(dropped, summary, article, rows[0], sum(counts), "duplicate_article", text)
         summary.edges += article.characters - _lost(article, summary, kept_before)
         return
     if any(marks):
+        paragraphs = text.split("\n")
         for paragraph, row, count, mark in zip(paragraphs, rows, counts, marks, strict=True):
             if mark:
                 _drop(dropped, summary, article, row, count, "duplicate_paragraph", paragraph)
         keep = [i for i, mark in enumerate(marks) if not mark]
-        paragraphs = [paragraphs[i] for i in keep]
+        text = "\n".join([paragraphs[i] for i in keep])
         rows, counts = [rows[i] for i in keep], [counts[i] for i in keep]
-    text = "\n".join(paragraphs)
     kinds = kinds_of(text)
     article_counts = np.zeros(len(Kind), np.int64)
     name = "validation" if fate == VALIDATION else "train"
@@ -243,7 +243,7 @@ def _finish(
     summary.characters[name] += kept
     summary.rows_kept += sum(counts)
     if reasons:
-        _drop_pieces(article, text, reasons, paragraphs, rows, counts, dropped, summary)
+        _drop_pieces(article, text, reasons, text.split("\n"), rows, counts, dropped, summary)
     summary.edges += article.characters - kept - _lost(article, summary, kept_before)
 
 

@@ -121,6 +121,7 @@ def _clean_rows(
     cleaned: list[CleanedArticle] = []
     hashes: list[bytes] = []
     paragraph_hashes: list[bytes] = []
+    long_enough: list[bool] = []
     for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
         file = of_source[group[0]]
         repeated = repeated_rows(rows, group, min_paragraph_chars)
@@ -139,15 +140,17 @@ def _clean_rows(
         if ngrams is not None:
             drop_overlaps(result, ngrams, tally)
         cleaned.append(result)
-        digests = [hash_text(p) for p in result.paragraphs]
+        paragraphs = paragraphs_of(result)
+        digests = [hash_text(p) for p in paragraphs]
+        long_enough += [len(p) >= min_paragraph_chars for p in paragraphs]
         paragraph_hashes += digests
         hashes.append(hash_bytes(b"".join(digests)))
-        summary.characters.append(sum(map(len, result.paragraphs)))
+        summary.characters.append(len(result.text))
         summary.paragraph_counts.append(len(digests))
         summary.titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else b"")
     summary.articles = b"".join(hashes)
     summary.paragraphs = b"".join(paragraph_hashes)
-    summary.long_enough = bytes(len(p) >= min_paragraph_chars for a in cleaned for p in a.paragraphs)
+    summary.long_enough = bytes(long_enough)
     tally.articles = len(cleaned)
     return cleaned
 
@@ -165,18 +168,26 @@ def clean_article(article: Article, tally: Tally, convert_simplified: bool = Fal
     lines = text.split("\n")
     rows_on = Counter(article.first_lines)
     starts = article.first_lines
-    result = CleanedArticle(article.title, article.author, article.source, len(text), [], [], [], cuts)
+    result = CleanedArticle(article.title, article.author, article.source, len(text), text, [], [], cuts)
+    if len(lines) == len(starts) == len(rows_on) and all(lines):  # a row a line
+        result.first_rows, result.row_counts = article.rows, [1] * len(lines)
+        return result
     emptied = 0
     for number, line in enumerate(lines):
         if line:
-            result.paragraphs.append(line)
             result.first_rows.append(article.rows[bisect_right(starts, number) - 1])
             result.row_counts.append(rows_on[number])
         else:
             emptied += rows_on[number]
+    result.text = "\n".join([line for line in lines if line])
     if emptied:
         cuts.append(Cut(article.rows[0], emptied, "empty", ""))
     return result
+
+
+def paragraphs_of(article: CleanedArticle) -> list[str]:
+    """The paragraphs of an article: as many as `first_rows`."""
+    return article.text.split("\n") if article.text else []
 
 
 def _to_traditional(text: str) -> str:
@@ -222,19 +233,20 @@ def _sample(step: Step, article: Article) -> dict[str, str]:
 def drop_overlaps(article: CleanedArticle, ngrams: QuestionNgrams, tally: Tally) -> None:
     """Take out the paragraphs that hold, wholly or in part, an n-gram of a question, until none does."""
     while True:
-        text = "\n".join(article.paragraphs)
+        text, paragraphs = article.text, paragraphs_of(article)
         overlaps = find_overlaps(text, ngrams)
         if not overlaps:
             return
-        ends = list(accumulate(len(paragraph) + 1 for paragraph in article.paragraphs))
+        ends = list(accumulate(len(paragraph) + 1 for paragraph in paragraphs))
         hit: dict[int, tuple[str, str]] = {}
         for overlap in overlaps:
             first, last = bisect_right(ends, overlap.start), bisect_right(ends, overlap.end - 1)
             for line in range(first, last + 1):
                 hit.setdefault(line, (overlap.question, text[overlap.start : overlap.end]))
         for line in sorted(hit, reverse=True):
-            paragraph, row = article.paragraphs.pop(line), article.first_rows.pop(line)
+            paragraph, row = paragraphs.pop(line), article.first_rows.pop(line)
             article.cuts.append(Cut(row, article.row_counts.pop(line), "contaminated", paragraph))
             question, shared = hit[line]
             where = {"source": article.source, "title": article.title, "row": str(row)}
             tally.hits.append({"question": question, "shared": shared, **where})
+        article.text = "\n".join(paragraphs)
