@@ -163,6 +163,9 @@ def choose_savings(
     def host_cost(names: frozenset[str]) -> int:
         return layers * sum(sizes[name] for name in names)
 
+    everything = (frozenset(sizes), frozenset[str]())
+    if room >= layers * sum(sizes.values()):
+        return [everything] * layers
     least: tuple[frozenset[str], frozenset[str]] = (frozenset({"input"}), frozenset())
     moved, moved_more = frozenset({"input", "middle"}), frozenset({"input", "middle", "qkv"})
     if host_cost(moved) <= host_room:
@@ -174,7 +177,7 @@ def choose_savings(
     keeping = max(0, min(layers, int((room - fixed * layers) / (sum(sizes.values()) - fixed))))
     if keeping == 0:
         return [least] * (layers - 1) + [(frozenset({"input", "middle"}), frozenset())]
-    return [least] * (layers - keeping) + [(frozenset(sizes), frozenset())] * keeping
+    return [least] * (layers - keeping) + [everything] * keeping
 
 
 def kept_bytes(
