@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -19,6 +20,7 @@ from taigi_lightning.checkpoints import checkpoint_folder
 from taigi_lightning.exporting import export_full_model
 from taigi_lightning.identity import write_lineage
 from taigi_lightning.merging import Onto, merge_adapter
+from taigi_lightning.module import COMPUTE_DTYPES
 
 RUN_CONFIG = "config.yaml"
 
@@ -137,48 +139,67 @@ class SaveOnSignal(Callback):
 
 
 class Throughput(Callback):
-    """Log tokens per second, memory and the share of time spent waiting for data, every optimizer step.
+    """Log tokens per second, FLOP utilisation, memory and the wait for data, every optimizer step.
 
     Tokens are those the model computed, padding included, over the wall-clock time between two optimizer
-    steps; validation and checkpoints in between are left out.
+    steps; validation and checkpoints in between are left out. Utilisation counts what one pass needs and
+    nothing computed twice: per token, 4 FLOPs for each frozen weight of a Linear (forward, and the gradient
+    of its input) and 6 for each trained one; attention's own products are left out.
     """
 
     def __init__(self) -> None:
         self._tokens = 0
         self._waited = 0.0
-        self._busy = 0.0
-        self._batch_end: float | None = None
-        self._batch_start = 0.0
+        self._since: float | None = None
+        self._flops_per_token = 0
+        self._available_flops: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the model's FLOPs a token once, and ask what the card could do."""
+        module: Any = pl_module
+        for name, p in module.model.named_parameters():
+            # A 4-bit weight is stored as bytes of two weights each; an input embedding is only looked up.
+            size = p.numel() * (2 if p.dtype is torch.uint8 else 1)
+            if "embed_tokens" not in name:
+                self._flops_per_token += size * (6 if p.requires_grad else 4)
+        if module.device.type == "cuda":
+            dtype = COMPUTE_DTYPES[str(trainer.precision)]
+            self._available_flops = get_available_flops(module.device, dtype)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note when the batch had arrived."""
-        self._batch_start = time.perf_counter()
-        if self._batch_end is not None:
-            self._waited += self._batch_start - self._batch_end
+        """Count the batch, and begin the window if it is the first of one."""
+        if self._since is None:
+            self._since = time.perf_counter()
+            self._waited = self._total_wait(trainer)
         self._tokens += batch["input_ids"].numel()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log at the end of a window."""
-        self._batch_end = time.perf_counter()
-        self._busy += self._batch_end - self._batch_start
-        if trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop._should_accumulate() or self._since is None:
             return
-        total = self._busy + self._waited
-        tokens = self._tokens * trainer.world_size
-        pl_module.log("train/tokens_per_second", tokens / total, prog_bar=True)
-        pl_module.log("train/data_wait", self._waited / total)
+        now, waited = time.perf_counter(), self._total_wait(trainer)
+        seconds = now - self._since
+        rate = self._tokens / seconds
+        pl_module.log("train/tokens_per_second", rate * trainer.world_size, prog_bar=True)
+        pl_module.log("train/data_wait", (waited - self._waited) / seconds)
         if pl_module.device.type == "cuda":
             reserved = torch.cuda.max_memory_reserved(pl_module.device) / 2**30
             pl_module.log("train/memory_gib", reserved, prog_bar=True)
-        self._tokens, self._busy, self._waited = 0, 0.0, 0.0
+        if self._available_flops:
+            pl_module.log("train/mfu", rate * self._flops_per_token / self._available_flops)
+        self._tokens, self._waited, self._since = 0, waited, now
+
+    @staticmethod
+    def _total_wait(trainer: pl.Trainer) -> float:
+        return float(getattr(trainer.train_dataloader, "waited", 0.0))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not count a validation as a wait for data."""
-        self._batch_end = None
+        """Do not count a validation as time of training."""
+        self._tokens, self._since = 0, None
 
 
 class SaveRunConfig(SaveConfigCallback):

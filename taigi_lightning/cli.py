@@ -116,7 +116,8 @@ class TaigiCLI(LightningCLI):
 def quieten() -> None:
     """Keep advertisements and warnings that no user can act on out of the output."""
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
+    noise = ("litlogger", "To properly utilize them")
+    rank_zero.addFilter(lambda record: not any(words in record.getMessage() for words in noise))
     for message in (
         ".*does not have many workers.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",

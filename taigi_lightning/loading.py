@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,7 @@ class ResumableLoader:
         self.blocks = blocks
         self.sampler = sampler  # Lightning tells it the epoch
         self.batch_sampler = None  # Lightning asks a validation loader for it
+        self.waited = 0.0  # seconds that the trainer has waited for batches
         self._progress = progress
         self._taken = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches taken of it)
@@ -108,9 +110,12 @@ class ResumableLoader:
         epoch, taken = self._resume or (0, 0)
         self._resume = None
         self.sampler.start = self._taken = taken if epoch == self.sampler.epoch else 0
+        began = time.perf_counter()
         for batch in self._loader:
             self._taken += 1
+            self.waited += time.perf_counter() - began
             yield batch
+            began = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, in plain values; it is the same on every rank."""

@@ -129,9 +129,11 @@ class CausalLMModule(pl.LightningModule):
             model = attach_adapter(model, self.lora)
         if training and not any(p.requires_grad for p in model.parameters()):
             raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
+        compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
         if training:
-            compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
             apply_fast_path(model, compile=compile_layers, activation_budget=self.activation_budget)
+        elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
+            apply_fast_path(model, compile=compile_layers, activation_budget=1.0, offload=False)
         self.model = model.train(training)  # transformers loads in eval mode, where dropout is off
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
