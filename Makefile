@@ -1,23 +1,25 @@
-# make demo   the whole thread on a tiny model: corpus, two stages, predictions, score
-# make test   what CI runs: tests, lint, types
+# make demo       the whole thread on a tiny model: corpus, two stages, predictions, score
+# make test       what CI runs: tests, lint, types
+# make tiny-base  trains models/tiny-taigi again, as it is in git
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench-corpus bench-gpu clean
+.PHONY: install demo test lint tiny-base bench-corpus bench-gpu
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,cluster]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,cluster,harness]'
 	touch $@
 
 demo: install
 	$(BIN)/python -m taigi_lightning demo
 
+# One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 	$(MAKE) lint
 
 lint: install
@@ -25,8 +27,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+tiny-base: install
+	$(BIN)/python -m corpus_tools sample data/tiny_base
+	$(BIN)/python -m taigi_lightning fit --config configs/tiny_base.yaml
+
+# PEERS is a folder with gen.py and the peers' scripts; without it only this project is measured.
 bench-corpus: install
-	$(BIN)/python tests/benchmarks/corpus_speed.py
+	$(BIN)/python tests/benchmarks/corpus_speed.py $(if $(PEERS),--peers $(PEERS))
 
 bench-gpu:
 	$(PYTHON) tests/benchmarks/qlora_step.py
