@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from corpus_tools.characters import Kind, census, kinds, looks_simplified
+from corpus_tools.characters import TAIGI_MARKERS, census, looks_simplified
 from corpus_tools.cleaning import Step, clean_steps
 from corpus_tools.decontamination import QuestionNgrams, find_overlaps, read_questions
 from corpus_tools.deduplication import hash_bytes, hash_text
@@ -23,6 +23,7 @@ from corpus_tools.reading import Source, read_bytes, read_rows
 from corpus_tools.writing import written_aside
 
 SAMPLES = 4  # of a rule, a shard
+_OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
 
 
@@ -193,10 +194,9 @@ def paragraphs_of(article: CleanedArticle) -> list[str]:
 def _to_traditional(text: str) -> str:
     import opencc
 
-    # Character by character, and only those that Traditional text never has: 个, 台 and 才 are Taigi.
+    # Character by character, but for those that are Traditional (and Taigi) in their own right.
     converter = opencc.OpenCC("s2t")
-    only_simplified = {c for c in set(text) if kinds()[ord(c)] == Kind.SIMPLIFIED}
-    return text.translate({ord(c): converter.convert(c) for c in only_simplified})
+    return text.translate({ord(c): converter.convert(c) for c in set(text) - _OWN_RIGHT})
 
 
 def _count(step: Step, article: Article, tally: Tally, cuts: list[Cut]) -> None:

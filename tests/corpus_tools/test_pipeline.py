@@ -212,3 +212,20 @@ def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
         and path.read_bytes() == before
         and len(list(tmp_path.iterdir())) == 1
     )
+
+
+def test_only_simplified_articles_are_converted_and_only_when_asked(tmp_path: Path) -> None:
+    simplified = "这个时候，我们还没听说过这样的语言，他们说话的时候总是很认真。" * 5
+    taigi = "阮佇遮食飯，伊毋知影𪜶攏欲去佗位，个个攏講台語，庄跤的人才知。" * 5
+    write_rows(tmp_path / "in" / "a.json", [*rows_of("甲", simplified), *rows_of("乙", taigi)])
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", convert_simplified=True)
+    texts = {d["title"]: d["text"] for d in documents(tmp_path / "out")}
+    assert texts["甲"].startswith("這个時候，我們還沒聽說過") and texts["乙"] == taigi
+    assert report["articles"]["converted"] == 1
+
+
+def test_documents_that_are_not_taigi_can_be_left_out(tmp_path: Path) -> None:
+    mandarin = "他們今天早上去學校上課，下午回家寫作業，晚上看書。" * 6
+    write_rows(tmp_path / "in" / "a.json", [*rows_of("甲", mandarin), *rows_of("乙", LONG * 4)])
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_taigi_score=0.2, validation_fraction=0)
+    assert report["rows"]["dropped"] == {"not_taigi": 1}
