@@ -70,31 +70,23 @@ class _TrainingData(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """This rank's share of the rows, shuffled anew each epoch by the seed of `seed_everything`."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        if self.trainer is None:
-            return self._loader("train", seed)
-        shuffle = not self.trainer.overfit_batches  # type: ignore[attr-defined]
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return ResumableLoader(
-            self.splits["train"].blocks,
-            self._sampler("train", seed if shuffle else None),
-            num_workers=self.num_workers,
-            progress=progress,
-        )
+        seed: int | None = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        progress = None
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+                seed = None
+        return self._loader("train", seed, progress)
 
     def val_dataloader(self) -> list[Any]:
         """This rank's share of the held-out rows, in their own order; none where nothing is held out."""
         return [self._loader("validation", None)] if "validation" in self.splits else []
 
-    def _loader(self, name: str, seed: int | None) -> ResumableLoader:
-        return ResumableLoader(
-            self.splits[name].blocks, self._sampler(name, seed), num_workers=self.num_workers
-        )
-
-    def _sampler(self, name: str, seed: int | None) -> EpochBatches:
+    def _loader(self, name: str, seed: int | None, progress: Any = None) -> ResumableLoader:
+        blocks = self.splits[name].blocks
         rank, ranks = self._share()
-        rows = len(self.splits[name].blocks)
-        return EpochBatches(rows, self.batch_size, seed=seed, rank=rank, ranks=ranks)
+        sampler = EpochBatches(len(blocks), self.batch_size, seed=seed, rank=rank, ranks=ranks)
+        return ResumableLoader(blocks, sampler, num_workers=self.num_workers, progress=progress)
 
     def _share(self) -> tuple[int, int]:
         """Which share of the data is this process's, and of how many."""
