@@ -49,7 +49,7 @@ def working_bytes(config: Any, tokens: int, element_size: int = 2) -> int:
     hidden, wide = config.hidden_size, config.intermediate_size
     activations = (5 * hidden + 4 * wide) * tokens
     unpacked = 2 * wide * (hidden + 256)
-    return (activations + unpacked) * element_size
+    return int((activations + unpacked) * element_size)
 
 
 def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: float) -> list[Saving]:
@@ -68,6 +68,8 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: flo
     def host_cost(saving: Saving) -> int:
         return layers * sum(sizes[name] for name in saving.host)
 
+    if room >= layers * sum(sizes.values()):
+        return [EVERYTHING] * layers
     least = INPUT_ONLY
     if host_cost(MOVED) <= host_room:
         least = MOVED

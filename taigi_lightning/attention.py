@@ -45,7 +45,7 @@ def _has_cudnn(q: Tensor, k: Tensor) -> bool:
     """Hopper's own kernels: half the time of flash attention there, for whole rows with as many k as q heads."""
     return (
         torch.cuda.get_device_capability(q.device) >= (9, 0)
-        and torch.backends.cudnn.is_available()
+        and torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
         and q.shape == k.shape
         and q.shape[-1] in (64, 128)
     )

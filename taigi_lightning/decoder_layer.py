@@ -118,7 +118,7 @@ class DecoderLayer:
     def _split(self, qkv: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """Views (B, T, heads, D) of q, k and v in (M, heads * D)."""
         every = qkv.view(*step.shape, self.heads + 2 * self.kv_heads, self.head_size)
-        q, k, v = every.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        q, k, v = torch.split(every, [self.heads, self.kv_heads, self.kv_heads], dim=2)
         return q, k, v
 
     # ---- forward, in the pieces that the backward pass may want again ------------------------------
@@ -295,12 +295,12 @@ class _Attending:
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: DecoderLayer, step: Step, *parameters: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, layer: DecoderLayer, step: Step, *parameters: Tensor) -> Tensor:
         ctx.layer, ctx.step = layer, step
         return layer.forward(x, step)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         layer, step = ctx.layer, ctx.step
         grad_x, gradients = layer.backward(grad.contiguous(), step, ctx.needs_input_grad[0])
         wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
@@ -309,7 +309,7 @@ class _Layer(torch.autograd.Function):
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps, ctx.ops = eps, ops
         out = torch.empty_like(x)
@@ -317,7 +317,7 @@ class _Norm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         grad_x, _ = ctx.ops.rms_norm_backward(
             grad.contiguous(), None, x, weight, ctx.eps, None, Dropout(0.0, 0)

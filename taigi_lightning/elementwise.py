@@ -26,7 +26,8 @@ def _signed(constant: int) -> int:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & (2 ** (32 - bits) - 1)  # logical, as on unsigned integers
+    mask: int = (1 << (32 - bits)) - 1
+    return (x >> bits) & mask  # logical, as on unsigned integers
 
 
 def keep_mask(rows: int, columns: int, dropout: Dropout, device: torch.device) -> Tensor:
@@ -39,7 +40,8 @@ def keep_mask(rows: int, columns: int, dropout: Dropout, device: torch.device) -
     x = row[:, None] ^ column[None, :]
     x = (x ^ _shift(x, 16)) * 0x7FEB352D
     x = (x ^ _shift(x, 15)) * _signed(0x846CA68B)
-    return _shift(x, 8) >= dropout.threshold
+    kept: Tensor = _shift(x, 8) >= dropout.threshold
+    return kept
 
 
 def drop(x: Tensor, dropout: Dropout) -> Tensor:

@@ -68,7 +68,7 @@ def apply_fast_path(
     return model
 
 
-def causal_lm(model: nn.Module) -> Any:
+def causal_lm(model: Any) -> Any:
     """The transformers causal language model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

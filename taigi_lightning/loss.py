@@ -1,6 +1,7 @@
 """Cross-entropy straight from hidden states: the logits exist only one slice of tokens at a time."""
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     """Computes the gradients in the forward pass, so each slice of logits is made once and dropped."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor
     ) -> Tensor:
-        need_hidden, need_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -31,20 +32,16 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += logits.t() @ hidden[part]
         ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.spent = False  # type: ignore[attr-defined]
-        ctx.weight_dtype = weight.dtype  # type: ignore[attr-defined]
+        ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        grad_hidden, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        if ctx.spent:  # type: ignore[attr-defined]
-            raise RuntimeError("linear_cross_entropy_sum can be differentiated once: its gradient is kept in place")
-        ctx.spent = True  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
-            grad_hidden.mul_(grad.to(grad_hidden.dtype))
+            grad_hidden.mul_(grad.to(grad_hidden.dtype))  # in place: autograd refuses a second pass
         if grad_weight is not None:
-            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)  # type: ignore[attr-defined]
+            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None
 
 

@@ -23,7 +23,7 @@ ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices 
 class LoraLinear:
     """What the fast path reads of one projection: a frozen Linear, alone or inside a PEFT LoRA layer."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
         self.base: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
         self.out_features: int = self.base.out_features
@@ -31,10 +31,10 @@ class LoraLinear:
         self.lora: tuple[nn.Parameter, nn.Parameter] | None = None
         self.scale, self.dropout = 1.0, 0.0
         if self.base is not module:
-            (name,) = module.active_adapters  # type: ignore[misc, union-attr]
-            self.lora = (module.lora_A[name].weight, module.lora_B[name].weight)  # type: ignore[index]
-            self.scale = float(module.scaling[name])  # type: ignore[index]
-            self.dropout = float(getattr(module.lora_dropout[name], "p", 0.0))  # type: ignore[index]
+            (name,) = module.active_adapters
+            self.lora = (module.lora_A[name].weight, module.lora_B[name].weight)
+            self.scale = float(module.scaling[name])
+            self.dropout = float(getattr(module.lora_dropout[name], "p", 0.0))
 
     @property
     def rank(self) -> int:
@@ -55,7 +55,7 @@ class LoraLinear:
             out.copy_(bnb.functional.dequantize_4bit(weight.data, state))
 
 
-def refusal(module: nn.Module) -> str | None:
+def refusal(module: Any) -> str | None:  # noqa: PLR0911
     """Why the fast path cannot stand in for this projection, or None if it can."""
     base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     if not isinstance(base, nn.Linear) or isinstance(base.weight, bnb.nn.Int8Params):
@@ -64,15 +64,15 @@ def refusal(module: nn.Module) -> str | None:
         return "its base weight trains"
     if base is module:
         return None
-    adapters = list(module.active_adapters)  # type: ignore[arg-type]
-    if len(adapters) != 1 or adapters[0] not in module.lora_A:  # type: ignore[operator]
+    adapters = list(module.active_adapters)
+    if len(adapters) != 1 or adapters[0] not in module.lora_A:
         return f"it has the active adapters {adapters}; one LoRA adapter was wanted"
     name = adapters[0]
     if module.merged or module.disable_adapters:
         return "its adapter is merged or disabled"
-    if getattr(module, "lora_variant", {}).get(name) or module.lora_B[name].bias is not None:  # type: ignore[union-attr,index]
+    if getattr(module, "lora_variant", {}).get(name) or module.lora_B[name].bias is not None:
         return "its adapter is more than plain LoRA"
-    if not isinstance(module.lora_dropout[name], nn.Dropout | nn.Identity):  # type: ignore[index]
+    if not isinstance(module.lora_dropout[name], nn.Dropout | nn.Identity):
         return "its adapter's dropout is not nn.Dropout"
     return None
 

@@ -9,7 +9,7 @@ class HostStash:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.hosts: dict[object, Tensor] = {}
         self.leaving: list[tuple[Tensor, torch.cuda.Event]] = []
         self.coming: dict[object, tuple[Tensor, torch.cuda.Event]] = {}

@@ -114,7 +114,8 @@ def measure(model: Any, args: argparse.Namespace, optimizer: Any) -> dict[str, A
     median = sorted(times)[len(times) // 2]
     plan = next(iter(causal_lm(model).fast_decoder.plans.values()))
     return {
-        "variant": "taigi-lightning", "budget": args.budget, "kept_layers": sum(len(s.device) == 5 for s in plan), "host": sorted(plan[0].host),
+        "variant": "taigi-lightning", "budget": args.budget, "host": sorted(plan[0].host),
+        "kept_layers": sum(len(s.device) == 5 for s in plan),
         "unpacked": args.unpacked, "offload": args.offload, "bs": args.bs, "seq": args.seq,
         "layers": args.layers, "drop": args.dropout, "documents": args.documents, "first_s": round(first, 2),
         "step_s": round(median, 4), "tok_s": round(args.bs * args.seq / median), "loss": round(losses[-1], 3),

@@ -1,0 +1,92 @@
+"""The row-wise operations: dropout that is really random, and the Triton kernels against their specification."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from taigi_lightning import elementwise
+from taigi_lightning.elementwise import Dropout, drop, keep_mask
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.1, 0.5])
+def test_masks_are_independent_bernoulli_noise(probability: float) -> None:
+    rows, columns = 2048, 2560
+    spread = (probability * (1 - probability)) ** 0.5
+    masks = [keep_mask(rows, columns, Dropout(probability, seed), CPU).float() for seed in (1, 2)]
+    noise = [(mask - 1 + probability) / spread for mask in masks]
+
+    def standardised(x: Tensor) -> float:
+        return abs(float(x.mean())) * x.numel() ** 0.5  # a normal variable's absolute value, if independent
+
+    one, other = noise
+    assert standardised(one) < 4
+    assert standardised(one * other) < 4  # two seeds
+    assert standardised(one[1:] * one[:-1]) < 4  # neighbours
+    assert standardised(one[:, 1:] * one[:, :-1]) < 4
+    assert 0.9 < float(one.mean(1).std()) * columns**0.5 < 1.1  # no row or column favoured
+    assert 0.9 < float(one.mean(0).std()) * rows**0.5 < 1.1
+
+
+def test_dropout_keeps_the_mean_and_zeroes_the_rest() -> None:
+    dropped = drop(torch.ones(500, 400), Dropout(0.25, 3))
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0.0, 1 / 0.75])
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.01)
+    assert not Dropout(0.0, 3)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> ModuleType:
+    """The kernels, interpreted on the CPU: Triton decides that when it is first imported."""
+    if "triton" in sys.modules and not os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
+    os.environ["TRITON_INTERPRET"] = "1"
+    pytest.importorskip("triton", reason="Triton comes with torch for CUDA; its interpreter runs these anywhere")
+    return importlib.import_module("taigi_lightning.elementwise_triton")
+
+
+def wide(rows: int, columns: int) -> Tensor:
+    return torch.full((rows, columns + 8), 7.0)[:, :columns]
+
+
+X, W = torch.randn(7, 96, generator=torch.Generator().manual_seed(0)), torch.linspace(0.5, 2, 96)
+GRAD, SIDE = torch.arange(7 * 96.0).view(7, 96).sin(), torch.arange(7 * 96.0).view(7, 96).cos()
+COS = torch.linspace(-1, 1, 7 * 8).view(7, 8).repeat(1, 2)
+
+
+def out_and(call: Callable[[Tensor], Any]) -> tuple[Any, ...]:
+    out = wide(7, 96)
+    return out, call(out)
+
+
+CASES: dict[str, Callable[[Any, Dropout], Any]] = {
+    "rms_norm": lambda o, d: out_and(lambda out: o.rms_norm(X, W, 1e-5, out, d)),
+    "add_rms_norm": lambda o, d: out_and(lambda out: o.add_rms_norm(X, SIDE.clone(), W, 1e-5, out, d)),
+    "rms_norm_backward": lambda o, d: o.rms_norm_backward(GRAD, SIDE.clone(), X, W, 1e-5, X.flip(1).clone(), d),
+    "copy_drop": lambda o, d: out_and(lambda out: o.copy_drop(X, out, d)),
+    "drop_backward": lambda o, d: o.drop_backward(GRAD, SIDE.clone() if d else None, X, d),
+    "swiglu": lambda o, d: out_and(lambda out: o.swiglu(torch.cat([X, GRAD], 1), out, d)),
+    "swiglu_backward": lambda o, d: o.swiglu_backward(GRAD, SIDE.clone(), torch.cat([X, GRAD], 1), d),
+    "rotate": lambda o, d: out_and(lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))),
+    "softmax_loss_": lambda o, d: (
+        logits := torch.arange(3 * 9000.0).view(3, 9000).sin(),
+        o.softmax_loss_(logits, torch.tensor([8999, -100, 0]), -100),
+    ),
+    "gather_rows": lambda o, d: (o.gather_rows(X, torch.tensor([3, 1, 6])),),
+}
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_compute_what_they_specify(kernels: ModuleType, name: str, probability: float) -> None:
+    dropout = Dropout(probability, 987654321)
+    found, wanted = (CASES[name](ops, dropout) for ops in (kernels, elementwise))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
