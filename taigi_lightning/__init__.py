@@ -1,1 +1,36 @@
 """QLoRA for small languages as plain PyTorch Lightning."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taigi_lightning.adapters import LoraSettings
+    from taigi_lightning.datamodules import CPTDataModule, SFTDataModule
+    from taigi_lightning.merging import merge_adapter
+    from taigi_lightning.module import CausalLMModule
+    from taigi_lightning.predict_data import PredictDataModule
+
+__all__ = [
+    "CPTDataModule",
+    "CausalLMModule",
+    "LoraSettings",
+    "PredictDataModule",
+    "SFTDataModule",
+    "merge_adapter",
+]
+
+_HOMES = {
+    "CPTDataModule": "datamodules",
+    "CausalLMModule": "module",
+    "LoraSettings": "adapters",
+    "PredictDataModule": "predict_data",
+    "SFTDataModule": "datamodules",
+    "merge_adapter": "merging",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `python -m taigi_lightning --help` needs none."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

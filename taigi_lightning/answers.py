@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from taigi_lightning.collating import pad_left
 from taigi_lightning.fast_path import causal_lm, forward_hidden
 from taigi_lightning.option_orders import choose
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
@@ -194,13 +195,8 @@ def generate_tokens(
         the new token ids of each prompt; after EOS the rest is padding.
     """
     device = model.get_output_embeddings().weight.device
-    width = max(map(len, prompts))
     padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    input_ids = torch.full((len(prompts), width), padding, dtype=torch.int64)  # [B, T], padded on the left
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, width - len(prompt) :] = 1
+    batch = pad_left(prompts, padding)  # generate finds the positions from the mask by itself
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -210,11 +206,11 @@ def generate_tokens(
         use_cache=True,  # training switches it off in the model's config
     )
     output = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
+        input_ids=batch["input_ids"].to(device),
+        attention_mask=batch["attention_mask"].to(device),
         generation_config=settings,
     )
-    new: list[list[int]] = output[:, width:].tolist()
+    new: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
     return new
 
 
