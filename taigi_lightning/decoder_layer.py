@@ -97,22 +97,26 @@ class DecoderLayer:
 
     def parameters(self) -> list[nn.Parameter]:
         """LoRA's matrices in the order `backward` returns their gradients."""
-        return [p for g in (self.qkv, self.o, self.gate_up, self.down) for p in g.parameters()]
+        return [p for g in self.groups() for p in g.parameters()]
+
+    def groups(self) -> tuple[ProjectionGroup, ...]:
+        """Its projections by the input they share."""
+        return self.qkv, self.o, self.gate_up, self.down
 
     def members(self) -> list[LoraLinear]:
         """Its seven projections."""
-        return [m for g in (self.qkv, self.o, self.gate_up, self.down) for m in g.members]
+        return [m for g in self.groups() for m in g.members]
 
     def keep_unpacked(self, dtype: torch.dtype) -> None:
         """Hold the base weights unpacked."""
-        for group in (self.qkv, self.o, self.gate_up, self.down):
+        for group in self.groups():
             group.keep_unpacked(dtype)
 
     def _norm(self, site: int) -> tuple[Tensor, float]:
         return self.norms[site].weight.detach(), self.norms[site].variance_epsilon
 
     def _dropout(self, step: Step, site: int) -> Dropout:
-        group = (self.qkv, self.o, self.gate_up, self.down)[site]
+        group = self.groups()[site]
         return step.dropout(group.dropout if group.rank else 0.0, self.index, site)
 
     def _split(self, qkv: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:

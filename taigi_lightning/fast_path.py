@@ -1,7 +1,8 @@
 """Make a PEFT model over a frozen base train fast, without changing its names, files or results.
 
 Llama-shaped decoders run layer by layer through `decoder_layer`; any other architecture keeps transformers'
-own forward pass with activation checkpointing. Either way the modules, and `generate` on them, stay untouched.
+own forward pass with activation checkpointing, each of its 4-bit projections with LoRA as one product. Either
+way parameters, and `generate`, stay untouched.
 """
 
 import math
@@ -30,7 +31,7 @@ def apply_fast_path(
     activation_budget: float | Literal["auto"] = "auto",
     offload: bool | float = True,
     embedding_on_host: bool | None = None,
-    unpacked_layers: int = 0,
+    unpacked_layers: int | None = None,
     optimizer_bytes: float = 8.0,
 ) -> nn.Module:
     """Prepare a PEFT causal language model for training, in place.
@@ -43,7 +44,8 @@ def apply_fast_path(
         offload: on CUDA, move what layers without a share save to pinned host memory: at most half of what
             is available there, or so many GiB.
         embedding_on_host: keep the input embedding in host memory; None: on CUDA with a budget of 0.
-        unpacked_layers: how many layers hold their base weights unpacked to 16 bits, for speed.
+        unpacked_layers: how many layers hold their base weights unpacked to 16 bits, for speed; None: none, but
+            with a budget of "auto" on CUDA as many as fit when every activation is kept.
         optimizer_bytes: per trainable parameter, optimizer state that "auto" must leave room for.
 
     Returns:
@@ -55,6 +57,9 @@ def apply_fast_path(
     if reason is not None:
         if activation_budget != 1.0:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        fused = compile and next(base.parameters()).is_cuda
+        for module in base.modules():
+            nf4_linear.speed_up(module, _operations(fused), fused)
         base.slow_path_reason = reason
         return model
     base.fast_decoder = FastDecoder(
@@ -64,13 +69,22 @@ def apply_fast_path(
         embedding_on_host = activation_budget == 0.0 and _device(base).type == "cuda"
     if embedding_on_host and not base.config.tie_word_embeddings:
         base.fast_decoder.move_embedding_to_host()
-    base.fast_decoder.keep_unpacked(unpacked_layers)
+    base.fast_decoder.fill = unpacked_layers is None and activation_budget == "auto"
+    base.fast_decoder.keep_unpacked(unpacked_layers or 0)
     return model
 
 
 def causal_lm(model: Any) -> Any:
     """The transformers causal language model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _operations(fused: bool) -> ModuleType:
+    if not fused:
+        return elementwise
+    from taigi_lightning import elementwise_triton
+
+    return elementwise_triton
 
 
 def _device(base: Any) -> torch.device:
@@ -131,11 +145,7 @@ class FastDecoder:
     ) -> None:
         backbone, config = base.get_decoder(), base.config
         self.backbone, self.budget, self.optimizer_bytes = backbone, activation_budget, optimizer_bytes
-        self.ops: ModuleType = elementwise
-        if fused:
-            from taigi_lightning import elementwise_triton
-
-            self.ops = elementwise_triton
+        self.ops = _operations(fused)
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.layers = [
             DecoderLayer(layer, index, heads, kv_heads, fused) for index, layer in enumerate(backbone.layers)
@@ -144,6 +154,7 @@ class FastDecoder:
         self.stash = HostStash(device) if offload and device.type == "cuda" else None
         self.host_room = activation_plan.host_bytes(offload) if self.stash is not None else 0.0
         self.plans: dict[tuple[int, int], list[Any]] = {}
+        self.fill = False  # whether room that activations leave goes to unpacked weights
 
     def ready(self) -> bool:
         """Whether the adapters are still as the layers were built for: PEFT switches and merges all together."""
@@ -177,6 +188,11 @@ class FastDecoder:
             self.plans[shape] = activation_plan.plan_savings(
                 len(self.layers), sizes, room, self.host_room
             )
+            spare = room - sum(sizes.values()) * len(self.layers)
+            if self.fill and spare > 0 and self.backbone.norm.weight.is_cuda:
+                cost = sum(g.out_features * g.width for g in self.layers[0].groups()) * self.element_size()
+                self.keep_unpacked(int(spare / cost))
+                self.fill = False
         return self.plans[shape]
 
     def element_size(self) -> int:

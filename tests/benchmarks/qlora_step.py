@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--r", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=0, help="keep only the first layers of the model")
-    parser.add_argument("--unpacked", type=int, default=0, help="layers whose base weights stay unpacked")
+    parser.add_argument("--unpacked", type=int, default=0, help="layers with unpacked base weights, -1: that fit")
     parser.add_argument("--offload", type=float, default=-1, help="host GiB for activations, -1 for half")
     parser.add_argument("--compile", type=int, default=1, help="fused kernels")
     parser.add_argument("--host-embedding", type=int, default=-1, help="-1: as the budget asks")
@@ -88,7 +88,7 @@ def measure(model: Any, args: argparse.Namespace, optimizer: Any) -> dict[str, A
         activation_budget="auto" if args.budget == "auto" else float(args.budget),
         offload=True if args.offload < 0 else args.offload,
         embedding_on_host=None if args.host_embedding < 0 else bool(args.host_embedding),
-        unpacked_layers=args.unpacked,
+        unpacked_layers=None if args.unpacked < 0 else args.unpacked,
         optimizer_bytes=2.0,
     )
     batches = make_batches(args, model.config.vocab_size)

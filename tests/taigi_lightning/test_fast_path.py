@@ -52,14 +52,14 @@ def nf4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def nf4_llama(folder: Path) -> Any:
+def nf4_llama(folder: Path, architecture: Any = LlamaForCausalLM) -> Any:
     options = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,
     )
-    model = LlamaForCausalLM.from_pretrained(folder, quantization_config=options, dtype=torch.float32)
+    model = architecture.from_pretrained(folder, quantization_config=options, dtype=torch.float32)
     return model.requires_grad_(False)
 
 
@@ -117,6 +117,21 @@ def test_other_architectures_keep_transformers_own_pass() -> None:
     apply_fast_path(model, activation_budget=0.0)
     assert "GemmaForCausalLM" in causal_lm(model).slow_path_reason
     assert worst(gradients(model), wanted) < 1e-5
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_their_4_bit_projections_take_the_joined_product(tmp_path: Path, dropout: float) -> None:
+    torch.manual_seed(0)
+    GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=16)).save_pretrained(tmp_path)
+    model = with_lora(nf4_llama(tmp_path, GemmaForCausalLM), dropout=dropout)
+    wanted = gradients(model)
+    apply_fast_path(model, activation_budget=0.0)
+    torch.manual_seed(7)
+    recomputed = gradients(model)
+    causal_lm(model).gradient_checkpointing_disable()
+    torch.manual_seed(7)
+    assert worst(recomputed, gradients(model)) < 1e-6
+    assert (worst(recomputed, wanted) < 1e-5) == (dropout == 0.0)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -195,6 +210,16 @@ def test_an_embedding_on_the_host_reads_the_same_rows() -> None:
     wanted = gradients(model)
     apply_fast_path(model, embedding_on_host=True)
     assert worst(gradients(model), wanted) < 1e-5
+
+
+def test_weights_held_unpacked_give_the_same_gradients(nf4_folder: Path) -> None:
+    model = with_lora(nf4_llama(nf4_folder))
+    wanted = gradients(model)
+    apply_fast_path(model, unpacked_layers=1)
+    assert worst(gradients(model), wanted) < 1e-5
+    nn.init.zeros_(model.base_model.model.model.layers[0].self_attn.q_proj.lora_B.default.weight)
+    changed = gradients(model)  # the adapter's part is read anew each time
+    assert not changed["base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"].any()
 
 
 def test_the_plan_spends_its_room_on_the_last_layers() -> None:
