@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 
 from taigi_lightning.errors import InputError
@@ -57,6 +58,8 @@ def run(arguments: list[str]) -> None:
     if problem := check_config_files(rest):  # before seconds of imports
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    # Read when torch starts: lets freed memory be used again whatever the sizes, so that less is reserved.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     from taigi_lightning.cli import main as lightning_main
 
     sys.argv[1:] = [command, *rest]

@@ -131,7 +131,13 @@ class CausalLMModule(pl.LightningModule):
             raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
         compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
         if training:
-            apply_fast_path(model, compile=compile_layers, activation_budget=self.activation_budget)
+            # Spare memory stays free: holding weights unpacked in it gains 3 % and is not tried on small cards.
+            apply_fast_path(
+                model,
+                compile=compile_layers,
+                activation_budget=self.activation_budget,
+                unpacked_layers=0,
+            )
         elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
             apply_fast_path(model, compile=compile_layers, activation_budget=1.0, offload=False)
         self.model = model.train(training)  # transformers loads in eval mode, where dropout is off

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from taigi_lightning.__main__ import main
 
@@ -124,6 +126,33 @@ def test_a_second_run_into_the_same_folder_does_not_clash(
 ) -> None:
     for _ in range(2):
         assert call(monkeypatch, *CPT, "--trainer.max_steps", "1") == 0
+
+
+def test_two_runs_of_one_config_write_the_same_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("models/one", "models/two"):
+        steps = ["--trainer.max_steps", "3", "--trainer.default_root_dir", folder]
+        assert call(monkeypatch, *CPT, *steps) == 0
+    written = sorted((home / "models" / "one").rglob("*.safetensors"))
+    assert len(written) > 2
+    for file in written:
+        twin = home / "models" / "two" / file.relative_to(home / "models" / "one")
+        assert file.read_bytes() == twin.read_bytes(), file.name
+
+
+def test_a_finished_model_is_plain_transformers_and_its_adapter_plain_peft(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(monkeypatch, *CPT, "--trainer.max_steps", "3") == 0
+    ids = torch.tensor([[1, 5, 9, 14, 20, 31]])
+    merged = AutoModelForCausalLM.from_pretrained("models/cpt_model", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32)
+    with torch.no_grad():
+        before = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, "models/cpt_model/adapter").eval()(ids).logits
+        found = merged(ids).logits
+    assert (adapted - before).abs().max() > 1e-3
+    # What is left is the merged weights' rounding to 16 bits.
+    assert (found - adapted).norm() < 0.05 * (adapted - before).norm() + 0.02
 
 
 def command(*more: str) -> list[str]:
