@@ -19,7 +19,7 @@ demo: install
 
 # One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(MAKE) lint
 
 lint: install
