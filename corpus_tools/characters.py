@@ -62,11 +62,8 @@ INVISIBLE = (
 )
 
 
-# Where characters with a combining class or a canonical composition live.
-_COMPOSING = (
-    *((0x300, 0x3400), (0xA600, 0xAC00), (0xD7B0, 0xD800), (0xF900, 0xFB50), (0xFE20, 0xFE30)),
-    *((0x10000, 0x12000), (0x16000, 0x17000), (0x1B000, 0x1F000), (0x2F800, 0x2FA20)),
-)
+# Where characters with a combining class or a canonical composition live in the first plane.
+_COMPOSING = ((0x300, 0x3400), (0xA600, 0xAC00), (0xD7B0, 0xD800), (0xF900, 0xFB50), (0xFE20, 0xFE30))
 
 
 # Vowel signs of Indic scripts that compose although they are no combining marks.
@@ -88,42 +85,28 @@ _SPACING_MARKS = frozenset(
         0xDDF,
         0x102E,
         0x1B35,
-        0x11127,
-        0x1133E,
-        0x11357,
-        0x114B0,
-        0x114BA,
-        0x114BD,
-        0x115AF,
-        0x11930,
     )
 )
 
 
-def _ranges(codes: list[int]) -> str:
-    """Ascending code points as the inside of a regex character class."""
-    runs: list[list[int]] = []
-    for code in codes:
-        if runs and code == runs[-1][1] + 1:
-            runs[-1][1] = code
-        else:
-            runs.append([code, code])
-    return "".join(chr(a) if a == b else f"{chr(a)}-{chr(b)}" for a, b in runs)
+@cache
+def _composing() -> npt.NDArray[np.bool_]:
+    """Which code points may compose with, or change places with, the one before, or never occur in NFC, [0x110000]."""
+    table = np.zeros(0x110000, np.bool_)
+    for first, end in _COMPOSING:
+        table[first:end] = [
+            unicodedata.combining(c) > 0 or not unicodedata.is_normalized("NFC", c)
+            for c in map(chr, range(first, end))
+        ]
+    table[0x1161:0x11C3] = True  # Hangul vowels and finals
+    table[list(_SPACING_MARKS)] = True
+    table[0x10000:0x20000] = table[0x2F800:0x2FA20] = True  # rare: looked up when met
+    return table
 
 
-def _composing() -> tuple[list[int], list[int]]:
-    marks, compatibility = [], []
-    for code in (code for first, end in _COMPOSING for code in range(first, end)):
-        if not unicodedata.is_normalized("NFC", chr(code)):
-            compatibility.append(code)
-        elif unicodedata.combining(chr(code)) or 0x1161 <= code < 0x11C3 or code in _SPACING_MARKS:
-            marks.append(code)
-    return marks, compatibility
-
-
-# Combining marks and Hangul finals: they may compose with, or change places with, the character before.
-# And those that never occur in NFC. Both of the first plane.
-MARKS, COMPATIBILITY = (_ranges([c for c in codes if c < 0x10000]) for codes in _composing())
+def may_compose(text: str) -> list[int]:
+    """Positions of the characters that could make a text differ from its NFC."""
+    return np.flatnonzero(_composing().take(_codes(text))).tolist()
 
 
 class Kind(IntEnum):
@@ -178,10 +161,13 @@ def kinds() -> npt.NDArray[np.uint8]:
     return table
 
 
+def _codes(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
 def kinds_of(text: str) -> npt.NDArray[np.uint8]:
     """The kind of each character, [len(text)] uint8."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    return kinds().take(codes)
+    return kinds().take(_codes(text))
 
 
 def count_kinds(of_characters: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

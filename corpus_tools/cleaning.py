@@ -10,11 +10,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from functools import cache
-from itertools import chain
+from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
-from corpus_tools.characters import COMPATIBILITY, HAN, INVISIBLE, MARKS, ODD_SPACES, PRIVATE_USE, SMALL_FORMS
+from corpus_tools.characters import (
+    HAN,
+    INVISIBLE,
+    ODD_SPACES,
+    PRIVATE_USE,
+    SMALL_FORMS,
+    may_compose,
+)
 from corpus_tools.numbering import find_numbering
 
 # (position in the text given to the rule, the stretch that stood there) of every change.
@@ -26,22 +33,37 @@ _CHARACTERS = (
     | {chr(code): character for code, character in PRIVATE_USE.items()}
     | SMALL_FORMS
 )
-_CHARACTER = re.compile(f"[{re.escape(''.join(_CHARACTERS))}]")
-_BOX_DASH = re.compile("──+")
+# The group is for `_logged_sub`.
+_CHARACTER = re.compile(f"([{re.escape(''.join(_CHARACTERS))}])")
+_BOX_DASH = re.compile("(──+)")
 # RFC 3986's characters; the address may be glued to text on either side.
 _ADDRESS = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]"
 _URL = re.compile(
     rf"[hHwW](?:(?<=[hH])[tT]{{2}}[pP][sS]?://{_ADDRESS}*|(?<=[wW])[wW]{{2}}\.[A-Za-z0-9\-_~%]{_ADDRESS}*)"
 )
-# Classes with many ranges beyond U+FFFF are slow in `re`, so those planes get one wide range each.
-_MAY_COMPOSE = re.compile(f"[{MARKS}{COMPATIBILITY}]")
-_MAY_COMPOSE_BEYOND = re.compile("[\U00010000-\U0001ffff\U0002f800-\U0002fa1f]")
-_FULL_WIDTH = dict(zip(",?!:;", "，？！：；", strict=True))
-_HALF_WIDTH = re.compile(rf"[,?!:;](?<=[{HAN}].)[,?!:;]*")
-_STOPS = re.compile("。。+")
-_DOTS = re.compile(r"\.\.\.+")
-_NOT_SIX_DOTS = re.compile("…(?:…{2,}|(?<!……)(?!…))")
-_SPACES = re.compile("  +")
+# What every address has, in rare characters that the engine finds fast.
+_SCHEME = re.compile("://(?:(?<=[hH][tT][tT][pP]://)|(?<=[hH][tT][tT][pP][sS]://))")
+_WWW = re.compile(r"\.(?<=[wW][wW][wW]\.)")
+_FULL_WIDTH = str.maketrans(",?!:;", "，？！：；")
+_HALF_WIDTH = re.compile(rf"([,?!:;](?<=[{HAN}].)[,?!:;]*)")
+_STOPS = re.compile("(。。+)")
+_DOTS = re.compile(r"(\.\.\.+)")
+_NOT_SIX_DOTS = re.compile("(…(?:…{2,}|(?<!……)(?!…)))")
+_SPACES = re.compile("(  +)")
+
+
+def _logged_sub(
+    pattern: re.Pattern[str], replacement: Callable[[str], str], text: str, log: Log | None
+) -> str:
+    """`pattern.sub`, logged. The pattern is one group: so `split` gives every stretch without a call for each."""
+    pieces = pattern.split(text)
+    if len(pieces) == 1:
+        return text
+    struck = pieces[1::2]
+    if log is not None:
+        log += zip(list(accumulate(map(len, pieces)))[:-1:2], struck, strict=True)
+    pieces[1::2] = map(replacement, struck)
+    return "".join(pieces)
 
 
 def replace_characters(text: str, log: Log | None = None) -> str:
@@ -52,15 +74,7 @@ def replace_characters(text: str, log: Log | None = None) -> str:
     >>> replace_characters("阮\\xa0兜\\x07佇\\u2028台南﹐｢\\ue701的｣\\ue055 Lí hó, ｅ")
     '阮 兜佇 台南，「𪜶的」\\ue055 Lí hó, ｅ'
     """
-    log = [] if log is None else log
-    append = log.append
-
-    def replaced(match: re.Match[str]) -> str:
-        character = match[0]
-        append((match.start(), character))
-        return _CHARACTERS[character]
-
-    return _CHARACTER.sub(replaced, text)
+    return _logged_sub(_CHARACTER, _CHARACTERS.__getitem__, text, log)
 
 
 def replace_box_dashes(text: str, log: Log | None = None) -> str:
@@ -69,19 +83,7 @@ def replace_box_dashes(text: str, log: Log | None = None) -> str:
     >>> replace_box_dashes("伊講──行！厝--lìn")
     '伊講——行！厝--lìn'
     """
-    return _logged_sub(_BOX_DASH, lambda m: "—" * len(m[0]), text, log)
-
-
-def _logged_sub(
-    pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str], text: str, log: Log | None
-) -> str:
-    log = [] if log is None else log
-
-    def replaced(match: re.Match[str]) -> str:
-        log.append((match.start(), match[0]))
-        return replacement(match)
-
-    return pattern.sub(replaced, text)
+    return _logged_sub(_BOX_DASH, lambda dashes: "—" * len(dashes), text, log)
 
 
 def _trim_address(address: str) -> int:
@@ -108,19 +110,30 @@ def remove_urls(text: str, log: Log | None = None) -> str:
     >>> remove_urls("（看 HTTP://a.tw/b_(c)），www.d.tw.")
     '（看 ），.'
     """
-    log = [] if log is None else log
+    starts = [m.start() - (5 if text[m.start() - 1] in "sS" else 4) for m in _SCHEME.finditer(text)]
+    starts += [m.start() - 3 for m in _WWW.finditer(text)]
+    kept, at, searched = [], 0, 0
+    for start in sorted(starts):
+        match = _URL.match(text, start) if start >= searched else None
+        if match is not None:
+            searched = match.end()
+            address = match[0][: _trim_address(match[0])]
+            kept.append(text[at:start])
+            at = start + len(address)
+            if log is not None:
+                log.append((start, address))
+    return "".join([*kept, text[at:]]) if at else text
 
-    def replaced(match: re.Match[str]) -> str:
-        end = _trim_address(match[0])
-        log.append((match.start(), match[0][:end]))
-        return match[0][end:]
 
-    return _URL.sub(replaced, text)
-
-
-@cache
+@lru_cache(65536)
 def _composes(sequence: str) -> bool:
     return not unicodedata.is_normalized("NFC", sequence)
+
+
+@lru_cache(65536)
+def _may_compose(pair: str) -> bool:
+    """Whether a pair composes, or could with what stands before it."""
+    return unicodedata.combining(pair[0]) > 0 or _composes(pair)
 
 
 def compose(text: str, log: Log | None = None) -> str:
@@ -131,14 +144,20 @@ def compose(text: str, log: Log | None = None) -> str:
     """
     log = [] if log is None else log
     known = len(log)
-    for match in chain(_MAY_COMPOSE.finditer(text), _MAY_COMPOSE_BEYOND.finditer(text)):
-        end = match.end()
-        start = max(0, end - 2)
+    places = [place for place in may_compose(text) if _may_compose(text[place - (place > 0) : place + 1])]
+    for place in places:
+        end = place + 1
+        start = max(0, place - 1)
         while start and unicodedata.combining(text[start]):
             start -= 1
         if _composes(text[start:end]):
             log.append((start, text[start:end]))
     return unicodedata.normalize("NFC", text) if len(log) > known else text
+
+
+@lru_cache(1024)
+def _widened(marks: str) -> str:
+    return marks.translate(_FULL_WIDTH)
 
 
 def widen_marks(text: str, log: Log | None = None) -> str:
@@ -147,7 +166,7 @@ def widen_marks(text: str, log: Log | None = None) -> str:
     >>> widen_marks("伊講:好!? Lí hó, lán 11:30 lâi-khì!")
     '伊講：好！？ Lí hó, lán 11:30 lâi-khì!'
     """
-    return _logged_sub(_HALF_WIDTH, lambda m: "".join([_FULL_WIDTH[c] for c in m[0]]), text, log)
+    return _logged_sub(_HALF_WIDTH, _widened, text, log)
 
 
 def unify_ellipses(text: str, log: Log | None = None) -> str:
@@ -157,7 +176,7 @@ def unify_ellipses(text: str, log: Log | None = None) -> str:
     '好……伊……無……愛……3.5'
     """
     for pattern in (_STOPS, _DOTS, _NOT_SIX_DOTS):
-        text = _logged_sub(pattern, lambda m: "……", text, log)
+        text = _logged_sub(pattern, lambda _: "……", text, log)
     return text
 
 
@@ -167,10 +186,10 @@ def squeeze_spaces(text: str, log: Log | None = None) -> str:
     >>> squeeze_spaces(" 胡長松     槍聲 \\n 冷鋒面")
     '胡長松 槍聲\\n冷鋒面'
     """
-    text = _logged_sub(_SPACES, lambda m: " ", text, log)
+    text = _logged_sub(_SPACES, lambda _: " ", text, log)
     for edge in (" \n", "\n "):
         if edge in text:
-            text = _logged_sub(re.compile(edge), lambda m: "\n", text, log)
+            text = _logged_sub(re.compile(f"({edge})"), lambda _: "\n", text, log)
     stripped = text.strip(" ")
     if log is not None and len(stripped) < len(text):
         log.append((0, " "))

@@ -43,14 +43,16 @@ class Cut(msgspec.Struct, array_like=True, gc=False):
 class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
     """A cleaned article, a paragraph a line, none empty; for each the row it begins in and the rows beginning in it.
 
-    `characters` counts those of the text when the rules had run, before decontamination.
+    `text` is UTF-8, as it is hashed and stored, and `length` its characters; `characters` counts those of the
+    text when the rules had run, before empty lines were left out and decontamination.
     """
 
     title: str
     author: str
     source: str
     characters: int
-    text: str
+    length: int
+    text: bytes
     first_rows: list[int]
     row_counts: list[int]
     cuts: list[Cut]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from operator import lt
+from itertools import accumulate
+from operator import add, lt
 
 from corpus_tools.documents import Article, Row
-from corpus_tools.numbering import CLOSERS, SENTENCE_ENDS, candidates, ends_sentence, in_sequence
+from corpus_tools.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence, in_sequence, number_at
 
-_NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９一二三四五六七八九十百第 ")
+_NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９一二三四五六七八九十百第")
 _COMPLETE = frozenset("。！？!?…")
-_MAY_END = frozenset(CLOSERS + ". ")
+_MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")
 _CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
+_TELLING = 16  # characters: texts of which these differ need not be compared
 
 
 def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[list[int]]:
@@ -51,17 +53,16 @@ def _reading_order(rows: Sequence[Row], group: list[int]) -> list[int]:
     return [i for _, _, i in sorted(order)]
 
 
-def repeated_rows(rows: Sequence[Row], group: Sequence[int], min_chars: int) -> set[int]:
-    """Those rows of an article whose text, of `min_chars` characters or more, an earlier row of it has.
+def repeated_rows(texts: Sequence[str], min_chars: int) -> set[int]:
+    """Which texts of an article, if of `min_chars` characters or more, repeat an earlier one of it.
 
     Windows break sentences, so such a copy must go before the windows are joined.
     """
-    if len({rows[i].text for i in group}) == len(group):
+    if len({text[:_TELLING] for text in texts}) == len(texts):
         return set()
     first: set[str] = set()
     repeated = set()
-    for i in group:
-        text = rows[i].text
+    for i, text in enumerate(texts):
         if len(text) >= min_chars:
             if text in first:
                 repeated.add(i)
@@ -78,17 +79,11 @@ def _starts_paragraph(previous: str, last: str, text: str) -> bool:
     return False
 
 
-def _numbered_in_sequence(texts: Sequence[str]) -> set[int]:
+def _numbered_in_sequence(texts: Sequence[str], firsts: Sequence[str]) -> set[int]:
     """Indices of rows that begin with a number which runs on from, or into, the number of another row."""
-    numbered = [i for i, text in enumerate(texts) if text[:1] in _NUMBER_STARTS]
-    if len(numbered) < 2:
-        return set()
-    found = []
-    for i in numbered:
-        number = next(candidates(texts[i][:20]), None)
-        if number is not None and number.start <= 1:
-            found.append(number._replace(start=i))
-    return in_sequence(found)
+    starting = [i for i, first in enumerate(firsts) if first in _NUMBER_STARTS]
+    found = [(i, number) for i in starting if (number := number_at(texts[i], 0)) is not None]
+    return {found[place][0] for place in in_sequence([number for _, number in found])}
 
 
 def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
@@ -99,36 +94,41 @@ def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
     >>> join_rows(["佇2010.09.", "20）彼工。", "隔轉工", "，阮去。"])
     ('佇2010.09.20）彼工。\\n隔轉工，阮去。', [0, 0, 1, 1])
     """
-    numbered = _numbered_in_sequence(texts)
-    parts: list[str] = []
-    lines: list[int] = []
-    line = 0
-    previous = "\n"
-    for i, text in enumerate(texts):
-        if text:
-            last = previous[-1]
-            if last != "\n" and (
-                (last in _COMPLETE and text[0] not in _CONTINUES and text[0] != " ")
-                or i in numbered
-                or _starts_paragraph(previous, last, text)
-            ):
-                parts.append("\n")
-                line += 1
-            parts.append(text)
-            lines.append(line)
-            previous = text
-            if "\n" in text:
-                line += text.count("\n")
-        else:
-            lines.append(line)
-    return "".join(parts), lines
+    if not texts:
+        return "", []
+    filled = texts if all(texts) else [text for text in texts if text]
+    firsts, lasts = [text[0] for text in filled], [text[-1] for text in filled]
+    # The first test decides most rows without a call.
+    breaks = [False] + [
+        (last in _COMPLETE and first not in _CONTINUES and first != " ")
+        or (last in _MAY_END and _starts_paragraph(previous, last, text))
+        for previous, last, first, text in zip(filled, lasts, firsts[1:], filled[1:], strict=False)
+    ]
+    for i in _numbered_in_sequence(filled, firsts):
+        breaks[i] = i > 0 and lasts[i - 1] != "\n"
+    parts = [""] * (2 * len(filled))
+    parts[::2] = ["\n" if starts else "" for starts in breaks[: len(filled)]]
+    parts[1::2] = filled
+    joined = "".join(parts)
+    inside = [0] * len(filled)
+    if joined.count("\n") > sum(breaks):
+        inside = [text.count("\n") for text in filled]
+    lines = list(accumulate(map(add, breaks, [0, *inside])))
+    if len(filled) != len(texts):  # an empty row stands where the one before it ends
+        ends = iter(zip(lines, map(add, lines, inside), strict=False))
+        line, all_lines = 0, []
+        for text in texts:
+            first_line, line = next(ends) if text else (line, line)
+            all_lines.append(first_line)
+        lines = all_lines
+    return joined, lines
 
 
-def merge_rows(rows: Sequence[Row], group: Sequence[int], source: str) -> Article:
-    """The article of the rows in `group` (indices in reading order), which share a title."""
-    texts = [rows[i].text for i in group]
-    if any("\r" in text for text in texts):
-        texts = [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
+def merge_rows(
+    texts: Sequence[str], numbers: list[int], title: str | None, author: str | None, source: str
+) -> Article:
+    """The article of some rows' texts, in reading order; `numbers` are the rows' in their file, from 1."""
     text, lines = join_rows(texts)
-    first = rows[group[0]]
-    return Article(first.title or "", first.author or "", source, text, [i + 1 for i in group], lines)
+    if "\r" in text:
+        text, lines = join_rows([text.replace("\r\n", "\n").replace("\r", "\n") for text in texts])
+    return Article(title or "", author or "", source, text, numbers, lines)

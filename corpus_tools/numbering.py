@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 _DIGITS = r"[0-9]{1,3}|[０-９]{1,3}"
@@ -46,27 +47,32 @@ def _value(numeral: str) -> int:
     return total + digit
 
 
-def _number_at(text: str, position: int) -> Number | None:
+def number_at(text: str, position: int) -> Number | None:
+    """The number, with its mark and the spaces behind it, that begins at a position; None if none does."""
     match = _NUMBER.match(text, position)
     if match is None:
         return None
     kind = match.lastgroup or ""
-    numeral = match[kind]
-    # The form is all but the value: brackets, mark and numeral system must agree for numbers to run on.
-    form = match[0].replace(numeral, "9" if numeral.isdecimal() else "九", 1)
     end = match.end()
     while text[end : end + 1] == " ":
         end += 1
-    return Number(position, end, f"{kind} {form.strip()}", _value(numeral))
+    return Number(position, end, *_form_and_value(match[0], kind, match[kind]))
+
+
+@lru_cache(4096)
+def _form_and_value(written: str, kind: str, numeral: str) -> tuple[str, int]:
+    # The form is all but the value: brackets, mark and numeral system must agree for numbers to run on.
+    form = written.replace(numeral, "9" if numeral.isdecimal() else "九", 1)
+    return f"{kind} {form.strip()}", _value(numeral)
 
 
 def candidates(text: str) -> Iterator[Number]:
     """Every line start that has the form of a number, in order."""
-    first = _number_at(text, 0)
+    first = number_at(text, 0)
     if first is not None:
         yield first
     for line in _LINE.finditer(text):
-        found = _number_at(text, line.end())
+        found = number_at(text, line.end())
         if found is not None:
             yield found
 
@@ -97,25 +103,28 @@ def _is_initial(text: str, i: int) -> bool:
 
 
 def in_sequence(numbers: list[Number]) -> set[int]:
-    """Starts of those numbers that run on from, or into, the nearest number of the same form.
+    """Which of some numbers, by their place in the list, run on from, or into, the nearest number of the same form.
 
     A bare `3 ` counts only in a run that begins at 0 or 1, or is three long: years and ages are bare too.
     """
-    by_form: dict[str, list[Number]] = {}
-    for number in numbers:
-        by_form.setdefault(number.form, []).append(number)
+    by_form: dict[str, list[int]] = {}
+    for place, number in enumerate(numbers):
+        by_form.setdefault(number.form, []).append(place)
     found: set[int] = set()
-    for same in by_form.values():
-        runs: list[list[Number]] = []
-        for number in same:
-            if runs and number.value == runs[-1][-1].value + 1:
-                runs[-1].append(number)
+    for form, same in by_form.items():
+        runs: list[list[int]] = []
+        expected = -1
+        for place in same:
+            value = numbers[place].value
+            if value == expected:
+                runs[-1].append(place)
             else:
-                runs.append([number])
+                runs.append([place])
+            expected = value + 1
         for run in runs:
-            bare = run[0].form.startswith("bare")
-            if len(run) > 2 or (len(run) == 2 and not (bare and run[0].value > 1)):
-                found.update(n.start for n in run)
+            bare = form.startswith("bare") and numbers[run[0]].value > 1
+            if len(run) > 2 or (len(run) == 2 and not bare):
+                found.update(run)
     return found
 
 
@@ -133,6 +142,6 @@ def find_numbering(text: str) -> list[Number]:
     sequence = in_sequence(numbers)
     return [
         n
-        for n in numbers
-        if n.start in sequence or (not n.form.startswith("bare") and ends_sentence(text, max(0, n.start - 1)))
+        for place, n in enumerate(numbers)
+        if place in sequence or (not n.form.startswith("bare") and ends_sentence(text, max(0, n.start - 1)))
     ]

@@ -197,13 +197,14 @@ def _finish(
 ) -> None:
     """Split one article into documents; every paragraph goes to a document or to the dropped ones."""
     dropped = columns["dropped"]
-    text, rows, counts = article.text, article.first_rows, article.row_counts
+    rows, counts = article.first_rows, article.row_counts
     kept_before = sum(c for r, c in summary.characters_dropped.items() if r in _OF_PARAGRAPHS)
     if fate == DUPLICATE:
-        if text:
-            _drop(dropped, summary, article, rows[0], sum(counts), "duplicate_article", text)
+        if rows:
+            _drop(dropped, summary, article, rows[0], sum(counts), "duplicate_article", article.text.decode())
         summary.edges += article.characters - _lost(article, summary, kept_before)
         return
+    text = article.text.decode()
     if any(marks):
         paragraphs = text.split("\n")
         for paragraph, row, count, mark in zip(paragraphs, rows, counts, marks, strict=True):

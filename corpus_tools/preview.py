@@ -47,7 +47,9 @@ def preview_file(path: Path, fields: Mapping[str, str], limit: int, console: Con
     rows = read_rows(path, fields)
     counts: Counter[str] = Counter()
     for group in group_rows(rows):
-        article = merge_rows(rows, group, path.name)
+        first = rows[group[0]]
+        texts, numbers = [rows[i].text for i in group], [i + 1 for i in group]
+        article = merge_rows(texts, numbers, first.title, first.author, path.name)
         for step in clean_steps(article.text):
             for before, after in _changed_lines(step):
                 counts[step.rule] += 1

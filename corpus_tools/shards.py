@@ -118,42 +118,49 @@ def _clean_rows(
 ) -> list[CleanedArticle]:
     tally = summary.tally
     tally.rows = len(rows)
-    first_number = [sum(summary.rows[:n]) for n in range(len(summary.rows))]
+    numbers = [n for count in summary.rows for n in range(1, count + 1)]
     cleaned: list[CleanedArticle] = []
-    hashes: list[bytes] = []
-    paragraph_hashes: list[bytes] = []
-    long_enough: list[bool] = []
     for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
-        file = of_source[group[0]]
-        repeated = repeated_rows(rows, group, min_paragraph_chars)
-        kept = [i for i in group if i not in repeated] if repeated else group
-        article = merge_rows(rows, kept, summary.sources[file])
-        article.rows = [i + 1 - first_number[of_source[i]] for i in kept]
-        raw = sum([len(rows[i].text) for i in kept])
+        first = rows[group[0]]
+        texts, numbers_here = [rows[i].text for i in group], [numbers[i] for i in group]
+        cuts = []
+        if repeated := repeated_rows(texts, min_paragraph_chars):
+            cuts = [Cut(numbers_here[i], 1, "repeated_row", texts[i]) for i in sorted(repeated)]
+            kept = [i for i in range(len(group)) if i not in repeated]
+            texts, numbers_here = [texts[i] for i in kept], [numbers_here[i] for i in kept]
+        source = summary.sources[of_source[group[0]]]
+        article = merge_rows(texts, numbers_here, first.title, first.author, source)
+        raw = sum(map(len, texts))
         tally.line_breaks += len(article.text) - raw
-        tally.characters += raw
+        tally.characters += raw + sum([len(cut.text) for cut in cuts])
         result = clean_article(article, tally, convert_simplified)
-        for i in group if len(kept) < len(group) else ():
-            if i in repeated:
-                number = i + 1 - first_number[of_source[i]]
-                result.cuts.append(Cut(number, 1, "repeated_row", rows[i].text))
-                tally.characters += len(rows[i].text)
+        result.cuts += cuts
         if ngrams is not None:
             drop_overlaps(result, ngrams, tally)
         cleaned.append(result)
-        paragraphs = paragraphs_of(result)
-        digests = [hash_text(p) for p in paragraphs]
-        long_enough += [len(p) >= min_paragraph_chars for p in paragraphs]
-        paragraph_hashes += digests
-        hashes.append(hash_bytes(b"".join(digests)))
-        summary.characters.append(len(result.text))
-        summary.paragraph_counts.append(len(digests))
-        summary.titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else b"")
-    summary.articles = b"".join(hashes)
-    summary.paragraphs = b"".join(paragraph_hashes)
-    summary.long_enough = bytes(long_enough)
-    tally.articles = len(cleaned)
+    _summarise(cleaned, summary, min_paragraph_chars)
     return cleaned
+
+
+def _summarise(cleaned: Sequence[CleanedArticle], summary: ShardSummary, min_paragraph_chars: int) -> None:
+    """Counts and hashes of each article and each paragraph."""
+    hashes, paragraph_hashes, long_enough = [], [], bytearray()
+    # Bytes decide for most paragraphs: a character has one to four.
+    least, surely = min_paragraph_chars, 4 * min_paragraph_chars
+    for article in cleaned:
+        paragraphs = article.text.split(b"\n") if article.text else []
+        digests = b"".join(map(hash_bytes, paragraphs))
+        paragraph_hashes.append(digests)
+        hashes.append(hash_bytes(digests))
+        long_enough += bytes(
+            [len(p) >= surely or (len(p) >= least and len(p.decode()) >= least) for p in paragraphs]
+        )
+        summary.characters.append(article.length)
+        summary.paragraph_counts.append(len(paragraphs))
+        summary.titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else b"")
+    summary.articles, summary.paragraphs = b"".join(hashes), b"".join(paragraph_hashes)
+    summary.long_enough = bytes(long_enough)
+    summary.tally.articles = len(cleaned)
 
 
 def clean_article(article: Article, tally: Tally, convert_simplified: bool = False) -> CleanedArticle:
@@ -166,29 +173,25 @@ def clean_article(article: Article, tally: Tally, convert_simplified: bool = Fal
     for step in clean_steps(text):
         _count(step, article, tally, cuts)
         text = step.after
-    lines = text.split("\n")
+    names = (article.title, article.author, article.source)
+    # The first row that begins on each line on which any does, last line first; and how many begin there.
+    first_on = dict(zip(reversed(article.first_lines), reversed(article.rows), strict=True))
     rows_on = Counter(article.first_lines)
-    starts = article.first_lines
-    result = CleanedArticle(article.title, article.author, article.source, len(text), text, [], [], cuts)
-    if len(lines) == len(starts) == len(rows_on) and all(lines):  # a row a line
-        result.first_rows, result.row_counts = article.rows, [1] * len(lines)
-        return result
-    emptied = 0
+    breaks = text.count("\n")
+    if len(first_on) == breaks + 1 and "\n\n" not in text and text[:1] != "\n" != text[-1:]:
+        rows, counts = list(first_on.values())[::-1], list(rows_on.values())
+        return CleanedArticle(*names, len(text), len(text), text.encode(), rows, counts, cuts)
+    lines = text.split("\n")
+    rows, counts, row = [], [], article.rows[0]
     for number, line in enumerate(lines):
+        row = first_on.get(number, row)
         if line:
-            result.first_rows.append(article.rows[bisect_right(starts, number) - 1])
-            result.row_counts.append(rows_on[number])
-        else:
-            emptied += rows_on[number]
-    result.text = "\n".join([line for line in lines if line])
-    if emptied:
+            rows.append(row)
+            counts.append(rows_on[number])
+    if emptied := len(article.rows) - sum(counts):
         cuts.append(Cut(article.rows[0], emptied, "empty", ""))
-    return result
-
-
-def paragraphs_of(article: CleanedArticle) -> list[str]:
-    """The paragraphs of an article: as many as `first_rows`."""
-    return article.text.split("\n") if article.text else []
+    shown = "\n".join([line for line in lines if line])
+    return CleanedArticle(*names, len(text), len(shown), shown.encode(), rows, counts, cuts)
 
 
 def _to_traditional(text: str) -> str:
@@ -210,7 +213,9 @@ def _count(step: Step, article: Article, tally: Tally, cuts: list[Cut]) -> None:
             row = article.rows[bisect_right(article.first_lines, line) - 1]
             cuts.append(Cut(row, 0, step.rule, stretch))
     else:
-        tally.stretches.setdefault(step.rule, Counter()).update([stretch for _, stretch in step.log])
+        if step.rule not in tally.stretches:
+            tally.stretches[step.rule] = Counter()
+        tally.stretches[step.rule].update([stretch for _, stretch in step.log])
     samples = tally.samples.setdefault(step.rule, [])
     if len(samples) < SAMPLES:
         samples.append(_sample(step, article))
@@ -233,10 +238,11 @@ def _sample(step: Step, article: Article) -> dict[str, str]:
 def drop_overlaps(article: CleanedArticle, ngrams: QuestionNgrams, tally: Tally) -> None:
     """Take out the paragraphs that hold, wholly or in part, an n-gram of a question, until none does."""
     while True:
-        text, paragraphs = article.text, paragraphs_of(article)
+        text = article.text.decode()
         overlaps = find_overlaps(text, ngrams)
         if not overlaps:
             return
+        paragraphs = text.split("\n")
         ends = list(accumulate(len(paragraph) + 1 for paragraph in paragraphs))
         hit: dict[int, tuple[str, str]] = {}
         for overlap in overlaps:
@@ -249,4 +255,5 @@ def drop_overlaps(article: CleanedArticle, ngrams: QuestionNgrams, tally: Tally)
             question, shared = hit[line]
             where = {"source": article.source, "title": article.title, "row": str(row)}
             tally.hits.append({"question": question, "shared": shared, **where})
-        article.text = "\n".join(paragraphs)
+        text = "\n".join(paragraphs)
+        article.text, article.length = text.encode(), len(text)
