@@ -192,14 +192,14 @@ def taigi_score(counts: npt.NDArray[np.int64]) -> float:
     share of letters that carry a tone (1 from 12 % on); mixed text by both, a syllable of three letters
     weighing as much as one Han character. Romanisation with tone digits is not recognised.
     """
-    han = int(counts[Kind.HAN] + counts[Kind.TAIGI] + counts[Kind.SIMPLIFIED] + counts[Kind.TRADITIONAL])
-    tones = int(counts[Kind.TONE])
-    letters = int(counts[Kind.LATIN]) + tones
+    _, other_han, taigi, simplified, traditional, latin, tones, *_ = counts.tolist()
+    han = other_han + taigi + simplified + traditional
+    letters = latin + tones
     if han + letters == 0:
         return 0.0
-    written = min(1.0, counts[Kind.TAIGI] / (0.03 * han)) if han else 0.0
+    written = min(1.0, taigi / (0.03 * han)) if han else 0.0
     spoken = min(1.0, tones / (0.12 * letters)) if letters else 0.0
-    return round(float((han * written + letters / 3 * spoken) / (han + letters / 3)), 4)
+    return float(round((han * written + letters / 3 * spoken) / (han + letters / 3), 4))
 
 
 def looks_simplified(counts: npt.NDArray[np.int64]) -> bool:

@@ -50,6 +50,7 @@ _STOPS = re.compile("(。。+)")
 _DOTS = re.compile(r"(\.\.\.+)")
 _NOT_SIX_DOTS = re.compile("(…(?:…{2,}|(?<!……)(?!…)))")
 _SPACES = re.compile("(  +)")
+_TRAILING, _LEADING = re.compile(" (?=\n)"), re.compile("\n ")  # several times faster than `in`
 
 
 def _logged_sub(
@@ -187,9 +188,9 @@ def squeeze_spaces(text: str, log: Log | None = None) -> str:
     '胡長松 槍聲\\n冷鋒面'
     """
     text = _logged_sub(_SPACES, lambda _: " ", text, log)
-    for edge in (" \n", "\n "):
-        if edge in text:
-            text = _logged_sub(re.compile(f"({edge})"), lambda _: "\n", text, log)
+    for edge, found in (("( \n)", _TRAILING), ("(\n )", _LEADING)):
+        if found.search(text):
+            text = _logged_sub(re.compile(edge), lambda _: "\n", text, log)
     stripped = text.strip(" ")
     if log is not None and len(stripped) < len(text):
         log.append((0, " "))
@@ -219,11 +220,11 @@ class Rule(NamedTuple):
     repeats: bool = False
 
 
-# Composition follows the removals that bring characters together; numbering sees uniform marks and spaces.
+# Dashes and composition follow the removals that bring characters together; numbering sees uniform marks and spaces.
 RULES = (
     Rule("characters", replace_characters),
-    Rule("dashes", replace_box_dashes),
     Rule("urls", remove_urls, repeats=True),
+    Rule("dashes", replace_box_dashes),
     Rule("composition", compose),
     Rule("half_width", widen_marks),
     Rule("ellipses", unify_ellipses),

@@ -6,42 +6,20 @@ import gc
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpus_tools.characters import Kind, count_kinds, kinds_of, looks_simplified, taigi_score
-from corpus_tools.deduplication import hash_text
+from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
 from corpus_tools.splitting import split_spans
+from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Columns, append_table, path_of
 
-DOCUMENT_SCHEMA = pa.schema(
-    {
-        "text": pa.string(),
-        "title": pa.string(),
-        "author": pa.string(),
-        "source": pa.string(),
-        "part": pa.int32(),
-        "characters": pa.int32(),
-        "taigi_score": pa.float32(),
-    }
-)
-DROPPED_SCHEMA = pa.schema(
-    {
-        "source": pa.string(),
-        "row": pa.int32(),
-        "rows": pa.int32(),
-        "title": pa.string(),
-        "reason": pa.string(),
-        "characters": pa.int32(),
-        "text": pa.string(),
-    }
-)
 TRAIN, VALIDATION, DUPLICATE = range(3)
 _BIN = 128  # characters to a bar of the length histogram
 
@@ -72,35 +50,6 @@ class PartSummary(msgspec.Struct):
     simplified_articles: int = 0
 
 
-class _Columns:
-    """Rows for a Parquet file, column by column."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.values: list[list[Any]] = [[] for _ in schema.names]
-
-    def append(self, *row: Any) -> None:
-        for column, value in zip(self.values, row, strict=True):
-            column.append(value)
-
-    def take(self) -> pa.Table:
-        arrays = [_array(v, f.type) for v, f in zip(self.values, self.schema, strict=True)]
-        self.values = [[] for _ in self.schema.names]
-        return pa.Table.from_arrays(arrays, schema=self.schema)
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """An Arrow array from its buffers: `pa.array` would import pandas, which takes longer than a shard."""
-    if kind == pa.string():
-        data = [value.encode() for value in values]
-        offsets = np.zeros(len(data) + 1, np.int32)
-        np.cumsum([len(d) for d in data], out=offsets[1:])
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
-    else:
-        buffers = [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))]
-    return pa.Array.from_buffers(kind, len(values), buffers)
-
-
 def write_part(
     selections: Sequence[Selection],
     stem: Path,
@@ -116,62 +65,43 @@ def write_part(
         {}, b"", Counter(), Counter(), 0, Counter(), Counter(), 0, Counter(), Counter(), Counter()
     )
     writers: dict[str, Any] = {}
-    columns = {name: _Columns(DOCUMENT_SCHEMA) for name in ("train", "validation")}
-    columns["dropped"] = _Columns(DROPPED_SCHEMA)
+    columns = {name: Columns(DOCUMENT_SCHEMA) for name in ("train", "validation")}
+    columns["dropped"] = Columns(DROPPED_SCHEMA)
     hashes: list[bytes] = []
+    limits = (min_chars, max_chars)
     gc_was_on = gc.isenabled()
     gc.disable()  # plain records by the ten thousand: nothing for the collector to find
-    for selection in selections:
-        articles = msgspec.msgpack.decode(selection.stored.read_bytes(), type=list[CleanedArticle])
-        at = 0
-        for article, fate in zip(articles, selection.fates, strict=True):
-            marks = selection.duplicates[at : at + len(article.first_rows)]
-            at += len(marks)
-            for cut in article.cuts:
-                _drop(columns["dropped"], summary, article, *msgspec.structs.astuple(cut))
-            _finish(
-                article,
-                fate,
-                marks,
-                columns,
-                summary,
-                hashes,
-                repeated,
-                (min_chars, max_chars),
-                min_taigi_score,
-            )
-        del articles
-        for name, rows in columns.items():
-            if rows.values[0]:
-                _append(writers, name, stem, rows.take(), jsonl)
+    with ThreadPoolExecutor(1) as compressor:  # compression leaves the interpreter to the next articles
+        tables: list[Future[None]] = []
+        for selection in selections:
+            articles = msgspec.msgpack.decode(selection.stored.read_bytes(), type=list[CleanedArticle])
+            at = 0
+            for article, fate in zip(articles, selection.fates, strict=True):
+                marks = selection.duplicates[at : at + len(article.first_rows)]
+                at += len(marks)
+                for cut in article.cuts:
+                    _drop(columns["dropped"], summary, article, *msgspec.structs.astuple(cut))
+                _finish(article, fate, marks, columns, summary, hashes, repeated, limits, min_taigi_score)
+            del articles
+            for table in tables:
+                table.result()
+            filled = {name: rows.take() for name, rows in columns.items() if rows.values[0]}
+            tables = [
+                compressor.submit(append_table, writers, name, stem, t, jsonl) for name, t in filled.items()
+            ]
+        for table in tables:
+            table.result()
     if gc_was_on:
         gc.enable()
     for name, writer in writers.items():
         writer.close()
-        path = _path(stem, name)
-        summary.files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        summary.files[name] = hashlib.sha256(path_of(stem, name).read_bytes()).hexdigest()
     summary.hashes = b"".join(hashes)
     return summary
 
 
-def _path(stem: Path, name: str) -> Path:
-    return stem.with_name(f"{stem.name}.{name}")
-
-
-def _append(writers: dict[str, Any], name: str, stem: Path, table: pa.Table, jsonl: bool) -> None:
-    if jsonl and name != "dropped":
-        if name not in writers:
-            writers[name] = _path(stem, name).open("wb")
-        writers[name].write(b"".join(msgspec.json.encode(row) + b"\n" for row in table.to_pylist()))
-        return
-    if name not in writers:
-        path = _path(stem, name)
-        writers[name] = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False)
-    writers[name].write_table(table)
-
-
 def _drop(
-    dropped: _Columns,
+    dropped: Columns,
     summary: PartSummary,
     article: CleanedArticle,
     row: int,
@@ -188,7 +118,7 @@ def _finish(
     article: CleanedArticle,
     fate: int,
     marks: bytes,
-    columns: dict[str, _Columns],
+    columns: dict[str, Columns],
     summary: PartSummary,
     hashes: list[bytes],
     repeated: frozenset[int],
@@ -229,13 +159,14 @@ def _finish(
         elif score < min_taigi_score:
             reason = "not_taigi"
         else:
+            data = piece.encode()
             if len(hashes) in repeated:
                 reason = "duplicate_document"
-            hashes.append(hash_text(piece))
+            hashes.append(hash_bytes(data))
         if reason:
             reasons.append((start, end, reason))
             continue
-        split.append(piece, article.title, article.author, article.source, part, len(piece), score)
+        split.append(data, article.title, article.author, article.source, part, len(piece), score)
         kept += len(piece)
         summary.documents[name] += 1
         summary.lengths[len(piece) // _BIN * _BIN] += 1
@@ -272,7 +203,7 @@ def _drop_pieces(
     paragraphs: Sequence[str],
     rows: Sequence[int],
     counts: Sequence[int],
-    dropped: _Columns,
+    dropped: Columns,
     summary: PartSummary,
 ) -> None:
     """Drop pieces; the rows that begin in a piece's paragraphs go with it, unless the paragraph began before."""

@@ -66,16 +66,18 @@ def _names(parts: Sequence[PartSummary], suffix: str) -> list[tuple[str, str, st
 
 
 def _join_dropped(work: Path, parts: Sequence[PartSummary]) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from corpus_tools.parts import DROPPED_SCHEMA
+    from corpus_tools.tables import DROPPED_SCHEMA
 
-    with pq.ParquetWriter(work / "dropped.parquet", DROPPED_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        work / "dropped.parquet", DROPPED_SCHEMA, compression="zstd", use_dictionary=False
+    ) as writer:
         for i, part in enumerate(parts):
             if "dropped" in part.files:
-                with pq.ParquetFile(work / f"part-{i:05d}.dropped") as file:
-                    for group in range(file.num_row_groups):
-                        writer.write_table(file.read_row_group(group))
+                with pa.OSFile(str(work / f"part-{i:05d}.dropped")) as file:
+                    writer.write_table(pa.ipc.open_file(file).read_all())
 
 
 def publish(

@@ -120,6 +120,10 @@ def test_cleaned_text_keeps_the_promises(text: str) -> None:
     assert "  " not in cleaned and "。。" not in cleaned and "..." not in cleaned
 
 
+def test_what_an_address_parted_is_cleaned_too() -> None:
+    assert clean_text("好─https://a.tw/b─") == "好——"
+
+
 @settings(max_examples=300, deadline=None)
 @given(TEXT)
 def test_steps_name_every_change(text: str) -> None:
