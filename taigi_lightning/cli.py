@@ -24,6 +24,7 @@ from taigi_lightning.module import CausalLMModule
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.questions import read_questions
 from taigi_lightning.run_report import write_fit_report, write_predict_report
+from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 
 
@@ -71,6 +72,7 @@ class TaigiCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""
         config = self.config_init[self.subcommand]["trainer"]
+        check_strategy(config.get("strategy") or "auto")
         if config.get("precision") is None:
             kwargs["precision"] = auto_precision()
         kwargs["enable_model_summary"] = False  # it would count 4-bit weights as bytes; Announcement does not
