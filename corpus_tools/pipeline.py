@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,44 +94,51 @@ def build_corpus(
     if decontaminate:
         read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
     run = partial(_run, executor, progress)
+    with _work_folder(output_dir) as work:
+        clean = partial(
+            clean_shard,
+            work_dir=work,
+            salt=_salt(options, decontaminate),
+            fields=fields or {},
+            min_paragraph_chars=min_paragraph_chars,
+            questions=decontaminate.resolve() if decontaminate else None,
+            ngram=ngram,
+            convert_simplified=convert_simplified,
+            skip_bad_files=skip_bad_files,
+        )
+        shards = _clean_all(clean, files, run)
+        selections, validation = _select(shards, work, validation_fraction, min_chars)
+        finish = partial(
+            write_part,
+            min_chars=min_chars,
+            max_chars=max_chars,
+            min_taigi_score=min_taigi_score,
+            jsonl=output_format == "jsonl",
+        )
+        parts = _write_all(finish, _grouped(shards, selections), work, run)
+        report = corpus_report(options, shards, parts, passed_over, validation)
+        if not report["documents"]["total"]:
+            reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
+            raise InputError(
+                f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
+                "look at the input or lower --min_chars."
+            )
+        write_json(work / "report.json", report)
+        (work / "report.html").write_text(render_page(report), encoding="utf-8")
+        publish(work, output_dir, parts, shards, report, options)
+        shutil.rmtree(work)
+        return report
+
+
+@contextmanager
+def _work_folder(output_dir: Path) -> Iterator[Path]:
+    """A folder for unfinished files in `output_dir`, which no other run uses meanwhile; failures become InputError."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(output_dir / ".lock", timeout=0):
             work = output_dir.resolve() / ".partial"
             work.mkdir(exist_ok=True)
-            clean = partial(
-                clean_shard,
-                work_dir=work,
-                salt=_salt(options, decontaminate),
-                fields=fields or {},
-                min_paragraph_chars=min_paragraph_chars,
-                questions=decontaminate.resolve() if decontaminate else None,
-                ngram=ngram,
-                convert_simplified=convert_simplified,
-                skip_bad_files=skip_bad_files,
-            )
-            shards = _clean_all(clean, files, run)
-            selections, validation = _select(shards, work, validation_fraction, min_chars)
-            finish = partial(
-                write_part,
-                min_chars=min_chars,
-                max_chars=max_chars,
-                min_taigi_score=min_taigi_score,
-                jsonl=output_format == "jsonl",
-            )
-            parts = _write_all(finish, _grouped(shards, selections), work, run)
-            report = corpus_report(options, shards, parts, passed_over, validation)
-            if not report["documents"]["total"]:
-                reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
-                raise InputError(
-                    f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
-                    "look at the input or lower --min_chars."
-                )
-            write_json(work / "report.json", report)
-            (work / "report.html").write_text(render_page(report), encoding="utf-8")
-            publish(work, output_dir, parts, shards, report, options)
-            shutil.rmtree(work)
-            return report
+            yield work
     except Timeout as error:
         raise InputError(
             f"another run is writing into {output_dir}; wait for it or give another folder."

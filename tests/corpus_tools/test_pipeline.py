@@ -1,7 +1,10 @@
 """The corpus folder: exact accounting, the same bytes however it is run, nothing lost when a run dies."""
 
 import json
-from concurrent.futures import ProcessPoolExecutor
+import random
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +130,81 @@ def test_two_runs_do_not_mix(raw: Path, tmp_path: Path) -> None:
         build_corpus([raw / "IMA-Taiwan"], tmp_path)
 
 
-def test_a_title_that_spans_files_is_one_article(tmp_path: Path) -> None:
-    first, second = rows_of("海邊", LONG, LONG[::-1])
-    write_rows(tmp_path / "in" / "a.json", [second, *rows_of("山", LONG * 3)])
-    write_rows(tmp_path / "in" / "b.json", [first])
-    build_corpus([tmp_path / "in"], tmp_path / "out", validation_fraction=0)
-    texts = {d["title"]: d["text"] for d in documents(tmp_path / "out")}
-    assert len(texts) == 1 or texts["海邊"].startswith(LONG)
+@contextmanager
+def executor_of(kind: str) -> Iterator[Executor | None]:
+    if kind == "none":
+        yield None
+    elif kind == "processes":
+        with ProcessPoolExecutor(2) as executor:
+            yield executor
+    else:
+        distributed = pytest.importorskip("distributed")
+        options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+            yield client.get_executor()
+
+
+@pytest.mark.parametrize("kind", ["none", "processes", "dask"])
+def test_a_title_of_one_author_that_spans_files_is_one_article(kind: str, tmp_path: Path) -> None:
+    first, broken, last = rows_of(
+        "海邊", "阮兜佇海邊仔，逐工攏會當看", "著日頭落海。", "阿婆定定講起少年時陣的代誌。"
+    )
+    other = rows_of("海邊", "山頂的風透甲真大，逐家攏緊轉去。", author="王")
+    write_rows(tmp_path / "in" / "a.json", [broken, *rows_of("山", "這篇佮別篇攏無仝，干焦一句爾。")])
+    write_rows(tmp_path / "in" / "b.json", [last, first])
+    write_rows(tmp_path / "in" / "c.json", other)
+    with executor_of(kind) as executor:
+        report = build_corpus(
+            [tmp_path / "in"], tmp_path / "out", min_chars=5, validation_fraction=0, executor=executor
+        )
+    found = [(d["title"], d["author"], d["source"], d["text"]) for d in documents(tmp_path / "out")]
+    assert sorted(found) == sorted(
+        [
+            ("山", "林", "a.json", "這篇佮別篇攏無仝，干焦一句爾。"),
+            ("海邊", "林", "b.json", "阮兜佇海邊仔，逐工攏會當看著日頭落海。\n阿婆定定講起少年時陣的代誌。"),
+            ("海邊", "王", "c.json", "山頂的風透甲真大，逐家攏緊轉去。"),
+        ]
+    )
+    assert report["rows"]["read"] == report["rows"]["kept"] == 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_documents_do_not_depend_on_where_rows_lie(seed: int, tmp_path: Path) -> None:
+    rows = [
+        r for k in range(12) for r in rows_of(f"題{k}", f"第{k}號人。{LONG}", f"閣有第{k}句，", f"煞{k}。")
+    ]
+    write_rows(tmp_path / "in" / "a.json", rows)
+    shuffled, files = rows.copy(), 1 + seed
+    random.Random(seed).shuffle(shuffled)
+    for n in range(files):
+        write_rows(tmp_path / "moved" / f"{9 - n}" / "x.json", shuffled[n::files])
+    found = []
+    for source in ("in", "moved"):
+        build_corpus([tmp_path / source], tmp_path / f"{source}-out", min_chars=20, validation_fraction=0.3)
+        found.append(
+            {
+                (path.name.split("-")[0], d["title"], d["text"])
+                for path in (tmp_path / f"{source}-out").glob("*-of-*.parquet")
+                for d in pq.read_table(path).to_pylist()
+            }
+        )
+    assert found[0] == found[1] and len(found[0]) == 12
+
+
+def test_the_order_in_which_sources_are_given_does_not_matter(tmp_path: Path) -> None:
+    paths = [write_rows(tmp_path / f"{name}.json", rows_of(name, LONG + name * 60)) for name in "甲乙丙"]
+    build_corpus(paths, tmp_path / "one")
+    build_corpus(paths[::-1], tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_of_equal_articles_the_first_in_sorted_order_stays(tmp_path: Path) -> None:
+    for names in (("a", "b"), ("b", "a")):
+        folder = tmp_path / "".join(names)
+        for name, title in zip(names, "甲乙", strict=True):
+            write_rows(folder / f"{name}.json", rows_of(title, LONG * 3))
+        build_corpus([folder], folder / "out")
+        assert [d["title"] for d in documents(folder / "out")] == ["甲" if names[0] == "a" else "乙"]
 
 
 def test_repeated_articles_and_paragraphs_go(tmp_path: Path) -> None:
