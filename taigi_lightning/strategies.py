@@ -25,6 +25,6 @@ def check_strategy(strategy: str | Strategy) -> None:
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     raise InputError(
         f"trainer.strategy is {name}, which divides the weights among GPUs; the training step here reads "
-        "whole weights: FSDP1 wants float storage of 4-bit ones, and FSDP2 drops what is needed to unpack "
-        "them. Use --trainer.strategy ddp, where each GPU holds the whole base."
+        "whole weights itself, where nothing would gather them. "
+        "Use --trainer.strategy ddp, where each GPU holds the whole base."
     )

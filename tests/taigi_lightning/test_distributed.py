@@ -1,0 +1,159 @@
+"""Two processes train, validate and save as one does; which strategies are refused; torchrun and SLURM."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+
+from taigi_lightning.callbacks import SaveOnSignal
+from taigi_lightning.errors import InputError
+from taigi_lightning.strategies import check_strategy
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 4
+ALONE = [sys.executable, "-m", "taigi_lightning"]
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    "-m", "taigi_lightning",
+]  # fmt: skip
+
+
+def fit(home: Path, command: list[str], folder: str, batch_size: int, *more: str) -> str:
+    """Run the SFT stage in `home`, two micro-batches a step, without dropout; returns what it printed."""
+    arguments = [
+        "fit", "--config", "configs/sft.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
+        "--model.lora.r", "4", "--model.lora.lora_dropout", "0.0", "--model.warmup_steps", "1",
+        "--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", str(STEPS),
+        "--trainer.val_check_interval", "4", "--trainer.default_root_dir", folder,
+        "--checkpoint.every_n_train_steps", "2",
+        "--data.init_args.batch_size", str(batch_size), "--data.init_args.supervise", "everything",
+        "--data.init_args.train_file", "questions.csv", "--data.init_args.validation_fraction", "0.2", *more,
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, *arguments], cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
+    """Questions of very unequal lengths, so that the two ranks' supervised tokens differ in every step."""
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "models").mkdir()
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "models" / "base").symlink_to(tiny_llama_dir)
+    rows = [
+        {
+            "文章": "阿明下晡欲去市仔買菜。" * (1 + n % 7) + str(n), "問題": "阿明欲去佗位？",
+            "選項1": "市仔", "選項2": "學校", "選項3": "厝", "選項4": "海邊", "正確答案": 1 + n % 4,
+        }
+        for n in range(43)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "questions.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def printed(home: Path) -> str:
+    """What two processes under torchrun printed; they leave models/two."""
+    return fit(home, TORCHRUN, "models/two", 2, "--trainer.strategy", "ddp", "--trainer.devices", "2")
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path) -> Path:
+    """The folder of one process with the whole batch."""
+    fit(home, ALONE, "models/one", 4)
+    return home / "models" / "one"
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(
+        folder / "checkpoints" / f"step={STEPS}.ckpt", weights_only=True
+    )["state_dict"]
+    return weights
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    (file,) = (folder / "logs").rglob("metrics.csv")  # written by one process alone
+    return pd.read_csv(file)
+
+
+def test_unequal_tokens_under_torchrun_train_as_one_process(home: Path, printed: str, alone: Path) -> None:
+    wanted, found = trained(alone), trained(home / "models" / "two")
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["train/loss", "train/grad_norm", "val/loss", "val/accuracy"])
+def test_metrics_are_those_of_all_ranks(home: Path, printed: str, alone: Path, name: str) -> None:
+    found = metrics(home / "models" / "two")[name].dropna().tolist()
+    wanted = metrics(alone)[name].dropna().tolist()
+    assert len(found) >= 2
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_files_are_written_and_merged_once(home: Path, printed: str) -> None:
+    folder = home / "models" / "two"
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"step=2.ckpt", "step=4.ckpt"}
+    assert printed.count("Adapter: ") == printed.count("Report: ") == 1
+    assert (folder / "config.json").is_file()
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_one_process_finishes_what_two_began(home: Path, printed: str) -> None:
+    fit(home, ALONE, "models/rest", 4, "--ckpt_path", "models/two/checkpoints/step=2.ckpt")
+    wanted, found = trained(home / "models" / "two"), trained(home / "models" / "rest")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
+
+
+# ---- strategies -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_3", FSDPStrategy(), ModelParallelStrategy()])
+def test_strategies_that_divide_weights_are_refused(strategy: str | Strategy) -> None:
+    with pytest.raises(InputError, match=r"--trainer\.strategy ddp"):
+        check_strategy(strategy)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", DDPStrategy()])
+def test_strategies_that_copy_weights_pass(strategy: str | Strategy) -> None:
+    check_strategy(strategy)
+
+
+# ---- SLURM ----------------------------------------------------------------------------------------
+
+
+def test_slurm_is_found_and_its_requeue_signal_stays_lightnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "taigi", "SLURM_NTASKS": "4", "SLURM_NNODES": "2",
+        "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+        "SLURM_NODELIST": "node[1-2]", "SLURM_JOB_NODELIST": "node[1-2]",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    trainer = pl.Trainer(accelerator="cpu", devices=2, num_nodes=2, strategy="ddp", logger=False)
+    connector = trainer._accelerator_connector
+    assert isinstance(connector.cluster_environment, SLURMEnvironment)
+    assert (trainer.world_size, trainer.global_rank, trainer.node_rank) == (4, 3, 1)
+
+    requeue, before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)
+    callback = SaveOnSignal()
+    callback.on_train_start(trainer, pl.LightningModule())
+    try:
+        assert signal.getsignal(signal.SIGUSR1) == requeue
+        assert signal.getsignal(signal.SIGTERM) == callback._receive
+    finally:
+        callback.teardown(trainer, pl.LightningModule(), "fit")
+    assert signal.getsignal(signal.SIGTERM) == before
