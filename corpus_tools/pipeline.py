@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 from corpus_tools.decontamination import read_questions
 from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.errors import InputError
-from corpus_tools.parts import DUPLICATE, TRAIN, VALIDATION, PartSummary, Selection, write_part
+from corpus_tools.parts import PartSummary, Selection, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report, render_page
+from corpus_tools.selection import select
 from corpus_tools.shards import ShardSummary, clean_shard
 from corpus_tools.writing import publish, write_json
 
@@ -107,7 +108,7 @@ def build_corpus(
             skip_bad_files=skip_bad_files,
         )
         shards = _clean_all(clean, files, run)
-        selections, validation = _select(shards, work, validation_fraction, min_chars)
+        selections, validation = select(shards, work, validation_fraction, min_chars)
         finish = partial(
             write_part,
             min_chars=min_chars,
@@ -205,39 +206,6 @@ def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run:
     merged = run("merge", [partial(clean, [files[i] for i in m]) for m in together]) if together else []
     replaced = dict(zip((m[0] for m in together), merged, strict=True))
     return [replaced.get(i, alone[i]) for i in sorted(members)]
-
-
-def _select(
-    shards: Sequence[ShardSummary], work: Path, validation_fraction: float, min_chars: int
-) -> tuple[list[Selection], int]:
-    """Each article's and each paragraph's fate, from the hashes of all shards in order."""
-    duplicate_article = find_duplicates(b"".join(s.articles for s in shards))
-    counts = np.array([n for s in shards for n in s.paragraph_counts], np.int64)
-    duplicate_article &= counts > 0
-    hashes = np.frombuffer(b"".join(s.paragraphs for s in shards), np.uint8).reshape(-1, HASH_BYTES)
-    considered = np.frombuffer(b"".join(s.long_enough for s in shards), np.uint8).astype(np.bool_)
-    considered &= ~np.repeat(duplicate_article, counts)
-    duplicates = np.zeros(len(hashes), np.uint8)
-    duplicates[considered] = find_duplicates(hashes[considered].tobytes())
-    fates = np.where(duplicate_article, DUPLICATE, TRAIN).astype(np.uint8)
-    held_out = _held_out(shards, fates, validation_fraction, min_chars)
-    fates[held_out] = VALIDATION
-    selections, article, paragraph = [], 0, 0
-    for shard in shards:
-        end, last = article + len(shard.paragraph_counts), paragraph + sum(shard.paragraph_counts)
-        marks = duplicates[paragraph:last].tobytes()
-        selections.append(Selection(work / shard.stored, fates[article:end].tobytes(), marks))
-        article, paragraph = end, last
-    return selections, len(held_out)
-
-
-def _held_out(shards: Sequence[ShardSummary], fates: Any, fraction: float, min_chars: int) -> list[int]:
-    """The articles whose hash comes first: the same ones wherever the files lie and however many there are."""
-    characters = [n for s in shards for n in s.characters]
-    keys = b"".join(s.articles for s in shards)
-    live = [i for i in np.flatnonzero(fates != DUPLICATE).tolist() if characters[i] >= min_chars]
-    wanted = max(1, round(fraction * len(live))) if fraction > 0 and len(live) > 1 else 0
-    return sorted(live, key=lambda i: (keys[i * HASH_BYTES : (i + 1) * HASH_BYTES], i))[:wanted]
 
 
 def _grouped(shards: Sequence[ShardSummary], selections: Sequence[Selection]) -> list[list[Selection]]:

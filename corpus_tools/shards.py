@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from corpus_tools.writing import written_aside
 
 SAMPLES = 4  # of a rule, a shard
 _OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
+_EMPTY_LINE = re.compile("\n\n")  # faster than `in`
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
 
 
@@ -178,7 +180,7 @@ def clean_article(article: Article, tally: Tally, convert_simplified: bool = Fal
     first_on = dict(zip(reversed(article.first_lines), reversed(article.rows), strict=True))
     rows_on = Counter(article.first_lines)
     breaks = text.count("\n")
-    if len(first_on) == breaks + 1 and "\n\n" not in text and text[:1] != "\n" != text[-1:]:
+    if len(first_on) == breaks + 1 and text[:1] != "\n" != text[-1:] and not _EMPTY_LINE.search(text):
         rows, counts = list(first_on.values())[::-1], list(rows_on.values())
         return CleanedArticle(*names, len(text), len(text), text.encode(), rows, counts, cuts)
     lines = text.split("\n")
