@@ -26,9 +26,13 @@ def find_duplicates(hashes: bytes) -> npt.NDArray[np.bool_]:
     [False, False, True]
     """
     pairs = np.frombuffer(hashes, np.uint64).reshape(-1, 2)
-    order = np.lexsort((pairs[:, 0], pairs[:, 1]))  # stable: equal hashes stay in source order
-    ordered = pairs[order]
+    first = pairs[:, 0].copy()
+    order = np.argsort(first, kind="stable")  # equal hashes stay in source order
+    same = np.flatnonzero(first[order[1:]] == first[order[:-1]])
+    earlier, later = order[same], order[same + 1]
+    if (pairs[earlier, 1] != pairs[later, 1]).any():  # the other half decides, once in many billions
+        order = np.lexsort((pairs[:, 0], pairs[:, 1]))
+        later = order[1:][(pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)]
     duplicate = np.zeros(len(pairs), np.bool_)
-    if len(pairs):
-        duplicate[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    duplicate[later] = True
     return duplicate

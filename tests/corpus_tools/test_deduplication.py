@@ -1,0 +1,15 @@
+"""Duplicates among hashes: the first of each stays, also where only half of a hash agrees."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpus_tools.deduplication import find_duplicates
+
+HALVES = st.sampled_from([b"a" * 8, b"b" * 8, b"c" * 8])
+
+
+@given(st.lists(st.tuples(HALVES, HALVES), max_size=12))
+def test_the_first_of_each_stays(pairs: list[tuple[bytes, bytes]]) -> None:
+    hashes = [first + second for first, second in pairs]
+    expected = [h in hashes[:i] for i, h in enumerate(hashes)]
+    assert find_duplicates(b"".join(hashes)).tolist() == expected
