@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pandas as pd
 import pytest
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from taigi_lightning.callbacks import SaveOnSignal
