@@ -65,6 +65,7 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: flo
         room: bytes of the device that saved activations may take.
         host_room: bytes of the host that they may take.
     """
+
     def host_cost(saving: Saving) -> int:
         return layers * sum(sizes[name] for name in saving.host)
 

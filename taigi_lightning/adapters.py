@@ -35,8 +35,12 @@ def attach_adapter(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     """Wrap `model` with a fresh adapter: A random, B zero, both float32; nothing else trains.
 
     Raises:
-        InputError: no layer of the model has one of the target names.
+        InputError: no layer of the model has one of the target names, or lm_head is among them.
     """
+    if "lm_head" in lora.target_modules:
+        raise InputError(
+            "lm_head in target_modules would not train: the loss is computed from its frozen weight."
+        )
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     if not names.intersection(lora.target_modules):
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +135,24 @@ def check_base(base: str) -> None:
         )
 
 
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse an output head that is more than one product with its weight: the loss computes just that.
+
+    Raises:
+        InputError: the head has a bias, or its logits are scaled or capped.
+    """
+    head = model.get_output_embeddings()
+    found = ["a bias"] if getattr(head, "bias", None) is not None else []
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            found.append(name)
+    if found:
+        raise InputError(
+            f"The head of {type(model).__name__} has {' and '.join(found)}, which the training loss does not "
+            "compute. Use a Llama, Mistral, Qwen or Gemma 1 model."
+        )
+
+
 def _unreachable(base: str, error: Exception) -> str:
     """One paragraph for a model that could not be read, from the Hub or from a folder."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -145,10 +162,3 @@ def _unreachable(base: str, error: Exception) -> str:
         f"The model {base} could not be loaded: {reason} If the Hub is out of reach, fetch it once with "
         f"`hf download {base}` where there is a network; if it is gated, accept its terms, then `hf auth login`."
     )
-
-
-def model_config(base: str) -> dict[str, Any]:
-    """The `config.json` of a local base as plain values."""
-    check_base(base)
-    config: dict[str, Any] = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
-    return config

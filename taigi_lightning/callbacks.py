@@ -17,8 +17,9 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from taigi_lightning.adapters import save_adapter
 from taigi_lightning.checkpoints import checkpoint_folder
+from taigi_lightning.errors import InputError
 from taigi_lightning.exporting import export_full_model
-from taigi_lightning.identity import write_lineage
+from taigi_lightning.identity import describe_data, write_lineage
 from taigi_lightning.merging import Onto, merge_adapter
 from taigi_lightning.module import COMPUTE_DTYPES
 
@@ -40,8 +41,28 @@ class ExportModel(Callback):
         self.onto: Onto = onto
         self.max_shard_size = max_shard_size
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Export on the first rank; the others wait, so that nobody reads what is half written."""
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find out before the first step what would stop the export after the last one.
+
+        Raises:
+            InputError: the data cannot be named, or the model would be written over its own base.
+        """
+        module: Any = pl_module
+        if module.lora is None:
+            return
+        if self.merge and Path(module.base).resolve() == Path(trainer.default_root_dir).resolve():
+            raise InputError(
+                f"The run would write its merged model over its own base, {module.base}. "
+                "Give --trainer.default_root_dir another folder."
+            )
+        if getattr(trainer, "datamodule", None):
+            describe_data(Path(trainer.datamodule.source))  # type: ignore[attr-defined]
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Export on the first rank; the others wait, so that nobody reads what is half written.
+
+        Also when a finished run is resumed: its export may be what was interrupted.
+        """
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._export(trainer, pl_module)
         trainer.strategy.barrier("export")
@@ -131,6 +152,10 @@ class SaveOnSignal(Callback):
             print(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
         raise KeyboardInterrupt
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back before the export, which they may stop at once."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the signals back."""
         while self._previous:
@@ -142,7 +167,7 @@ class Throughput(Callback):
     """Log tokens per second, FLOP utilisation, memory and the wait for data, every optimizer step.
 
     Tokens are those the model computed, padding included, over the wall-clock time between two optimizer
-    steps; validation and checkpoints in between are left out. Utilisation counts what one pass needs and
+    steps; validation in between is left out. Utilisation counts what one pass needs and
     nothing computed twice: per token, 4 FLOPs for each frozen weight of a Linear (forward, and the gradient
     of its input) and 6 for each trained one; attention's own products are left out.
     """

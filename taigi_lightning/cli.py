@@ -28,9 +28,9 @@ from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 
 
-def auto_precision() -> str:
-    """What this machine computes well: bf16-mixed, 16-mixed on older cards, float32 on a CPU."""
-    if not torch.cuda.is_available():
+def auto_precision(accelerator: str = "auto") -> str:
+    """What the accelerator computes well: bf16-mixed, 16-mixed on older cards, float32 on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
@@ -74,7 +74,7 @@ class TaigiCLI(LightningCLI):
         config = self.config_init[self.subcommand]["trainer"]
         check_strategy(config.get("strategy") or "auto")
         if config.get("precision") is None:
-            kwargs["precision"] = auto_precision()
+            kwargs["precision"] = auto_precision(str(config.get("accelerator") or "auto"))
         kwargs["enable_model_summary"] = False  # it would count 4-bit weights as bytes; Announcement does not
         kwargs["use_distributed_sampler"] = False  # the data modules share out the data themselves
         root = Path(config.get("default_root_dir") or ".")

@@ -108,7 +108,9 @@ def copy_drop(x: Tensor, out: Tensor, dropout: Dropout) -> Tensor:
     return drop(x, dropout) if dropout else x
 
 
-def drop_backward(grad: Tensor, lora_grad: Tensor | None, x: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
+def drop_backward(
+    grad: Tensor, lora_grad: Tensor | None, x: Tensor, dropout: Dropout
+) -> tuple[Tensor, Tensor]:
     """Gradient at the input of a group that sees x itself, and x with dropout applied. All (M, K)."""
     joined = _join(grad, lora_grad, dropout).to(x.dtype)
     return joined, drop(x, dropout) if dropout else x

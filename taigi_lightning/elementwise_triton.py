@@ -126,7 +126,15 @@ def _drop_backward_kernel(
 
 @triton.jit(do_not_specialize=["seed"])
 def _swiglu_kernel(
-    gate_up, out, dropped, F, out_stride, seed, THRESHOLD: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr
+    gate_up,
+    out,
+    dropped,
+    F,
+    out_stride,
+    seed,
+    THRESHOLD: tl.constexpr,
+    SCALE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -192,9 +200,7 @@ def _rotate_kernel(
 
 
 @triton.jit
-def _softmax_loss_kernel(
-    logits, targets, losses, V: tl.constexpr, IGNORE: tl.constexpr, BLOCK: tl.constexpr
-):
+def _softmax_loss_kernel(logits, targets, losses, V: tl.constexpr, IGNORE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     target = tl.load(targets + row)
     start = logits + row.to(tl.int64) * V
@@ -287,7 +293,9 @@ def copy_drop(x: Tensor, out: Tensor, dropout: Dropout) -> Tensor:
     return dropped
 
 
-def drop_backward(grad: Tensor, lora_grad: Tensor | None, x: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
+def drop_backward(
+    grad: Tensor, lora_grad: Tensor | None, x: Tensor, dropout: Dropout
+) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
     dropped = lora_grad if dropout and lora_grad is not None else x
     dx = torch.empty_like(x)
@@ -323,7 +331,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, inverse: bool = Fal
     rows, heads, size = x.shape
     group = 8
     _rotate_kernel[(rows, triton.cdiv(heads, group))](
-        x, cos, sin, out, heads, x.stride(0), x.stride(1), out.stride(0), out.stride(1), size // 2, inverse, group
+        x,
+        cos,
+        sin,
+        out,
+        heads,
+        x.stride(0),
+        x.stride(1),
+        out.stride(0),
+        out.stride(1),
+        size // 2,
+        inverse,
+        group,
     )
 
 

@@ -37,7 +37,7 @@ HOST_MEMORY = (
 )
 NO_WANDB = (
     "The config logs to Weights & Biases, and the package wandb is not installed ({reason}). `pip install wandb`, "
-    "or run without it: --trainer.logger false. The CSV log and report.html are written either way."
+    "or run without it: --trainer.logger null. The CSV log and report.html are written either way."
 )
 NO_NETWORK = (
     "The network cannot be reached ({reason}). A model that was fetched before is used without it when "

@@ -185,9 +185,7 @@ class FastDecoder:
                 room = activation_plan.free_bytes(self, math.prod(shape))
             else:
                 room = self.budget * sum(sizes.values()) * len(self.layers)
-            self.plans[shape] = activation_plan.plan_savings(
-                len(self.layers), sizes, room, self.host_room
-            )
+            self.plans[shape] = activation_plan.plan_savings(len(self.layers), sizes, room, self.host_room)
             spare = room - sum(sizes.values()) * len(self.layers)
             if self.fill and spare > 0 and self.backbone.norm.weight.is_cuda:
                 cost = sum(g.out_features * g.width for g in self.layers[0].groups()) * self.element_size()

@@ -84,7 +84,7 @@ def write_lineage(
     """
     lineage: dict[str, Any] = {"base": {**base, "lineage": read_lineage(Path(base["name"]))}}
     lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
-    lineage["data"] = _describe_data(Path(data)) if data is not None else None
+    lineage["data"] = describe_data(Path(data)) if data is not None else None
     text = json.dumps(lineage, ensure_ascii=False, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"{LINEAGE}.partial"
@@ -147,7 +147,12 @@ def _hash_weights(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _describe_data(path: Path) -> dict[str, str]:
+def describe_data(path: Path) -> dict[str, str]:
+    """Name the data of a run: a corpus folder by its manifest, a file by its bytes.
+
+    Raises:
+        InputError: the folder has no manifest.json, or there is no such file.
+    """
     file = path / "manifest.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{path} holds no manifest.json, so its corpus cannot be named. Clean it again.")

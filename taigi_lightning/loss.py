@@ -16,9 +16,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     """Computes the gradients in the forward pass, so each slice of logits is made once and dropped."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
@@ -58,7 +56,7 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
 
     Args:
         hidden: last hidden states, (B, T, H).
-        weight: the output embedding, (V, H), in hidden's dtype.
+        weight: the output embedding, (V, H); hidden states of another dtype are cast to its own.
         labels: (B, T) int64, unshifted; position t is predicted from t - 1, -100 is left out.
 
     Returns:
@@ -66,6 +64,8 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
     """
     # Shifting the labels, not the hidden states, copies nothing large: a row's last token predicts nothing.
     targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).reshape(-1).to(hidden.device)
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)  # type: ignore[no-untyped-call]
+    rows = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
+    # Autocast would change the slices' dtype between the two products.
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)  # type: ignore[no-untyped-call]
     return loss, int((targets != IGNORE).sum())

@@ -22,7 +22,7 @@ from taigi_lightning.adapters import (
     load_adapter,
 )
 from taigi_lightning.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
-from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
+from taigi_lightning.base_model import Quantization, check_base, check_head, load_base_model, load_tokenizer
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import apply_fast_path, forward_hidden
 from taigi_lightning.identity import base_identity, check_identity, check_lineage
@@ -60,7 +60,7 @@ class CausalLMModule(pl.LightningModule):
         optimizer: any torch optimizer; it gets the trainable parameters alone.
         lr_scheduler: the learning rate's course over the run after the warm-up.
         warmup_steps: optimizer steps over which the learning rate rises from zero.
-        compile: torch.compile the decoder layers; null does so on a GPU.
+        compile: compute the small operations in fused GPU kernels; null does so on a GPU.
         activation_budget: share of the activations kept for backward; the rest is computed again.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
     """
@@ -87,6 +87,8 @@ class CausalLMModule(pl.LightningModule):
             raise InputError(
                 "Random weights cannot train in 4 bits: set quantization to none with from_scratch."
             )
+        if from_scratch and (lora is not None or adapter is not None):
+            raise InputError("An adapter on random weights means nothing: leave lora and adapter out.")
         self.base = base
         self.lora = adapter_settings(adapter) if adapter else lora
         self.adapter = adapter
@@ -122,6 +124,8 @@ class CausalLMModule(pl.LightningModule):
             from_scratch=self.from_scratch,
         )
         training = self.trainer.training
+        if self.trainer.training or self.trainer.validating:
+            check_head(model)
         if self.adapter is not None:
             check_lineage(Path(self.adapter), self.base, self.quantization)
             model = load_adapter(model, self.adapter, trainable=training)

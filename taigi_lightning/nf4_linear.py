@@ -203,7 +203,9 @@ class _Projection(torch.autograd.Function):
     """One projection with its LoRA, for architectures whose layers are not written out."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *_: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *_: Tensor
+    ) -> Tensor:
         rows = x.reshape(-1, group.in_features)
         inputs = group.buffer(rows)
         with torch.autocast(x.device.type, enabled=False):

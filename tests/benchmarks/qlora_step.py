@@ -19,17 +19,25 @@ GIB = 2**30
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="base4")
-    parser.add_argument("--budget", default="auto", help="auto, or 0 (recompute and move out) to 1 (keep all)")
-    parser.add_argument("--limit", type=float, default=0.0, help="GiB the process may take, 0 for the card's all")
+    parser.add_argument(
+        "--budget", default="auto", help="auto, or 0 (recompute and move out) to 1 (keep all)"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=0.0, help="GiB the process may take, 0 for the card's all"
+    )
     parser.add_argument("--bs", type=int, default=4)
     parser.add_argument("--seq", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--r", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=0, help="keep only the first layers of the model")
-    parser.add_argument("--unpacked", type=int, default=0, help="layers with unpacked base weights, -1: that fit")
+    parser.add_argument(
+        "--unpacked", type=int, default=0, help="layers with unpacked base weights, -1: that fit"
+    )
     parser.add_argument("--offload", type=float, default=-1, help="host GiB for activations, -1 for half")
     parser.add_argument("--compile", type=int, default=1, help="fused kernels")
     parser.add_argument("--host-embedding", type=int, default=-1, help="-1: as the budget asks")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,28 @@ def test_two_runs_of_one_config_write_the_same_files(home: Path, monkeypatch: py
     for file in written:
         twin = home / "models" / "two" / file.relative_to(home / "models" / "one")
         assert file.read_bytes() == twin.read_bytes(), file.name
+
+
+def test_a_finished_run_whose_export_was_lost_is_exported_on_resume(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ["--trainer.max_steps", "2", "--checkpoint.every_n_train_steps", "2"]
+    assert call(monkeypatch, *CPT, *steps) == 0
+    folder = home / "models" / "cpt_model"
+    shutil.rmtree(folder / "adapter")
+    (folder / "config.json").unlink()
+    assert call(monkeypatch, *CPT, *steps, "--ckpt_path", "last") == 0
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert (folder / "config.json").is_file()
+
+
+def test_a_corpus_without_a_manifest_is_refused_before_training(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "data" / "cpt_corpus" / "manifest.json").unlink()
+    assert call(monkeypatch, *CPT, "--trainer.max_steps", "1") == 1
+    assert "manifest.json" in capsys.readouterr().err
+    assert not (home / "models" / "cpt_model" / "adapter").exists()
 
 
 def test_a_finished_model_is_plain_transformers_and_its_adapter_plain_peft(

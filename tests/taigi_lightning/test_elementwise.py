@@ -49,7 +49,9 @@ def kernels() -> ModuleType:
     if "triton" in sys.modules and not os.environ.get("TRITON_INTERPRET"):
         pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
     os.environ["TRITON_INTERPRET"] = "1"
-    pytest.importorskip("triton", reason="Triton comes with torch for CUDA; its interpreter runs these anywhere")
+    pytest.importorskip(
+        "triton", reason="Triton comes with torch for CUDA; its interpreter runs these anywhere"
+    )
     return importlib.import_module("taigi_lightning.elementwise_triton")
 
 
@@ -70,12 +72,16 @@ def out_and(call: Callable[[Tensor], Any]) -> tuple[Any, ...]:
 CASES: dict[str, Callable[[Any, Dropout], Any]] = {
     "rms_norm": lambda o, d: out_and(lambda out: o.rms_norm(X, W, 1e-5, out, d)),
     "add_rms_norm": lambda o, d: out_and(lambda out: o.add_rms_norm(X, SIDE.clone(), W, 1e-5, out, d)),
-    "rms_norm_backward": lambda o, d: o.rms_norm_backward(GRAD, SIDE.clone(), X, W, 1e-5, X.flip(1).clone(), d),
+    "rms_norm_backward": lambda o, d: o.rms_norm_backward(
+        GRAD, SIDE.clone(), X, W, 1e-5, X.flip(1).clone(), d
+    ),
     "copy_drop": lambda o, d: out_and(lambda out: o.copy_drop(X, out, d)),
     "drop_backward": lambda o, d: o.drop_backward(GRAD, SIDE.clone() if d else None, X, d),
     "swiglu": lambda o, d: out_and(lambda out: o.swiglu(torch.cat([X, GRAD], 1), out, d)),
     "swiglu_backward": lambda o, d: o.swiglu_backward(GRAD, SIDE.clone(), torch.cat([X, GRAD], 1), d),
-    "rotate": lambda o, d: out_and(lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))),
+    "rotate": lambda o, d: out_and(
+        lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))
+    ),
     "softmax_loss_": lambda o, d: (
         logits := torch.arange(3 * 9000.0).view(3, 9000).sin(),
         o.softmax_loss_(logits, torch.tensor([8999, -100, 0]), -100),

@@ -32,7 +32,9 @@ PACKED = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6], [0, 1, 0, 1, 2, 3, 
 
 def with_lora(base: Any, dropout: float = 0.0, targets: list[str] = PROJECTIONS, r: int = 4) -> Any:
     torch.manual_seed(1)
-    lora = LoraConfig(r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
     model = get_peft_model(base, lora).train()
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -89,7 +91,9 @@ def test_gradients_equal_pefts_over_a_4_bit_base(nf4_folder: Path, saving: Any) 
     assert worst(gradients(model), wanted) < 1e-5
 
 
-@pytest.mark.parametrize("r, targets", [(3, PROJECTIONS), (8, ["q_proj", "v_proj", "down_proj"]), (4, ["o_proj"])])
+@pytest.mark.parametrize(
+    "r, targets", [(3, PROJECTIONS), (8, ["q_proj", "v_proj", "down_proj"]), (4, ["o_proj"])]
+)
 def test_odd_ranks_and_unadapted_projections_work_too(r: int, targets: list[str]) -> None:
     model = with_lora(llama(), targets=targets, r=r)
     wanted = gradients(model)

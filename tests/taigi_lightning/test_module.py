@@ -1,5 +1,7 @@
 """The LightningModule under a real Trainer: gradients, checkpoints, resume, refusals."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,25 @@ def test_a_16_bit_adapter_and_a_run_that_trains_nothing_are_refused(
         trainer(tmp_path, max_steps=1).fit(module(tiny_llama_dir, lora=None), loader(batches(1)))
     with pytest.raises(InputError, match="bf16-true"):
         trainer(tmp_path, max_steps=1, precision="bf16-true").fit(module(tiny_llama_dir), loader(batches(1)))
+
+
+def test_training_from_scratch_works_under_autocast(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    record = Record()
+    model = module(tiny_llama_dir, lora=None, quantization="none", from_scratch=True)
+    options: dict[str, Any] = {"max_steps": 8, "precision": "bf16-mixed", "callbacks": [record]}
+    trainer(tmp_path, **options).fit(model, loader(batches(1) * 8))
+    assert record.losses[8] < record.losses[1]
+
+
+def test_an_adapter_on_random_weights_is_refused(tiny_llama_dir: Path) -> None:
+    with pytest.raises(InputError, match="random weights"):
+        module(tiny_llama_dir, quantization="none", from_scratch=True)
+
+
+def test_a_head_that_is_more_than_a_product_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "capped"
+    shutil.copytree(tiny_llama_dir, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    with pytest.raises(InputError, match="final_logit_softcapping"):
+        trainer(tmp_path, max_steps=1).fit(module(folder), loader(batches(1)))

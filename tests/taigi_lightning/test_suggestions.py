@@ -100,7 +100,7 @@ def named(name: str, text: str) -> Exception:
         (named("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB"), "activation_budget 0"),
         (named("MisconfigurationException", "No supported gpu backend found!"), "nvidia-smi"),
         (RuntimeError("CUDA error: no kernel image is available for execution"), "bitsandbytes"),
-        (ModuleNotFoundError("No module named 'wandb'"), "--trainer.logger false"),
+        (ModuleNotFoundError("No module named 'wandb'"), "--trainer.logger null"),
         (OSError(28, "No space left on device"), "--checkpoint.save_top_k 1"),
         (MemoryError(), "own memory"),
     ],
