@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import torch
+from torch import distributed
 
 from taigi_lightning.decoder_layer import ATTENTION, GATE_UP, INPUT, MIDDLE, PRODUCTS, QKV, Saving
 
@@ -18,10 +19,17 @@ MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
 
 
 def host_bytes(offload: bool | float) -> float:
-    """Bytes of host memory activations may take: half of what is available, or `offload` GiB."""
+    """Bytes of host memory activations may take: `offload` GiB, or half of what is available.
+
+    The processes of one machine share that half. Where their number is unknown, all of the run's count.
+    """
     if not isinstance(offload, bool):
         return offload * 2**30
-    return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if offload else 0.0
+    if not offload:
+        return 0.0
+    everyone = distributed.get_world_size() if distributed.is_initialized() else 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", everyone))
+    return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / ranks
 
 
 def layer_bytes(config: Any, tokens: int, element_size: int = 2) -> dict[str, int]:
