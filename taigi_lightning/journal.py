@@ -36,7 +36,7 @@ def resume_journals(output: Path, header: dict[str, str]) -> Journal:
             f"not used, kept as {journal.name}.old."
         )
         journal.replace(journal.with_name(journal.name + ".old"))
-    if found:
+    if journals(output):  # also one without an answer yet: its last line may be torn
         gathered = output.with_name(output.name + ".journal.partial")
         lines = [header, *found.values()]
         gathered.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
