@@ -18,6 +18,7 @@ from taigi_lightning.base_model import Quantization, check_base, load_base_model
 from taigi_lightning.comparison_report import ComparedRow, comparison_table, write_comparison
 from taigi_lightning.evaluation import by_question
 from taigi_lightning.few_shot import example_preamble
+from taigi_lightning.identity import check_lineage
 from taigi_lightning.perplexity import held_out_texts, perplexity_per_character
 from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.prediction_writer import write_predictions
@@ -100,13 +101,14 @@ def check_models(models: Mapping[str, str]) -> None:
     """Refuse a model or adapter that is not there, before the first one is loaded.
 
     Raises:
-        InputError: a path is wrong.
+        InputError: a path is wrong, or an adapter was trained on another base.
     """
     for path in models.values():
         base, _, adapter = path.partition("+")
         check_base(base)
         if adapter:
             check_adapter(adapter)
+            check_lineage(Path(adapter), base)
 
 
 def run_model(
