@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from taigi_lightning.callbacks import SaveOnSignal
 from taigi_lightning.errors import InputError
@@ -143,6 +144,8 @@ def test_slurm_is_found_and_its_requeue_signal_stays_lightnings(monkeypatch: pyt
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    # The strategy makes this process rank 3 for good: later tests of it would find every rank-zero message gone.
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
     trainer = pl.Trainer(accelerator="cpu", devices=2, num_nodes=2, strategy="ddp", logger=False)
     connector = trainer._accelerator_connector
     assert isinstance(connector.cluster_environment, SLURMEnvironment)

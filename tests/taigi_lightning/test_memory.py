@@ -1,5 +1,6 @@
 """The bytes that `plan` counts, against those of models that are really loaded."""
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import AutoConfig
 
 from taigi_lightning import activation_plan, memory
 from taigi_lightning.adapters import PROJECTIONS, LoraSettings, attach_adapter
-from taigi_lightning.base_model import load_base_model, model_config
+from taigi_lightning.base_model import load_base_model
 from taigi_lightning.memory import Shape
 
 
@@ -30,7 +31,7 @@ def base(tiny_llama_dir: Path) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def shape(tiny_llama_dir: Path) -> Shape:
-    return Shape.from_config(model_config(str(tiny_llama_dir)))
+    return Shape.from_config(json.loads((tiny_llama_dir / "config.json").read_text()))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (128, 64), (5, 7), (1024, 300), (513, 641)])
