@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from taigi_lightning.token_tree import token_tree
+from taigi_lightning.token_tree import common_prefix_length, token_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +52,6 @@ class QuestionBatch:
     def to(self, *_: Any, **__: Any) -> Self:
         """The batch itself, whatever the device."""
         return self
-
-
-def common_prefix_length(sequences: Sequence[list[int]]) -> int:
-    """How many leading tokens all sequences share.
-
-    >>> common_prefix_length([[1, 2, 3], [1, 2, 4, 5]])
-    2
-    """
-    first, last = min(sequences), max(sequences)  # in sorted order the extremes differ earliest
-    for place, (one, other) in enumerate(zip(first, last, strict=False)):
-        if one != other:
-            return place
-    return min(len(first), len(last))
 
 
 # ---- batches --------------------------------------------------------------------------------------

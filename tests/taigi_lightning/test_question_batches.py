@@ -3,12 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taigi_lightning.question_batches import (
-    EncodedQuestion,
-    QuestionBatch,
-    common_prefix_length,
-    plan_batches,
-)
+from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 
 DIGITS = ([501], [502], [503], [504])
 
@@ -71,8 +66,3 @@ def test_the_longest_rows_come_first() -> None:
 def test_a_batch_stays_where_it_is() -> None:
     batch = QuestionBatch([[question(1, 7, 3)]])
     assert batch.to("meta") is batch
-
-
-def test_common_prefix() -> None:
-    assert common_prefix_length([[1, 2, 3], [1, 2, 3, 4]]) == 3
-    assert common_prefix_length([[1], [2]]) == 0
