@@ -1,12 +1,28 @@
-"""How much memory activations take, and which layers keep, move or recompute theirs."""
+"""Which activations layers keep, move or recompute, and whose weights stay unpacked, as memory allows.
 
-import os
-from typing import Any
+Nothing here imports torch: `plan` foretells with these functions what the training step decides with them.
+M = B * T tokens of a micro-batch, H the hidden size, F the MLP's width, V the vocabulary, r LoRA's rank.
+"""
 
-import torch
-from torch import distributed
+from __future__ import annotations
 
-from taigi_lightning.decoder_layer import ATTENTION, GATE_UP, INPUT, MIDDLE, PRODUCTS, QKV, Saving
+from dataclasses import dataclass
+from typing import Literal
+
+from taigi_lightning.memory import Shape
+
+INPUT, QKV, ATTENTION, MIDDLE, GATE_UP = "input", "qkv", "attention", "middle", "gate_up"
+PRODUCTS = (QKV, ATTENTION, MIDDLE, GATE_UP)
+HIDDEN = {QKV: 3, MIDDLE: 1, GATE_UP: 2}  # LoRA's hidden activations saved with a tensor, in ranks
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a layer saves for its backward pass: on the device, or on the host. The rest is recomputed."""
+
+    device: frozenset[str] = frozenset({INPUT})
+    host: frozenset[str] = frozenset()
+
 
 EVERYTHING = Saving(device=frozenset({INPUT, *PRODUCTS}))
 # What hides behind a layer's own computation when it is moved to the host, in the order of what it spares per
@@ -16,48 +32,88 @@ MOVED_MORE = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE, QKV}))
 INPUT_ONLY = Saving(device=frozenset({INPUT}))
 RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
+SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
+SIDE_COLUMNS = 256  # LoRA's columns beside an unpacked weight, generously
 
 
-def host_bytes(offload: bool | float) -> float:
-    """Bytes of host memory activations may take: `offload` GiB, or half of what is available.
+@dataclass(frozen=True)
+class Decision:
+    """What each layer saves, how many layers' weights stay unpacked, whether the input embedding moves."""
 
-    The processes of one machine share that half. Where their number is unknown, all of the run's count.
-    """
-    if not isinstance(offload, bool):
-        return offload * 2**30
-    if not offload:
-        return 0.0
-    everyone = distributed.get_world_size() if distributed.is_initialized() else 1
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", everyone))
-    return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / ranks
+    savings: list[Saving]
+    unpacked: int
+    embedding_on_host: bool
+
+    @property
+    def keeping(self) -> int:
+        """Layers that keep everything."""
+        return self.savings.count(EVERYTHING)
 
 
-def layer_bytes(config: Any, tokens: int, element_size: int = 2) -> dict[str, int]:
-    """Bytes of each tensor one decoder layer may save for `tokens` tokens, by its name.
+# ---- sizes ----------------------------------------------------------------------------------------
 
-    Args:
-        config: a transformers config of a Llama-shaped model.
-        tokens: B * T of a micro-batch.
-        element_size: bytes of an activation's element.
-    """
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries, pairs = config.num_attention_heads * head_size, config.num_key_value_heads * head_size
+
+def layer_bytes(shape: Shape, tokens: int, element_size: int = 2) -> dict[str, int]:
+    """Bytes of each tensor one decoder layer may save for `tokens` tokens, by its name."""
+    queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     widths = {
-        INPUT: config.hidden_size,
+        INPUT: shape.hidden,
         QKV: queries + 2 * pairs,
         ATTENTION: queries,
-        MIDDLE: config.hidden_size,
-        GATE_UP: 2 * config.intermediate_size,
+        MIDDLE: shape.hidden,
+        GATE_UP: 2 * shape.intermediate,
     }
     return {name: width * tokens * element_size for name, width in widths.items()}
 
 
-def working_bytes(config: Any, tokens: int, element_size: int = 2) -> int:
+def small_bytes(shape: Shape, tokens: int, rank: int, element_size: int = 2) -> int:
+    """Bytes saved beside these in all layers, at most: LoRA's hidden activations, attention's log-sums."""
+    return shape.layers * tokens * (7 * rank * element_size + 4 * shape.heads)
+
+
+def working_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
     """Bytes at the peak of one layer's backward pass, beside what layers saved: largest inside the MLP."""
-    hidden, wide = config.hidden_size, config.intermediate_size
+    hidden, wide = shape.hidden, shape.intermediate
     activations = (5 * hidden + 4 * wide) * tokens
-    unpacked = 2 * wide * (hidden + 256)
-    return int((activations + unpacked) * element_size)
+    unpacked = 2 * wide * (hidden + SIDE_COLUMNS)
+    return (activations + unpacked) * element_size
+
+
+def loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
+    """Bytes at the loss, beside what layers saved: the last hidden states, before and after their norm, their
+    gradient, and one slice of logits (S, V), which its own gradient overwrites."""
+    return (3 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size
+
+
+def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2) -> int:
+    """Bytes of one layer's projections unpacked, each with the columns of its group's LoRA beside it."""
+    together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}
+    elements = sum(
+        linear.outputs * (linear.inputs + together.get(linear.name, 1) * rank) for linear in shape.linears
+    )
+    return elements * element_size
+
+
+def kept_bytes(
+    savings: list[Saving], shape: Shape, tokens: int, rank: int, element_size: int = 2
+) -> tuple[int, int]:
+    """What the layers keep until the backward pass: bytes on the device, bytes on the host.
+
+    LoRA's hidden activations stay on the device: those of `down_proj` always, those of other projections with
+    the tensor they made; attention's log-sums are float32. Of what moves to the host, two layers' worth are on
+    their way at a time.
+    """
+    sizes = layer_bytes(shape, tokens, element_size)
+    device = host = 0
+    for saving in savings:
+        ranks = 1 + sum(HIDDEN.get(name, 0) for name in saving.device | saving.host)
+        device += sum(sizes[name] for name in saving.device) + ranks * rank * tokens * element_size
+        device += 4 * tokens * shape.heads if ATTENTION in saving.device else 0
+        host += sum(sizes[name] for name in saving.host)
+    return device + 2 * sum(sizes[name] for name in savings[0].host), host
+
+
+# ---- decisions ------------------------------------------------------------------------------------
 
 
 def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: float) -> list[Saving]:
@@ -74,18 +130,14 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: flo
         host_room: bytes of the host that they may take.
     """
 
-    def host_cost(saving: Saving) -> int:
-        return layers * sum(sizes[name] for name in saving.host)
-
     if room >= layers * sum(sizes.values()):
         return [EVERYTHING] * layers
     least = INPUT_ONLY
-    if host_cost(MOVED) <= host_room:
-        least = MOVED
-        in_flight = 2 * sizes[QKV]  # one on its way out or in while another is in use
-        if host_cost(MOVED_MORE) <= host_room and in_flight <= room:
-            least = MOVED_MORE
-            room -= in_flight
+    for moved in (MOVED, MOVED_MORE):
+        each = sum(sizes[name] for name in moved.host)
+        if layers * each <= host_room and (moved is MOVED or 2 * each <= room):
+            least = moved
+    room -= 2 * sum(sizes[name] for name in least.host)  # one on its way out or in while another is in use
     fixed = sum(sizes[name] for name in least.device)
     more = sum(sizes.values()) - fixed
     keeping = max(0, min(layers, int((room - fixed * layers) / more)))
@@ -94,18 +146,49 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: flo
     return [least] * (layers - keeping) + [EVERYTHING] * keeping
 
 
-def free_bytes(decoder: Any, tokens: int) -> float:
-    """Bytes of the device free for saved activations, after gradients, optimizer state and working memory."""
-    device = decoder.layers[0].qkv.members[0].base.weight.device
-    if device.type != "cuda":
-        return float("inf")
-    free, total = torch.cuda.mem_get_info(device)
-    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    limit = torch.cuda.get_per_process_memory_fraction(device) * total
-    available = min(free + held, limit) - used
-    trained = [p for layer in decoder.layers for p in layer.parameters()]
-    missing = sum(p.numel() * p.element_size() for p in trained if p.grad is None)
-    if missing:  # the first step: the optimizer has not made its state either
-        missing += decoder.optimizer_bytes * sum(p.numel() for p in trained)
-    working = working_bytes(decoder.backbone.config, tokens, decoder.element_size())
-    return available - missing - working - MARGIN * limit  # type: ignore[no-any-return]
+def room_left(card: float, taken: float, shape: Shape, tokens: int, element_size: int = 2) -> float:
+    """Bytes that a budget of "auto" may fill.
+
+    Args:
+        card: bytes of the device that this process may take.
+        taken: bytes held for the whole step: weights, adapter, gradients, optimizer state, other processes.
+    """
+    transient = max(working_bytes(shape, tokens, element_size), loss_bytes(shape, tokens, element_size))
+    return card * (1 - MARGIN) - taken - transient
+
+
+def decide(
+    shape: Shape,
+    tokens: int,
+    rank: int,
+    *,
+    budget: float | Literal["auto"],
+    room: float,
+    host_room: float,
+    embedding: int = 0,
+    element_size: int = 2,
+) -> Decision:
+    """What to do with the device's memory.
+
+    Args:
+        budget: the share of all activations kept on the device, or "auto": what `room` holds.
+        room: `room_left`; counts with "auto" alone.
+        host_room: bytes of the host that activations may take.
+        embedding: bytes of the input embedding if it may move to the host. It does with a budget of 0, and
+            with "auto" where the layers could not keep the little that they must.
+
+    Returns:
+        Where "auto" finds more room than all activations take, weights stay unpacked in the rest.
+    """
+    sizes = layer_bytes(shape, tokens, element_size)
+    whole = shape.layers * sum(sizes.values())
+    if budget != "auto":
+        savings = plan_savings(shape.layers, sizes, budget * whole, host_room)
+        return Decision(savings, 0, budget == 0.0 and embedding > 0)
+    room -= small_bytes(shape, tokens, rank, element_size)
+    least, _ = kept_bytes(plan_savings(shape.layers, sizes, 0.0, host_room), shape, tokens, 0, element_size)
+    moves = embedding > 0 and room < least
+    room += embedding if moves else 0
+    savings = plan_savings(shape.layers, sizes, room, host_room)
+    spare = max(0.0, room - whole) / unpacked_bytes(shape, rank, element_size)
+    return Decision(savings, int(min(shape.layers, spare)), moves)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.collating import pad_left
-from taigi_lightning.fast_path import causal_lm, forward_hidden
+from taigi_lightning.fast_path import causal_lm, fast_decoder
 from taigi_lightning.option_orders import choose
+from taigi_lightning.prefill import last_hidden
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
-from taigi_lightning.token_tree import pad_trees, token_tree
+from taigi_lightning.token_tree import TokenTree, pack_trees, pad_trees, token_tree
 
 Strategy = Literal["choice", "generate"]
 
@@ -101,29 +102,33 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
                 for node, token in zip(nodes, answer, strict=True):
                     steps.append((slot, places.setdefault((row, node), len(places)), token))
                 slot += 1
-    device = model.get_output_embeddings().weight.device
-    input_ids, position_ids, mask = pad_trees(trees)
-    at_row, at_node = torch.tensor(list(places), device=device).T
-    slots, sources, targets = torch.tensor(steps, device=device).T
-    hidden = _hidden_states(model, input_ids.to(device), position_ids.to(device), mask)[
-        at_row, at_node
-    ]  # [P, H]
+    hidden = _hidden_states(model, trees, list(places))  # [P, H]
+    slots, sources, targets = torch.tensor(steps, device=hidden.device).T
     log_probabilities = _log_probabilities(model, hidden, sources, targets)  # [S]
-    total = torch.zeros(slot, dtype=torch.float32, device=device)
+    total = torch.zeros(slot, dtype=torch.float32, device=hidden.device)
     return total.index_add_(0, slots, log_probabilities).view(-1, 4)
 
 
-def _hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """The decoder's last hidden states [B, T, H]; lm_head is left to the few positions that need it."""
-    if mask is None:
-        return forward_hidden(model, input_ids, position_ids)
+def _hidden_states(model: Any, trees: Sequence[TokenTree], places: Sequence[tuple[int, int]]) -> Tensor:
+    """The decoder's last hidden states [P, H] at some (tree, node); lm_head is left to these few.
+
+    The fast path takes the trees end to end; transformers' own takes them as padded rows.
+    """
+    device = model.get_output_embeddings().weight.device
+    decoder = fast_decoder(model)
+    if decoder is not None:
+        packed = pack_trees(trees)
+        wanted = torch.tensor([packed.offsets[tree] + node for tree, node in places])
+        return last_hidden(decoder, packed, wanted.to(device))
+    input_ids, position_ids, mask = pad_trees(trees)
     output = causal_lm(model).get_decoder()(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        attention_mask=mask.to(input_ids.device),
+        input_ids=input_ids.to(device),
+        position_ids=position_ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
         use_cache=False,
     )
-    hidden: Tensor = output.last_hidden_state
+    at_row, at_node = torch.tensor(places, device=device).T
+    hidden: Tensor = output.last_hidden_state[at_row, at_node]
     return hidden
 
 

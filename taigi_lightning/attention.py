@@ -1,6 +1,6 @@
 """Causal attention inside the documents of a packed block, forward and backward, without autograd."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ class Documents:
     whole_rows: bool
     begins: Tensor
 
+    def to(self, device: torch.device) -> "Documents":
+        """The same with `starts` on another device, without waiting for it; Lightning moves batches so."""
+        return replace(self, starts=self.starts.to(device, non_blocking=True))
+
 
 def find_documents(position_ids: Tensor) -> Documents:
     """Documents begin wherever position_ids (B, T) does not count on. Waits once for a GPU's copy."""
@@ -29,10 +33,12 @@ def find_documents(position_ids: Tensor) -> Documents:
     first = begins.view(-1).nonzero().view(-1).to(torch.int32)
     starts = torch.cat([first, first.new_tensor([positions.numel()])])
     longest = int((starts[1:] - starts[:-1]).max())
-    return Documents(starts.to(device), longest, first.numel() == positions.shape[0], begins)
+    whole_rows = first.numel() == positions.shape[0]
+    return Documents(starts, longest, whole_rows, begins).to(device)
 
 
-def _has_flash(q: Tensor) -> bool:
+def has_flash(q: Tensor) -> bool:
+    """Whether flash attention computes with q (..., D)."""
     return (
         q.is_cuda
         and q.dtype != torch.float32
@@ -53,7 +59,7 @@ def _has_cudnn(q: Tensor, k: Tensor) -> bool:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Attention output (B, T, heads, D) and what its backward wants; k and v may have fewer heads."""
-    if not _has_flash(q):
+    if not has_flash(q):
         return _masked(q, k, v, documents), ()
     if documents.whole_rows and _has_cudnn(q, k):
         heads_first = [t.transpose(1, 2) for t in (q, k, v)]

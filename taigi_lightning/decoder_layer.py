@@ -19,21 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning import attention
+from taigi_lightning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, QKV, Saving
 from taigi_lightning.attention import Documents
 from taigi_lightning.elementwise import Dropout
 from taigi_lightning.nf4_linear import LoraLinear, ProjectionGroup
 from taigi_lightning.offload import HostStash
-
-INPUT, QKV, ATTENTION, MIDDLE, GATE_UP = "input", "qkv", "attention", "middle", "gate_up"
-PRODUCTS = (QKV, ATTENTION, MIDDLE, GATE_UP)
-
-
-@dataclass(frozen=True)
-class Saving:
-    """What a layer saves for its backward pass: on the device, or on the host. The rest is recomputed."""
-
-    device: frozenset[str] = frozenset({INPUT})
-    host: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -111,6 +101,11 @@ class DecoderLayer:
         """Hold the base weights unpacked."""
         for group in self.groups():
             group.keep_unpacked(dtype)
+
+    def drop_unpacked(self) -> None:
+        """Unpack them for each product again."""
+        for group in self.groups():
+            group.resident = None
 
     def _norm(self, site: int) -> tuple[Tensor, float]:
         return self.norms[site].weight.detach(), self.norms[site].variance_epsilon

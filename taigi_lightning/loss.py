@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from taigi_lightning import elementwise
+from taigi_lightning.activation_plan import SLICE_TOKENS
 
 IGNORE = -100
-SLICE_TOKENS = 2048
 
 
 class _LinearCrossEntropySum(torch.autograd.Function):
@@ -51,8 +51,8 @@ def _operations(like: Tensor) -> ModuleType:
     return elementwise_triton
 
 
-def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """Sum of the next-token losses and how many tokens it sums over, without holding all logits.
+def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the next-token losses, without holding all logits and without waiting for a GPU.
 
     Args:
         hidden: last hidden states, (B, T, H).
@@ -60,7 +60,7 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
         labels: (B, T) int64, unshifted; position t is predicted from t - 1, -100 is left out.
 
     Returns:
-        The summed loss, float32 (), differentiable in hidden and weight, and the token count.
+        The summed loss, float32 (), differentiable in hidden and weight.
     """
     # Shifting the labels, not the hidden states, copies nothing large: a row's last token predicts nothing.
     targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).reshape(-1).to(hidden.device)
@@ -68,4 +68,4 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
     # Autocast would change the slices' dtype between the two products.
     with torch.autocast(hidden.device.type, enabled=False):
         loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)  # type: ignore[no-untyped-call]
-    return loss, int((targets != IGNORE).sum())
+    return loss

@@ -1,6 +1,6 @@
-"""How many bytes a run needs, counted from shapes before anything is loaded.
+"""How many bytes a run's weights, adapter and optimizer need, counted from shapes before anything is loaded.
 
-M = B * T tokens of a micro-batch, H the hidden size, F the MLP's width, V the vocabulary, r LoRA's rank.
+What activations take beside them, `activation_plan` decides.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 GIB = 2**30
-MARGIN = 0.03  # of the card, for fragments: what activation_plan leaves free too
 CONTEXT = int(0.6 * GIB)  # CUDA's context with the libraries' own workspaces, outside PyTorch's allocator
-SLICE_TOKENS = 2048  # loss.py makes the logits of so many tokens at a time
-KERNEL_BLOCKS = 256  # a column block of unpacked weights, as activation_plan.working_bytes counts it
 
 
 class Linear(NamedTuple):
@@ -132,80 +129,10 @@ def step_bytes(optimizer: str, sizes: Sequence[int]) -> int:
     return 4 * sum(sizes) if optimizer.startswith("torch.") and "Adam" in optimizer else 0
 
 
-# ---- activations ----------------------------------------------------------------------------------
-
-
-def layer_bytes(shape: Shape, tokens: int, element_size: int) -> dict[str, int]:
-    """Bytes of each tensor a layer may keep; `activation_plan.layer_bytes` from the same widths."""
-    queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    widths = {
-        "input": shape.hidden,
-        "qkv": queries + 2 * pairs,
-        "attention": queries,
-        "middle": shape.hidden,
-        "gate_up": 2 * shape.intermediate,
-    }
-    return {name: width * tokens * element_size for name, width in widths.items()}
-
-
-def working_bytes(shape: Shape, tokens: int, element_size: int) -> int:
-    """Peak inside one layer's backward pass; `activation_plan.working_bytes` from the same widths."""
-    hidden, wide = shape.hidden, shape.intermediate
-    return ((5 * hidden + 4 * wide) * tokens + 2 * wide * (hidden + KERNEL_BLOCKS)) * element_size
-
-
-def choose_savings(
-    layers: int, sizes: dict[str, int], room: float, host_room: float
-) -> list[tuple[frozenset[str], frozenset[str]]]:
-    """The tensors each layer keeps on the device and moves to the host: `activation_plan.plan_savings`, which a
-    test holds this to. It is written again here because importing torch would take most of a plan's time."""
-
-    def host_cost(names: frozenset[str]) -> int:
-        return layers * sum(sizes[name] for name in names)
-
-    everything = (frozenset(sizes), frozenset[str]())
-    if room >= layers * sum(sizes.values()):
-        return [everything] * layers
-    least: tuple[frozenset[str], frozenset[str]] = (frozenset({"input"}), frozenset())
-    moved, moved_more = frozenset({"input", "middle"}), frozenset({"input", "middle", "qkv"})
-    if host_cost(moved) <= host_room:
-        least = (frozenset(), moved)
-        if host_cost(moved_more) <= host_room and 2 * sizes["qkv"] <= room:
-            least = (frozenset(), moved_more)
-            room -= 2 * sizes["qkv"]
-    fixed = sum(sizes[name] for name in least[0])
-    keeping = max(0, min(layers, int((room - fixed * layers) / (sum(sizes.values()) - fixed))))
-    if keeping == 0:
-        return [least] * (layers - 1) + [(frozenset({"input", "middle"}), frozenset())]
-    return [least] * (layers - keeping) + [everything] * keeping
-
-
-def kept_bytes(
-    shape: Shape, tokens: int, rank: int, element_size: int, *, room: float, host_room: float
-) -> tuple[int, int, int]:
-    """What the layers keep until the backward pass.
-
-    Beside the tensors of `choose_savings`, LoRA's hidden activations stay on the device: those of `down_proj`
-    always, those of other projections with the tensor they made; attention's log-sums are float32. Of what
-    moves to the host, two layers' worth are on their way at a time.
-
-    Returns:
-        bytes on the device, bytes on the host, and how many layers keep everything.
-    """
-    sizes = layer_bytes(shape, tokens, element_size)
-    savings = choose_savings(shape.layers, sizes, room, host_room)
-    hidden = {"qkv": 3, "middle": 1, "gate_up": 2}  # LoRA's hidden activations saved with a tensor, in ranks
-    device = host = 0
-    for here, there in savings:
-        ranks = 1 + sum(hidden.get(name, 0) for name in here | there)
-        device += sum(sizes[name] for name in here) + ranks * rank * tokens * element_size
-        device += 4 * tokens * shape.heads if "attention" in here else 0
-        host += sum(sizes[name] for name in there)
-    device += 2 * sum(sizes[name] for name in savings[0][1])
-    return device, host, sum(len(here) == len(sizes) for here, _ in savings)
-
-
-def loss_bytes(shape: Shape, tokens: int, element_size: int) -> int:
-    """Beside kept activations at the loss: the last hidden states, before and after their norm, their gradient,
-    and one slice of logits (S, V), which its own gradient overwrites."""
-    return (3 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size
+def coming_state_bytes(optimizer: Any) -> int:
+    """Bytes of state that a torch optimizer will make at its first step; 0 once it has."""
+    if optimizer.state:
+        return 0
+    kind = type(optimizer)
+    sizes = [p.numel() for group in optimizer.param_groups for p in group["params"]]
+    return optimizer_bytes(f"{kind.__module__}.{kind.__name__}", sizes)

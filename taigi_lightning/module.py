@@ -22,11 +22,14 @@ from taigi_lightning.adapters import (
     load_adapter,
 )
 from taigi_lightning.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
+from taigi_lightning.attention import find_documents
 from taigi_lightning.base_model import Quantization, check_base, check_head, load_base_model, load_tokenizer
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path import apply_fast_path, forward_hidden
+from taigi_lightning.fast_path import apply_fast_path, expect_state, forward_hidden
 from taigi_lightning.identity import base_identity, check_identity, check_lineage
 from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.memory import coming_state_bytes
+from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.question_batches import QuestionBatch
 
 Batch = dict[str, Any]
@@ -135,15 +138,12 @@ class CausalLMModule(pl.LightningModule):
             raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
         compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
         if training:
-            # Spare memory stays free: holding weights unpacked in it gains 3 % and is not tried on small cards.
-            apply_fast_path(
-                model,
-                compile=compile_layers,
-                activation_budget=self.activation_budget,
-                unpacked_layers=0,
-            )
+            apply_fast_path(model, compile=compile_layers, activation_budget=self.activation_budget)
         elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
             apply_fast_path(model, compile=compile_layers, activation_budget=1.0, offload=False)
+            if self.answer_strategy == "choice":
+                data: Any = getattr(self.trainer, "datamodule", None)
+                unpack_what_fits(model, tokens=getattr(data, "batch_tokens", 32768))
         self.model = model.train(training)  # transformers loads in eval mode, where dropout is off
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
@@ -192,33 +192,36 @@ class CausalLMModule(pl.LightningModule):
                 )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout from the run's seed, the rank and the batch's number alone.
+        """Seed dropout from the run's seed, the rank and the batch's number alone; say what memory is taken.
 
         So a resumed run draws what the unbroken one drew, however often either validated in between.
         """
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         number = self.trainer.fit_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + self.global_rank) * 1_000_003 + number)
+        expect_state(self.model, sum(map(coming_state_bytes, self.trainer.optimizers)))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count supervised tokens while the batch is on the CPU: on a GPU, counting would wait for it."""
+        """Count supervised tokens and find documents while the batch is on the CPU: on a GPU, both would wait."""
         if isinstance(batch, dict) and "labels" in batch:
-            batch = {**batch, "supervised_tokens": int((batch["labels"][:, 1:] != IGNORE).sum())}
+            supervised = int((batch["labels"][:, 1:] != IGNORE).sum())
+            documents = find_documents(batch["position_ids"])
+            batch = {**batch, "supervised_tokens": supervised, "documents": documents}
         return batch
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a batch.
 
         Args:
-            batch: `input_ids`, `labels`, `position_ids`, each [B, T] int64.
+            batch: `input_ids`, `labels`, `position_ids`, each [B, T] int64; perhaps their `documents`.
 
         Returns:
             float32 scalar in nats: the sum, over every label that is not -100, of -log p(label).
         """
-        hidden = forward_hidden(self.model, batch["input_ids"], batch["position_ids"])  # [B, T, H]
+        places = batch["position_ids"], batch.get("documents")
+        hidden = forward_hidden(self.model, batch["input_ids"], *places)  # [B, T, H]
         weight = self.model.get_output_embeddings().weight  # [V, H]
-        loss, _ = linear_cross_entropy_sum(hidden, weight, batch["labels"])
-        return loss
+        return linear_cross_entropy_sum(hidden, weight, batch["labels"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A micro-batch's summed loss; `on_before_optimizer_step` divides by the window's tokens.

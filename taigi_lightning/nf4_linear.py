@@ -91,6 +91,7 @@ class ProjectionGroup:
         self.rank = -(-sum(m.rank for m in self.members) // ALIGNMENT) * ALIGNMENT
         self.width = self.in_features + self.rank
         self.dropout = max(m.dropout for m in self.members)
+        self.scale = self._common_scale()
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
         self.resident: Tensor | None = None
@@ -102,6 +103,17 @@ class ProjectionGroup:
             for m, b in zip(self.members, biases, strict=True)
         ]
         return torch.cat(parts)
+
+    def _common_scale(self) -> float | Tensor:
+        """LoRA's scale; where members have different ones, that of each column (R,)."""
+        scales = {m.scale for m in self.members if m.lora is not None}
+        if len(scales) <= 1:
+            return next(iter(scales), 1.0)
+        columns = [m.scale for m in self.members for _ in range(m.rank)]
+        columns += [0.0] * (self.rank - len(columns))
+        weight = self.members[0].base.weight
+        dtype = weight.quant_state.dtype if isinstance(weight, bnb.nn.Params4bit) else weight.dtype
+        return torch.tensor(columns, dtype=dtype, device=weight.device)
 
     def parameters(self) -> list[nn.Parameter]:
         """A and B of each member that has LoRA, in order: the order `gradients` answers in."""
@@ -121,24 +133,29 @@ class ProjectionGroup:
             row += member.out_features
         return joined
 
-    def _joined(self, dtype: torch.dtype) -> Tensor:
-        """[W | B], (N, K + R)."""
+    def _joined(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
+        """[W | B], (N, K + R). Weights held unpacked have B beside them since forward, unless it is to be fresh."""
         joined = self._unpacked(dtype) if self.resident is None else self.resident
-        row = column = 0
-        for member in self.members if self.rank else ():
-            side = joined[row : row + member.out_features, self.in_features :]
-            lora_b = None if member.lora is None else member.lora[1].detach()
-            if self.fused and side.is_cuda:
-                from taigi_lightning.nf4_triton import write_side
+        if self.rank and (fresh or self.resident is None):
+            self._write_sides(joined[:, self.in_features :])
+        return joined
 
-                write_side(lora_b, member.scale, column, side)
-            else:
-                side.zero_()
-                if lora_b is not None:
-                    side[:, column : column + member.rank].copy_(lora_b * member.scale)
+    def _write_sides(self, side: Tensor) -> None:
+        """Write B, scaled, into side (N, R): each member's rows have their own columns, and zeros beside them."""
+        if self.fused and side.is_cuda:
+            from taigi_lightning.nf4_triton import write_sides
+
+            found = [(None if m.lora is None else m.lora[1].detach(), m.scale) for m in self.members]
+            write_sides(found, [m.out_features for m in self.members], side)
+            return
+        side.zero_()
+        row = column = 0
+        for member in self.members:
+            if member.lora is not None:
+                place = side[row : row + member.out_features, column : column + member.rank]
+                place.copy_(member.lora[1].detach() * member.scale)
             column += member.rank
             row += member.out_features
-        return joined
 
     def _stacked_a(self, dtype: torch.dtype) -> Tensor:
         """A, (R, K), zero rows at its end where R was rounded up."""
@@ -153,7 +170,7 @@ class ProjectionGroup:
         return like.new_empty(like.shape[0], self.width)
 
     def forward(self, inputs: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
-        """y (M, N) and LoRA's hidden activations (M, R).
+        """y (M, N) and LoRA's hidden activations times LoRA's scale (M, R).
 
         inputs (M, K + R) holds x in its first K columns; the rest is filled here. dropped (M, K) is d.
         """
@@ -161,14 +178,25 @@ class ProjectionGroup:
         if self.rank:
             torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=hidden)
         y = torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
-        return y, hidden.clone()
+        return y, hidden * self.scale
+
+    def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
+        """y (M, N) as from `forward`, without dropout; added to onto (M, N) in place if that is given."""
+        if self.rank:
+            dropped = inputs[:, : self.in_features]
+            torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=inputs[:, self.in_features :])
+        weight = self._joined(inputs.dtype)
+        if onto is None:
+            return torch.nn.functional.linear(inputs, weight, self.bias)
+        onto.addmm_(inputs, weight.t())
+        return onto if self.bias is None else onto.add_(self.bias)
 
     def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """From the gradient of y (M, N): of x (M, K), through LoRA before its mask (M, K), of hidden (M, R).
 
         Without a mask the second is None, already added into the first.
         """
-        both = grad @ self._joined(grad.dtype)
+        both = grad @ self._joined(grad.dtype, fresh=False)
         direct, hidden_grad = both[:, : self.in_features], both[:, self.in_features :]
         if not self.rank:
             return direct, None, hidden_grad
@@ -180,10 +208,10 @@ class ProjectionGroup:
 
     def hidden_gradient(self, grad: Tensor) -> Tensor:
         """The gradient of hidden (M, R) alone: for the first layer, whose input needs none."""
-        return grad @ self._joined(grad.dtype)[:, self.in_features :]
+        return grad @ self._joined(grad.dtype, fresh=False)[:, self.in_features :]
 
     def gradients(self, grad: Tensor, hidden: Tensor, hidden_grad: Tensor, dropped: Tensor) -> list[Tensor]:
-        """Gradients of `parameters()`, in float32, from those of y and hidden and from hidden and d."""
+        """Gradients of `parameters()`, in float32, from those of y and hidden and from `forward`'s hidden and d."""
         found: list[Tensor] = []
         if not self.rank:
             return found
@@ -192,8 +220,7 @@ class ProjectionGroup:
         for member in self.members:
             if member.lora is not None:
                 rows, columns = slice(row, row + member.out_features), slice(column, column + member.rank)
-                grad_b = _product(grad[:, rows].t(), hidden[:, columns]).mul_(member.scale)
-                found += [grad_a[columns], grad_b]
+                found += [grad_a[columns], _product(grad[:, rows].t(), hidden[:, columns])]
                 column += member.rank
             row += member.out_features
         return found

@@ -31,23 +31,39 @@ def _unpack_kernel(
 
 
 @triton.jit
-def _side_kernel(
-    lora_b, out, out_stride, first, scale, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    mine = (column >= first) & (column < first + RANK)
-    value = tl.load(lora_b + row * RANK + column - first, mask=mine, other=0.0) * scale
-    tl.store(out + row * out_stride + column, value, mask=column < WIDTH)
+def _sides_kernel(
+    first, second, third, out, N, out_stride, end_first, end_second, r_first, r_second, r_third,
+    scale_first, scale_second, scale_third, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    mine = (row < end_first) & (column < r_first)
+    value = tl.load(first + row * r_first + column, mask=mine, other=0.0) * scale_first
+    lower, left = row - end_first, column - r_first
+    mine = (lower >= 0) & (row < end_second) & (left >= 0) & (left < r_second)
+    value += tl.load(second + lower * r_second + left, mask=mine, other=0.0) * scale_second
+    lower, left = row - end_second, left - r_second
+    mine = (lower >= 0) & (row < N) & (left >= 0) & (left < r_third)
+    value += tl.load(third + lower * r_third + left, mask=mine, other=0.0) * scale_third
+    tl.store(out + row * out_stride + column, value, mask=(row < N) & (column < WIDTH))
 
 
-def write_side(lora_b: Tensor | None, scale: float, first: int, out: Tensor) -> None:
-    """Write scale * lora_b (N, r) into columns first.. of out (N, R), and zeros into the others."""
-    rows, width = out.shape
-    rank = 0 if lora_b is None else lora_b.shape[1]
-    source = out if lora_b is None else lora_b
-    block = triton.next_power_of_2(width)
-    _side_kernel[(rows,)](source, out, out.stride(0), first, scale, rank, width, block, num_warps=1)
+def write_sides(members: list[tuple[Tensor | None, float]], rows: list[int], out: Tensor) -> None:
+    """Write LoRA's B matrices, scaled, on the block diagonal of out (N, R), and zeros beside them.
+
+    Args:
+        members: up to three of (B (n, r) float32 or None, scale); each takes the next n rows and r columns.
+        rows: n of each.
+        out: columns of a wider matrix.
+    """
+    found = [(out, 0, 0.0) if b is None else (b, b.shape[1], scale) for b, scale in members]
+    found += [(found[0][0], 0, 0.0)] * (3 - len(found))
+    ends = [rows[0], sum(rows[:2])]
+    pointers, ranks, scales = zip(*found, strict=True)
+    _sides_kernel[(triton.cdiv(out.shape[0], 16),)](
+        *pointers, out, out.shape[0], out.stride(0), *ends, *ranks, *scales,
+        WIDTH=out.shape[1], BLOCK=triton.next_power_of_2(out.shape[1]), ROWS=16,
+    )  # fmt: skip
 
 
 def unpack(packed: Tensor, state: "object", out: Tensor) -> None:

@@ -1,7 +1,23 @@
 """Saved activations in pinned host memory, copied beside the computation: out in forward, back before backward."""
 
+import os
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+
+def host_bytes(offload: bool | float) -> float:
+    """Bytes of host memory activations may take: `offload` GiB, or half of what is available.
+
+    The processes of one machine share that half. Where their number is unknown, all of the run's count.
+    """
+    if not isinstance(offload, bool):
+        return offload * 2**30
+    if not offload:
+        return 0.0
+    everyone = distributed.get_world_size() if distributed.is_initialized() else 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", everyone))
+    return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / ranks
 
 
 class HostStash:

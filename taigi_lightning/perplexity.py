@@ -59,7 +59,7 @@ def perplexity_per_character(
     for input_ids, labels in windows(tokenizer, texts, max_length, batch_tokens):
         positions = torch.arange(input_ids.shape[1], device=weight.device).expand_as(input_ids)
         hidden = forward_hidden(model, input_ids.to(weight.device), positions).to(weight.dtype)
-        total += float(linear_cross_entropy_sum(hidden, weight, labels.to(weight.device))[0])
+        total += float(linear_cross_entropy_sum(hidden, weight, labels.to(weight.device)))
     return math.exp(total / sum(map(len, texts)))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from taigi_lightning import memory
+from taigi_lightning import activation_plan, memory
 from taigi_lightning.errors import InputError
 from taigi_lightning.memory import GIB, Shape
 from taigi_lightning.run_settings import (
@@ -76,27 +76,31 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
     """
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
-    budget = -1.0 if settings.activation_budget == "auto" else float(settings.activation_budget)
-    if budget == 0.0 and not shape.tied:  # the fast path then keeps the input embedding on the host
-        rest -= shape.vocabulary * shape.hidden * element_size
     sizes = memory.adapter_sizes(shape, rank, settings.targets) if rank else [shape.parameters]
     adapter = 4 * sum(sizes)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
-    working = memory.working_bytes(shape, tokens, element_size)
-    room = 0.0
-    if card is not None:
-        held = projections + rest + 2 * adapter + state + memory.CONTEXT
-        room = card * (1 - memory.MARGIN) - held - working
-    if budget >= 0:
-        room = budget * shape.layers * sum(memory.layer_bytes(shape, tokens, element_size).values())
-    # The host is taken to have room for what is moved there; the table says how much that is.
-    kept, host, keeping = memory.kept_bytes(shape, tokens, rank, element_size, room=room, host_room=math.inf)
-    at_loss = memory.loss_bytes(shape, tokens, element_size)
+    taken = projections + rest + 2 * adapter + state + memory.CONTEXT
+    embedding = 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
+    decision = activation_plan.decide(
+        shape,
+        tokens,
+        rank,
+        budget="auto" if settings.activation_budget == "auto" else float(settings.activation_budget),
+        room=0.0 if card is None else activation_plan.room_left(card, taken, shape, tokens, element_size),
+        host_room=math.inf,  # the host is taken to have room for what moves there; the table says how much
+        embedding=embedding,
+        element_size=element_size,
+    )
+    rest -= embedding if decision.embedding_on_host else 0
+    kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
+    working = activation_plan.working_bytes(shape, tokens, element_size)
+    at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
     in_step = max(0, memory.step_bytes(settings.optimizer, sizes) - kept - transient)
     parts = {
         "weights, projections": projections,
         "weights, the rest": rest,
+        "weights, unpacked": decision.unpacked * activation_plan.unpacked_bytes(shape, rank, element_size),
         "adapter": adapter,
         "gradients": adapter,
         "optimizer state": state,
@@ -108,13 +112,15 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
     notes = {
         "weights, projections": settings.quantization,
         "weights, the rest": "16 bits: embeddings, norms",
+        "weights, unpacked": f"16 bits again, of {decision.unpacked} of {shape.layers} layers, for speed",
         "adapter": f"{sum(sizes):,} parameters, 32 bits",
         "optimizer state": settings.optimizer.rpartition(".")[2],
-        "activations kept": f"all of {keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host",
+        "activations kept": f"all of {decision.keeping} of {shape.layers} layers, "
+        f"the others' {host / GIB:.1f} GiB on the host",
         "loss or one layer": "the larger of the two",
         "CUDA itself": "about",
     }
-    if keeping == shape.layers:
+    if decision.keeping == shape.layers:
         notes["activations kept"] = f"all of {shape.layers} layers"
     return Need({name: size for name, size in parts.items() if size}, notes, host)
 
@@ -158,7 +164,7 @@ def fitting_flags(settings: Settings, shape: Shape, card: int) -> list[str] | No
     flags: dict[str, str] = {}
     for flag, changed in smaller(settings):
         flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
-        if needs(changed, shape, card).total <= card * (1 - memory.MARGIN):
+        if needs(changed, shape, card).total <= card * (1 - activation_plan.MARGIN):
             return list(flags.values())
     return None
 
@@ -194,7 +200,7 @@ def _verdict(settings: Settings, shape: Shape, card: tuple[str, int] | None, nee
         return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB", ""]
     name, size = card
     # A budget of "auto" leaves the margin itself, and the small tensors counted here lie in it.
-    usable = size if settings.activation_budget == "auto" else size * (1 - memory.MARGIN)
+    usable = size if settings.activation_budget == "auto" else size * (1 - activation_plan.MARGIN)
     if need.total <= usable:
         return [
             f"It fits {name} ({size / GIB:.1f} GiB), with {(size - need.total) / GIB:.1f} GiB to spare.",

@@ -1,15 +1,73 @@
-"""How much host memory a process may take for activations."""
+"""What "auto" decides: never more than the memory there is, and all of it used."""
+
+import math
 
 import pytest
 
-from taigi_lightning.activation_plan import host_bytes
+from taigi_lightning.activation_plan import (
+    EVERYTHING,
+    INPUT_ONLY,
+    MOVED,
+    MOVED_MORE,
+    RESIDUAL,
+    Decision,
+    decide,
+    kept_bytes,
+    layer_bytes,
+    plan_savings,
+    small_bytes,
+    unpacked_bytes,
+)
+from taigi_lightning.memory import GIB, Shape
+
+BIG = Shape(40, 5120, 13824, 40, 40, 128, 56064)
+SMALL = Shape(4, 64, 128, 4, 2, 16, 97)
+TOKENS, RANK = 8192, 64
+EMBEDDING = 2 * BIG.vocabulary * BIG.hidden
 
 
-def test_processes_of_one_machine_share_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sysconf", {"SC_AVPHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert host_bytes(True) == 2 * 2**30
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert host_bytes(True) == 2**29
-    assert host_bytes(False) == 0.0
-    assert host_bytes(8) == 8 * 2**30
+def auto(room: float, host_room: float = math.inf, embedding: int = EMBEDDING) -> Decision:
+    return decide(BIG, TOKENS, RANK, budget="auto", room=room, host_room=host_room, embedding=embedding)
+
+
+def test_the_plan_spends_its_room_on_the_last_layers() -> None:
+    sizes = layer_bytes(SMALL, tokens=24, element_size=4)
+    whole = sum(sizes.values())
+    assert plan_savings(4, sizes, 4 * whole, 0) == [EVERYTHING] * 4
+    assert plan_savings(4, sizes, 0, 0) == [INPUT_ONLY] * 3 + [RESIDUAL]
+    assert plan_savings(4, sizes, 2.9 * whole, 0)[1:] == [INPUT_ONLY] + [EVERYTHING] * 2
+    assert plan_savings(4, sizes, 0, math.inf) == [MOVED] * 3 + [RESIDUAL]
+
+
+@pytest.mark.parametrize("host_room", [0, 30 * GIB, math.inf])
+@pytest.mark.parametrize("room", [1, 2, 4, 8, 16, 30, 37, 40, 50, 60, 80])
+def test_what_auto_keeps_fits_its_room(room: int, host_room: float) -> None:
+    decision = auto(room * GIB, host_room)
+    device, host = kept_bytes(decision.savings, BIG, TOKENS, RANK)
+    least, _ = kept_bytes(plan_savings(40, layer_bytes(BIG, TOKENS), 0.0, host_room), BIG, TOKENS, RANK)
+    allowed = room * GIB + EMBEDDING * decision.embedding_on_host
+    assert device + decision.unpacked * unpacked_bytes(BIG, RANK) <= max(allowed, least)
+    assert host <= host_room
+
+
+def test_more_memory_never_keeps_less() -> None:
+    kept = [(d.keeping, d.unpacked) for d in (auto(room * GIB) for room in range(2, 80))]
+    assert kept == sorted(kept)
+
+
+def test_weights_stay_unpacked_only_in_what_all_activations_leave() -> None:
+    everything = 40 * sum(layer_bytes(BIG, TOKENS).values()) + small_bytes(BIG, TOKENS, RANK)
+    layer = unpacked_bytes(BIG, RANK)
+    assert layer == 2 * (15360 * 5312 + 5120 * 5184 + 27648 * 5248 + 5120 * 13888)
+    assert auto(everything - 1).unpacked == 0
+    assert auto(everything + 34.5 * layer) == Decision([EVERYTHING] * 40, 34, False)
+    assert auto(everything + 99 * layer).unpacked == 40
+    assert decide(BIG, TOKENS, RANK, budget=1.0, room=math.inf, host_room=0).unpacked == 0
+
+
+def test_the_embedding_leaves_a_card_on_which_the_least_would_not_fit() -> None:
+    assert auto(0.1 * GIB).embedding_on_host
+    assert not auto(0.1 * GIB, embedding=0).embedding_on_host
+    assert auto(3 * GIB) == Decision([MOVED_MORE] * 38 + [EVERYTHING] * 2, 0, False)
+    asked = decide(BIG, TOKENS, RANK, budget=0.0, room=80 * GIB, host_room=math.inf, embedding=EMBEDDING)
+    assert asked.embedding_on_host

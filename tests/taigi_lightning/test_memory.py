@@ -1,15 +1,13 @@
 """The bytes that `plan` counts, against those of models that are really loaded."""
 
 import json
-import math
 from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
 import torch
-from transformers import AutoConfig
 
-from taigi_lightning import activation_plan, memory
+from taigi_lightning import memory
 from taigi_lightning.adapters import PROJECTIONS, LoraSettings, attach_adapter
 from taigi_lightning.base_model import load_base_model
 from taigi_lightning.memory import Shape
@@ -70,24 +68,11 @@ def test_the_real_base_trains_as_many_parameters_as_peft_counts() -> None:
     assert sum(memory.adapter_sizes(shape, 64, PROJECTIONS)) == 250_347_520
 
 
-@pytest.mark.parametrize(("tokens", "element_size"), [(8192, 2), (300, 4)])
-def test_activations_are_those_the_fast_path_plans_with(
-    tiny_llama_dir: Path, shape: Shape, tokens: int, element_size: int
-) -> None:
-    config = AutoConfig.from_pretrained(tiny_llama_dir)
-    sizes = activation_plan.layer_bytes(config, tokens, element_size)
-    assert memory.layer_bytes(shape, tokens, element_size) == sizes
-    assert memory.working_bytes(shape, tokens, element_size) == activation_plan.working_bytes(
-        config, tokens, element_size
-    )
-
-
-@pytest.mark.parametrize("budget", [0.0, 0.02, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("host_room", [0.0, 90_000.0, 200_000.0, math.inf])
-def test_layers_keep_what_the_fast_path_lets_them(shape: Shape, budget: float, host_room: float) -> None:
-    sizes = memory.layer_bytes(shape, 100, 2)
-    layers = 7
-    room = budget * sum(sizes.values()) * layers
-    savings = activation_plan.plan_savings(layers, sizes, room, host_room)
-    wanted = [(saving.device, saving.host) for saving in savings]
-    assert memory.choose_savings(layers, sizes, room, host_room) == wanted
+def test_the_optimizers_coming_state_is_counted_until_it_is_there() -> None:
+    weight = torch.nn.Parameter(torch.zeros(100, 50))
+    optimizer = torch.optim.AdamW([weight])
+    assert memory.coming_state_bytes(optimizer) == 8 * 5000
+    assert memory.coming_state_bytes(bnb.optim.AdamW8bit([weight])) == 2 * (5000 + 4 * 20)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert memory.coming_state_bytes(optimizer) == 0

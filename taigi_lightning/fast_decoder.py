@@ -1,0 +1,168 @@
+"""The backbone of a Llama-shaped model, run through `decoder_layer` as the device's memory allows."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from taigi_lightning import activation_plan, nf4_linear
+from taigi_lightning.activation_plan import Saving
+from taigi_lightning.attention import Documents, find_documents
+from taigi_lightning.decoder_layer import DecoderLayer, Step, apply_layer, apply_norm
+from taigi_lightning.memory import Shape
+from taigi_lightning.offload import HostStash, host_bytes
+
+Budget = float | Literal["auto"]
+
+
+class FastDecoder:
+    """The backbone of one model. Holds no parameters of its own.
+
+    Args:
+        base: the transformers causal language model.
+        ops: `elementwise`, or `elementwise_triton`.
+        budget: the share of all activations kept on the device, or "auto".
+        offload: move what layers without a share save to the host, if the device is a GPU.
+        embedding_on_host: where the input embedding stays; None: as `activation_plan.decide` says.
+        unpacked_layers: how many layers hold their weights unpacked; None: as `activation_plan.decide` says.
+    """
+
+    def __init__(
+        self,
+        base: Any,
+        ops: ModuleType,
+        budget: Budget,
+        *,
+        fused: bool,
+        offload: bool | float,
+        embedding_on_host: bool | None,
+        unpacked_layers: int | None,
+    ) -> None:
+        self.backbone, self.ops, self.budget = base.get_decoder(), ops, budget
+        self.shape = Shape.from_config(base.config.to_dict())
+        self.layers = [
+            DecoderLayer(layer, index, self.shape.heads, self.shape.kv_heads, fused)
+            for index, layer in enumerate(self.backbone.layers)
+        ]
+        self.rank = max(m.rank for layer in self.layers for m in layer.members())
+        self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
+        self.host_room = host_bytes(offload) if self.stash is not None else 0.0
+        self.embedding_on_host = False if self.shape.tied else embedding_on_host
+        self.fill = unpacked_layers is None and self.device.type == "cuda"
+        self.unpacked = 0
+        self.keep_unpacked(unpacked_layers or 0)
+        self.plans: dict[tuple[int, int], list[Saving]] = {}
+        self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers are; the embedding may be elsewhere."""
+        return self.backbone.norm.weight.device  # type: ignore[no-any-return]
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one element of the hidden states."""
+        return self.backbone.norm.weight.element_size()  # type: ignore[no-any-return]
+
+    def ready(self) -> bool:
+        """Whether the adapters are still as the layers were built for: PEFT switches and merges all together."""
+        return all(nf4_linear.refusal(m.module) is None for m in self.layers[0].members())
+
+    # ---- memory ------------------------------------------------------------------------------------
+
+    def keep_unpacked(self, layers: int) -> None:
+        """Hold the base weights of just the first layers unpacked."""
+        for layer in self.layers[layers : self.unpacked]:
+            layer.drop_unpacked()
+        for layer in self.layers[self.unpacked : layers]:
+            layer.keep_unpacked(self.backbone.norm.weight.dtype)
+        self.unpacked = layers
+
+    def move_embedding_to_host(self) -> None:
+        """Keep the input embedding in pinned host memory; only a block's rows travel."""
+        embedding, ops = self.backbone.embed_tokens, self.ops
+        host = embedding.weight.data.cpu()
+        embedding.weight.data = host.pin_memory() if torch.cuda.is_available() else host
+
+        def look_up(input_ids: Tensor) -> Tensor:
+            rows = ops.gather_rows(embedding.weight, input_ids.reshape(-1))
+            return rows.view(*input_ids.shape, -1)  # type: ignore[no-any-return]
+
+        embedding.forward = look_up
+
+    def savings(self, shape: tuple[int, int]) -> list[Saving]:
+        """What each layer saves of a micro-batch (B, T), decided when that shape first comes.
+
+        Only now, when whoever set up the training has done so: the memory found free is what there will be, and
+        nobody moves the embedding back. Unpacked weights count as free, so that a larger shape drops them.
+        """
+        if shape not in self.plans:
+            embedding = self.backbone.embed_tokens.weight
+            movable = embedding.nbytes if embedding.is_cuda and self.embedding_on_host is None else 0
+            plan = activation_plan.decide(
+                self.shape,
+                math.prod(shape),
+                self.rank,
+                budget=self.budget,
+                room=self._room(math.prod(shape)),
+                host_room=self.host_room,
+                embedding=movable,
+                element_size=self.element_size,
+            )
+            if plan.embedding_on_host or self.embedding_on_host:
+                self.move_embedding_to_host()
+                self.embedding_on_host = False  # done
+            if self.fill:
+                self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
+            self.plans[shape] = plan.savings
+        return self.plans[shape]
+
+    def _room(self, tokens: int) -> float:
+        """`activation_plan.room_left` on this device, now."""
+        if self.device.type != "cuda":
+            return math.inf
+        free, total = torch.cuda.mem_get_info(self.device)
+        held, used = torch.cuda.memory_reserved(self.device), torch.cuda.memory_allocated(self.device)
+        limit = torch.cuda.get_per_process_memory_fraction(self.device) * total
+        available = min(free + held, limit) - used
+        if self.fill:
+            available += self.unpacked * activation_plan.unpacked_bytes(
+                self.shape, self.rank, self.element_size
+            )
+        trained = (p for layer in self.layers for p in layer.parameters())
+        missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
+        return activation_plan.room_left(
+            limit, limit - available + missing, self.shape, tokens, self.element_size
+        )
+
+    # ---- the pass ----------------------------------------------------------------------------------
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, documents: Documents | None = None) -> Tensor:
+        """Last hidden states (B, T, H); documents are found in position_ids if they are not given."""
+        rows, columns = input_ids.shape
+        savings = self.savings((rows, columns)) if torch.is_grad_enabled() else []
+        with torch.autocast(input_ids.device.type, enabled=False):
+            embedded = self.backbone.embed_tokens(input_ids)
+            cos, sin = self.backbone.rotary_emb(embedded, position_ids)
+            step = Step(
+                documents=documents or find_documents(position_ids),
+                cos=cos.expand(rows, -1, -1).flatten(0, 1).contiguous(),
+                sin=sin.expand(rows, -1, -1).flatten(0, 1).contiguous(),
+                shape=(rows, columns),
+                # The host's generator: asking the device's would wait for it.
+                seed=int(torch.randint(2**31 - 1, ())),
+                training=self.backbone.training,
+                ops=self.ops,
+                savings=savings,
+                stash=self.stash,
+            )
+            x = embedded.flatten(0, 1)
+            for layer in self.layers:
+                x = apply_layer(x, layer, step, *layer.parameters())
+            norm = self.backbone.norm
+            x = apply_norm(x, norm.weight.detach(), norm.variance_epsilon, self.ops)
+        return x.view(rows, columns, -1)
