@@ -1,12 +1,14 @@
-"""Questions a second: choice scoring against the way of a usual notebook, and against the matrix bound.
+"""Questions a second of `predict` in the 13B shape: against the way of a usual notebook, and the matrix bound.
 
-    python -m tests.benchmarks.predict_speed BASE [--layers 40] [--questions 1001] [--fast]
+    python -m tests.benchmarks.predict_speed                       # one GPU with 80 GB, about three minutes
+    python -m tests.benchmarks.predict_speed --layers 2 --hidden 64 --questions 40   # a dry run anywhere
 
-BASE is a model folder; where there is none, one of the 13B shape with random weights is made there. Both
-ways run the same 4-bit base with the same LoRA adapter. The notebook's way is transformers' `generate` in
-batches of 4 in input order, left-padded, `max_new_tokens` 5; it is timed on the first 200 questions. The
-prompts' lengths follow the 1,001 test questions: passages of 21 to 469 characters (median 147), every ninth
-repeated.
+The model has random weights, made in memory: NF4 with double quantisation and a LoRA adapter of rank 16. Ours is
+`Trainer.predict` over 1,001 prompts of random tokens whose lengths follow the test questions: passages of 21 / 147 /
+303 / 469 characters (least, median, 95th percentile, most), 114 of them repeated, 0.9 tokens a character (a guess:
+the real tokenizer was not at hand). The notebook's way is transformers' `generate` of PEFT's model in batches of 4 in
+input order, left-padded, 5 new tokens; every sixth batch is timed. The bound is what the decoder's products of all
+tokens, repeated passages once, take at the rate measured on the same card for the same products alone.
 """
 
 from __future__ import annotations
@@ -14,66 +16,294 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bitsandbytes as bnb
+import lightning.pytorch as pl
+import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.adapters import PROJECTIONS
+from taigi_lightning import module as module_file
+from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.answers import answer_log_probabilities, generate_tokens
-from taigi_lightning.base_model import load_base_model
-from taigi_lightning.fast_path import apply_fast_path
+from taigi_lightning.fast_path import apply_fast_path, causal_lm, fast_decoder
+from taigi_lightning.module import CausalLMModule
+from taigi_lightning.predict_data import PredictDataModule
+from taigi_lightning.prediction_writer import PredictionWriter
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
+from taigi_lightning.token_tree import token_tree
 
 VOCABULARY = 56_064
-NOTEBOOK_QUESTIONS = 200
+TOKENS_PER_CHARACTER = 0.9
+REPEATED = 114 / 1001
+CUDA = torch.cuda.is_available()
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
 
 
-def make_base(folder: Path, layers: int, device: str) -> None:
-    """Random 16-bit weights in the shape of Llama-2-13B with a larger vocabulary."""
+def make_model(layers: int, hidden: int) -> Any:
+    """A 4-bit Llama with random weights and the proportions of Llama-2-13B."""
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=5120, intermediate_size=13824, num_hidden_layers=layers,
-        num_attention_heads=40, max_position_embeddings=4096, pad_token_id=0,
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=hidden * 27 // 10, num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // 128), max_position_embeddings=4096, rms_norm_eps=1e-5, pad_token_id=0,
     )  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device):
-        LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="4GB")
+    torch.set_default_dtype(DTYPE)
+    with torch.device(DEVICE):
+        model: Any = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
+    for layer in model.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for name, plain in list(block.named_children()):
+                if isinstance(plain, torch.nn.Linear):
+                    setattr(block, name, four_bit(plain))
+    model.is_loaded_in_4bit = True  # PEFT asks
+    return model.requires_grad_(False).eval()
 
 
-def make_questions(count: int, vocabulary: int) -> list[EncodedQuestion]:
-    """Prompts of random tokens whose lengths and repeated passages are those of the test questions."""
+def four_bit(plain: torch.nn.Linear) -> Any:
+    """The same layer as `load_base_model` would make it."""
+    linear = bnb.nn.Linear4bit(
+        plain.in_features, plain.out_features, bias=False, compute_dtype=DTYPE, compress_statistics=True,
+        quant_type="nf4", device="meta",
+    )  # fmt: skip
+    linear.weight = bnb.nn.Params4bit(
+        plain.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=linear
+    ).to(DEVICE)
+    linear.support_avx512bf16_for_cpu = False  # see `base_model`
+    return linear
+
+
+def make_questions(count: int) -> list[EncodedQuestion]:
+    """Prompts of random tokens with the lengths and repeated passages of the test questions."""
     draw = random.Random(9527)
 
-    def tokens(number: int) -> list[int]:
-        return [draw.randrange(100, vocabulary) for _ in range(number)]
+    def tokens(characters: float) -> list[int]:
+        return [draw.randrange(100, VOCABULARY) for _ in range(round(characters * TOKENS_PER_CHARACTER))]
 
-    instruction, middle, labels = tokens(13), tokens(28), [tokens(5) for _ in range(5)]
-    passage: list[int] = []
+    # Characters of the prompt's fixed parts: up to the passage, to the question, to the options, of each option.
+    before, ask, choose, label = (tokens(count) for count in (13, 4, 27, 5))
+    lengths = np.interp((np.arange(count) + 0.5) / count, [0, 0.5, 0.95, 1], [21, 147, 303, 469]).tolist()
+    draw.shuffle(lengths)
+    passages = [tokens(length) for length in lengths]
+    for row in sorted(draw.sample(range(1, count), round(count * REPEATED))):
+        passages[row] = passages[row - 1]
     questions = []
-    for row in range(1, count + 1):
-        if row % 9 or not passage:
-            passage = tokens(min(469, max(21, round(draw.gauss(155, 75)))))
-        asked = [token for label in labels for token in label + tokens(draw.randint(2, 14))]
-        prompt = [1, *instruction, *passage, *middle, *asked]
+    for row, passage in enumerate(passages, start=1):
+        options = [token for _ in range(4) for token in label + tokens(draw.randint(2, 14))]
+        prompt = [1, *before, *passage, *ask, *tokens(draw.randint(8, 25)), *choose, *options, *tokens(3)]
         questions.append(EncodedQuestion(row, str(row), prompt, ([50], [51], [52], [53])))
     return questions
 
 
+class MadeUpQuestions(PredictDataModule):
+    """`PredictDataModule` without a file."""
+
+    def __init__(self, encoded: list[EncodedQuestion], batch_tokens: int) -> None:
+        super().__init__(batch_tokens=batch_tokens)
+        self.made_up = encoded
+
+    def setup(self, stage: str) -> None:
+        self.encoded = self.made_up
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Wall-clock seconds of work, with the device idle before and after."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     began = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - began
+
+
+def synchronize() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def say(**figures: Any) -> None:
+    """One JSON line."""
+    rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in figures.items()}
+    print(json.dumps(rounded), flush=True)
+
+
+# ---- the bound ------------------------------------------------------------------------------------
+
+
+class Bound:
+    """Seconds that the decoder's products alone would take.
+
+    Args:
+        model: whose products.
+        tokens: M of the measured products.
+    """
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        config = causal_lm(model).config
+        hidden, wide = config.hidden_size, config.intermediate_size
+        self.layers = config.num_hidden_layers
+        shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, 2 * wide), (wide, hidden)]
+        self.first = 2 * hidden * 3 * hidden  # flops of a token: q, k, v
+        self.rest = sum(2 * rows * columns for rows, columns in shapes[1:])
+        x = {size: torch.randn(tokens, size, device=DEVICE, dtype=DTYPE) for size in (hidden, wide)}
+        weights = [torch.randn(n, k, device=DEVICE, dtype=DTYPE) * k**-0.5 for k, n in shapes]
+
+        def products(times: int) -> None:
+            for _ in range(times):
+                for weight in weights:
+                    torch.nn.functional.linear(x[weight.shape[1]], weight)
+
+        seconds(lambda: products(2))
+        time.sleep(1.0 if CUDA else 0.0)
+        flops = tokens * (self.first + self.rest)
+        short, long = (5, 150) if CUDA else (2, 2)
+        self.burst = flops * short / seconds(lambda: products(short))
+        self.sustained = flops * long / seconds(lambda: products(long))
+        say(
+            what="products alone",
+            rows=tokens,
+            burst_tflops=self.burst / 1e12,
+            sustained_tflops=self.sustained / 1e12,
+        )
+
+    def shares(self, tokens: int, answers: int, took: float) -> dict[str, float]:
+        """Of the time that was taken, what the products need.
+
+        Args:
+            tokens: of all trees.
+            answers: tokens after which an answer's probability is asked.
+        """
+        whole = tokens * self.layers * (self.first + self.rest)
+        # The last layer's output is needed of the answers' tokens alone.
+        needed = whole - (tokens - answers) * self.rest
+        return {
+            "share of bound": whole / self.sustained / took,
+            "of burst bound": whole / self.burst / took,
+            "only needed flops": needed / self.sustained / took,
+        }
+
+
+def tree_tokens(questions: Sequence[EncodedQuestion], share: bool) -> int:
+    """Tokens to compute."""
+    groups = [group for batch in plan_batches(questions, 16384, share=share) for group in batch.groups]
+    return sum(len(token_tree([s for q in group for s in q.sequences()]).tokens) for group in groups)
+
+
+# ---- the measurements -----------------------------------------------------------------------------
+
+
+class Clock(pl.Callback):
+    """Times `predict` from its first batch to its files, and runs what else is to be measured after it."""
+
+    def __init__(self, questions: list[EncodedQuestion], batch_tokens: int, profile: bool) -> None:
+        self.questions, self.batch_tokens, self.profile = questions, batch_tokens, profile
+        self.began = self.first = 0.0
+        self.steps: list[float] = []
+        self.bound: Any = None
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        model = pl_module.model
+        if fast_decoder(model) is None:  # the module does this on a GPU alone
+            apply_fast_path(model, activation_budget=1.0, offload=False)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.01)
+        held = sum(
+            group.resident is not None for layer in fast_decoder(model).layers for group in layer.groups()
+        )
+        say(what="weights held unpacked", groups=held)
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
+        self.bound = Bound(model, self.batch_tokens)
+        batches = plan_batches(self.questions, self.batch_tokens)
+        say(what="first batch, kernels compiled", seconds=seconds(lambda: choose_all(model, batches[:1])))
+        choose_all(model, batches[-1:])
+        synchronize()
+        self.began = time.perf_counter()
+
+    def on_predict_batch_start(self, *_: Any, **__: Any) -> None:
+        self.first = time.perf_counter()
+
+    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
+        self.steps.append(time.perf_counter() - self.first)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        took = time.perf_counter() - self.began
+        self.report("predict, passages shared", took, shared=True)
+        say(what="inside steps", seconds=sum(self.steps), batches=len(self.steps))
+        for name, work in (("others", self.others), ("notebook", self.notebook), ("profile", self.profiled)):
+            try:
+                work(pl_module.model, len(self.questions) / took)
+            except Exception as error:  # one measurement less
+                say(what=name, failed=repr(error)[:500])
+
+    def report(self, what: str, took: float, shared: bool) -> None:
+        count = len(self.questions)
+        tokens = tree_tokens(self.questions, shared)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
+        say(
+            what=what, seconds=took, questions_per_s=count / took, tokens=tokens, tokens_per_s=tokens / took,
+            **self.bound.shares(tokens, count, took), peak_gib=peak,
+        )  # fmt: skip
+
+    def others(self, model: Any, ours: float) -> None:
+        """Other batch sizes, without sharing, and whether all agree."""
+        answers = {}
+        for size, share in (
+            (self.batch_tokens, True),
+            (self.batch_tokens, False),
+            (2 * self.batch_tokens, True),
+        ):
+            batches = plan_batches(self.questions, size, share=share)
+            began = time.perf_counter()
+            answers[f"{size} tokens, shared: {share}"] = log_probabilities(model, batches)
+            took = time.perf_counter() - began
+            self.report(f"loop alone, {size} tokens a batch, shared: {share}", took, share)
+        decoder = causal_lm(model).__dict__.pop("fast_decoder")
+        some = plan_batches(self.questions[:64], 4096)
+        answers["transformers, 64 questions"] = log_probabilities(model, some)
+        causal_lm(model).fast_decoder = decoder
+        one, *_ = answers.values()
+        for what, other in answers.items():
+            same = (one[: len(other)].argmax(-1) == other.argmax(-1)).double().mean().item()
+            furthest = (one[: len(other)] - other).abs().max().item()
+            spread = other.std(-1).mean().item()
+            say(what=f"answers, {what}", same=same, largest_difference=furthest, spread_of_the_four=spread)
+
+    def notebook(self, model: Any, ours: float) -> None:
+        """`generate`: the adapter beside the base as PEFT does it, or no adapter, or autocast, or two tokens."""
+        every = [self.questions[start : start + 4] for start in range(0, len(self.questions), 4)]
+        generate_four(model, every[0], 5)
+        for what, sample, tokens, context in (
+            ("notebook", every[::6], 5, nullcontext()),
+            ("notebook, autocast", every[3::18], 5, torch.autocast(DEVICE, torch.bfloat16, enabled=CUDA)),
+            ("notebook, no adapter", every[3::18], 5, model.disable_adapter()),
+            ("notebook, two new tokens", every[3::18], 2, nullcontext()),
+        ):
+            with context:
+                took = seconds(lambda: [generate_four(model, four, tokens) for four in sample])  # noqa: B023
+            rate = sum(map(len, sample)) / took
+            say(what=what, batches=len(sample), questions_per_s=rate, times_ours=ours / rate)
+
+    def profiled(self, model: Any, ours: float) -> None:
+        """The kernels of one batch."""
+        if not (self.profile and CUDA):
+            return
+        batch = plan_batches(self.questions, self.batch_tokens)[5]
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            took = seconds(lambda: choose_all(model, [batch]))
+        events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+        say(
+            what="profile", wall_ms=took * 1e3, kernels_ms=sum(e.self_device_time_total for e in events) / 1e3
+        )
+        for event in events[:22]:
+            total, count = event.self_device_time_total, event.count
+            print(f"{total / 1e3:9.2f} ms {count:5d} {total / count:9.1f} us  {event.key[:90]}", flush=True)
 
 
 def choose_all(model: Any, batches: Sequence[QuestionBatch]) -> None:
@@ -82,68 +312,52 @@ def choose_all(model: Any, batches: Sequence[QuestionBatch]) -> None:
         answer_log_probabilities(model, batch).tolist()
 
 
-def notebook_way(model: Any, questions: Sequence[EncodedQuestion]) -> None:
-    """Four at a time, in input order."""
+def log_probabilities(model: Any, batches: Sequence[QuestionBatch]) -> torch.Tensor:
+    """Log-probabilities [N, 4] in the order of the rows."""
+    found = {}
+    for batch in batches:
+        rows = answer_log_probabilities(model, batch).cpu()
+        found |= {question.row: row for question, row in zip(batch.questions, rows, strict=True)}
+    return torch.stack([found[row] for row in sorted(found)])
+
+
+def generate_four(model: Any, questions: Sequence[EncodedQuestion], tokens: int) -> None:
+    """One left-padded batch; the random model rarely ends by itself."""
     tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1)
-    for start in range(0, len(questions), 4):
-        generate_tokens(model, tokenizer, [q.prompt for q in questions[start : start + 4]], 5)
-
-
-def matrix_rate(device: str, dtype: torch.dtype, rows: int) -> float:
-    """Flop/s this device reaches on products of the model's largest shape, the bound's yardstick."""
-    x = torch.randn(rows, 5120, device=device, dtype=dtype)
-    w = torch.randn(5120, 13824, device=device, dtype=dtype)
-    seconds(lambda: [x @ w for _ in range(5)])
-    return 2 * rows * 5120 * 13824 * 20 / seconds(lambda: [x @ w for _ in range(20)])
+    generate_tokens(model, tokenizer, [question.prompt for question in questions], tokens)
 
 
 def main() -> None:
     """Print one JSON object a measurement."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("base", type=Path)
     parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument("--hidden", type=int, default=5120)
     parser.add_argument("--questions", type=int, default=1001)
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8192, 16384, 32768])
-    parser.add_argument("--fast", action="store_true", help="also with the training's fast path applied")
+    parser.add_argument("--batch-tokens", type=int, default=16384)
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    cuda = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    if not (options.base / "config.json").exists():
-        make_base(options.base, options.layers, device)
-    model: Any = load_base_model(
-        str(options.base), quantization="nf4", compute_dtype=dtype, device=torch.device(device)
-    )
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=PROJECTIONS)).eval()
-    questions = make_questions(options.questions, model.config.vocab_size)
-    tokens = sum(len(q.prompt) for q in questions)
-    products = sum(
-        m.in_features * m.out_features for n, m in model.named_modules() if n.endswith("base_layer")
-    )
-    rate = matrix_rate(device, dtype, 16384 if cuda else 16)
-    about = {"device": torch.cuda.get_device_name() if cuda else "cpu", "TFLOP/s": round(rate / 1e12, 1)}
-    print(json.dumps({**about, "questions": len(questions), "prompt tokens": tokens}), flush=True)
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=cuda):
-        some = questions[:NOTEBOOK_QUESTIONS]
-        notebook_way(model, some[:8])
-        notebook = len(some) / seconds(lambda: notebook_way(model, some))
-        print(json.dumps({"way": "notebook", "questions/s": round(notebook, 2)}), flush=True)
-        for fast in (False, True) if options.fast else (False,):
-            if fast:
-                apply_fast_path(model, compile=True, activation_budget=1.0, offload=False)
-            for size in options.batch_tokens:
-                for share in (False, True):
-                    batches = plan_batches(questions, size, share=share)
-                    choose_all(model, batches[:2])
-                    took = seconds(lambda batches=batches: choose_all(model, batches))  # type: ignore[misc]
-                    bound = 2 * products * tokens / rate  # of every prompt, shared or not
-                    result = {
-                        "way": "choice", "fast path": fast, "batch tokens": size, "shared": share,
-                        "questions/s": round(len(questions) / took, 2),
-                        "times notebook": round(len(questions) / took / notebook, 2),
-                        "share of matrix bound": round(bound / took, 3),
-                        "peak GiB": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
-                    }  # fmt: skip
-                    print(json.dumps(result), flush=True)
+    began = time.perf_counter()
+    base = make_model(options.layers, options.hidden)
+    device = torch.cuda.get_device_name() if CUDA else "cpu"
+    say(what="model", device=device, torch=torch.__version__, seconds=time.perf_counter() - began)
+    # The module builds everything else itself.
+    module_file.load_base_model = lambda *_, **__: base  # type: ignore[assignment]
+    module = CausalLMModule("models/tiny-taigi", lora=LoraSettings(r=16, lora_alpha=32))
+    module._identity = {}  # which files the base came from
+    questions = make_questions(options.questions)
+    data = MadeUpQuestions(questions, options.batch_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator="auto", devices=1, precision="bf16-mixed" if CUDA else "32-true", logger=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+            callbacks=[
+                PredictionWriter(Path(folder) / "output.csv"),
+                Clock(questions, options.batch_tokens, options.profile),
+            ],
+        )  # fmt: skip
+        trainer.predict(module, data, return_predictions=False)
+        written = len((Path(folder) / "output.csv").read_text(encoding="utf-8").splitlines()) - 1
+        say(what="answers written", rows=written)
 
 
 if __name__ == "__main__":
