@@ -19,11 +19,13 @@ from taigi_lightning import predict_data as _predict_data  # noqa: F401
 from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, SaveRunConfig, Throughput
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
 from taigi_lightning.evaluation import AnswerReport
+from taigi_lightning.held_out_answers import HeldOutAnswers
 from taigi_lightning.model_card import write_model_card
 from taigi_lightning.module import CausalLMModule
+from taigi_lightning.predict_report import write_predict_report
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.questions import read_questions
-from taigi_lightning.run_report import write_fit_report, write_predict_report
+from taigi_lightning.run_report import write_fit_report
 from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 
@@ -88,7 +90,8 @@ class TaigiCLI(LightningCLI):
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
-            trainer.callbacks.extend([Announcement(), Throughput(), SaveOnSignal()])  # type: ignore[attr-defined]
+            ours = [Announcement(), Throughput(), SaveOnSignal(), HeldOutAnswers()]
+            trainer.callbacks.extend(ours)  # type: ignore[attr-defined]
         if self.subcommand == "test":
             trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
         return trainer
@@ -100,7 +103,7 @@ class TaigiCLI(LightningCLI):
         if not self.trainer.is_global_zero or not logged or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         print(f"Report: {write_fit_report(folder)}")
-        if (folder / "config.json").is_file():
+        if (folder / "lineage.json").is_file():  # a base made from scratch has none
             write_model_card(folder)
 
     def after_predict(self) -> None:

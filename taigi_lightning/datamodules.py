@@ -198,6 +198,7 @@ class SFTDataModule(_TrainingData):
         self.max_length = max_length
         self.packing = packing
         self.held_out: list[EncodedQuestion] = []
+        self.held_out_questions: list[Question] = []  # the same, as text
 
     def setup(self, stage: str) -> None:
         """Read, split and encode the questions.
@@ -221,6 +222,7 @@ class SFTDataModule(_TrainingData):
         if held_out:
             self.splits["validation"] = self._encode(tokenizer, held_out, "answer")
             self.held_out = encode_questions(tokenizer, held_out, self.max_length)
+            self.held_out_questions = held_out
 
     def val_dataloader(self) -> list[Any]:
         """Loaders of the held-out examples, for their loss, and of the same as questions, for accuracy."""

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.run_report import fit_figures, lineage_rows, read_json, read_metrics
+from taigi_lightning.run_log import read_run_log
+from taigi_lightning.run_report import fit_figures, lineage_rows, read_json
 
 CARD = "README.md"
 # The weights of these bases and of everything made from them; the Hub spells licences in lower case.
@@ -37,7 +38,7 @@ def write_model_card(folder: Path, license: str | None = None) -> Path:
         )
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    metrics = fit_figures(read_metrics(folder)) if any(folder.glob("logs/**/metrics.csv")) else {}
+    metrics = fit_figures(read_run_log(folder).metrics) if any(folder.glob("logs/**/metrics.csv")) else {}
     text = model_card(folder.name, lineage, settings, metrics, license)
     aside = folder / f"{CARD}.partial"
     aside.write_text(text, encoding="utf-8")

@@ -1,33 +1,37 @@
-"""report.html of a finished run: one file without scripts, to read on a phone or a desk, by day or night."""
+"""report.html of a training run: one file without scripts, to read on a phone or a desk, by day or night."""
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from taigi_lightning.charts import Series, histogram, line_chart, smoothed
-from taigi_lightning.errors import InputError
+from taigi_lightning.charts import Series, line_chart, smoothed
+from taigi_lightning.held_out_answers import ANSWERS
 from taigi_lightning.questions import Question
-from taigi_lightning.report_page import bar, chart, table, tiles, write_page
-
-Metrics = dict[str, list[tuple[float, float]]]  # column → (step, value), where it was logged
+from taigi_lightning.report_page import chart, question_card, table, tiles, write_page
+from taigi_lightning.run_log import Metrics, RunLog, read_run_log
 
 REPORT = "report.html"
-SAMPLES = 10  # questions shown of each kind
-# ---- fit ------------------------------------------------------------------------------------------
+CHANCE = 0.25  # of four options
+# Title, column, whether the vertical axis begins at zero, and what to say of it.
+COURSES = (
+    ("Learning rate", "train/learning_rate", True, ""),
+    ("Gradient norm", "train/grad_norm", True, "before clipping"),
+    ("Tokens per second", "train/tokens_per_second", True, "padding included"),
+    ("Memory, GiB", "train/memory_gib", True, "reserved by PyTorch, the most until then"),
+)
 
 
 def write_fit_report(folder: Path) -> Path:
     """Write `report.html` of a training run into its folder, aside first and then renamed.
 
     Args:
-        folder: what the run wrote: `logs/**/metrics.csv`, and config.yaml and lineage.json where there are.
+        folder: what the run wrote: `logs/**/metrics.csv`, and config.yaml, lineage.json and
+            held_out_answers.json where there are.
 
     Returns:
         the report's path.
@@ -35,45 +39,27 @@ def write_fit_report(folder: Path) -> Path:
     Raises:
         InputError: the folder holds no log.
     """
-    metrics = read_metrics(folder)
+    log = read_run_log(folder)
     config = folder / "config.yaml"
-    config_text = config.read_text(encoding="utf-8") if config.is_file() else None
     lineage = read_json(folder / "lineage.json") or read_json(folder / "adapter" / "lineage.json")
     base = lineage["base"].get("name", "") if lineage else ""
     lead = f"{base} → {folder}" if base else str(folder)
     body = [
         f"<h1>Training run</h1><p class=lead>{escape(lead)}</p>",
-        tiles(fit_figures(metrics)),
-        "<h2>The run's course</h2><div class=charts>",
-        *_fit_charts(metrics),
-        "</div>",
+        tiles(fit_figures(log.metrics)),
+        "<h2>The run's course</h2>",
+        _resumes(log),
+        f"<div class=charts>{''.join(_fit_charts(log))}</div>",
+        _held_out(read_json(folder / ANSWERS)),
     ]
     if lineage:
-        body.append(f"<h2>Where it comes from</h2><div class=card>{_table(lineage)}</div>")
-    if config_text:
-        text = escape(config_text)
+        body.append(f"<h2>Where it comes from</h2><div class=card>{table(lineage_rows(lineage))}</div>")
+    if config.is_file():
+        text = escape(config.read_text(encoding="utf-8"))
         body.append(
             f"<h2>Settings</h2><details class=card><summary>config.yaml, resolved</summary><pre>{text}</pre></details>"
         )
     return write_page(folder / REPORT, f"Training run: {folder.name}", body)
-
-
-def read_metrics(folder: Path) -> Metrics:
-    """Every column of a run's newest CSV log, by optimizer step.
-
-    Raises:
-        InputError: there is no log.
-    """
-    logs = sorted(folder.glob("logs/**/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        raise InputError(f"{folder} holds no logs/**/metrics.csv. Give the folder that a `fit` wrote into.")
-    metrics: Metrics = {}
-    with logs[-1].open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("epoch", "step"):
-                    metrics.setdefault(name, []).append((float(row["step"]), float(value)))
-    return metrics
 
 
 def fit_figures(metrics: Metrics) -> dict[str, str]:
@@ -81,7 +67,7 @@ def fit_figures(metrics: Metrics) -> dict[str, str]:
     figures = {}
     if loss := metrics.get("train/loss"):
         tail = [value for _, value in loss[-max(1, len(loss) // 20) :]]
-        figures["optimizer steps"] = f"{loss[-1][0] + 1:,.0f}"
+        figures["optimizer steps"] = f"{loss[-1][0]:,.0f}"
         figures["training loss at the end"] = f"{statistics.fmean(tail):.3f}"
     for name, column in (("validation loss", "val/loss"), ("perplexity", "val/perplexity")):
         if column in metrics:
@@ -95,30 +81,57 @@ def fit_figures(metrics: Metrics) -> dict[str, str]:
     return figures
 
 
-def _fit_charts(metrics: Metrics) -> list[str]:
-    def columns(name: str) -> tuple[list[float], list[float]]:
-        points = metrics.get(name, [])
+def _resumes(log: RunLog) -> str:
+    if not log.resumed_at:
+        return ""
+    places = ", ".join(f"{step:,}" for step in log.resumed_at)
+    return f"<p class=lead>Resumed after optimizer step {places}: the dashed lines.</p>"
+
+
+def _fit_charts(log: RunLog) -> list[str]:
+    last = max(points[-1][0] for points in log.metrics.values())
+
+    def course(name: str) -> tuple[list[float], list[float]]:
+        points = log.metrics.get(name, [])
         return [x for x, _ in points], [y for _, y in points]
 
-    steps, loss = columns("train/loss")
+    def draw(title: str, lines: list[Series], **options: Any) -> str:
+        note = options.pop("note", "")
+        drawing = line_chart(lines, f"{title} by step", x_high=last, marks=log.resumed_at, **options)
+        return chart(title, drawing, lines, note)
+
+    steps, loss = course("train/loss")
     lines = [Series("each step", steps, loss, "raw")]
     if len(loss) >= 20:
         lines.append(Series("smoothed", steps, smoothed(loss, max(5, len(loss) // 40)), "main"))
-    if "val/loss" in metrics:
-        lines.append(Series("validation", *columns("val/loss"), "other"))
-    charts = [chart("Loss", line_chart(lines, "loss by step"), lines)]
-    rest = [
-        ("Validation accuracy", "val/accuracy", False),
-        ("Learning rate", "train/learning_rate", True),
-        ("Gradient norm", "train/grad_norm", True),
-        ("Tokens per second", "train/tokens_per_second", True),
-        ("Memory, GiB reserved", "train/memory_gib", True),
-    ]
-    for title, name, zero in rest:
-        if name in metrics:
-            lines = [Series(title, *columns(name))]
-            charts.append(chart(title, line_chart(lines, f"{title} by step", zero=zero)))
+    if "val/loss" in log.metrics:
+        lines.append(Series("validation", *course("val/loss"), "other"))
+    charts = [draw("Loss", lines, note="nats a supervised token")]
+    if "val/accuracy" in log.metrics:
+        lines = [Series("Validation accuracy", *course("val/accuracy"), "other")]
+        note = "dashed: chance"
+        charts.append(draw("Validation accuracy", lines, percent=True, reference=CHANCE, note=note))
+    for title, name, zero, note in COURSES:
+        if name in log.metrics:
+            charts.append(draw(title, [Series(title, *course(name))], zero=zero, note=note))
     return charts
+
+
+def _held_out(found: Mapping[str, Any] | None) -> str:
+    """Some held-out questions with the trained model's answers."""
+    if not found or not found["answers"]:
+        return ""
+    cards = []
+    for row in found["answers"]:
+        options = tuple(row["options"])
+        question = Question(row["id"], row["passage"], row["question"], options, row["right"], row["row"])
+        cards.append(question_card(question, row["probabilities"], row["answer"]))
+    right = sum(row["answer"] == row["right"] for row in found["answers"])
+    lead = (
+        f"{len(cards)} of the {found['held_out']:,} held-out questions, evenly spread over them, answered when "
+        f"training ended; {right} of these are right."
+    )
+    return f"<h2>Held-out questions</h2><p class=lead>{lead}</p><div class=cards>{''.join(cards)}</div>"
 
 
 def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -132,104 +145,6 @@ def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("base", f"{base.get('name')}, {base.get('quantization', 'unquantised')}"))
         one = base.get("lineage")
     return rows
-
-
-def _table(lineage: Mapping[str, Any]) -> str:
-    return table(lineage_rows(lineage))
-
-
-# ---- predict --------------------------------------------------------------------------------------
-
-
-def write_predict_report(predictions: Path, details: Path, questions: Sequence[Question]) -> Path:
-    """Write `….report.html` beside a predictions file, aside first and then renamed.
-
-    Args:
-        predictions: the `ID,Answer` file.
-        details: the file with the four probabilities, as `PredictionWriter` leaves it.
-        questions: those that were answered; where they have answers, the report says what was right.
-
-    Returns:
-        the report's path.
-
-    Raises:
-        InputError: a question has no row in the details.
-    """
-    with details.open(encoding="utf-8-sig", newline="") as file:
-        rows = {row["ID"]: row for row in csv.DictReader(file)}
-    missing = [question.id for question in questions if question.id not in rows]
-    if missing:
-        raise InputError(
-            f"{details} has no row for question {missing[0]} ({len(missing)} in all). Predict these questions first."
-        )
-    shares = {question.id: _probabilities(rows[question.id]) for question in questions}
-    margins = {question.id: float(rows[question.id]["Margin"]) for question in questions}
-    answers = {question.id: int(rows[question.id]["Answer"]) for question in questions}
-    by_margin = sorted(questions, key=lambda question: margins[question.id])
-    known = [question for question in questions if question.answer is not None]
-    wrong = [q for q in reversed(by_margin) if q.answer is not None and answers[q.id] != q.answer]
-    groups = [("Least certain", by_margin[:SAMPLES]), ("Most certain", by_margin[::-1][:SAMPLES])]
-    if known:
-        groups.insert(0, ("Wrong, and most certain of it", wrong[:SAMPLES]))
-    figures = {"questions": f"{len(questions):,}"}
-    if known:
-        figures["right"] = f"{1 - len(wrong) / len(known):.1%}"
-    figures["median margin"] = f"{statistics.median(margins.values()):.2f}" if margins else "-"
-    figures["closer than 0.1"] = f"{sum(margin < 0.1 for margin in margins.values()):,}"
-    figures["fallbacks"] = f"{sum(int(rows[q.id].get('Fallbacks') or 0) > 0 for q in questions):,}"
-    counts = Counter(answers.values())
-    body = [
-        f"<h1>Predictions</h1><p class=lead>{escape(str(predictions))}</p>",
-        tiles(figures),
-        "<h2>How certain, and which answers</h2><div class=charts>",
-        chart(
-            "Margin between the two likeliest answers",
-            histogram(list(margins.values()), "margins", x_name="margin"),
-        ),
-        f"<section class=card><h3>Answers given</h3>{_answer_bars(counts, known)}</section></div>",
-    ]
-    for title, some in groups:
-        if some:
-            samples = "".join(_sample(q, shares[q.id], answers[q.id], margins[q.id]) for q in some)
-            body.append(f"<h2>{title}</h2>{samples}")
-    report = predictions.with_name(f"{predictions.stem}.{REPORT}")
-    return write_page(report, f"Predictions: {predictions.name}", body)
-
-
-def _probabilities(row: Mapping[str, str]) -> tuple[float, ...]:
-    return tuple(float(row[f"Probability{place}"]) for place in (1, 2, 3, 4))
-
-
-def _answer_bars(counts: Mapping[int, int], known: Sequence[Question]) -> str:
-    total = max(1, sum(counts.values()))
-    truth = Counter(question.answer for question in known)
-    lines = []
-    for place in (1, 2, 3, 4):
-        share = counts.get(place, 0) / total
-        beside = f" <small>(right: {truth[place]:,})</small>" if known else ""
-        lines.append(bar(str(place), f"{counts.get(place, 0):,}{beside}", share, f"{share:.0%}", chosen=True))
-    return "".join(lines)
-
-
-def _sample(question: Question, shares: Sequence[float], answer: int, margin: float) -> str:
-    verdict = ""
-    if question.answer is not None:
-        kind, word = (
-            ("right", "right")
-            if question.answer == answer
-            else ("wrong", f"wrong, right is {question.answer}")
-        )
-        verdict = f'<span class="{kind}">{word}</span>'
-    options = []
-    for place, (text, share) in enumerate(zip(question.options, shares, strict=True), start=1):
-        mark = ' <span class="right">✓</span>' if place == question.answer else ""
-        options.append(bar(str(place), escape(text) + mark, share, f"{share:.1%}", chosen=place == answer))
-    return (
-        f'<article class="card sample"><div class=head><span>ID {escape(question.id)}</span>'
-        f"<span>margin {margin:.3f}</span>{verdict}</div>"
-        f'<div lang="nan-Hant-TW"><p class=passage>{escape(question.passage)}</p>'
-        f"<p class=ask>{escape(question.question)}</p>{''.join(options)}</div></article>"
-    )
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,92 @@
+"""A few held-out questions with what the trained model thinks of their options, for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from taigi_lightning.answers import Prediction, predict_batch
+from taigi_lightning.option_orders import answer_probabilities
+from taigi_lightning.question_batches import plan_batches
+from taigi_lightning.questions import Question
+
+ANSWERS = "held_out_answers.json"
+SHOWN = 8
+
+
+class HeldOutAnswers(Callback):
+    """When training ends, answer SHOWN of the held-out questions and leave them in `held_out_answers.json`.
+
+    They are spread evenly over the held-out ones, in the file's order: chosen by place, not by outcome.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take away what an earlier run left, unless this one goes on from it."""
+        if trainer.is_global_zero and not trainer.ckpt_path:
+            (Path(trainer.default_root_dir) / ANSWERS).unlink(missing_ok=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Answer on the first rank, in the precision of a validation."""
+        data: Any = getattr(trainer, "datamodule", None)
+        questions: list[Question] = getattr(data, "held_out_questions", [])
+        if not questions or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        module: Any = pl_module
+        places = spread(len(questions), SHOWN)
+        # One a batch, so that it needs less memory than a validation did.
+        batches = plan_batches([data.held_out[place] for place in places], 1, share=False)
+        training = module.model.training
+        module.model.eval()
+        with trainer.precision_plugin.val_step_context():
+            predictions = [
+                prediction
+                for batch in batches
+                for prediction in predict_batch(module.model, module.tokenizer, batch, "choice")
+            ]
+        module.model.train(training)
+        path = Path(trainer.default_root_dir) / ANSWERS
+        write_answers(path, [questions[place] for place in places], predictions, len(questions))
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """At most `wanted` of the places 0 to `total` - 1, evenly spread.
+
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    wanted = min(wanted, total)
+    return [number * total // wanted for number in range(wanted)]
+
+
+def write_answers(
+    path: Path, questions: Sequence[Question], predictions: Sequence[Prediction], held_out: int
+) -> None:
+    """Write questions, answers and probabilities as JSON, aside first and then renamed.
+
+    Args:
+        predictions: of the same questions, in any order.
+        held_out: how many questions were held out in all.
+    """
+    predicted = {prediction.row: prediction for prediction in predictions}
+    rows = [
+        {
+            "id": question.id,
+            "row": question.row,
+            "passage": question.passage,
+            "question": question.question,
+            "options": question.options,
+            "right": question.answer,
+            "answer": predicted[question.row].answer,
+            "probabilities": answer_probabilities(predicted[question.row]),
+        }
+        for question in questions
+    ]
+    aside = path.with_name(path.name + ".partial")
+    text = json.dumps({"held_out": held_out, "answers": rows}, ensure_ascii=False, indent=1)
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(path)

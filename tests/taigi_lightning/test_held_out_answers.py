@@ -1,0 +1,60 @@
+"""What the report shows of held-out questions is what the trained model answers to them."""
+
+import csv
+import json
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+
+from taigi_lightning.adapters import LoraSettings
+from taigi_lightning.answers import predict_batch
+from taigi_lightning.datamodules import SFTDataModule
+from taigi_lightning.held_out_answers import ANSWERS, SHOWN, HeldOutAnswers, spread
+from taigi_lightning.module import CausalLMModule
+from taigi_lightning.question_batches import plan_batches
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Forty questions, each with a passage of its own."""
+    path = tmp_path / "questions.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"])
+        for n in range(40):
+            writer.writerow([f"阿明第{n}工去市仔。", "阿明去佗位？", "市仔", "學校", "厝", "海邊", 1 + n % 4])
+    return path
+
+
+def test_the_trained_model_answers_a_few_of_the_held_out_questions(
+    questions: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ANSWERS).write_text("from an earlier run")
+    module = CausalLMModule(str(tiny_llama_dir), lora=LoraSettings(r=2, lora_alpha=4), activation_budget=1.0)
+    data = SFTDataModule(str(questions), str(tiny_llama_dir), validation_fraction=0.5, max_length=128)
+    trainer = pl.Trainer(
+        default_root_dir=folder, accelerator="cpu", max_steps=2, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=[HeldOutAnswers()],
+    )  # fmt: skip
+    trainer.fit(module, data)
+
+    found = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
+    assert found["held_out"] == len(data.held_out_questions) == 20
+    assert len(found["answers"]) == SHOWN
+    module.model.eval()
+    batches = plan_batches(data.held_out, 4096)
+    expected = {p.row: p.answer for b in batches for p in predict_batch(module.model, None, b, "choice")}
+    for answer in found["answers"]:
+        assert answer["answer"] == expected[answer["row"]]
+        assert answer["passage"].startswith("阿明第")
+        assert sum(answer["probabilities"]) == pytest.approx(1)
+        assert answer["probabilities"][answer["answer"] - 1] == max(answer["probabilities"])
+
+
+def test_the_same_places_are_shown_every_time() -> None:
+    assert spread(80, SHOWN) == [0, 10, 20, 30, 40, 50, 60, 70]
+    assert spread(3, SHOWN) == [0, 1, 2]
+    assert spread(0, SHOWN) == []
