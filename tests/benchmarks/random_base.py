@@ -1,0 +1,120 @@
+"""A decoder of any Llama-like shape with random NF4 weights, made layer by layer on the device in seconds.
+
+python tests/benchmarks/random_base.py base4            # writes a 4-bit base of the 13B shape, 7.5 GB
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PretrainedConfig
+
+from taigi_lightning.memory import Shape
+
+TAIGI_13B = Shape(40, 5120, 13824, 40, 40, 128, 56064)
+
+
+def llama_config(shape: Shape) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_size,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=shape.tied,
+    )
+
+
+def random_base(config: PretrainedConfig, device: str = "cuda") -> Any:
+    """A frozen causal language model: random NF4 projections with double quantisation, the rest in bfloat16."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], _random_4_bit(module, device))
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                value = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
+                value = value.fill_(1.0) if value.dim() == 1 else value.normal_(std=0.02)
+                setattr(module, name, nn.Parameter(value, requires_grad=False))
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+    if config.tie_word_embeddings:
+        model.tie_weights()
+    model.is_loaded_in_4bit = True
+    return model.requires_grad_(False)
+
+
+def _random_4_bit(linear: nn.Linear, device: str) -> bnb.nn.Linear4bit:
+    options = {"compress_statistics": True, "quant_type": "nf4"}
+    packed = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=torch.bfloat16,
+        device="meta",
+        **options,
+    )
+    weight = torch.empty(linear.weight.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+    packed.weight = bnb.nn.Params4bit(weight, requires_grad=False, module=packed, **options).to(device)
+    if linear.bias is not None:
+        packed.bias = nn.Parameter(torch.zeros(linear.out_features, dtype=torch.bfloat16, device=device))
+    return packed
+
+
+def write_base(model: Any, folder: Path) -> None:
+    """Write a model as transformers reads a 4-bit one, with a toy tokenizer."""
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    ).to_dict()
+    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
+    config["quantization_config"] = quantization | {"quant_method": "bitsandbytes"}
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    toy = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    toy.pre_tokenizer, toy.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    special = ["<unk>", "<s>", "</s>"]
+    toy.train_from_iterator(
+        ["hello world"] * 10, trainers.BpeTrainer(vocab_size=1000, special_tokens=special)
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=toy, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    ).save_pretrained(folder)
+
+
+def with_other_tokenizer(base: Path, tokenizer: Path, folder: Path) -> None:
+    """The same base in another folder, its weights as hard links, with another tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in base.glob("*.safetensors"):
+        (folder / file.name).unlink(missing_ok=True)
+        (folder / file.name).hardlink_to(file)
+    shutil.copy(base / "config.json", folder)
+    for file in tokenizer.iterdir():
+        if file.is_file() and ("token" in file.name):
+            shutil.copy(file, folder)
+
+
+if __name__ == "__main__":
+    write_base(random_base(llama_config(TAIGI_13B)), Path(sys.argv[1]))
