@@ -26,7 +26,8 @@ from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.errors import InputError
 from corpus_tools.parts import PartSummary, Selection, write_part
 from corpus_tools.reading import Source, find_sources
-from corpus_tools.report import corpus_report, render_page
+from corpus_tools.report import corpus_report
+from corpus_tools.report_page import render_page
 from corpus_tools.selection import select
 from corpus_tools.shards import ShardSummary, clean_shard
 from corpus_tools.writing import publish, write_json

@@ -1,0 +1,58 @@
+"""The corpus report as people see it: nothing unescaped, nothing hidden, as wide as a phone."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from corpus_tools.pipeline import build_corpus
+from corpus_tools.report_page import marked, visible
+from corpus_tools.sample import write_sample
+from tests.browser import CHROMIUM, check_page, check_width
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a small sample corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_sample(folder, articles=30, questions=0, test_questions=0)
+    build_corpus([folder / "IMA-Taiwan"], folder / "out")
+    return folder / "out" / "report.html"
+
+
+def test_the_page_says_what_report_json_says(report: Path) -> None:
+    page = check_page(report)
+    counts = json.loads(report.with_name("report.json").read_text(encoding="utf-8"))
+    assert f"<b>{counts['documents']['total']:,}</b><span>documents" in page
+    assert f"{counts['characters']['kept']:,} · " in page
+    for rule, found in counts["rules"].items():
+        assert f"<b>{rule.replace('_', ' ')}</b>" in page
+        assert f"{found['changes']:,} changes" in page
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "page"),
+    [
+        ("看 https://is.gd/x 喔", "看 喔", "看 <del>https://is.gd/x␣</del>喔"),
+        ("講......", "講……", "講<del>......</del><ins>……</ins>"),
+        ("a<b>,c", "a<b>，c", "a&lt;b&gt;<del>,</del><ins>，</ins>c"),
+        ("了後\n\n閣", "了後\n閣", "了後\n<del>↵</del>閣"),
+        ("去\ue701啉", "去𪜶啉", "去<del>[U+E701]</del><ins>𪜶</ins>啉"),
+        ("1. 早起時", "早起時仔食飯", "<del>1.␣</del>早起時"),  # the window goes on: no change
+    ],
+)
+def test_a_change_is_marked_where_it_is(before: str, after: str, page: str) -> None:
+    assert marked(before, after) == page
+
+
+def test_what_has_no_shape_is_spelt_out() -> None:
+    assert visible("\u00a0\u200b\ue701") == "[U+00A0][U+200B][U+E701]"
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_the_page_without_scrolling_sideways(
+    report: Path, width: int, tmp_path: Path
+) -> None:
+    check_width(report, width, tmp_path)
