@@ -14,8 +14,8 @@ from taigi_lightning.answers import Prediction, predict_batch
 from taigi_lightning.option_orders import answer_probabilities
 from taigi_lightning.question_batches import plan_batches
 from taigi_lightning.questions import Question
+from taigi_lightning.run_report import ANSWERS
 
-ANSWERS = "held_out_answers.json"
 SHOWN = 8
 
 

@@ -9,20 +9,35 @@ from typing import Any
 import yaml
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.prompts import render_prompt
+from taigi_lightning.questions import Question
 from taigi_lightning.run_log import read_run_log
-from taigi_lightning.run_report import fit_figures, lineage_rows, read_json
+from taigi_lightning.run_report import fit_figures, read_json
 
 CARD = "README.md"
+# What a reader of the card wants to know of `run_report.fit_figures`; the rest is about the machine.
+TEXT_METRICS = {
+    "validation loss": "loss on held-out text, nats a token",
+    "perplexity": "perplexity on held-out text",
+    "training loss at the end": "training loss at the end, nats a token",
+}
+QUESTION_METRICS = {
+    "validation accuracy": "accuracy on held-out questions (chance: 25%)",
+    "validation loss": "loss on their answers, nats a token",
+    "training loss at the end": "training loss at the end, nats a token",
+}
 # The weights of these bases and of everything made from them; the Hub spells licences in lower case.
+LANGUAGES = {"nan": "Taigi (Taiwanese Hokkien, 台語)", "hak": "Hakka (客語)", "zh": "Mandarin (華語)"}
 LICENSES = {"Bohanlu/Taigi-Llama-2": "cc-by-nc-sa-4.0", "meta-llama/Llama-2": "llama2"}
 
 
-def write_model_card(folder: Path, license: str | None = None) -> Path:
+def write_model_card(folder: Path, license: str | None = None, language: str = "nan") -> Path:
     """Write `README.md` into a model's folder, aside first and then renamed.
 
     Args:
         folder: what `fit` left: lineage.json, config.yaml and logs are used where there are.
         license: the base's licence as the Hub spells it; None takes what is known of the base.
+        language: ISO 639 code of the language the model was taught.
 
     Returns:
         the card's path.
@@ -39,7 +54,7 @@ def write_model_card(folder: Path, license: str | None = None) -> Path:
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     metrics = fit_figures(read_run_log(folder).metrics) if any(folder.glob("logs/**/metrics.csv")) else {}
-    text = model_card(folder.name, lineage, settings, metrics, license)
+    text = model_card(folder.name, lineage, settings, metrics, license, language)
     aside = folder / f"{CARD}.partial"
     aside.write_text(text, encoding="utf-8")
     aside.replace(folder / CARD)
@@ -52,6 +67,7 @@ def model_card(
     settings: Mapping[str, Any],
     metrics: Mapping[str, str],
     license: str | None = None,
+    language: str = "nan",
 ) -> str:
     """The card's text: the Hub's YAML header and a page of Markdown.
 
@@ -61,39 +77,84 @@ def model_card(
         settings: the resolved config of the run.
         metrics: from `run_report.fit_figures`.
         license: the base's; None takes what is known of it.
+        language: ISO 639 code.
     """
     root = first_base(lineage)
     license = license or base_license(root)
+    questions = (settings.get("data") or {}).get("class_path", "").endswith("SFTDataModule")
+    spoken = LANGUAGES.get(language, f"the language `{language}`")
+    labels = QUESTION_METRICS if questions else TEXT_METRICS
+    shown = [(label, metrics[figure]) for figure, label in labels.items() if figure in metrics]
+    sections = [
+        f"# {name}",
+        f"A language model for {spoken}, made from `{root}`"
+        + (", taught to answer four-choice questions about a passage." if questions else "."),
+        _terms(root, license),
+        "## How it was made\n\n" + "\n".join(f"{n}. {stage}" for n, stage in enumerate(stages(lineage), 1)),
+        _table("Training of the last stage", ("setting", "value"), training_rows(settings)),
+        _table("Measured during training", ("metric", "value"), shown),
+        _use(name, questions),
+        "## Limits\n\nWhat it says comes from its texts, true or not, and nothing was done to make it safe to talk to. "
+        "Held-out text and questions come from the same sources as those it was trained on; elsewhere expect less.",
+    ]
+    header = yaml.safe_dump(_header(root, license, language), allow_unicode=True, sort_keys=False)
+    return f"---\n{header}---\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header(root: str, license: str | None, language: str) -> dict[str, Any]:
+    """What the Hub reads."""
     header: dict[str, Any] = {
-        "language": ["nan"],
+        "language": [language],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["taigi", "taiwanese-hokkien", "qlora"],
+        "tags": ["qlora", *(["taigi", "taiwanese-hokkien"] if language == "nan" else [])],
     }
     if license:
         header["license"] = license
     if root.count("/") == 1 and not root.startswith("models/"):
         header |= {"base_model": root, "base_model_relation": "finetune"}
-    terms = (
-        f"The base's weights are under **{license.upper()}**, which holds for this model too."
-        if license
-        else f"The licence of {root} is not known here: look it up, and name it before you share this model."
-    )
-    if license and "-nc-" in license:
+    return header
+
+
+def _terms(root: str, license: str | None) -> str:
+    """What one may do with the model, as far as the base decides it."""
+    if not license:
+        return (
+            f"The licence of {root} is not known here: look it up, and name it before you share this model."
+        )
+    terms = f"The base's weights are under **{license.upper()}**, which holds for this model too."
+    if "-nc-" in license:
         terms += " That excludes commercial use; what you share must name the base and keep the same terms."
-    sections = [
-        f"# {name}",
-        f"A language model for Taigi (Taiwanese Hokkien, 台語), made from `{root}`.",
-        terms,
-        _table("Lineage", ("", ""), lineage_rows(lineage)),
-        _table("Training", ("setting", "value"), training_rows(settings)),
-        _table("Metrics", ("metric", "value"), list(metrics.items())),
-        "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    return f"{terms} The terms of the texts it was trained on hold beside it."
+
+
+def _use(name: str, questions: bool) -> str:
+    """How to load the model and, if it was taught to answer, what to ask it with."""
+    example = Question("", "{passage}", "{question}", ("{one}", "{two}", "{three}", "{four}"), None, 0)
+    prompt = render_prompt(example) if questions else ""
+    asked = (
+        f"It was trained on this prompt; the answer is 1, 2, 3 or 4:\n\n```text\n{prompt}\n```"
+        if prompt
+        else ""
+    )
+    code = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")\n```',
-    ]
-    yaml_header = yaml.safe_dump(header, allow_unicode=True, sort_keys=False)
-    return f"---\n{yaml_header}---\n" + "\n\n".join(section for section in sections if section) + "\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto", device_map="auto")'
+    )
+    return "\n\n".join(part for part in ("## Use", f"```python\n{code}\n```", asked) if part)
+
+
+def stages(lineage: Mapping[str, Any]) -> list[str]:
+    """Each stage of a model, the oldest first: its base, and the data it was trained on."""
+    base, data = lineage["base"], lineage.get("data") or {}
+    before = stages(base["lineage"]) if base.get("lineage") else []
+    trained = (
+        f"trained on `{data['path']}` (SHA-256 `{str(data.get('sha256'))[:12]}`)"
+        if data.get("path")
+        else "trained"
+    )
+    return [*before, f"`{base.get('name')}` ({base.get('quantization', 'unquantised')}), {trained}"]
 
 
 def first_base(lineage: Mapping[str, Any]) -> str:
@@ -142,11 +203,12 @@ def _table(title: str, head: tuple[str, str], rows: list[tuple[str, str]]) -> st
     return f"## {title}\n\n" + "\n".join(lines)
 
 
-def card_command(folder: Path, license: str | None = None) -> None:
+def card_command(folder: Path, license: str | None = None, language: str = "nan") -> None:
     """Write README.md, the model card, into a finished model's folder.
 
     Args:
         folder: the model's folder, as `fit` left it.
         license: the base's licence, such as cc-by-nc-sa-4.0; without it, what is known of the base.
+        language: ISO 639 code of the language the model was taught, such as hak.
     """
-    print(write_model_card(folder, license))
+    print(write_model_card(folder, license, language))

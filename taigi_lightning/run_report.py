@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from taigi_lightning.charts import Series, line_chart, smoothed
-from taigi_lightning.held_out_answers import ANSWERS
 from taigi_lightning.questions import Question
 from taigi_lightning.report_page import chart, question_card, table, tiles, write_page
 from taigi_lightning.run_log import Metrics, RunLog, read_run_log
 
 REPORT = "report.html"
+ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`
 CHANCE = 0.25  # of four options
 # Title, column, whether the vertical axis begins at zero, and what to say of it.
 COURSES = (

@@ -10,9 +10,10 @@ import pytest
 from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.answers import predict_batch
 from taigi_lightning.datamodules import SFTDataModule
-from taigi_lightning.held_out_answers import ANSWERS, SHOWN, HeldOutAnswers, spread
+from taigi_lightning.held_out_answers import SHOWN, HeldOutAnswers, spread
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.question_batches import plan_batches
+from taigi_lightning.run_report import ANSWERS
 
 
 @pytest.fixture

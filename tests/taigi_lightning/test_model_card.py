@@ -32,13 +32,15 @@ def test_a_card_names_base_terms_data_settings_and_metrics(tmp_path: Path) -> No
         "language": ["nan"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["taigi", "taiwanese-hokkien", "qlora"],
+        "tags": ["qlora", "taigi", "taiwanese-hokkien"],
         "license": "cc-by-nc-sa-4.0",
         "base_model": "Bohanlu/Taigi-Llama-2-13B",
         "base_model_relation": "finetune",
     }
     for words in ["excludes commercial use", "data/AI_conv.csv", "data/cpt_corpus", "16, 32, 0.1", "87.5%"]:
         assert words in page
+    assert page.index("data/cpt_corpus") < page.index("data/AI_conv.csv"), "the oldest stage comes first"
+    assert "根據前文內容回答問題" in page, "who loads it must know the prompt"
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -49,6 +51,15 @@ def test_unknown_terms_are_not_invented(tmp_path: Path) -> None:
     assert "\nlicense:" not in text
     assert "licence of someone/model is not known here" in text
     assert "\nlicense: mit\n" in write_model_card(tmp_path, license="mit").read_text(encoding="utf-8")
+
+
+def test_another_language_is_named_and_taigi_is_not(tmp_path: Path) -> None:
+    (tmp_path / "lineage.json").write_text(json.dumps(CPT))
+    text = write_model_card(tmp_path, language="hak").read_text(encoding="utf-8")
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert (header["language"], header["tags"]) == (["hak"], ["qlora"])
+    assert "Hakka" in text
+    assert "Hokkien" not in text
 
 
 def test_a_folder_without_lineage_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from taigi_lightning.answers import Prediction
 from taigi_lightning.errors import InputError
-from taigi_lightning.held_out_answers import ANSWERS, write_answers
+from taigi_lightning.held_out_answers import write_answers
 from taigi_lightning.questions import Question
-from taigi_lightning.run_report import write_fit_report
+from taigi_lightning.run_report import ANSWERS, write_fit_report
 from tests.browser import CHROMIUM, check_page, check_width
 
 
