@@ -9,13 +9,13 @@ import sys
 
 from taigi_lightning.errors import InputError
 
-LIGHTNING = {
+COMMANDS = {
+    "plan": "what a config will need of card, disk and time, before it runs",
     "fit": "train a stage: fit --config configs/cpt.yaml",
     "validate": "loss and perplexity on the held-out documents",
     "test": "accuracy on questions whose answers are known",
     "predict": "answer questions (configs/predict.yaml unless --config names another)",
 }
-PLAN = "what a config will need of card, disk and time, before it runs"
 TOOLS = {
     "merge": ("taigi_lightning.merging", "merge_command", "add an adapter to its 16-bit base"),
     "score": ("taigi_lightning.scoring", "score_command", "predictions × answers → accuracy"),
@@ -23,14 +23,17 @@ TOOLS = {
     "card": ("taigi_lightning.model_card", "card_command", "write a finished model's README.md"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
 }
+PROGRAM = "taigi-lightning"  # what pip installs
+COMPLETION = "--print_completion"
 
 
 def usage() -> str:
     """The text of `--help`."""
-    rows = [("plan", PLAN), *LIGHTNING.items(), *((name, text) for name, (_, _, text) in TOOLS.items())]
+    rows = [*COMMANDS.items(), *((name, text) for name, (_, _, text) in TOOLS.items())]
     lines = "\n".join(f"  {name:<9} {text}" for name, text in rows)
     head = "usage: python -m taigi_lightning COMMAND [options]"
-    return f"{head}\n\n{lines}\n\nCOMMAND --help lists the options.\n"
+    foot = f"COMMAND --help lists the options; {COMPLETION} shtab-bash prints a script for completion."
+    return f"{head}\n\n{lines}\n\n{foot}\n"
 
 
 def run(arguments: list[str]) -> None:
@@ -38,7 +41,8 @@ def run(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     # It would tell every user that an optional download of faster CPU kernels is absent.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from taigi_lightning.suggestions import SuggestingParser, check_config_files
+    from taigi_lightning.config_places import check_config_files
+    from taigi_lightning.suggestions import SuggestingParser
 
     if command in TOOLS:
         from jsonargparse import auto_cli
@@ -48,11 +52,6 @@ def run(arguments: list[str]) -> None:
         prog = f"python -m taigi_lightning {command}"
         auto_cli(target, args=rest, as_positional=True, prog=prog, parser_class=SuggestingParser)
         return
-    if command == "plan":
-        from taigi_lightning.plan import plan_command
-
-        plan_command(rest)
-        return
     if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
         rest = ["--config", "configs/predict.yaml", *rest]
     if problem := check_config_files(rest):  # before seconds of imports
@@ -60,10 +59,15 @@ def run(arguments: list[str]) -> None:
         sys.exit(2)
     # Read when torch starts: lets freed memory be used again whatever the sizes, so that less is reserved.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    from taigi_lightning.cli import main as lightning_main
-
     sys.argv[1:] = [command, *rest]
-    lightning_main()
+    if command == COMPLETION:
+        from taigi_lightning.completion import print_completion
+
+        print_completion()
+    else:
+        from taigi_lightning.cli import main as lightning_main
+
+        lightning_main()
 
 
 def main() -> int:
@@ -72,7 +76,7 @@ def main() -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0 if arguments else 2
-    if arguments[0] not in ("plan", *LIGHTNING, *TOOLS):
+    if arguments[0] not in (*COMMANDS, *TOOLS, COMPLETION):
         print(f"error: there is no command {arguments[0]!r}.\n\n{usage()}", end="", file=sys.stderr)
         return 2
     try:

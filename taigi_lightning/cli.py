@@ -1,14 +1,17 @@
-"""LightningCLI with this project's defaults: fit, validate, test, predict."""
+"""LightningCLI with this project's defaults: fit, validate, test, predict, and plan, which only counts."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse.typing import PositiveFloat
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -16,16 +19,21 @@ from lightning.pytorch.loggers import CSVLogger
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning import datamodules as _datamodules  # noqa: F401
 from taigi_lightning import predict_data as _predict_data  # noqa: F401
+from taigi_lightning.__main__ import COMMANDS
 from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, SaveRunConfig, Throughput
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
+from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import AnswerReport
+from taigi_lightning.explanations import explain
 from taigi_lightning.held_out_answers import HeldOutAnswers
 from taigi_lightning.model_card import write_model_card
 from taigi_lightning.module import CausalLMModule
+from taigi_lightning.plan import print_plan
 from taigi_lightning.predict_report import write_predict_report
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.questions import read_questions
 from taigi_lightning.run_report import write_fit_report
+from taigi_lightning.run_settings import MemorySize
 from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 
@@ -40,9 +48,45 @@ def auto_precision(accelerator: str = "auto") -> str:
 class StageParser(SuggestingParser, LightningArgumentParser):
     """Lightning's parser, with this project's error messages."""
 
+    commands: Any = None
+
+    def add_subcommands(self, *arguments: Any, **options: Any) -> Any:
+        """Keep hold of what takes more subcommands."""
+        self.commands = super().add_subcommands(*arguments, **options)
+        return self.commands
+
 
 class TaigiCLI(LightningCLI):
     """One YAML a stage. What every stage needs is filled in here, so that no YAML has to repeat it."""
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Add `plan`, which takes the options of `fit` and two of its own."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        plan = self.init_parser(description="Say what a config will need of card, disk and time.")
+        self.add_default_arguments_to_parser(plan)
+        self.add_core_arguments_to_parser(plan)
+        self.add_arguments_to_parser(plan)
+        plan.add_method_arguments(pl.Trainer, "fit", skip=set(self.subcommands()["fit"]))
+        plan.add_argument(
+            "--gpu_memory",
+            type=MemorySize | None,
+            help="the card's memory, such as 16GiB; without it, that of the card here",
+        )
+        plan.add_argument(
+            "--tokens_per_second",
+            type=PositiveFloat | None,
+            help="for the expected time; without it, that of an earlier run in the same folder",
+        )
+        self.parser.commands.add_subcommand("plan", plan, help=COMMANDS["plan"])  # type: ignore[attr-defined]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """A plan ends here: for it, nothing is loaded."""
+        super().parse_arguments(parser, args)
+        if self.config.subcommand == "plan":
+            print_plan(self.config.plan.as_dict())
+            sys.exit(0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections `checkpoint` and `export`, and hand the base's tokenizer to the data."""
@@ -88,7 +132,12 @@ class TaigiCLI(LightningCLI):
             kwargs["logger"] = [*listed, CSVLogger(str(root / "logs"), name="")]
         else:
             kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            if explain(error):  # no GPU, for one
+                raise
+            raise InputError(f"Lightning refuses the settings of trainer: {error}") from error
         if self.subcommand == "fit":
             ours = [Announcement(), Throughput(), SaveOnSignal(), HeldOutAnswers()]
             trainer.callbacks.extend(ours)  # type: ignore[attr-defined]
@@ -132,16 +181,20 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def main() -> TaigiCLI:
+def main(
+    cli: type[TaigiCLI] = TaigiCLI,
+    parser_class: type[StageParser] = StageParser,
+    prog: str = "python -m taigi_lightning",
+) -> TaigiCLI:
     """Parse the command line and run one of Lightning's subcommands."""
     quieten()
-    return TaigiCLI(
+    return cli(
         CausalLMModule,
         subclass_mode_data=True,
         datamodule_class=pl.LightningDataModule,
         auto_configure_optimizers=False,
-        parser_class=StageParser,
+        parser_class=parser_class,
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
-        parser_kwargs={"prog": "python -m taigi_lightning"},
+        parser_kwargs={"prog": prog},
     )

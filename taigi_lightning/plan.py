@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taigi_lightning import activation_plan, memory
-from taigi_lightning.errors import InputError
 from taigi_lightning.memory import GIB, Shape
 from taigi_lightning.run_settings import (
     Settings,
@@ -19,16 +18,8 @@ from taigi_lightning.run_settings import (
     found_card,
     parse_size,
     past_speed,
-    read_config,
     read_settings,
 )
-from taigi_lightning.suggestions import check_config_files
-
-USAGE = """\
-usage: python -m taigi_lightning plan --config configs/cpt.yaml [options of fit]
-  --gpu_memory 16GiB         the card's memory; without it, that of the card here
-  --tokens_per_second 8000   for the expected time; without it, that of an earlier run in the same folder
-"""
 
 
 class Need(NamedTuple):
@@ -43,26 +34,20 @@ class Need(NamedTuple):
         return sum(self.parts.values())
 
 
-def plan_command(arguments: Sequence[str]) -> None:
+def print_plan(config: Mapping[str, Any]) -> None:
     """Print the plan of a config.
 
     Args:
-        arguments: what follows `plan` on the command line: `fit`'s options and those of `USAGE`.
+        config: what the command line parsed: `fit`'s config, with `gpu_memory` and `tokens_per_second`.
 
     Raises:
-        InputError: a file is missing, or the base's shape is not known.
+        InputError: the base's shape is not known.
     """
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(USAGE, end="")
-        return
-    if problem := check_config_files(arguments):
-        raise InputError(problem)
-    config = read_config(arguments)
     settings = read_settings(config)
-    given = config.get("gpu_memory")
-    card = ("the card given", parse_size(str(given))) if given else found_card()
-    speed = config.get("tokens_per_second")
-    print(render(settings, base_shape(settings.base), card, float(speed) if speed else past_speed(settings)))
+    size = config["gpu_memory"]
+    card = ("the card given", parse_size(size)) if size else found_card()
+    speed = config["tokens_per_second"] or past_speed(settings)
+    print(render(settings, base_shape(settings.base), card, speed))
 
 
 # ---- adding up ------------------------------------------------------------------------------------

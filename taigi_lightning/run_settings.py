@@ -8,16 +8,15 @@ import re
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.memory import Shape
-from taigi_lightning.suggestions import config_files
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 KNOWN = {
@@ -59,36 +58,7 @@ class Settings:
         return self.tokens * self.accumulate * self.devices
 
 
-def read_config(arguments: Sequence[str]) -> dict[str, Any]:
-    """The stacked YAML files and flags as one nested dict, later ones over earlier ones."""
-    config: dict[str, Any] = {}
-    for file in config_files(arguments):
-        _lay_over(config, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for flag, value in zip(words, [*words[1:], ""], strict=True):
-        if flag.startswith("--") and flag != "--config":
-            node = config
-            *path, leaf = flag[2:].split(".")
-            for key in path:
-                if not isinstance(node.get(key), dict):
-                    node[key] = {"class_path": node[key]} if node.get(key) else {}
-                node = node[key]
-            found = yaml.safe_load(value)
-            if isinstance(node.get(leaf), dict) and isinstance(found, str):
-                found = {**node[leaf], "class_path": found}
-            node[leaf] = found
-    return config
-
-
-def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            _lay_over(below[key], value)
-        else:
-            below[key] = value
-
-
-def read_settings(config: dict[str, Any]) -> Settings:
+def read_settings(config: Mapping[str, Any]) -> Settings:
     """Pick what matters out of a stage's config; what it leaves out has the command line's default."""
     model, trainer, data = (config.get(name) or {} for name in ("model", "trainer", "data"))
     if isinstance(data, str):
@@ -146,17 +116,20 @@ def base_shape(base: str) -> Shape:
         raise InputError(f"{path} has no {error}: only Llama-shaped bases can be planned.") from error
 
 
+SIZE = r"(?=.*[1-9])(\d+(?:\.\d+)?)\s*([GgMm])(i?)B?"
+MemorySize = restricted_string_type("MemorySize", f"^{SIZE}$")
+
+
 def parse_size(text: str) -> int:
-    """Bytes of a size.
+    """Bytes of a size that is a `MemorySize`.
 
     >>> parse_size("16GiB") == 16 * 2**30, parse_size("24GB"), parse_size("1.5 GiB") == 3 * 2**29
     (True, 24000000000, True)
     """
-    match = re.fullmatch(r"([\d.]+)\s*([GM])(i?)B?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise InputError(f"--gpu_memory is {text!r}; wanted a size such as 16GiB or 24GB.")
+    match = re.fullmatch(SIZE, text)
+    assert match
     base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** (3 if match[2].upper() == "G" else 2))
+    return int(float(match[1]) * base ** (3 if match[2] in "Gg" else 2))
 
 
 def found_card() -> tuple[str, int] | None:

@@ -147,7 +147,9 @@ def main() -> None:
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(torch.cuda.get_device_name() if device == "cuda" else "CPU: nothing is measured")
-    print("| run | card | keeps, unpacked | planned | allocated | reserved | plan / reserved |\n|-|-|-|-|-|-|-|")
+    print(
+        "| run | card | keeps, unpacked | planned | allocated | reserved | plan / reserved |\n|-|-|-|-|-|-|-|"
+    )
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
     for run in map(smoke, RUNS) if args.smoke else RUNS:

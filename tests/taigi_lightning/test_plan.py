@@ -3,47 +3,110 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from taigi_lightning import cli
+from taigi_lightning.__main__ import main
 from taigi_lightning.errors import InputError
 from taigi_lightning.memory import GIB
-from taigi_lightning.plan import fitting_flags, needs, plan_command
-from taigi_lightning.run_settings import KNOWN, Settings, base_shape, read_config, read_settings
+from taigi_lightning.plan import fitting_flags, needs
+from taigi_lightning.run_settings import KNOWN, Settings, base_shape, read_settings
 
 ROOT = Path(__file__).parent.parent.parent
-CONFIGS = [
-    ["--config", "configs/cpt.yaml"],
-    ["--config", "configs/sft.yaml", "--model.base", "models/tiny-taigi"],
-    ["--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml"],
-    ["--config", "configs/tiny_base.yaml"],
-    ["--config=configs/cpt.yaml", "--trainer.max_steps=7", "--data.batch_size", "2", "--model.lora.r", "8"],
-    ["--config", "configs/cpt.yaml", "--model.optimizer", "torch.optim.SGD", "--export.merge", "false"],
-    ["--model.base", "models/tiny-taigi", "--data", "CPTDataModule", "--model.quantization", "none"],
-]
+CPT = ["--config", "configs/cpt.yaml"]
 
 
-@pytest.mark.parametrize("arguments", CONFIGS, ids=" ".join)
-def test_plan_and_fit_read_the_same_settings(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from taigi_lightning import cli
+def plan(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `python -m taigi_lightning plan arguments`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["taigi_lightning", "plan", *arguments])
+    try:
+        return main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
 
-    class Parsed(Exception):  # noqa: N818  it is how the test leaves the command line early
-        pass
 
-    def stop(self: Any) -> None:
-        raise Parsed(self.config["fit"].as_dict())
+def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
+    """What the command line makes of a plan's arguments."""
+    found: list[Settings] = []
+    monkeypatch.setattr(cli, "print_plan", lambda config: found.append(read_settings(config)))
+    assert plan(monkeypatch, *arguments) == 0
+    return found[0]
 
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (CPT, {}),
+        ([*CPT, "--config", "configs/tiny.yaml"], {"base": "models/tiny-taigi", "max_length": 512, "accumulate": 1,
+         "activation_budget": 1.0, "max_steps": 120}),
+        (["--config=configs/cpt.yaml", "--trainer.max_steps=7", "--data.batch_size", "2", "--model.lora.r", "8"],
+         {"max_steps": 7, "batch_size": 2, "rank": 8}),
+        ([*CPT, "--model.optimizer", "torch.optim.SGD", "--export.merge", "false"],
+         {"optimizer": "torch.optim.SGD", "merge": False}),
+    ],
+)  # fmt: skip
+def test_a_plan_reads_yaml_files_and_flags_as_fit_does(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], changed: dict[str, Any]
+) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["taigi_lightning", "fit", *arguments])
-    monkeypatch.setattr(cli.TaigiCLI, "before_instantiate_classes", stop)
-    with pytest.raises(Parsed) as parsed:
-        cli.main()
-    whole = parsed.value.args[0]
-    if isinstance(whole["model"]["lora"], dict):
-        whole["model"]["lora"]["target_modules"] = tuple(whole["model"]["lora"]["target_modules"])
-    assert read_settings(read_config(arguments)) == read_settings(whole)
+    cpt = Settings(rank=64, accumulate=4, max_steps=1000, folder="models/cpt_model")
+    assert settings_of(monkeypatch, *arguments) == replace(cpt, **changed)
+
+
+def test_a_plan_without_a_config_has_the_defaults_of_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(monkeypatch, "--data", "CPTDataModule") == Settings()
+
+
+def test_the_config_a_run_leaves_can_be_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / "config.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "taigi_lightning", "fit", *CPT, "--print_config"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    file.write_text(done.stdout)
+    assert settings_of(monkeypatch, "--config", str(file)) == settings_of(monkeypatch, *CPT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--trainer.max_steps", "abc"],
+            "trainer.max_steps is 'abc' (--trainer.max_steps); wanted a whole number",
+        ),
+        (["--trainer.max_stpes", "5"], "Did you mean --trainer.max_steps"),
+        (["--data.batch_sizes", "5"], "Did you mean batch_size?"),
+        (["--gpu_memory", "1.2.3GiB"], "wanted a size, for example --gpu_memory 16GiB"),
+        (["--gpu_memory", "-16GiB"], "--gpu_memory=-16GiB"),
+        (["--gpu_memory=-16GiB"], "wanted a size"),
+        (["--gpu_memory", "0GiB"], "wanted a size"),
+        (["--tokens_per_second", "0"], "wanted a number above 0"),
+        (["--config", "configs/ctp.yaml"], "Did you mean configs/cpt.yaml"),
+        (["--model.quantization", "int8"], "wanted one of nf4, none"),
+        (["--config", "wrong.yaml"], "line 2"),
+        (["--gpu_memory"], "wants a value"),
+    ],
+)
+def test_a_mistake_is_answered_as_fit_answers_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "wrong.yaml").write_text("trainer:\n  max_stepz: 5\n")
+    monkeypatch.chdir(tmp_path)
+    assert plan(monkeypatch, *CPT, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("error:") == 1
+    assert len(printed.splitlines()) == 1
 
 
 def test_the_default_run_needs_what_was_measured_of_its_parts() -> None:
@@ -60,15 +123,13 @@ def test_a_budget_fills_the_card_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("card", [12, 14])
-def test_what_is_advised_fits(card: int) -> None:
+def test_what_is_advised_fits(card: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = KNOWN["Bohanlu/Taigi-Llama-2-13B"]
     settings = Settings(rank=64, activation_budget=1.0)
     flags = fitting_flags(settings, shape, card * GIB)
     assert flags
     words = [word for flag in flags for word in flag.split()]
-    advised = read_settings(
-        read_config(["--model.lora.r", "64", "--trainer.accumulate_grad_batches", "1", *words])
-    )
+    advised = settings_of(monkeypatch, "--data", "CPTDataModule", "--model.lora.r", "64", *words)
     assert needs(advised, shape, card * GIB).total <= card * GIB
     assert advised.step_tokens == settings.step_tokens or advised.max_length < 2048
 
@@ -81,8 +142,8 @@ def test_the_table_says_what_a_user_asks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    arguments = ["--config", "configs/cpt.yaml", "--gpu_memory", "16GiB", "--tokens_per_second", "8000"]
-    plan_command(arguments)
+    arguments = [*CPT, "--gpu_memory", "16GiB", "--tokens_per_second", "8000"]
+    assert plan(monkeypatch, *arguments) == 0
     printed = capsys.readouterr().out
     for words in [
         "250,347,520",
@@ -99,7 +160,8 @@ def test_epochs_come_from_the_corpus(
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "manifest.json").write_text(json.dumps({"characters": 4096}))
     monkeypatch.chdir(tmp_path)
-    plan_command(["--data.data_dir", "corpus", "--trainer.max_steps", "1", "--gpu_memory", "80GB"])
+    data = ["--data", "CPTDataModule", "--data.data_dir", "corpus"]
+    assert plan(monkeypatch, *data, "--trainer.max_steps", "1", "--gpu_memory", "80GB") == 0
     assert "2.0 times the corpus" in capsys.readouterr().out
 
 
@@ -108,9 +170,3 @@ def test_an_unknown_base_says_how_to_make_it_known(monkeypatch: pytest.MonkeyPat
         base_shape("nobody/nothing")
     with pytest.raises(InputError, match="when the CPT stage has ended"):
         base_shape("models/cpt_model_of_tomorrow")
-
-
-def test_planning_imports_no_torch() -> None:
-    code = "import sys, taigi_lightning.plan; print('torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"

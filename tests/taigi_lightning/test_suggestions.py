@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
+from taigi_lightning.config_places import check_config_files
 from taigi_lightning.explanations import explain
-from taigi_lightning.suggestions import SuggestingParser, check_config_files
+from taigi_lightning.suggestions import SuggestingParser
 
 
 @dataclass
@@ -32,6 +33,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     fit.add_argument("--trainer.max_steps", type=int, default=1)
     fit.add_argument("--trainer.accumulate_grad_batches", type=int, default=1)
     fit.add_argument("--schedule", type=Literal["linear", "cosine"], default="cosine")
+    fit.add_argument("--budget", type=float | Literal["auto"], default="auto")
+    fit.add_argument("--precision", type=Literal["16-mixed", "bf16-mixed"] | None)
     fit.add_class_arguments(Model, "model")
     parser.add_subcommands().add_subcommand("fit", fit)
     with pytest.raises(SystemExit) as stop:
@@ -74,6 +77,16 @@ def test_a_mistake_in_yaml_is_placed_and_corrected(
         (["--trainer.max_steps=x"], "wanted a whole number, for example --trainer.max_steps 100"),
         (["stray"], "'stray' belongs to no option"),
         (["--zebra", "3"], "There is no option --zebra."),
+        (["--model.lora.helo", "3"], "Known there: lora_alpha, r."),
+        (["--model.lora.r", "many"], "model.lora.r is 'many' (--model.lora.r); wanted a whole number"),
+        (["--model.lora", "64"], "for example --model.lora.r 64"),
+        (["--model.warmup_steps"], "--model.warmup_steps wants a value after it."),
+        (["--model.warmup_steps", "--schedule", "cosine"], "--model.warmup_steps=--schedule"),
+        (["--budget", "most"], "budget is 'most' (--budget); wanted a number or auto."),
+        (["--precision", "bf17"], "wanted one of 16-mixed, bf16-mixed"),
+        (["--model", "base"], "--model.NAME VALUE"),
+        (["cpt.yaml"], "An option is written --config cpt.yaml."),
+        (["--config", "configs"], "configs is a folder"),
     ],
 )
 def test_a_mistake_in_a_flag_is_corrected(

@@ -1,0 +1,93 @@
+"""Where a setting was written: the YAML files of a command line, their lines, and its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from taigi_lightning.nearest import did_you_mean, nearest
+
+Place = tuple[str, str, int]  # dotted key, file, line from 1
+
+
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The files named after -c or --config, in order.
+
+    >>> config_files(["fit", "--config", "a.yaml", "--config=b.yaml", "-c", "c.yaml"])
+    ['a.yaml', 'b.yaml', 'c.yaml']
+    """
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
+    found = [
+        word.partition("=")[2] if "=" in word else following
+        for word, following in pairs
+        if word.partition("=")[0] in ("-c", "--config")
+    ]
+    return [name for name in found if name]
+
+
+def check_config_files(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the files after --config, if one is missing or is not YAML."""
+    for name in config_files(arguments):
+        path = Path(name)
+        if not path.is_file():
+            folder = path if path.is_dir() else path.parent if path.parent.is_dir() else Path()
+            there = sorted(str(file) for file in folder.glob("*.yaml"))
+            near = nearest(name, there) or there[:4]
+            found = f"{name} is a folder; wanted a file." if path.is_dir() else f"There is no file {name}."
+            return f"{found}{did_you_mean(near)}"
+        try:
+            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except UnicodeDecodeError as error:
+            return f"{name} is not UTF-8 (byte {error.start}). Save it as UTF-8."
+        except yaml.MarkedYAMLError as error:
+            line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
+            return f"{name}, line {line} is not YAML: {error.problem}. Check the colons, spaces and brackets."
+        except yaml.YAMLError as error:
+            return f"{name} is not YAML: {' '.join(str(error).split())}."
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            return f"{name} holds no settings; wanted lines like `trainer:` with settings indented below."
+    return None
+
+
+def written_keys(file: str) -> Iterator[Place]:
+    """Every key of a YAML file with its dotted path and its line."""
+    root = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+
+    def walk(node: yaml.Node | None, prefix: str) -> Iterator[Place]:
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                yield from walk(item, prefix)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                path = f"{prefix}{key.value}"
+                yield path, file, key.start_mark.line + 1
+                yield from walk(value, f"{path}.")
+
+    yield from walk(root, "")
+
+
+def where(key: str, arguments: Sequence[str]) -> str:
+    """` (configs/cpt.yaml, line 12)`, ` (--model.lora.rr)` or nothing; later ones win, as in the parser.
+
+    Args:
+        key: dotted; `init_args`, which flags may leave out, does not count.
+        arguments: the command line without the program's name.
+    """
+    for word in reversed(arguments):
+        flag = word.partition("=")[0].lstrip("-")
+        if word.startswith("--") and _is(flag, key):
+            return f" (--{flag})"
+    for file in reversed(config_files(arguments)):
+        places = [place for place in written_keys(file) if _is(place[0], key)]
+        if places:
+            path, name, line = places[-1]
+            inside = f", in {path.rpartition('.')[0]}" if path != key else ""
+            return f" ({name}, line {line}{inside})"
+    return ""
+
+
+def _is(written: str, key: str) -> bool:
+    written, key = written.replace("init_args.", ""), key.replace("init_args.", "")
+    return written == key or written.endswith(f".{key}")

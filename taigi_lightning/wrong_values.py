@@ -1,0 +1,106 @@
+"""What jsonargparse says of a value it refuses, said as a user would need to hear it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+
+from taigi_lightning.config_places import where
+from taigi_lightning.nearest import did_you_mean, nearest
+
+KEYS = re.compile(r'Parser key "([^"]+)":')
+EXPECTED = re.compile(r"Expected an? (typing\.Literal\[.*?\]|<class '[^']+'>)|Not of type (\w+)")
+VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+UNKNOWN_CLASS = re.compile(r"dot import path string: (\S+)|class_path '([^']+)'")
+AMBIGUOUS = re.compile(r"Multiple subclasses with name (\S+)\. .*?: (.+)\.")
+SUBTYPE = re.compile(r"Subtypes: \[<class '([\w.]+)\.(\w+)'>")
+# In words, and an example where the words need one.
+KINDS = {
+    "int": ("a whole number", "100"),
+    "float": ("a number", "2.0e-4"),
+    "bool": ("true or false", "true"),
+    "str": ("a text", ""),
+    "list": ("a list", "'[a, b]'"),
+    "Iterable": ("a list", "'[a, b]'"),
+    "dict": ("names with values", "'{a: b}'"),
+    "Mapping": ("names with values", "'{a: b}'"),
+    "PositiveInt": ("a whole number above 0", "100"),
+    "NonNegativeInt": ("a whole number, 0 or above", "0"),
+    "PositiveFloat": ("a number above 0", "10"),
+    "NonNegativeFloat": ("a number, 0 or above", "0.5"),
+    "ClosedUnitInterval": ("a number from 0 to 1", "0.5"),
+    "MemorySize": ("a size", "16GiB"),
+}
+
+
+def wrong_value(message: str, arguments: Sequence[str]) -> str:
+    """Name the setting, where it was written, what it is and what was wanted.
+
+    Args:
+        message: jsonargparse's own, which begins `Parser key "...":`; an inner key's message lies within.
+        arguments: the command line without the program's name.
+    """
+    key = ".".join(dict.fromkeys(KEYS.findall(message)))
+    detail = KEYS.split(message)[-1]
+    place = where(key, arguments)
+    if match := AMBIGUOUS.search(detail):
+        return f"{key}{place} is {match[1]}, of which there are several. Give one in full: {match[2]}."
+    if "Unable to load config" in detail:
+        return f"{key}{place} wants a YAML file, or its settings one by one: --{key}.NAME VALUE."
+    if match := UNKNOWN_CLASS.search(detail):
+        return _no_class(key, match[1] or match[2], place, detail)
+    value = VALUE.search(detail)
+    wanted = [one[0] or one[1] for one in EXPECTED.findall(detail)]
+    if not value or not wanted:
+        return f"{key}{place}: {' '.join(detail.split())}"
+    return _not_wanted(key, value[1].strip("'\" ."), place, wanted)
+
+
+def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str]) -> str:
+    choices: list[str] = []
+    words: list[str] = []
+    example = ""
+    for kind in kinds:
+        name = kind.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+        if kind.startswith("typing.Literal"):
+            choices += re.findall(r"[\w.+-]+", kind.removeprefix("typing.Literal"))
+        elif name in KINDS and KINDS[name][0] not in words:
+            words.append(KINDS[name][0])
+            example = example or KINDS[name][1]
+        elif name != "NoneType" and name not in KINDS:
+            words.append(name)
+    choices = [choice for choice in dict.fromkeys(choices) if not (words and choice.isdigit())]
+    if choices:
+        words.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
+    shown = f", for example --{key} {example}" if example and not choices else ""
+    return f"{key} is {value!r}{place}; wanted {' or '.join(words)}{shown}.{did_you_mean(nearest(value, choices))}"
+
+
+def _no_class(key: str, name: str, place: str, detail: str) -> str:
+    subtype = SUBTYPE.search(detail)
+    settings = getattr(sys.modules.get(subtype[1]), subtype[2], None) if subtype else None
+    if dataclasses.is_dataclass(settings):
+        first = dataclasses.fields(settings)[0]
+        return f"{key} is {name!r}{place}; wanted its settings one by one, for example --{key}.{first.name} {name}."
+    near = did_you_mean(nearest(name.rpartition(".")[2], _class_names()))
+    return f"{key}{place} names a class that is not there: {name}.{near}"
+
+
+def _class_names() -> list[str]:
+    """Names of every loaded optimizer, data module, callback and logger."""
+    modules = {
+        "torch.optim": ["Optimizer"],
+        "lightning.pytorch": ["LightningDataModule", "Callback"],
+        "lightning.pytorch.loggers": ["Logger"],
+    }
+    bases = [
+        getattr(sys.modules[m], name) for m, names in modules.items() if m in sys.modules for name in names
+    ]
+    names, todo = set(), bases
+    while todo:
+        one = todo.pop()
+        names.add(one.__name__)
+        todo.extend(one.__subclasses__())
+    return sorted(names)
