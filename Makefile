@@ -38,6 +38,6 @@ tiny-base: install
 bench-corpus: install
 	$(BIN)/python tests/benchmarks/corpus_speed.py $(if $(PEERS),--peers $(PEERS))
 
-# On a CUDA machine with a 13B-shaped 4-bit base in the folder base4; ARGS as in the README's table.
+# On a CUDA machine with 80 GB. CORPUS is a cleaned one; ARGS names the peers' scripts, see the file.
 bench-gpu:
-	$(PYTHON) tests/benchmarks/qlora_step.py --model base4 $(or $(ARGS),--budget auto)
+	$(PYTHON) tests/benchmarks/qlora_step.py --corpus $(or $(CORPUS),data/cpt_corpus) $(ARGS)

@@ -1,148 +1,257 @@
-"""Time one QLoRA micro-batch (forward + backward) of a 4-bit Llama on one CUDA GPU, through the fast path.
+"""The training step measured against a peer's, in one table from one command, on one CUDA GPU.
 
-python tests/benchmarks/qlora_step.py --model base4 --budget 0                 least memory
-python tests/benchmarks/qlora_step.py --model base4 --budget auto --limit 67.5 fills 67.5 GiB
---model names a folder with a bitsandbytes NF4 model. Prints one RESULT line of JSON; a step is one micro-batch
-with its gradients added to those before it, the median of --steps is taken, the optimizer's step is apart.
+python tests/benchmarks/qlora_step.py --corpus data/cpt_corpus --peer ../step.py --packed_peer ../packed.py
+
+The base is a 4-bit one of the 13B shape with random weights; for peers and `fit` it is written to --model if nothing
+is there. Peers are scripts of their own, which this project does not contain; each prints one line
+`RESULT {"tok_s": ..., "peak_alloc": ..., "peak_res": ...}`. --peer is called with
+`--model FOLDER --variant unsloth --ckpt none|all|offload`, --packed_peer with `--model FOLDER --corpus FOLDER`.
+Without them only this project is measured.
+
+Processes take turns. Where a peer was measured, this project's point at that size runs under a hard limit of the
+peer's own reserved peak. After each process the table is written anew: to --output.md, and as rows to --output.json.
 """
 
 import argparse
+import csv
 import json
 import os
+import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import torch
-
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-GIB = 2**30
+HERE = Path(__file__).parent
+CHECKPOINTING = {"none": "off", "all": "on", "offload": "on, offloaded"}
+SIZES = {"none": 69.4, "all": 15.7, "offload": 12.8}  # GiB, where no peer says
+Row = dict[str, Any]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="base4")
+    parser.add_argument("--model", type=Path, default=Path("base4"))
     parser.add_argument(
-        "--budget", default="auto", help="auto, or 0 (recompute and move out) to 1 (keep all)"
+        "--corpus", type=Path, required=True, help="a cleaned corpus, for its documents' lengths"
     )
+    parser.add_argument("--peer", help="a script; see above")
+    parser.add_argument("--packed_peer", help="a script; see above")
+    parser.add_argument("--fit", type=int, default=12, help="optimizer steps of `fit` to time; 0 for none")
+    parser.add_argument("--config", default="configs/cpt.yaml", help="of `fit`")
+    parser.add_argument("--tokenizer", type=Path, default=Path("models/tiny-taigi"), help="for `fit`")
+    parser.add_argument("--output", type=Path, default=Path("qlora_step"), help="without an ending")
     parser.add_argument(
-        "--limit", type=float, default=0.0, help="GiB the process may take, 0 for the card's all"
+        "--seconds", type=float, default=3600, help="for everything; later parts are left out"
     )
-    parser.add_argument("--bs", type=int, default=4)
-    parser.add_argument("--seq", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--r", type=int, default=64)
-    parser.add_argument("--dropout", type=float, default=0.05)
-    parser.add_argument("--layers", type=int, default=0, help="keep only the first layers of the model")
-    parser.add_argument(
-        "--unpacked", type=int, default=0, help="layers with unpacked base weights, -1: that fit"
-    )
-    parser.add_argument("--offload", type=float, default=-1, help="host GiB for activations, -1 for half")
-    parser.add_argument("--compile", type=int, default=1, help="fused kernels")
-    parser.add_argument("--host-embedding", type=int, default=-1, help="-1: as the budget asks")
-    parser.add_argument("--documents", default="", help="LOW-HIGH: pack documents of that many tokens")
     return parser.parse_args()
 
 
-def load_model(args: argparse.Namespace) -> Any:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+class Session:
+    """Processes run one after the other, their rows, and the table of these."""
 
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model, device_map={"": 0}, dtype=torch.bfloat16, attn_implementation="sdpa"
-    )
-    if args.layers:
-        model.model.layers = model.model.layers[: args.layers]
-        model.config.num_hidden_layers = args.layers
-    model.requires_grad_(False)
-    lora = LoraConfig(
-        r=args.r,
-        lora_alpha=2 * args.r,
-        lora_dropout=args.dropout,
-        target_modules=PROJECTIONS,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora).train()
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.end = time.monotonic() + args.seconds
+        self.rows: list[Row] = []
+        self.points = [str(HERE / "qlora_points.py"), "--corpus", str(args.corpus)]
+        self.points += ["--tokenizer", str(args.tokenizer)]
+
+    def run(self, name: str, command: list[str], limit: float) -> list[Row]:
+        """Run one process and keep its RESULT lines, tagged with a name; its whole output goes to a file."""
+        limit = min(limit, self.end - time.monotonic())
+        if limit < 20:
+            print(f"{name}: no time left", flush=True)
+            return []
+        started = time.monotonic()
+        log = self.args.output.with_name(f"{self.args.output.name}.{name}.log")
+        with log.open("a", encoding="utf-8") as file:
+            try:
+                code = subprocess.run(
+                    [sys.executable, *command],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    timeout=limit,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                code = 124
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = [json.loads(line[7:]) | {"process": name} for line in lines if line.startswith("RESULT ")]
+        fresh = [row for row in found if row not in self.rows]
+        self.rows += fresh
+        print(f"{name}: {len(fresh)} rows, exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+        for line in lines if code or not fresh else []:
+            if line.startswith("FAILED") or line is lines[-1]:
+                print(f"  {line[:300]}", flush=True)
+        self.write()
+        return fresh
+
+    def write(self) -> None:
+        """Write the table and the rows, as far as they have come."""
+        self.args.output.with_suffix(".json").write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
+        self.args.output.with_suffix(".md").write_text(table(self.rows), encoding="utf-8")
+
+    # ---- the processes ------------------------------------------------------------------------------
+
+    def ours(self, name: str, points: list[str], limit: float) -> None:
+        self.run(name, [*self.points, *points], limit)
+
+    def peer(self, name: str, kind: str) -> None:
+        if self.args.peer:
+            command = [
+                self.args.peer,
+                "--model",
+                str(self.args.model),
+                "--variant",
+                "unsloth",
+                "--ckpt",
+                kind,
+            ]
+            self.run(name, command, 100)
+
+    def size(self, kind: str) -> float:
+        """GiB that this project's point may take beside a peer's: the peer's own reserved peak."""
+        peaks = [row["peak_res"] for row in self.rows if row.get("ckpt") == kind and "data" not in row]
+        return min(peaks, default=SIZES[kind])
+
+    def point(self, kind: str) -> str:
+        return f"{kind}:limit={self.size(kind)}"
+
+    def fit(self) -> None:
+        """Time the real command at the budget that fills the card."""
+        from random_base import with_other_tokenizer
+
+        args = self.args
+        base, out = args.model.with_name(args.model.name + "-fit"), args.output.with_name("fit")
+        with_other_tokenizer(args.model, args.tokenizer, base)
+        command = ["-m", "taigi_lightning", "fit", "--config", args.config, "--model.base", str(base)]
+        command += ["--data.init_args.data_dir", str(args.corpus), "--trainer.default_root_dir", str(out)]
+        command += [
+            "--trainer.max_steps",
+            str(args.fit),
+            "--trainer.logger",
+            "null",
+            "--export.merge",
+            "false",
+        ]
+        command += ["--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"]
+        self.run("fit", command, 150)
+        logs = sorted(out.glob("logs/**/metrics.csv"), key=lambda path: path.stat().st_mtime)
+        if not logs:
+            return
+        with logs[-1].open(encoding="utf-8") as file:
+            steps = [row for row in csv.DictReader(file) if row.get("train/tokens_per_second")]
+        speeds = [float(row["train/tokens_per_second"]) for row in steps]
+        self.rows.append(
+            {
+                "process": "fit", "variant": "fit", "name": "fit", "steps": speeds,
+                "tok_s": round(statistics.median(speeds[2:] or speeds)),
+                "peak_res": round(max(float(row.get("train/memory_gib") or 0) for row in steps), 2),
+                "data_wait": statistics.median(float(row["train/data_wait"]) for row in steps),
+                "loss": [round(float(row["train/loss"]), 3) for row in steps],
+            }
+        )  # fmt: skip
+        self.write()
 
 
-def make_batches(args: argparse.Namespace, vocabulary: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Three blocks of random tokens with their positions, one document a row or packed."""
-    generator = torch.Generator().manual_seed(1)
-    batches = []
-    for _ in range(3):
-        tokens = torch.randint(3, vocabulary, (args.bs, args.seq), generator=generator)
-        positions = torch.arange(args.seq).repeat(args.bs, 1)
-        if args.documents:
-            low, high = (int(n) for n in args.documents.split("-"))
-            for row in positions:
-                start = 0
-                while start < args.seq:
-                    length = int(torch.randint(low, high + 1, (), generator=generator))
-                    row[start : start + length] = torch.arange(len(row[start : start + length]))
-                    start += length
-        batches.append((tokens.cuda(), positions.cuda()))
-    return batches
+# ---- the table ------------------------------------------------------------------------------------
 
 
-def measure(model: Any, args: argparse.Namespace, optimizer: Any) -> dict[str, Any]:
-    """Apply the fast path as args say, then warm up, then time."""
-    from taigi_lightning.fast_path import apply_fast_path, causal_lm, forward_hidden
-    from taigi_lightning.loss import linear_cross_entropy_sum
+def cell(rows: list[Row], key: str = "tok_s") -> tuple[str, float]:
+    """All processes' figures, and their median."""
+    values = [row[key] for row in rows]
+    return " ; ".join(f"{value:,}" for value in values), statistics.median(values) if values else 0.0
 
-    apply_fast_path(
-        model,
-        compile=bool(args.compile),
-        activation_budget="auto" if args.budget == "auto" else float(args.budget),
-        offload=True if args.offload < 0 else args.offload,
-        embedding_on_host=None if args.host_embedding < 0 else bool(args.host_embedding),
-        unpacked_layers=None if args.unpacked < 0 else args.unpacked,
-        optimizer_bytes=2.0,
-    )
-    batches = make_batches(args, model.config.vocab_size)
-    weight = model.get_output_embeddings().weight
 
-    def run(index: int) -> tuple[float, float]:
-        tokens, positions = batches[index % 3]
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        hidden = forward_hidden(model, tokens, positions)
-        loss, count = linear_cross_entropy_sum(hidden, weight, tokens)
-        loss = loss / count
-        loss.backward()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start, loss.item()
+def peaks(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    return f"{max(row.get('peak_alloc', 0) for row in rows):.2f} / {max(row['peak_res'] for row in rows):.2f}"
 
-    first, _ = run(0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    run(0)
-    torch.cuda.reset_peak_memory_stats()
-    times, losses = zip(*(run(i) for i in range(args.steps)), strict=True)
-    median = sorted(times)[len(times) // 2]
-    plan = next(iter(causal_lm(model).fast_decoder.plans.values()))
-    return {
-        "variant": "taigi-lightning", "budget": args.budget, "host": sorted(plan[0].host),
-        "kept_layers": sum(len(s.device) == 5 for s in plan),
-        "unpacked": args.unpacked, "offload": args.offload, "bs": args.bs, "seq": args.seq,
-        "layers": args.layers, "drop": args.dropout, "documents": args.documents, "first_s": round(first, 2),
-        "step_s": round(median, 4), "tok_s": round(args.bs * args.seq / median), "loss": round(losses[-1], 3),
-        "peak_alloc": round(torch.cuda.max_memory_allocated() / GIB, 2),
-        "peak_res": round(torch.cuda.max_memory_reserved() / GIB, 2), "card": torch.cuda.get_device_name(),
-    }  # fmt: skip
+
+def table(rows: list[Row]) -> str:
+    """The one table, as Markdown, of the rows there are."""
+    ours = [row for row in rows if row.get("variant") == "taigi-lightning"]
+    card = next((row["card"] for row in ours), "")
+    lines = [
+        f"{card}; GiB are PyTorch's peaks, allocated / reserved; semicolons part processes, ratios are of medians.",
+        "", "| point | limit, GiB | peer, tokens/s | GiB | ours, tokens/s | GiB | layers kept, unpacked | ratio |",
+        "|-|-|-|-|-|-|-|-|",
+    ]  # fmt: skip
+    for kind, words in CHECKPOINTING.items():
+        theirs = [row for row in rows if row.get("ckpt") == kind and "data" not in row]
+        mine = [row for row in ours if row["name"] == kind]
+        (their_text, their_speed), (text, speed) = cell(theirs), cell(mine)
+        ratio = f"{speed / their_speed:.3f}" if speed and their_speed else ""
+        limit = " ; ".join(f"{row['limit']}" for row in mine)
+        kept = " ; ".join(f"{row['kept_layers']}, {row['unpacked']}" for row in mine)
+        lines.append(
+            f"| peer's checkpointing {words} | {limit} | {their_text} | {peaks(theirs)} | {text} | {peaks(mine)} "
+            f"| {kept} | {ratio} |"
+        )
+    for row in ours:
+        if row["name"] not in CHECKPOINTING and row["data"] in ("rows", "corpus"):
+            kept = f"{row['kept_layers']}, {row['unpacked']}"
+            limit = row["limit"] or "the card"
+            words = f"{row['name']}, budget {row['budget']}"
+            lines.append(f"| {words} | {limit} | | | {row['tok_s']:,} | {peaks([row])} | {kept} | |")
+    bare = [row for row in ours if row["data"] == "corpus"]
+    for row in rows:
+        if row.get("variant") == "fit":
+            ratio = f"{row['tok_s'] / bare[0]['tok_s']:.3f} of bare" if bare else ""
+            lines.append(
+                f"| the same through `fit` | the card | | | {row['tok_s']:,} | {peaks([row])} | | {ratio} |"
+            )
+    documents = [row for row in rows if row.get("data") in ("packed", "padded")]
+    if documents:
+        mine = [row for row in documents if row in ours]
+        lines += ["", "| documents | useful tokens/s | padding | GiB | ours / this |", "|-|-|-|-|-|"]
+        best = max((row["useful_tok_s"] for row in mine), default=0)
+        for row in documents:
+            ratio = f"{best / row['useful_tok_s']:.2f}"
+            padding = f"{row['padding']:.1%}" if "padding" in row else ""
+            name = f"{row['variant']}, {row['data']}" + (
+                f", limit {row['limit']}" if row.get("limit") else ""
+            )
+            lines.append(f"| {name} | {row['useful_tok_s']:,} | {padding} | {peaks([row])} | {ratio} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    import bitsandbytes as bnb
-
     args = parse_arguments()
-    if args.limit:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(args.limit * GIB / total)
-    model = load_model(args)
-    optimizer = bnb.optim.AdamW8bit([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    print("RESULT", json.dumps(measure(model, args, optimizer)), flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    session = Session(args)
+    steps: list[Callable[[], object]] = []
+    if not (args.model / "config.json").is_file():
+        steps.append(lambda: session.run("base", [str(HERE / "random_base.py"), str(args.model)], 120))
+    steps += [
+        lambda: session.peer("peer-1", "none"),
+        lambda: session.ours(
+            "ours-1",
+            [session.point("none") + ",profile=1", "documents:data=packed", "fit's blocks:data=corpus"],
+            limit=110,
+        ),
+        lambda: session.peer("peer-2", "offload"),
+        lambda: session.peer("peer-3", "all"),
+        lambda: session.ours(
+            "ours-2",
+            [*map(session.point, CHECKPOINTING), "least:budget=0,limit=11.5", "padded:path=peft,data=padded"],
+            limit=130,
+        ),
+        lambda: session.peer("peer-4", "none"),
+        session.fit if args.fit else lambda: None,
+    ]
+    if args.packed_peer:
+        packed = [args.packed_peer, "--model", str(args.model), "--corpus", str(args.corpus)]
+        steps.append(lambda: session.run("packed", packed, 110))
+    for step in steps:
+        step()
+    print(table(session.rows))
 
 
 if __name__ == "__main__":

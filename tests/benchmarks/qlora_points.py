@@ -1,0 +1,274 @@
+"""Time QLoRA micro-batches (forward + backward) of a 4-bit Llama on one CUDA GPU, several points a process.
+
+python tests/benchmarks/qlora_points.py least:budget=0,limit=11.5 most:limit=69.4
+--model names a folder with a bitsandbytes NF4 model; without it one of the 13B shape is made. Of each point,
+NAME:KEY=VALUE,..., one RESULT line of JSON is printed. A step is one micro-batch with its gradients added to those
+before it; the median of --steps is taken, and the peaks are those since the point began, its first step included.
+Keys of a point:
+  budget=auto|0..1   limit=GiB, enforced   unpacked=layers (none: as the budget decides)   profile=1
+  path=fast|peft     through the fast path, or transformers + PEFT with every layer checkpointed; this one last
+  data=rows          one document a row of random tokens
+  data=corpus        the blocks that `fit` would train on, from --corpus
+  data=packed|padded random documents as long as --corpus's, packed into blocks, or one a row, padded
+"""
+
+import argparse
+import gc
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GIB = 2**30
+CHARACTERS_PER_TOKEN = 1.2
+PAD = 0
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class Point:
+    """What to measure; see the module's docstring."""
+
+    name: str
+    budget: str = "auto"
+    limit: float = 0.0
+    unpacked: str = "none"
+    path: str = "fast"
+    data: str = "rows"
+    profile: int = 0
+
+
+def parse_point(text: str) -> Point:
+    name, _, rest = text.partition(":")
+    point = Point(name)
+    for pair in filter(None, rest.split(",")):
+        key, _, value = pair.partition("=")
+        setattr(point, key, type(getattr(point, key))(value))
+    return point
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("points", nargs="+", type=parse_point)
+    parser.add_argument("--model", help="without one, random weights of the 13B shape")
+    parser.add_argument("--corpus", type=Path, help="a folder that `corpus_tools clean` made")
+    parser.add_argument("--tokenizer", default="models/tiny-taigi", help="for data=corpus")
+    parser.add_argument("--bs", type=int, default=4)
+    parser.add_argument("--seq", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--r", type=int, default=64)
+    parser.add_argument("--dropout", type=float, default=0.05)
+    return parser.parse_args()
+
+
+# ---- data -----------------------------------------------------------------------------------------
+
+
+def random_rows(args: argparse.Namespace, vocabulary: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    positions = torch.arange(args.seq).repeat(args.bs, 1)
+    drawn = (torch.randint(3, vocabulary, (args.bs, args.seq), generator=generator) for _ in range(3))
+    return [{"input_ids": tokens, "labels": tokens, "position_ids": positions} for tokens in drawn]
+
+
+def document_lengths(corpus: Path) -> np.ndarray:
+    """Tokens of each document of a corpus, at a stated number of characters each: no tokenizer is needed."""
+    import pyarrow.parquet as pq
+
+    files = sorted(corpus.glob("train-*.parquet"))
+    characters = np.concatenate([pq.read_table(f, columns=["characters"])["characters"] for f in files])
+    return np.ceil(characters / CHARACTERS_PER_TOKEN).astype(np.int64)
+
+
+def random_documents(args: argparse.Namespace, vocabulary: int, packed: bool, count: int = 6) -> list[Batch]:
+    """Batches of random tokens in documents of the corpus's lengths, in an order drawn once."""
+    from taigi_lightning.collating import pad_right
+    from taigi_lightning.packing import Blocks, pack_documents, separate_documents
+
+    lengths = document_lengths(args.corpus)
+    tokens = np.random.default_rng(1).integers(3, vocabulary, int(lengths.sum()), dtype=np.int32)
+    packing = (pack_documents if packed else separate_documents)(lengths, args.seq)
+    blocks = Blocks(tokens, tokens, packing, PAD)
+    order = np.random.default_rng(2).permutation(len(blocks))
+    rows = [blocks[i] for i in order[: count * args.bs]]
+    return [pad_right(rows[i : i + args.bs], PAD) for i in range(0, len(rows), args.bs)]
+
+
+def corpus_blocks(args: argparse.Namespace, count: int = 6) -> tuple[list[Batch], int]:
+    from taigi_lightning.datamodules import CPTDataModule
+
+    data = CPTDataModule(
+        str(args.corpus), args.tokenizer, batch_size=args.bs, max_length=args.seq, validation_split=None
+    )
+    data.prepare_data()
+    data.setup("fit")
+    taken = [batch for batch, _ in zip(data.train_dataloader(), range(count), strict=False)]
+    return taken, data.splits["train"].blocks.pad_id
+
+
+def make_batches(args: argparse.Namespace, data: str, vocabulary: int) -> tuple[list[Batch], int]:
+    """Batches on the CPU, and the token that pads them."""
+    if data == "rows":
+        return random_rows(args, vocabulary), PAD
+    if data == "corpus":
+        return corpus_blocks(args)
+    return random_documents(args, vocabulary, packed=data == "packed"), PAD
+
+
+# ---- the step -------------------------------------------------------------------------------------
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    from random_base import TAIGI_13B, llama_config, random_base
+    from transformers import AutoModelForCausalLM
+
+    from taigi_lightning.adapters import LoraSettings, attach_adapter
+
+    if args.model is None:
+        base = random_base(llama_config(TAIGI_13B))
+    else:
+        base = AutoModelForCausalLM.from_pretrained(
+            args.model, device_map={"": 0}, dtype=torch.bfloat16, attn_implementation="sdpa"
+        ).requires_grad_(False)
+    base.config.use_cache = False
+    return attach_adapter(base, LoraSettings(args.r, 2 * args.r, args.dropout)).train()
+
+
+def start_over(model: Any, optimizer: Any, limit: float) -> None:
+    """Undo what a point before did to the model, free what it held, and set what the process may take."""
+    from taigi_lightning.fast_path import causal_lm
+
+    base = causal_lm(model)
+    base.__dict__.pop("fast_decoder", None)
+    embedding = base.get_input_embeddings()
+    embedding.__dict__.pop("forward", None)
+    embedding.weight.data = embedding.weight.data.cuda()
+    base.gradient_checkpointing_disable()
+    optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit * GIB / total) if limit else 1.0)
+    torch.cuda.reset_peak_memory_stats()
+
+
+def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tensor]:
+    """What computes a micro-batch's mean loss."""
+    from taigi_lightning.fast_path import apply_fast_path, causal_lm, expect_state, forward_hidden
+    from taigi_lightning.loss import linear_cross_entropy_sum
+    from taigi_lightning.memory import coming_state_bytes
+
+    if point.path == "peft":
+        base = causal_lm(model)
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.enable_input_require_grads()
+
+        def plain(batch: Batch) -> Tensor:
+            mask = batch["input_ids"] != PAD
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                out = model(input_ids=batch["input_ids"], attention_mask=mask, labels=batch["labels"])
+            return out.loss  # type: ignore[no-any-return]
+
+        return plain
+    apply_fast_path(
+        model,
+        compile=True,
+        activation_budget="auto" if point.budget == "auto" else float(point.budget),
+        unpacked_layers=None if point.unpacked == "none" else int(point.unpacked),
+    )
+    weight = model.get_output_embeddings().weight
+
+    def fast(batch: Batch) -> Tensor:
+        expect_state(model, coming_state_bytes(optimizer))
+        hidden = forward_hidden(model, batch["input_ids"], batch["position_ids"])
+        return linear_cross_entropy_sum(hidden, weight, batch["labels"]) / batch["labels"].numel()
+
+    return fast
+
+
+def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Warm up, then time."""
+    from taigi_lightning.fast_path import causal_lm
+
+    start_over(model, optimizer, point.limit)
+    batches, pad = make_batches(args, point.data, model.config.vocab_size)
+    useful = [int((batch["input_ids"] != pad).sum()) for batch in batches]
+    batches = [{name: value.cuda() for name, value in batch.items()} for batch in batches]
+    loss_of = prepare(model, point, optimizer)
+
+    def run(index: int) -> tuple[float, float]:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        loss = loss_of(batches[index % len(batches)])
+        loss.backward()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start, loss.item()
+
+    first, _ = run(0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    run(0)
+    # Documents differ from batch to batch: each is taken once.
+    steps = range(args.steps if point.data == "rows" else len(batches))
+    times, losses = zip(*(run(i) for i in steps), strict=True)
+    median = sorted(times)[len(times) // 2]
+    computed = [batches[i % len(batches)]["input_ids"].numel() for i in steps]
+    found = {
+        "variant": "taigi-lightning" if point.path == "fast" else "transformers + PEFT", **vars(point),
+        "first_s": round(first, 2), "step_s": round(median, 4),
+        "tok_s": round(sum(computed) / len(computed) / median) if point.data == "rows"
+        else round(sum(computed) / sum(times)),
+        "useful_tok_s": round(sum(useful[i % len(batches)] for i in steps) / sum(times)),
+        "padding": round(1 - sum(useful) / sum(batch["input_ids"].numel() for batch in batches), 3),
+        "loss": round(losses[-1], 3), "peak_alloc": round(torch.cuda.max_memory_allocated() / GIB, 2),
+        "peak_res": round(torch.cuda.max_memory_reserved() / GIB, 2), "card": torch.cuda.get_device_name(),
+    }  # fmt: skip
+    if point.path == "fast":
+        decoder = causal_lm(model).fast_decoder
+        plan = next(iter(decoder.plans.values()))
+        found |= {"kept_layers": sum(len(s.device) == 5 for s in plan), "host": sorted(plan[0].host)}
+        found["unpacked"] = decoder.unpacked
+    if point.profile:
+        profile(lambda: run(0))
+    return found
+
+
+def profile(run: Callable[[], object]) -> None:
+    """Print the kernels of one step that take most time."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as torch_profile
+
+    with torch_profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        run()
+    events = sorted(recorded.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in events) / 1e3
+    print(f"PROFILE {total:.1f} ms in {sum(event.count for event in events)} kernels")
+    for event in events[:40]:
+        print(f"PROFILE {event.self_device_time_total / 1e3:9.2f} ms {event.count:5d} x {event.key[:90]}")
+
+
+def main() -> None:
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    import bitsandbytes as bnb
+
+    args = parse_arguments()
+    model = load_model(args)
+    optimizer = bnb.optim.AdamW8bit([p for p in model.parameters() if p.requires_grad], lr=2e-4)
+    for point in args.points:
+        try:
+            print("RESULT", json.dumps(measure(model, point, optimizer, args)), flush=True)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            print(f"FAILED {point.name}: {str(error)[:300]!r}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
