@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import accumulate
 from typing import NamedTuple
 
 from corpus_tools.characters import (
@@ -24,8 +23,8 @@ from corpus_tools.characters import (
 )
 from corpus_tools.numbering import find_numbering
 
-# (position in the text given to the rule, the stretch that stood there) of every change.
-Log = list[tuple[int, str]]
+# Changes in order: where one is in the text given to the rule, and what stood there and at the next ones.
+Log = list[tuple[int, list[str]]]
 
 _CHARACTERS = (
     dict.fromkeys(ODD_SPACES, " ")
@@ -62,7 +61,7 @@ def _logged_sub(
         return text
     struck = pieces[1::2]
     if log is not None:
-        log += zip(list(accumulate(map(len, pieces)))[:-1:2], struck, strict=True)
+        log.append((len(pieces[0]), struck.copy()))
     pieces[1::2] = map(replacement, struck)
     return "".join(pieces)
 
@@ -122,7 +121,7 @@ def remove_urls(text: str, log: Log | None = None) -> str:
             kept.append(text[at:start])
             at = start + len(address)
             if log is not None:
-                log.append((start, address))
+                log.append((start, [address]))
     return "".join([*kept, text[at:]]) if at else text
 
 
@@ -152,7 +151,7 @@ def compose(text: str, log: Log | None = None) -> str:
         while start and unicodedata.combining(text[start]):
             start -= 1
         if _composes(text[start:end]):
-            log.append((start, text[start:end]))
+            log.append((start, [text[start:end]]))
     return unicodedata.normalize("NFC", text) if len(log) > known else text
 
 
@@ -193,7 +192,7 @@ def squeeze_spaces(text: str, log: Log | None = None) -> str:
             text = _logged_sub(re.compile(edge), lambda _: "\n", text, log)
     stripped = text.strip(" ")
     if log is not None and len(stripped) < len(text):
-        log.append((0, " "))
+        log.append((0, [" "]))
     return stripped
 
 
@@ -208,7 +207,7 @@ def remove_numbering(text: str, log: Log | None = None) -> str:
         kept.append(text[at : number.start])
         at = number.end
         if log is not None:
-            log.append((number.start, text[number.start : number.end]))
+            log.append((number.start, [text[number.start : number.end]]))
     return "".join([*kept, text[at:]]) if at else text
 
 

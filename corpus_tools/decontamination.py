@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus_tools.cleaning import clean_text
+from corpus_tools.documents import Cut
 from corpus_tools.errors import InputError
 
 _COLUMNS = ("文章", "前文", "題幹", "問題")
@@ -129,3 +132,30 @@ def find_overlaps(text: str, ngrams: QuestionNgrams) -> list[Overlap]:
         if gram in ngrams.questions:
             found.append(Overlap(int(places[i]), int(places[i + ngrams.n - 1]) + 1, ngrams.questions[gram]))
     return found
+
+
+def drop_overlaps(
+    text: str, first_rows: list[int], row_counts: list[int], ngrams: QuestionNgrams
+) -> tuple[str, list[Cut], list[dict[str, str]]]:
+    """Take out the paragraphs that hold, wholly or in part, an n-gram of a question, until none does.
+
+    Their rows are taken out of `first_rows` and `row_counts`. Returns the text left, the paragraphs, and for
+    each the question and the stretch they share.
+    """
+    cuts: list[Cut] = []
+    hits: list[dict[str, str]] = []
+    while overlaps := find_overlaps(text, ngrams):
+        paragraphs = text.split("\n")
+        ends = list(accumulate(len(paragraph) + 1 for paragraph in paragraphs))
+        hit: dict[int, Overlap] = {}
+        for overlap in overlaps:
+            first, last = bisect_right(ends, overlap.start), bisect_right(ends, overlap.end - 1)
+            for line in range(first, last + 1):
+                hit.setdefault(line, overlap)
+        for line in sorted(hit, reverse=True):
+            row, rows = first_rows.pop(line), row_counts.pop(line)
+            cuts.append(Cut(row, rows, "contaminated", paragraphs.pop(line)))
+            start, end, question = hit[line]
+            hits.append({"question": question, "shared": text[start:end], "row": str(row)})
+        text = "\n".join(paragraphs)
+    return text, cuts, hits

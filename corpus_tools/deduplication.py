@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
+from xxhash import xxh3_128_digest as hash_bytes
+
+__all__ = ["HASH_BYTES", "NO_HASH", "find_duplicates", "hash_bytes", "hash_text"]
 
 HASH_BYTES = 16
+NO_HASH = bytes(HASH_BYTES)  # of what may repeat
+_AT_ONCE = 1 << 19  # hashes sorted together
 
 
 def hash_text(text: str) -> bytes:
@@ -14,25 +18,32 @@ def hash_text(text: str) -> bytes:
     return hash_bytes(text.encode())
 
 
-def hash_bytes(data: bytes) -> bytes:
-    """128-bit hash (xxh3)."""
-    return xxhash.xxh3_128_digest(data)
+def find_duplicates(hashes: bytes | npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which of n concatenated hashes repeat an earlier one, [n] bool; `NO_HASH` never does.
 
-
-def find_duplicates(hashes: bytes) -> npt.NDArray[np.bool_]:
-    """Which of n concatenated hashes repeat an earlier one, [n] bool.
+    Beyond the hashes it takes a few bytes for each: they are sorted in groups that share no hash.
 
     >>> find_duplicates(b"".join(map(hash_text, "aba"))).tolist()
     [False, False, True]
     """
     pairs = np.frombuffer(hashes, np.uint64).reshape(-1, 2)
-    first = pairs[:, 0].copy()
+    duplicate = np.zeros(len(pairs), np.bool_)
+    groups = 1 + len(pairs) // _AT_ONCE
+    group = (pairs[:, 0] % np.uint64(groups)).astype(np.uint16)
+    for number in range(groups):
+        places = np.flatnonzero(group == number)
+        places = places[pairs[places].any(axis=1)]
+        duplicate[places[_repeats(pairs[places])]] = True
+    return duplicate
+
+
+def _repeats(pairs: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Indices of the pairs that repeat an earlier one."""
+    first = pairs[:, 0]
     order = np.argsort(first, kind="stable")  # equal hashes stay in source order
     same = np.flatnonzero(first[order[1:]] == first[order[:-1]])
     earlier, later = order[same], order[same + 1]
     if (pairs[earlier, 1] != pairs[later, 1]).any():  # the other half decides, once in many billions
-        order = np.lexsort((pairs[:, 0], pairs[:, 1]))
+        order = np.lexsort((first, pairs[:, 1]))
         later = order[1:][(pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)]
-    duplicate = np.zeros(len(pairs), np.bool_)
-    duplicate[later] = True
-    return duplicate
+    return later

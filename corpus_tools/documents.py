@@ -6,6 +6,8 @@ from collections import Counter
 
 import msgspec
 
+MOST_SAMPLES = 96  # of a rule, in a tally
+
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """One input row: a window of an article. `paragraph_id` orders the rows of a title."""
@@ -40,22 +42,44 @@ class Cut(msgspec.Struct, array_like=True, gc=False):
     text: str
 
 
-class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
-    """A cleaned article, a paragraph a line, none empty; for each the row it begins in and the rows beginning in it.
+class Document(msgspec.Struct, array_like=True, gc=False):
+    """A piece of an article: bytes `start` to `end` of its text; `reason`: why it is left out, or empty."""
 
-    `text` is UTF-8, as it is hashed and stored, and `length` its characters; `characters` counts those of the
-    text when the rules had run, before empty lines were left out and decontamination.
+    start: int
+    end: int
+    characters: int
+    taigi_score: float
+    hash: bytes
+    reason: str
+
+
+class Pieces(msgspec.Struct, array_like=True, gc=False):
+    """The documents of an article, in order, and what the report counts of its text."""
+
+    documents: list[Document]
+    simplified: bool
+    replacement_characters: int
+    unknown_private_use: dict[str, int]
+
+
+class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
+    """What is known of a cleaned article, whose text lies elsewhere: a paragraph a line, none of them empty.
+
+    For each paragraph, the row it begins in and the number of rows that begin in it. `characters` counts those
+    of the text when the rules had run, before empty lines were left out and decontamination; `length` and `size`
+    are the characters and the bytes that are left.
     """
 
     title: str
     author: str
     source: str
     characters: int
-    length: int
-    text: bytes
     first_rows: list[int]
     row_counts: list[int]
     cuts: list[Cut]
+    length: int
+    size: int
+    pieces: Pieces
 
 
 class Tally(msgspec.Struct):
@@ -73,7 +97,7 @@ class Tally(msgspec.Struct):
     hits: list[dict[str, str]] = msgspec.field(default_factory=list)
 
     def add(self, other: Tally) -> None:
-        """Add another tally's counts; samples and hits follow in order."""
+        """Add another tally's counts; hits follow in order, and so do samples, thinned out where they are many."""
         for name in ("rows", "articles", "characters", "line_breaks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.converted_articles += other.converted_articles
@@ -82,5 +106,8 @@ class Tally(msgspec.Struct):
         for rule, stretches in other.stretches.items():
             self.stretches.setdefault(rule, Counter()).update(stretches)
         for rule, samples in other.samples.items():
-            self.samples.setdefault(rule, []).extend(samples)
+            kept = self.samples.setdefault(rule, [])
+            kept += samples
+            if len(kept) > MOST_SAMPLES:
+                del kept[1::2]
         self.hits.extend(other.hits)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
-from operator import add, lt
+from itertools import accumulate, groupby
+from operator import add, itemgetter, lt
 
 from corpus_tools.documents import Article, Row
 from corpus_tools.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence, in_sequence, number_at
@@ -14,7 +14,7 @@ _NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９�
 _COMPLETE = frozenset("。！？!?…")
 _MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")
 _CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
-_TELLING = 16  # characters: texts of which these differ need not be compared
+_head, _first, _last = itemgetter(slice(16)), itemgetter(0), itemgetter(-1)
 
 
 def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[list[int]]:
@@ -27,17 +27,20 @@ def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> lis
     titles: dict[tuple[str, str | None], list[int]] = {}
     groups: list[list[int]] = []
     authors: dict[tuple[int, str], str | None] = {}
-    for i, row in enumerate(rows):
-        if not row.title:
-            groups.append([i])
-            continue
-        author = authors.setdefault((sources[i], row.title), row.author) if sources else None
-        key = (row.title, author)
-        group = titles.get(key)
-        if group is None:
-            titles[key] = group = []
-            groups.append(group)
-        group.append(i)
+    start = 0
+    for title, run in groupby([row.title for row in rows]):
+        indices = range(start, start + len(list(run)))
+        start = indices.stop
+        if not title:
+            groups += [[i] for i in indices]
+        elif sources is None:
+            titles.setdefault((title, None), []).extend(indices)
+        else:
+            for i in indices:
+                author = authors.setdefault((sources[i], title), rows[i].author)
+                titles.setdefault((title, author), []).append(i)
+    groups += titles.values()
+    groups.sort()
     return [_reading_order(rows, group) for group in groups]
 
 
@@ -58,7 +61,7 @@ def repeated_rows(texts: Sequence[str], min_chars: int) -> set[int]:
 
     Windows break sentences, so such a copy must go before the windows are joined.
     """
-    if len({text[:_TELLING] for text in texts}) == len(texts):
+    if len(set(map(_head, texts))) == len(texts):  # so they differ
         return set()
     first: set[str] = set()
     repeated = set()
@@ -97,7 +100,7 @@ def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
     if not texts:
         return "", []
     filled = texts if all(texts) else [text for text in texts if text]
-    firsts, lasts = [text[0] for text in filled], [text[-1] for text in filled]
+    firsts, lasts = list(map(_first, filled)), list(map(_last, filled))
     # The first test decides most rows without a call.
     breaks = [False] + [
         (last in _COMPLETE and first not in _CONTINUES and first != " ")

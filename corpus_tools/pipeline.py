@@ -21,15 +21,18 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
+from corpus_tools.articles import Limits
 from corpus_tools.decontamination import read_questions
-from corpus_tools.deduplication import HASH_BYTES, find_duplicates
+from corpus_tools.deduplication import HASH_BYTES, NO_HASH, find_duplicates
+from corpus_tools.documents import Tally
 from corpus_tools.errors import InputError
-from corpus_tools.parts import PartSummary, Selection, write_part
+from corpus_tools.harvest import PartSummary
+from corpus_tools.parts import Selection, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report
 from corpus_tools.report_page import render_page
 from corpus_tools.selection import select
-from corpus_tools.shards import ShardSummary, clean_shard
+from corpus_tools.shards import ShardSummary, clean_shard, read_tally
 from corpus_tools.writing import publish, write_json
 
 PART_CHARACTERS = 10_000_000
@@ -96,6 +99,7 @@ def build_corpus(
     if decontaminate:
         read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
     run = partial(_run, executor, progress)
+    limits = Limits(min_chars, max_chars, min_taigi_score)
     with _work_folder(output_dir) as work:
         clean = partial(
             clean_shard,
@@ -103,6 +107,7 @@ def build_corpus(
             salt=_salt(options, decontaminate),
             fields=fields or {},
             min_paragraph_chars=min_paragraph_chars,
+            limits=limits,
             questions=decontaminate.resolve() if decontaminate else None,
             ngram=ngram,
             convert_simplified=convert_simplified,
@@ -110,15 +115,13 @@ def build_corpus(
         )
         shards = _clean_all(clean, files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
-        finish = partial(
-            write_part,
-            min_chars=min_chars,
-            max_chars=max_chars,
-            min_taigi_score=min_taigi_score,
-            jsonl=output_format == "jsonl",
-        )
+        finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
         parts = _write_all(finish, _grouped(shards, selections), work, run)
-        report = corpus_report(options, shards, parts, passed_over, validation)
+        tally = Tally()
+        for shard in shards:
+            if shard.stored:
+                tally.add(read_tally(work / shard.stored))
+        report = corpus_report(options, tally, shards, parts, passed_over, validation)
         if not report["documents"]["total"]:
             reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
             raise InputError(
@@ -196,8 +199,9 @@ def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run:
 
     first: dict[bytes, int] = {}
     for i, shard in enumerate(alone):
-        for title in shard.titles:
-            if title:
+        for at in range(0, len(shard.titles), HASH_BYTES):
+            title = shard.titles[at : at + HASH_BYTES]
+            if title != NO_HASH:
                 a, b = root(first.setdefault(title, i)), root(i)
                 group[max(a, b)] = min(a, b)
     members: dict[int, list[int]] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from corpus_tools.documents import Tally
 
 if TYPE_CHECKING:
-    from corpus_tools.parts import PartSummary
+    from corpus_tools.harvest import PartSummary
     from corpus_tools.shards import ShardSummary
 
 SAMPLES = 12  # of a rule
@@ -36,6 +36,7 @@ def _sum(counters: Sequence[Counter[Any]]) -> Counter[Any]:
 
 def corpus_report(
     options: Mapping[str, Any],
+    tally: Tally,
     shards: Sequence[ShardSummary],
     parts: Sequence[PartSummary],
     passed_over: Sequence[str],
@@ -46,9 +47,6 @@ def corpus_report(
     Characters read + line breaks added = removed by rules + dropped + edges (line breaks between documents
     and around dropped paragraphs) + kept.
     """
-    tally = Tally()
-    for shard in shards:
-        tally.add(shard.tally)
     documents, characters = _sum([p.documents for p in parts]), _sum([p.characters for p in parts])
     dropped = _sum([p.characters_dropped for p in parts])
     rules = {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from corpus_tools.deduplication import HASH_BYTES, find_duplicates
-from corpus_tools.parts import DUPLICATE, TRAIN, VALIDATION, Selection
+from corpus_tools.harvest import DUPLICATE, TRAIN, VALIDATION
+from corpus_tools.parts import Selection
 from corpus_tools.shards import ShardSummary
 
 
@@ -17,14 +19,10 @@ def select(
     shards: Sequence[ShardSummary], work: Path, validation_fraction: float, min_chars: int
 ) -> tuple[list[Selection], int]:
     """The fate of each article and each paragraph, from the hashes of all shards in order; how many are held out."""
+    counts = np.fromiter(chain.from_iterable(s.paragraph_counts for s in shards), np.int32)
     duplicate_article = find_duplicates(b"".join(s.articles for s in shards))
-    counts = np.array([n for s in shards for n in s.paragraph_counts], np.int64)
     duplicate_article &= counts > 0
-    hashes = np.frombuffer(b"".join(s.paragraphs for s in shards), np.uint8).reshape(-1, HASH_BYTES)
-    considered = np.frombuffer(b"".join(s.long_enough for s in shards), np.uint8).astype(np.bool_)
-    considered &= ~np.repeat(duplicate_article, counts)
-    duplicates = np.zeros(len(hashes), np.uint8)
-    duplicates[considered] = find_duplicates(hashes[considered].tobytes())
+    duplicates = _duplicate_paragraphs(shards, work, np.repeat(duplicate_article, counts))
     fates = np.where(duplicate_article, DUPLICATE, TRAIN).astype(np.uint8)
     held_out = _held_out(shards, fates, validation_fraction, min_chars)
     fates[held_out] = VALIDATION
@@ -37,7 +35,24 @@ def select(
     return selections, len(held_out)
 
 
-def _held_out(shards: Sequence[ShardSummary], fates: Any, fraction: float, min_chars: int) -> list[int]:
+def _duplicate_paragraphs(
+    shards: Sequence[ShardSummary], work: Path, ignored: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which paragraphs repeat an earlier one, [paragraphs] bool; those of duplicate articles are `ignored`."""
+    hashes = np.zeros((len(ignored), 2), np.uint64)
+    at = 0
+    for shard in shards:
+        if shard.stored:
+            of_shard = np.fromfile(work / f"{shard.stored}.paragraphs", np.uint64).reshape(-1, 2)
+            hashes[at : at + len(of_shard)] = of_shard
+            at += len(of_shard)
+    hashes[ignored] = 0
+    return find_duplicates(hashes)
+
+
+def _held_out(
+    shards: Sequence[ShardSummary], fates: npt.NDArray[np.uint8], fraction: float, min_chars: int
+) -> list[int]:
     """The articles whose hash comes first: the same ones wherever the files lie and however many there are."""
     characters = [n for s in shards for n in s.characters]
     keys = b"".join(s.articles for s in shards)

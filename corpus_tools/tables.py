@@ -32,6 +32,7 @@ DROPPED_SCHEMA = pa.schema(
         "text": pa.string(),
     }
 )
+_MOST_BYTES = 1 << 30  # of text in an array, whose offsets have 32 bits
 
 
 class Columns:
@@ -53,16 +54,24 @@ class Columns:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _array(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
     """An Arrow array from its buffers: `pa.array` would import pandas, which takes longer than a shard."""
     if kind == pa.string():
-        data = [value if isinstance(value, bytes) else value.encode() for value in values]
-        offsets = np.zeros(len(data) + 1, np.int32)
-        np.cumsum([len(d) for d in data], out=offsets[1:])
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
-    else:
-        buffers = [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))]
-    return pa.Array.from_buffers(kind, len(values), buffers)
+        return pa.chunked_array(_strings([v.encode() if isinstance(v, str) else v for v in values]), kind)
+    buffers = [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))]
+    return pa.chunked_array([pa.Array.from_buffers(kind, len(values), buffers)])
+
+
+def _strings(values: list[bytes]) -> list[pa.Array]:
+    """Arrays of some texts: several if one could not count so many bytes."""
+    sizes = np.array(list(map(len, values)), np.int64)
+    if sizes.sum() > _MOST_BYTES and len(values) > 1:
+        half = len(values) // 2
+        return _strings(values[:half]) + _strings(values[half:])
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return [pa.Array.from_buffers(pa.string(), len(values), buffers)]
 
 
 def path_of(stem: Path, name: str) -> Path:
@@ -70,17 +79,39 @@ def path_of(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}.{name}")
 
 
-def append_table(writers: dict[str, Any], name: str, stem: Path, table: pa.Table, jsonl: bool) -> None:
-    """Append a table to the file `name` of a part, opened when it is first needed and kept in `writers`."""
-    if jsonl and name != "dropped":
-        if name not in writers:
-            writers[name] = path_of(stem, name).open("wb")
-        writers[name].write(b"".join(msgspec.json.encode(row) + b"\n" for row in table.to_pylist()))
-        return
-    if name not in writers:
-        path = path_of(stem, name)
-        if name == "dropped":  # compressed when the parts' are joined
-            writers[name] = pa.ipc.new_file(path, table.schema)
+class Writers:
+    """The files of a part, each opened when its first table comes: Parquet, JSON lines, Arrow for what is dropped."""
+
+    def __init__(self, stem: Path, jsonl: bool) -> None:
+        self._stem = stem
+        self._jsonl = jsonl
+        self._open: dict[str, Any] = {}
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for writer in self._open.values():
+            writer.close()
+
+    def paths(self) -> list[Path]:
+        """The files written so far."""
+        return [path_of(self._stem, name) for name in self._open]
+
+    def append(self, name: str, table: pa.Table) -> None:
+        """Append a table to a file."""
+        lines = self._jsonl and name != "dropped"
+        if name not in self._open:
+            path = path_of(self._stem, name)
+            if lines:
+                self._open[name] = path.open("wb")
+            elif name == "dropped":  # compressed when the parts' are joined
+                self._open[name] = pa.ipc.new_file(path, table.schema)
+            else:
+                self._open[name] = pq.ParquetWriter(
+                    path, table.schema, compression="zstd", use_dictionary=False
+                )
+        if lines:
+            self._open[name].write(b"".join(msgspec.json.encode(row) + b"\n" for row in table.to_pylist()))
         else:
-            writers[name] = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False)
-    writers[name].write_table(table)
+            self._open[name].write_table(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corpus_tools.parts import PartSummary
+    from corpus_tools.harvest import PartSummary
     from corpus_tools.shards import ShardSummary
 
 CARD = """---
