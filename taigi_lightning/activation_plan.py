@@ -85,13 +85,16 @@ def loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
     return (3 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size
 
 
-def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2) -> int:
-    """Bytes of one layer's projections unpacked, each with the columns of its group's LoRA beside it."""
+def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2, packed: bool = True) -> int:
+    """Bytes of one layer's projections unpacked, each with the columns of its group's LoRA B beside it, and of
+    LoRA's A; less what 4-bit weights leave, which then wait on the host."""
     together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}
-    elements = sum(
-        linear.outputs * (linear.inputs + together.get(linear.name, 1) * rank) for linear in shape.linears
-    )
-    return elements * element_size
+    elements = left = 0
+    for linear in shape.linears:
+        elements += linear.outputs * (linear.inputs + together.get(linear.name, 1) * rank)
+        elements += linear.inputs * rank
+        left += linear.inputs * linear.outputs // 2 if packed else 0
+    return elements * element_size - left
 
 
 def kept_bytes(
@@ -167,6 +170,7 @@ def decide(
     host_room: float,
     embedding: int = 0,
     element_size: int = 2,
+    packed: bool = True,
 ) -> Decision:
     """What to do with the device's memory.
 
@@ -176,6 +180,7 @@ def decide(
         host_room: bytes of the host that activations may take.
         embedding: bytes of the input embedding if it may move to the host. It does with a budget of 0, and
             with "auto" where the layers could not keep the little that they must.
+        packed: the base is in 4 bits.
 
     Returns:
         Where "auto" finds more room than all activations take, weights stay unpacked in the rest.
@@ -190,5 +195,5 @@ def decide(
     moves = embedding > 0 and room < least
     room += embedding if moves else 0
     savings = plan_savings(shape.layers, sizes, room, host_room)
-    spare = max(0.0, room - whole) / unpacked_bytes(shape, rank, element_size)
+    spare = max(0.0, room - whole) / unpacked_bytes(shape, rank, element_size, packed)
     return Decision(savings, int(min(shape.layers, spare)), moves)

@@ -97,6 +97,11 @@ class DecoderLayer:
         """Its seven projections."""
         return [m for g in self.groups() for m in g.members]
 
+    @property
+    def unpacked(self) -> bool:
+        """Whether it holds its base weights unpacked."""
+        return self.qkv.resident is not None
+
     def keep_unpacked(self, dtype: torch.dtype) -> None:
         """Hold the base weights unpacked."""
         for group in self.groups():
@@ -105,7 +110,7 @@ class DecoderLayer:
     def drop_unpacked(self) -> None:
         """Unpack them for each product again."""
         for group in self.groups():
-            group.resident = None
+            group.drop_unpacked()
 
     def _norm(self, site: int) -> tuple[Tensor, float]:
         return self.norms[site].weight.detach(), self.norms[site].variance_epsilon

@@ -6,6 +6,7 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
+import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
@@ -48,6 +49,7 @@ class FastDecoder:
             DecoderLayer(layer, index, self.shape.heads, self.shape.kv_heads, fused)
             for index, layer in enumerate(self.backbone.layers)
         ]
+        self.packed = isinstance(self.layers[0].members()[0].base.weight, bnb.nn.Params4bit)
         self.rank = max(m.rank for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
         self.host_room = host_bytes(offload) if self.stash is not None else 0.0
@@ -57,6 +59,8 @@ class FastDecoder:
         self.keep_unpacked(unpacked_layers or 0)
         self.plans: dict[tuple[int, int], list[Saving]] = {}
         self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
+        # Should transformers' own pass run, as for `generate`, it finds the packed weights where they were.
+        self._hook = self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))
 
     @property
     def device(self) -> torch.device:
@@ -76,11 +80,20 @@ class FastDecoder:
 
     def keep_unpacked(self, layers: int) -> None:
         """Hold the base weights of just the first layers unpacked."""
-        for layer in self.layers[layers : self.unpacked]:
-            layer.drop_unpacked()
-        for layer in self.layers[self.unpacked : layers]:
-            layer.keep_unpacked(self.backbone.norm.weight.dtype)
+        for index, layer in enumerate(self.layers):
+            if index < layers and not layer.unpacked:
+                layer.keep_unpacked(self.backbone.norm.weight.dtype)
+            elif index >= layers and layer.unpacked:
+                layer.drop_unpacked()
         self.unpacked = layers
+
+    def release(self) -> None:
+        """Undo what was done to the model."""
+        self.keep_unpacked(0)
+        self._hook.remove()
+        embedding = self.backbone.embed_tokens
+        if embedding.__dict__.pop("forward", None) is not None:
+            embedding.weight.data = embedding.weight.data.to(self.device)
 
     def move_embedding_to_host(self) -> None:
         """Keep the input embedding in pinned host memory; only a block's rows travel."""
@@ -112,6 +125,7 @@ class FastDecoder:
                 host_room=self.host_room,
                 embedding=movable,
                 element_size=self.element_size,
+                packed=self.packed,
             )
             if plan.embedding_on_host or self.embedding_on_host:
                 self.move_embedding_to_host()
@@ -130,9 +144,8 @@ class FastDecoder:
         limit = torch.cuda.get_per_process_memory_fraction(self.device) * total
         available = min(free + held, limit) - used
         if self.fill:
-            available += self.unpacked * activation_plan.unpacked_bytes(
-                self.shape, self.rank, self.element_size
-            )
+            each = activation_plan.unpacked_bytes(self.shape, self.rank, self.element_size, self.packed)
+            available += self.unpacked * each
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
         return activation_plan.room_left(

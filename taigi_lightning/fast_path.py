@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from taigi_lightning import elementwise, nf4_linear
+from taigi_lightning import elementwise, general_path, nf4_linear
 from taigi_lightning.attention import Documents
 from taigi_lightning.fast_decoder import Budget, FastDecoder
 
@@ -49,13 +49,16 @@ def apply_fast_path(
     """
     base = causal_lm(model)
     base.config.use_cache = False
+    earlier: FastDecoder | None = base.__dict__.pop("fast_decoder", None)
+    if earlier is not None:
+        earlier.release()
     reason = unsupported(model)
     if reason is not None:
         if activation_budget != 1.0:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         fused = compile and next(base.parameters()).is_cuda
         for module in base.modules():
-            nf4_linear.speed_up(module, _operations(fused), fused)
+            general_path.speed_up(module, _operations(fused), fused)
         base.slow_path_reason = reason
         return model
     fused = compile and base.get_decoder().norm.weight.is_cuda

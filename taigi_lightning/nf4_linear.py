@@ -11,14 +11,11 @@ share one dropout mask, where PEFT draws one for each; every mask is still indep
 """
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
-
-from taigi_lightning.elementwise import Dropout
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
 
@@ -42,6 +39,12 @@ class LoraLinear:
     @property
     def rank(self) -> int:
         return 0 if self.lora is None else self.lora[0].shape[0]
+
+    def send_packed(self, device: torch.device | str) -> None:
+        """Move the packed weight, without its scales, which are small."""
+        weight = self.base.weight
+        if isinstance(weight, bnb.nn.Params4bit):
+            weight.data = weight.data.to(device)
 
     def unpack(self, out: Tensor, fused: bool) -> None:
         """Write the frozen weight into out (out_features, in_features)."""
@@ -94,7 +97,9 @@ class ProjectionGroup:
         self.scale = self._common_scale()
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
-        self.resident: Tensor | None = None
+        self.device: torch.device = self.members[0].base.weight.device
+        self.resident: Tensor | None = None  # [W | B], if it is held
+        self._resident_a: Tensor | None = None
 
     def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
         like = next(b for b in biases if b is not None)
@@ -120,13 +125,19 @@ class ProjectionGroup:
         return [p for m in self.members if m.lora is not None for p in m.lora]
 
     def keep_unpacked(self, dtype: torch.dtype) -> None:
-        """Hold the frozen weights unpacked from now on: memory for the time of unpacking them."""
+        """Hold the frozen weights unpacked from now on; packed, they wait on the host."""
         self.resident = self._unpacked(dtype)
+        for member in self.members:
+            member.send_packed("cpu")
+
+    def drop_unpacked(self) -> None:
+        """Unpack the weights for each product again."""
+        self.resident = self._resident_a = None
+        for member in self.members:
+            member.send_packed(self.device)
 
     def _unpacked(self, dtype: torch.dtype) -> Tensor:
-        joined = torch.empty(
-            self.out_features, self.width, dtype=dtype, device=self.members[0].base.weight.device
-        )
+        joined = torch.empty(self.out_features, self.width, dtype=dtype, device=self.device)
         row = 0
         for member in self.members:
             member.unpack(joined[row : row + member.out_features, : self.in_features], self.fused)
@@ -157,13 +168,20 @@ class ProjectionGroup:
             column += member.rank
             row += member.out_features
 
-    def _stacked_a(self, dtype: torch.dtype) -> Tensor:
-        """A, (R, K), zero rows at its end where R was rounded up."""
+    def _stacked_a(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
+        """A, (R, K), zero rows at its end where R was rounded up. Where weights are held, so is forward's A."""
+        if self._resident_a is not None and not fresh:
+            return self._resident_a
         parts = [m.lora[0].detach() for m in self.members if m.lora is not None]
-        missing = self.rank - sum(p.shape[0] for p in parts)
-        if missing:
-            parts.append(parts[0].new_zeros(missing, self.in_features))
-        return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(dtype)
+        if self.fused and parts[0].is_cuda:
+            from taigi_lightning.nf4_triton import stack_rows
+
+            stacked = stack_rows(parts, self.rank, dtype)
+        else:
+            missing = self.rank - sum(p.shape[0] for p in parts)
+            stacked = torch.cat([*parts, parts[0].new_zeros(missing, self.in_features)]).to(dtype)
+        self._resident_a = stacked if self.resident is not None else None
+        return stacked
 
     def buffer(self, like: Tensor) -> Tensor:
         """Uninitialised (M, K + R) for the input and, beside it, LoRA's hidden activations."""
@@ -200,7 +218,7 @@ class ProjectionGroup:
         direct, hidden_grad = both[:, : self.in_features], both[:, self.in_features :]
         if not self.rank:
             return direct, None, hidden_grad
-        a = self._stacked_a(grad.dtype)
+        a = self._stacked_a(grad.dtype, fresh=False)
         if with_mask:
             return direct, hidden_grad @ a, hidden_grad
         direct.addmm_(hidden_grad, a)
@@ -212,72 +230,35 @@ class ProjectionGroup:
 
     def gradients(self, grad: Tensor, hidden: Tensor, hidden_grad: Tensor, dropped: Tensor) -> list[Tensor]:
         """Gradients of `parameters()`, in float32, from those of y and hidden and from `forward`'s hidden and d."""
-        found: list[Tensor] = []
         if not self.rank:
-            return found
+            return []
         grad_a = _product(hidden_grad.t(), dropped)
+        trained = [m for m in self.members if m.lora is not None]
+        parts_a = torch.split(grad_a[: sum(m.rank for m in trained)], [m.rank for m in trained])
+        parts_b = self._gradients_of_b(grad, hidden)
+        return [g for pair in zip(parts_a, parts_b, strict=True) for g in pair]
+
+    def _gradients_of_b(self, grad: Tensor, hidden: Tensor) -> list[Tensor]:
+        """Of each B, float32; members of one shape take one product together."""
+        count, first = len(self.members), self.members[0]
+        if count > 1 and len({(m.rank, m.out_features) for m in self.members}) == 1:
+            of_outputs = grad.view(-1, count, first.out_features).permute(1, 2, 0)  # (n, N / n, M)
+            by_member = hidden[:, : count * first.rank].view(-1, count, first.rank).transpose(0, 1)
+            return list(_product(of_outputs, by_member).unbind())
+        found = []
         row = column = 0
         for member in self.members:
             if member.lora is not None:
                 rows, columns = slice(row, row + member.out_features), slice(column, column + member.rank)
-                found += [grad_a[columns], _product(grad[:, rows].t(), hidden[:, columns])]
-                column += member.rank
+                found.append(_product(grad[:, rows].t(), hidden[:, columns]))
+            column += member.rank
             row += member.out_features
         return found
 
 
-class _Projection(torch.autograd.Function):
-    """One projection with its LoRA, for architectures whose layers are not written out."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *_: Tensor
-    ) -> Tensor:
-        rows = x.reshape(-1, group.in_features)
-        inputs = group.buffer(rows)
-        with torch.autocast(x.device.type, enabled=False):
-            dropped = ops.copy_drop(rows, inputs[:, : group.in_features], dropout)
-            y, hidden = group.forward(inputs, dropped)
-        ctx.save_for_backward(x, hidden)
-        ctx.group, ctx.dropout, ctx.ops = group, dropout, ops
-        return y.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (x, hidden), group, dropout = ctx.saved_tensors, ctx.group, ctx.dropout
-        rows, flat = x.reshape(-1, group.in_features), grad.reshape(-1, group.out_features)
-        direct, side, hidden_grad = group.backward(flat, bool(dropout))
-        grad_x, dropped = ctx.ops.drop_backward(direct, side, rows, dropout)
-        found = group.gradients(flat, hidden, hidden_grad, dropped)
-        wanted = [g.to(p.dtype) for g, p in zip(found, group.parameters(), strict=True)]
-        return (grad_x.view(x.shape), None, None, None, *wanted)
-
-
-def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
-    """Let a 4-bit Linear with LoRA train through `_Projection`, in place; False if it is anything else.
-
-    Without gradients, or once its adapter is merged, switched off or joined by another, PEFT's own forward runs.
-    """
-    if not hasattr(module, "get_base_layer") or refusal(module) is not None:
-        return False
-    if not isinstance(module.get_base_layer().weight, bnb.nn.Params4bit):
-        return False
-    group, plain = ProjectionGroup([module], fused), module.forward
-
-    def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
-        if args or options or not torch.is_grad_enabled() or refusal(module) is not None:
-            return plain(x, *args, **options)  # type: ignore[no-any-return]
-        # Drawn on the host, whose state checkpointing restores before it recomputes.
-        dropout = Dropout(group.dropout if module.training else 0.0, int(torch.randint(2**31 - 1, ())))
-        y: Tensor = _Projection.apply(x, group, dropout, ops, *group.parameters())  # type: ignore[no-untyped-call]
-        return y
-
-    module.forward = forward
-    return True
-
-
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, accumulated and returned so where the device's product can."""
+    """a @ b of matrices or batches of them in float32, accumulated and returned so where the device can."""
     if a.is_cuda and a.dtype != torch.float32:
-        return torch.mm(a, b, out_dtype=torch.float32)
+        multiply = torch.mm if a.dim() == 2 else torch.bmm
+        return multiply(a, b, out_dtype=torch.float32)
     return (a @ b).float()

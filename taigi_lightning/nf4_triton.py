@@ -2,6 +2,7 @@
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -64,6 +65,34 @@ def write_sides(members: list[tuple[Tensor | None, float]], rows: list[int], out
         *pointers, out, out.shape[0], out.stride(0), *ends, *ranks, *scales,
         WIDTH=out.shape[1], BLOCK=triton.next_power_of_2(out.shape[1]), ROWS=16,
     )  # fmt: skip
+
+
+@triton.jit
+def _stack_kernel(
+    first, second, third, out, N, K, end_first, end_second, end_third, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    inside = (row < N) & (column < K)
+    value = tl.load(first + row * K + column, mask=inside & (row < end_first), other=0.0)
+    mine = inside & (row >= end_first) & (row < end_second)
+    value += tl.load(second + (row - end_first) * K + column, mask=mine, other=0.0)
+    mine = inside & (row >= end_second) & (row < end_third)
+    value += tl.load(third + (row - end_second) * K + column, mask=mine, other=0.0)
+    tl.store(out + row * K + column, value, mask=inside)
+
+
+def stack_rows(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
+    """Up to three (r, K) float32 above one another, and zeros below, as (rows, K) of another dtype."""
+    columns = parts[0].shape[1]
+    out = torch.empty(rows, columns, dtype=dtype, device=parts[0].device)
+    padded = [*parts, parts[0], parts[0]][:3]
+    heights = [*(p.shape[0] for p in parts), 0, 0]
+    ends = [sum(heights[:1]), sum(heights[:2]), sum(heights[:3])]
+    _stack_kernel[(triton.cdiv(rows, 2), triton.cdiv(columns, 1024))](
+        *padded, out, rows, columns, *ends, BLOCK=1024, ROWS=2
+    )
+    return out
 
 
 def unpack(packed: Tensor, state: "object", out: Tensor) -> None:

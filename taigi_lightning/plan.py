@@ -75,6 +75,7 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
         host_room=math.inf,  # the host is taken to have room for what moves there; the table says how much
         embedding=embedding,
         element_size=element_size,
+        packed=settings.quantization == "nf4",
     )
     rest -= embedding if decision.embedding_on_host else 0
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
@@ -85,7 +86,8 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
     parts = {
         "weights, projections": projections,
         "weights, the rest": rest,
-        "weights, unpacked": decision.unpacked * activation_plan.unpacked_bytes(shape, rank, element_size),
+        "weights, unpacked": decision.unpacked
+        * activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4"),
         "adapter": adapter,
         "gradients": adapter,
         "optimizer state": state,
@@ -97,7 +99,7 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
     notes = {
         "weights, projections": settings.quantization,
         "weights, the rest": "16 bits: embeddings, norms",
-        "weights, unpacked": f"16 bits again, of {decision.unpacked} of {shape.layers} layers, for speed",
+        "weights, unpacked": f"16 bits instead, of {decision.unpacked} of {shape.layers} layers",
         "adapter": f"{sum(sizes):,} parameters, 32 bits",
         "optimizer state": settings.optimizer.rpartition(".")[2],
         "activations kept": f"all of {decision.keeping} of {shape.layers} layers, "

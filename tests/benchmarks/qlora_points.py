@@ -148,10 +148,9 @@ def start_over(model: Any, optimizer: Any, limit: float) -> None:
     from taigi_lightning.fast_path import causal_lm
 
     base = causal_lm(model)
-    base.__dict__.pop("fast_decoder", None)
-    embedding = base.get_input_embeddings()
-    embedding.__dict__.pop("forward", None)
-    embedding.weight.data = embedding.weight.data.cuda()
+    if (decoder := base.__dict__.pop("fast_decoder", None)) is not None:
+        decoder.release()
+        del decoder
     base.gradient_checkpointing_disable()
     optimizer.zero_grad(set_to_none=True)
     gc.collect()

@@ -58,7 +58,9 @@ def test_more_memory_never_keeps_less() -> None:
 def test_weights_stay_unpacked_only_in_what_all_activations_leave() -> None:
     everything = 40 * sum(layer_bytes(BIG, TOKENS).values()) + small_bytes(BIG, TOKENS, RANK)
     layer = unpacked_bytes(BIG, RANK)
-    assert layer == 2 * (15360 * 5312 + 5120 * 5184 + 27648 * 5248 + 5120 * 13888)
+    joined = 15360 * 5312 + 5120 * 5184 + 27648 * 5248 + 5120 * 13888
+    frozen = (15360 + 5120 + 27648) * 5120 + 5120 * 13824
+    assert layer == 2 * (joined + 64 * (3 + 1 + 2) * 5120 + 64 * 13824) - frozen // 2
     assert auto(everything - 1).unpacked == 0
     assert auto(everything + 34.5 * layer) == Decision([EVERYTHING] * 40, 34, False)
     assert auto(everything + 99 * layer).unpacked == 40

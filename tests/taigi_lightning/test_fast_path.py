@@ -17,11 +17,18 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from taigi_lightning.activation_plan import EVERYTHING, INPUT_ONLY, RESIDUAL
+from taigi_lightning.activation_plan import (
+    EVERYTHING,
+    INPUT_ONLY,
+    RESIDUAL,
+    layer_bytes,
+    small_bytes,
+    unpacked_bytes,
+)
+from taigi_lightning.adapters import PROJECTIONS
 from taigi_lightning.fast_path import apply_fast_path, causal_lm, forward_hidden, unsupported
 from taigi_lightning.loss import linear_cross_entropy_sum
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
@@ -210,9 +217,19 @@ def test_switched_off_adapters_are_left_out() -> None:
 
 def test_an_embedding_on_the_host_reads_the_same_rows() -> None:
     model = with_lora(llama())
+    names = list(model.state_dict())
     wanted = gradients(model)
     apply_fast_path(model, embedding_on_host=True)
+    embedding = causal_lm(model).get_input_embeddings()
+    with torch.no_grad():
+        loss_of(model)
+    # Whoever sets the training up moves the whole model to the device first: it would come back.
+    assert "forward" not in embedding.__dict__
     assert worst(gradients(model), wanted) < 1e-5
+    assert "forward" in embedding.__dict__
+    assert list(model.state_dict()) == names
+    apply_fast_path(model, embedding_on_host=False)
+    assert "forward" not in embedding.__dict__
 
 
 def test_weights_held_unpacked_give_the_same_gradients(nf4_folder: Path) -> None:
@@ -223,3 +240,34 @@ def test_weights_held_unpacked_give_the_same_gradients(nf4_folder: Path) -> None
     nn.init.zeros_(model.base_model.model.model.layers[0].self_attn.q_proj.lora_B.default.weight)
     changed = gradients(model)  # the adapter's part is read anew each time
     assert not changed["base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"].any()
+
+
+def test_transformers_own_pass_finds_packed_weights_again(nf4_folder: Path) -> None:
+    model = with_lora(nf4_llama(nf4_folder))
+    positions = torch.arange(12).expand(2, -1)
+    wanted = model(input_ids=TOKENS, position_ids=positions).logits
+    apply_fast_path(model, unpacked_layers=2)
+    decoder = causal_lm(model).fast_decoder
+    assert [layer.unpacked for layer in decoder.layers] == [True, True]
+    torch.testing.assert_close(model(input_ids=TOKENS, position_ids=positions).logits, wanted)
+    assert [layer.unpacked for layer in decoder.layers] == [False, False]
+
+
+def test_a_larger_shape_takes_the_memory_of_unpacked_weights_back(
+    nf4_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_lora(nf4_llama(nf4_folder))
+    wanted = gradients(model)
+    apply_fast_path(model)
+    decoder = causal_lm(model).fast_decoder
+    decoder.fill = True  # as on a GPU
+    each = unpacked_bytes(decoder.shape, 4, 4)
+    kept = 2 * sum(layer_bytes(decoder.shape, 24, 4).values()) + small_bytes(decoder.shape, 24, 4, 4)
+    monkeypatch.setattr(decoder, "_room", lambda tokens: kept * tokens / 24 + (2 - tokens / 24) * 1.5 * each)
+    assert worst(gradients(model), wanted) < 1e-5
+    assert decoder.unpacked == 1
+    loss_of(model, TOKENS.repeat(2, 1), PACKED.repeat(2, 1)).backward()
+    assert decoder.unpacked == 0
+    loss_of(model, TOKENS[:1], PACKED[:1]).backward()
+    assert decoder.unpacked == 0  # a smaller one comes and goes
+    assert worst(gradients(model), wanted) < 1e-5

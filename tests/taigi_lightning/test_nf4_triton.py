@@ -56,3 +56,12 @@ def test_loras_b_matrices_go_on_the_block_diagonal(
     wanted[:, : diagonal.shape[1]] = diagonal
     torch.testing.assert_close(wide[:, 4:], wanted)
     assert (wide[:, :4] == 7.0).all()
+
+
+@pytest.mark.parametrize("heights", [(4, 4, 4), (3, 2), (5,)])
+def test_loras_a_matrices_stand_above_one_another(kernels: ModuleType, heights: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    parts = [torch.randn(rows, 1100) for rows in heights]
+    found = kernels.stack_rows(parts, 16, torch.float16)
+    assert torch.equal(found[: sum(heights)], torch.cat(parts).to(torch.float16))
+    assert not found[sum(heights) :].any()

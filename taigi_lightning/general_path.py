@@ -1,0 +1,61 @@
+"""4-bit projections with LoRA, one by one, for architectures whose layers are not written out."""
+
+from types import ModuleType
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from torch import Tensor
+
+from taigi_lightning.elementwise import Dropout
+from taigi_lightning.nf4_linear import ProjectionGroup, refusal
+
+
+class _Projection(torch.autograd.Function):
+    """One projection with its LoRA."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *_: Tensor
+    ) -> Tensor:
+        rows = x.reshape(-1, group.in_features)
+        inputs = group.buffer(rows)
+        with torch.autocast(x.device.type, enabled=False):
+            dropped = ops.copy_drop(rows, inputs[:, : group.in_features], dropout)
+            y, hidden = group.forward(inputs, dropped)
+        ctx.save_for_backward(x, hidden)
+        ctx.group, ctx.dropout, ctx.ops = group, dropout, ops
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (x, hidden), group, dropout = ctx.saved_tensors, ctx.group, ctx.dropout
+        rows, flat = x.reshape(-1, group.in_features), grad.reshape(-1, group.out_features)
+        direct, side, hidden_grad = group.backward(flat, bool(dropout))
+        grad_x, dropped = ctx.ops.drop_backward(direct, side, rows, dropout)
+        found = group.gradients(flat, hidden, hidden_grad, dropped)
+        wanted = [g.to(p.dtype) for g, p in zip(found, group.parameters(), strict=True)]
+        return (grad_x.view(x.shape), None, None, None, *wanted)
+
+
+def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
+    """Let a 4-bit Linear with LoRA train through `_Projection`, in place; False if it is anything else.
+
+    Without gradients, or once its adapter is merged, switched off or joined by another, PEFT's own forward runs.
+    """
+    if not hasattr(module, "get_base_layer") or refusal(module) is not None:
+        return False
+    if not isinstance(module.get_base_layer().weight, bnb.nn.Params4bit):
+        return False
+    group, plain = ProjectionGroup([module], fused), module.forward
+
+    def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
+        if args or options or not torch.is_grad_enabled() or refusal(module) is not None:
+            return plain(x, *args, **options)  # type: ignore[no-any-return]
+        # Drawn on the host, whose state checkpointing restores before it recomputes.
+        dropout = Dropout(group.dropout if module.training else 0.0, int(torch.randint(2**31 - 1, ())))
+        y: Tensor = _Projection.apply(x, group, dropout, ops, *group.parameters())  # type: ignore[no-untyped-call]
+        return y
+
+    module.forward = forward
+    return True
