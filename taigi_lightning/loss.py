@@ -8,8 +8,7 @@ from torch import Tensor
 
 from taigi_lightning import elementwise
 from taigi_lightning.activation_plan import SLICE_TOKENS
-
-IGNORE = -100
+from taigi_lightning.prompts import IGNORE
 
 
 class _LinearCrossEntropySum(torch.autograd.Function):

@@ -30,11 +30,11 @@ from taigi_lightning.identity import base_identity, check_identity, check_lineag
 from taigi_lightning.loss import linear_cross_entropy_sum
 from taigi_lightning.memory import coming_state_bytes
 from taigi_lightning.prefill import unpack_what_fits
+from taigi_lightning.prompts import IGNORE
 from taigi_lightning.question_batches import QuestionBatch
 
 Batch = dict[str, Any]
 
-IGNORE = -100
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 # Micro-batch losses are sums over tokens; this keeps their gradients far from float16's limits.
 # A power of two, so that undoing it changes no bit.
