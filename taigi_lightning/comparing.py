@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from taigi_lightning.answers import predict_batch
 from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.comparison_report import ComparedRow, comparison_table, write_comparison
 from taigi_lightning.evaluation import by_question
+from taigi_lightning.fast_path import apply_fast_path
 from taigi_lightning.few_shot import example_preamble
 from taigi_lightning.identity import check_lineage
 from taigi_lightning.perplexity import held_out_texts, perplexity_per_character
 from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.prediction_writer import write_predictions
+from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.question_batches import plan_batches
 from taigi_lightning.questions import Question, read_questions
 from taigi_lightning.scoring import Answers, compare, read_answers, score
@@ -87,7 +90,8 @@ def compare_command(
     for name, path in models.items():
         runs = run_model(name, path, asked, right, preambles, texts, settings, output / "predictions")
         for given, row in runs:
-            p_value = compare(first.setdefault(row.shots, given), given, right).p_value
+            before = first.setdefault(row.shots, given)
+            p_value = None if before is given else compare(before, given, right).p_value
             rows.append(row._replace(p_value=p_value))
     write_comparison(output, rows)
     console = Console()
@@ -147,18 +151,22 @@ def run_model(
             given = answer(model, tokenizer, asked, preamble, settings, folder / f"{name}-{shots}-shot.csv")
             took = time.perf_counter() - began
             result = score(given, right)
-            runs.append((given, ComparedRow(name, shots, result, 1.0, perplexity, took)))
+            runs.append((given, ComparedRow(name, shots, result, None, perplexity, took)))
     return runs
 
 
 def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model in eval mode, `BASE` or `BASE+ADAPTER`, and its tokenizer."""
+    gc.collect()  # the model before, whose modules refer to one another
     base, _, adapter = path.partition("+")
     model: Any = load_base_model(
         base, quantization=settings.quantization, compute_dtype=settings.dtype, device=settings.device
     )
     if adapter:
         model = load_adapter(model, adapter, trainable=False)
+    if settings.device.type == "cuda":  # as `predict` does
+        apply_fast_path(model, compile=True, activation_budget=1.0, offload=False)
+        unpack_what_fits(model, settings.batch_tokens)
     return model.eval(), load_tokenizer(base)
 
 

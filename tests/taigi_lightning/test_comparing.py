@@ -2,17 +2,19 @@
 
 import csv
 import re
+from io import StringIO
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from taigi_lightning.comparing import compare_command
-from taigi_lightning.comparison_report import ComparedRow, comparison_html, interval_plot
+from taigi_lightning.comparison_report import ComparedRow, comparison_table, interval_plot
 from taigi_lightning.errors import InputError
 from taigi_lightning.scoring import score
+from tests.browser import CHROMIUM, check_page, check_width
 
 ANSWERED = ["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"]
 
@@ -52,28 +54,36 @@ def test_every_model_with_every_number_of_examples(comparison: Path) -> None:
         ("base", "0"), ("base", "2"), ("same", "0"), ("same", "2"),
     ]  # fmt: skip
     assert {row["Total"] for row in rows} == {"8"}
-    assert {row["PValue"] for row in rows} == {"1"}
+    assert [row["PValue"] for row in rows] == ["", "", "1", "1"]  # the first is compared with nothing
     assert len({row["PerplexityPerCharacter"] for row in rows}) == 1
     assert float(rows[0]["PerplexityPerCharacter"]) > 1
     one, other = (comparison / f"predictions/{name}-0-shot.csv" for name in ("base", "same"))
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_page_needs_nothing_else(comparison: Path) -> None:
-    page = (comparison / "comparison.html").read_text(encoding="utf-8")
-    assert "<svg" in page
-    assert not re.search(r"https?://|<script|<link|src=", page)
+def test_the_page_is_whole_and_fits_a_phone(comparison: Path, tmp_path: Path) -> None:
+    page = check_page(comparison / "comparison.html")
+    assert "Accuracy on 8 questions" in page
+    if CHROMIUM is not None:
+        check_width(comparison / "comparison.html", 360, tmp_path)
 
 
 def test_the_plot_draws_accuracy_and_interval_to_scale() -> None:
     answers = [(str(n), 1) for n in range(10)]
     half = score([(str(n), 1 + n % 2) for n in range(10)], answers)
-    row = ComparedRow("<b>", 3, half, 1.0, None, 0.0)
-    picture = ElementTree.fromstring(interval_plot([row]))
-    (circle,) = picture.iter("circle")
-    assert float(circle.attrib["cx"]) == pytest.approx(220 + 560 * 0.5)
-    assert any(text.text == "<b>, 3-shot" for text in picture.iter("text"))
-    assert "&lt;b&gt;" in comparison_html([row])
+    page = interval_plot([ComparedRow("<b>", 3, half, None, None, 0.0)])
+    low, width = map(float, re.findall(r'<i style="left:([\d.]+)%;width:([\d.]+)%"', page)[0])
+    assert (low, low + width) == pytest.approx((23.66, 76.34), abs=0.01)  # Wilson's interval of 5 in 10
+    assert '<b style="left:50.00%"></b>' in page
+    assert "&lt;b&gt;" in page
+
+
+def test_the_table_fits_a_terminal() -> None:
+    even = score([(str(n), n % 4 + 1) for n in range(1001)], [(str(n), n % 4 + 1) for n in range(1001)])
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(comparison_table([ComparedRow("Taigi-Llama", 3, even, 0.0123, 1830.38, 0.0)]))
+    assert "Taigi-Llama" in console.export_text(clear=False)
+    assert len(console.export_text().splitlines()) == 5  # no cell is broken
 
 
 def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path, tiny_llama_dir: Path) -> None:
