@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -20,7 +20,8 @@ from lightning.pytorch.loggers import CSVLogger
 from taigi_lightning import datamodules as _datamodules  # noqa: F401
 from taigi_lightning import predict_data as _predict_data  # noqa: F401
 from taigi_lightning.__main__ import COMMANDS
-from taigi_lightning.callbacks import Announcement, ExportModel, SaveOnSignal, SaveRunConfig, Throughput
+from taigi_lightning.announcement import Announcement
+from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import AnswerReport
@@ -31,11 +32,13 @@ from taigi_lightning.module import CausalLMModule
 from taigi_lightning.plan import print_plan
 from taigi_lightning.predict_report import write_predict_report
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
+from taigi_lightning.progress import StepProgress
 from taigi_lightning.questions import read_questions
 from taigi_lightning.run_report import write_fit_report
 from taigi_lightning.run_settings import MemorySize
 from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
+from taigi_lightning.throughput import Throughput
 
 
 def auto_precision(accelerator: str = "auto") -> str:
@@ -43,6 +46,13 @@ def auto_precision(accelerator: str = "auto") -> str:
     if accelerator == "cpu" or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def as_list(found: Any) -> list[Any]:
+    """What a setting that takes one thing or several was given: null and true name none."""
+    if found is None or found is True:
+        return []
+    return list(found) if isinstance(found, list) else [found]
 
 
 class StageParser(SuggestingParser, LightningArgumentParser):
@@ -126,12 +136,13 @@ class TaigiCLI(LightningCLI):
         root = Path(config.get("default_root_dir") or ".")
         loggers = config.get("logger")
         if self.subcommand == "fit" and loggers is not False:
-            listed = (
-                loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True) else []
-            )
-            kwargs["logger"] = [*listed, CSVLogger(str(root / "logs"), name="")]
+            kwargs["logger"] = [*as_list(loggers), CSVLogger(str(root / "logs"), name="")]
         else:
             kwargs["logger"] = False
+        callbacks = as_list(config.get("callbacks"))
+        shown = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if config.get("enable_progress_bar") is not False and not shown:
+            kwargs["callbacks"] = [*callbacks, StepProgress()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, TypeError, ValueError) as error:
@@ -169,9 +180,17 @@ class TaigiCLI(LightningCLI):
 
 def quieten() -> None:
     """Keep advertisements and warnings that no user can act on out of the output."""
-    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    noise = ("litlogger", "To properly utilize them")
-    rank_zero.addFilter(lambda record: not any(words in record.getMessage() for words in noise))
+    noise = (
+        "litlogger",
+        "To properly utilize them",
+        "TPU available",
+        "GPU available",
+        "Seed set",
+        "` stopped: `max_",
+    )
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
+        logger = logging.getLogger(f"lightning.{name}")
+        logger.addFilter(lambda record: not any(words in record.getMessage() for words in noise))
     for message in (
         ".*does not have many workers.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",

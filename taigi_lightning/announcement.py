@@ -1,0 +1,62 @@
+"""The first lines of a run: what is trained on what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class Announcement(Callback):
+    """Say first what is trained on what, then how much of the base that is, and on which data."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Print one line before anything is loaded, which may take minutes."""
+        module: Any = pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        what = f"LoRA r {module.lora.r} on" if module.lora else "every parameter of"
+        how = "from random weights" if module.from_scratch else f"weights {module.quantization}"
+        module.print(f"Training {what} {module.base} ({how}) with {data.source}")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print sizes, once, on rank zero, before the first step."""
+        module: Any = pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        frozen = sum(weights(p) for p in module.parameters() if not p.requires_grad)
+        size = sum(stored_bytes(p) for p in module.parameters())
+        steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        cuda = module.device.type == "cuda"
+        device = torch.cuda.get_device_name(module.device) if cuda else f"a {module.device.type.upper()}"
+        lines = [
+            f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
+            data.summary(),
+            f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
+        ]
+        module.print("\n".join(lines))
+
+
+def in_words(size: int) -> str:
+    """Bytes in MiB or GiB.
+
+    >>> in_words(5 * 2**20), in_words(7 * 2**30)
+    ('5.0 MiB', '7.00 GiB')
+    """
+    return f"{size / 2**20:.1f} MiB" if size < 2**30 else f"{size / 2**30:.2f} GiB"
+
+
+def weights(parameter: torch.nn.Parameter) -> int:
+    """How many weights a parameter holds: two in each byte of a 4-bit one."""
+    return parameter.numel() * (2 if parameter.dtype is torch.uint8 else 1)
+
+
+def stored_bytes(parameter: torch.nn.Parameter) -> int:
+    """Bytes a parameter takes; of a 4-bit one, with its blocks' scales, which its size in elements leaves out."""
+    tensors: list[Any] = [parameter]
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:  # double quantisation: the scales have scales
+        tensors += [state.absmax, state.code, state.offset]
+        state = state.state2
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))

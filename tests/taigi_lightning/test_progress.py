@@ -1,0 +1,85 @@
+"""What a run shows: steps, loss, tokens/s and the time left, on terminals wide and narrow, and in a log."""
+
+import re
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pandas as pd
+import pytest
+import torch
+
+from taigi_lightning.adapters import LoraSettings
+from taigi_lightning.announcement import Announcement, stored_bytes
+from taigi_lightning.base_model import load_base_model
+from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.memory import nf4_bytes
+from taigi_lightning.module import CausalLMModule
+from taigi_lightning.progress import StepProgress
+from taigi_lightning.throughput import Throughput
+
+TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
+
+
+def train(base: Path, folder: Path, steps: int = 8) -> None:
+    rows = pd.DataFrame({"text": [f"{TEXT}{n}" for n in range(30)]})
+    rows[:20].to_parquet(folder / "train-00000-of-00001.parquet")
+    rows[20:].to_parquet(folder / "validation-00000-of-00001.parquet")
+    module = CausalLMModule(str(base), lora=LoraSettings(r=2), activation_budget=1.0)
+    data = CPTDataModule(str(folder), str(base), batch_size=2, max_length=64)
+    trainer = pl.Trainer(
+        default_root_dir=folder, accelerator="cpu", max_steps=steps, accumulate_grad_batches=2, logger=False,
+        enable_model_summary=False, enable_checkpointing=False, check_val_every_n_epoch=None,
+        val_check_interval=8, use_distributed_sampler=False, log_every_n_steps=1,
+        callbacks=[StepProgress(), Announcement(), Throughput()],
+    )  # fmt: skip
+    trainer.fit(module, data)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_terminal_shows_the_course_in_one_line(
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    columns: int,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    train(tiny_llama_dir, tmp_path)
+    printed = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", capsys.readouterr().out)
+    assert "step 8/8" in printed
+    assert "validation " in printed
+    assert re.search(r"loss \d\.\d{3}\n* \n*[\d,]+ tokens/s", printed.replace("\n", ""))
+    assert ("val " in printed.replace("validation", "")) is (columns == 100)
+    assert "left" in printed
+    assert "Epoch" not in printed
+    assert "v_num" not in printed
+
+
+def test_a_log_gets_a_line_now_and_then(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_llama_dir, tmp_path, steps=40)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 20
+    assert re.fullmatch(r"step 38 of 40: loss [\d.]+, [\d,]+ tokens/s, val [\d.]+, 0:00:\d\d left", lines[-2])
+    assert lines[-1].startswith("step 40 of 40: loss ")
+
+
+def test_the_first_line_says_what_is_trained_on_what(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_llama_dir, tmp_path, steps=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Training LoRA r 2 on {tiny_llama_dir} (weights nf4) with {tmp_path}"
+    assert lines[1].startswith("model: 4,352 parameters trained, ")
+
+
+def test_4_bit_weights_count_with_their_scales(tiny_llama_dir: Path) -> None:
+    model = load_base_model(
+        str(tiny_llama_dir), quantization="nf4", compute_dtype=torch.float32, device=torch.device("cpu")
+    )
+    weight = model.model.layers[0].mlp.up_proj.weight
+    assert weight.dtype is torch.uint8
+    assert stored_bytes(weight) == nf4_bytes(64 * 128)
+    assert stored_bytes(model.lm_head.weight) == model.lm_head.weight.numel() * 4
