@@ -10,67 +10,16 @@ but x may be kept on the device, moved to the host or recomputed from the ones b
 is never recomputed: nothing in the backward pass reads y.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from taigi_lightning import attention
-from taigi_lightning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, QKV, Saving
-from taigi_lightning.attention import Documents
+from taigi_lightning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, QKV
 from taigi_lightning.elementwise import Dropout
+from taigi_lightning.micro_batch import Step
 from taigi_lightning.nf4_linear import LoraLinear, ProjectionGroup
-from taigi_lightning.offload import HostStash
-
-
-@dataclass
-class Step:
-    """One micro-batch on its way through the layers."""
-
-    documents: Documents
-    cos: Tensor  # (M, D), as is sin
-    sin: Tensor
-    shape: tuple[int, int]  # B, T
-    seed: int
-    training: bool  # dropout is on
-    ops: ModuleType  # elementwise or elementwise_triton
-    savings: list[Saving]
-    stash: HostStash | None
-    saved: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def dropout(self, probability: float, layer: int, site: int) -> Dropout:
-        """The dropout of one group of projections: its own mask in every layer and micro-batch."""
-        mixed = (self.seed * 0x9E3779B97F4A7C15 + (4 * layer + site + 1) * 0xBF58476D1CE4E5B9) >> 20
-        return Dropout(probability if self.training else 0.0, mixed)
-
-    def save(self, layer: int, name: str, big: Tensor, *small: Tensor) -> None:
-        """Keep a tensor for layer's backward pass, as `savings` says; small ones stay on the device."""
-        if not self.savings:
-            return
-        saving = self.savings[layer]
-        here = self.saved.setdefault(layer, {})
-        if name in saving.host and self.stash is not None:
-            self.stash.put((layer, name), big.detach())
-            here[name] = (None, *small)
-        elif name in saving.device or name in saving.host:
-            here[name] = (big.detach(), *small)
-
-    def prefetch(self, layer: int) -> None:
-        """Start bringing back what a layer has on the host."""
-        if self.stash is not None:
-            for name, (big, *_) in self.saved.get(layer, {}).items():
-                if big is None:
-                    self.stash.prefetch((layer, name))
-
-    def load(self, layer: int, name: str) -> tuple[Any, ...] | None:
-        """What `save` kept, or None if it is to be recomputed."""
-        found = self.saved[layer].pop(name, None)
-        if found is not None and found[0] is None and self.stash is not None:
-            return (self.stash.get((layer, name)), *found[1:])
-        return found  # type: ignore[no-any-return]
 
 
 class DecoderLayer:
@@ -295,39 +244,3 @@ class _Attending:
 
     def release(self) -> None:
         self._qkv = self._attended = None
-
-
-class _Layer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: DecoderLayer, step: Step, *parameters: Tensor) -> Tensor:
-        ctx.layer, ctx.step = layer, step
-        return layer.forward(x, step)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        layer, step = ctx.layer, ctx.step
-        grad_x, gradients = layer.backward(grad.contiguous(), step, ctx.needs_input_grad[0])
-        wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
-        return (grad_x, None, None, *wanted)
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps, ctx.ops = eps, ops
-        out = torch.empty_like(x)
-        ops.rms_norm(x, weight, eps, out, Dropout(0.0, 0))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, weight = ctx.saved_tensors
-        grad_x, _ = ctx.ops.rms_norm_backward(
-            grad.contiguous(), None, x, weight, ctx.eps, None, Dropout(0.0, 0)
-        )
-        return grad_x, None, None, None
-
-
-apply_layer: Callable[..., Tensor] = _Layer.apply
-apply_norm: Callable[..., Tensor] = _Norm.apply

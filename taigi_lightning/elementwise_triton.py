@@ -10,83 +10,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from taigi_lightning.dropout_triton import drop_element, keep_element, row_key
 from taigi_lightning.elementwise import Dropout
+from taigi_lightning.loss_triton import softmax_loss_
+from taigi_lightning.norm_triton import add_rms_norm, rms_norm, rms_norm_backward
+
+__all__ = [
+    "add_rms_norm",
+    "copy_drop",
+    "drop_backward",
+    "gather_rows",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotate",
+    "softmax_loss_",
+    "swiglu",
+    "swiglu_backward",
+]
 
 COLUMNS = 1024  # columns a program handles in kernels that need no whole row
-
-
-@triton.jit
-def _row_key(row, seed):
-    x = row * -2048144789 + seed
-    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261
-    return x ^ ((x >> 16) & 0xFFFF)
-
-
-@triton.jit
-def _keep(row_key, column, THRESHOLD: tl.constexpr):
-    x = row_key ^ (column * -1640531535)
-    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261
-    return ((x >> 8) & 0xFFFFFF) >= THRESHOLD
-
-
-@triton.jit
-def _drop(x, row, column, seed, THRESHOLD: tl.constexpr, SCALE: tl.constexpr):
-    return tl.where(_keep(_row_key(row, seed), column, THRESHOLD), x * SCALE, 0.0)
-
-
-@triton.jit(do_not_specialize=["seed"])
-def _rms_norm_kernel(
-    x, delta, total, weight, out, dropped, K, out_stride, eps, seed,
-    THRESHOLD: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * K
-    column = tl.arange(0, BLOCK)
-    inside = column < K
-    value = tl.load(x + start + column, mask=inside, other=0.0)
-    if ADD:
-        value = value + tl.load(delta + start + column, mask=inside, other=0.0)
-        tl.store(total + start + column, value, mask=inside)
-    wide = value.to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(wide * wide, 0) / K + eps)
-    normed = tl.load(weight + column, mask=inside, other=0.0) * (wide * inverse).to(value.dtype)
-    tl.store(out + row.to(tl.int64) * out_stride + column, normed, mask=inside)
-    if THRESHOLD > 0:
-        kept = _drop(normed.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
-        tl.store(dropped + start + column, kept, mask=inside)
-
-
-@triton.jit(do_not_specialize=["seed"])
-def _rms_norm_backward_kernel(
-    grad, lora_grad, x, weight, residual_grad, dx, dropped, K, grad_stride, eps, seed,
-    THRESHOLD: tl.constexpr, SCALE: tl.constexpr, LORA: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * K
-    column = tl.arange(0, BLOCK)
-    inside = column < K
-    value = tl.load(x + start + column, mask=inside, other=0.0)
-    wide = value.to(tl.float32)
-    w = tl.load(weight + column, mask=inside, other=0.0)
-    joined = tl.load(grad + row.to(tl.int64) * grad_stride + column, mask=inside, other=0.0).to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(wide * wide, 0) / K + eps)
-    hat = wide * inverse
-    normed = (w * hat.to(value.dtype)).to(tl.float32)
-    if LORA:
-        side = tl.load(lora_grad + start + column, mask=inside, other=0.0).to(tl.float32)
-        if THRESHOLD > 0:
-            keep = _keep(_row_key(row, seed), column, THRESHOLD)
-            side = tl.where(keep, side * SCALE, 0.0)
-            normed = tl.where(keep, normed * SCALE, 0.0)
-        joined += side
-    tl.store(dropped + start + column, normed, mask=inside)
-    scaled = joined * w.to(tl.float32)
-    result = inverse * (scaled - hat * (tl.sum(scaled * hat, 0) / K))
-    if RESIDUAL:
-        result += tl.load(residual_grad + start + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(dx + start + column, result, mask=inside)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -99,7 +41,7 @@ def _copy_drop_kernel(
     value = tl.load(x + row.to(tl.int64) * K + column, mask=inside)
     tl.store(out + row.to(tl.int64) * out_stride + column, value, mask=inside)
     if THRESHOLD > 0:
-        kept = _drop(value.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
+        kept = drop_element(value.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
         tl.store(dropped + row.to(tl.int64) * K + column, kept, mask=inside)
 
 
@@ -116,7 +58,7 @@ def _drop_backward_kernel(
     if LORA:
         side = tl.load(lora_grad + at, mask=inside).to(tl.float32)
         if THRESHOLD > 0:
-            keep = _keep(_row_key(row, seed), column, THRESHOLD)
+            keep = keep_element(row_key(row, seed), column, THRESHOLD)
             side = tl.where(keep, side * SCALE, 0.0)
             value = tl.load(x + at, mask=inside).to(tl.float32)
             tl.store(dropped + at, tl.where(keep, value * SCALE, 0.0), mask=inside)
@@ -146,7 +88,7 @@ def _swiglu_kernel(
     product = (wide * tl.sigmoid(wide)).to(gate.dtype) * up
     tl.store(out + row.to(tl.int64) * out_stride + column, product, mask=inside)
     if THRESHOLD > 0:
-        kept = _drop(product.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
+        kept = drop_element(product.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
         tl.store(dropped + row.to(tl.int64) * F + column, kept, mask=inside)
 
 
@@ -169,7 +111,7 @@ def _swiglu_backward_kernel(
     if LORA:
         side = tl.load(lora_grad + row.to(tl.int64) * F + column, mask=inside).to(tl.float32)
         if THRESHOLD > 0:
-            keep = _keep(_row_key(row, seed), column, THRESHOLD)
+            keep = keep_element(row_key(row, seed), column, THRESHOLD)
             side = tl.where(keep, side * SCALE, 0.0)
             product = tl.where(keep, product * SCALE, 0.0)
         joined += side
@@ -200,88 +142,12 @@ def _rotate_kernel(
 
 
 @triton.jit
-def _softmax_loss_kernel(logits, targets, losses, V: tl.constexpr, IGNORE: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    target = tl.load(targets + row)
-    start = logits + row.to(tl.int64) * V
-    column = tl.arange(0, BLOCK)
-    top = tl.full([BLOCK], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for first in range(0, V, BLOCK):
-        score = tl.load(start + first + column, mask=first + column < V, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, score)
-        # A lane that has seen nothing yet is -inf - -inf; its total is 0, so any finite factor will do.
-        shift = tl.where(higher == -float("inf"), 0.0, higher)
-        total = total * tl.exp(top - shift) + tl.exp(score - shift)
-        top = higher
-    peak = tl.max(top, 0)
-    normaliser = peak + tl.log(tl.sum(total * tl.exp(top - peak), 0))
-    used = target != IGNORE
-    answer = tl.load(start + tl.where(used, target, 0)).to(tl.float32)
-    tl.store(losses + row, tl.where(used, normaliser - answer, 0.0))
-    tl.debug_barrier()  # every thread has read the answer's logit before any thread overwrites it
-    for first in range(0, V, BLOCK):
-        inside = first + column < V
-        score = tl.load(start + first + column, mask=inside, other=0.0).to(tl.float32)
-        gradient = tl.exp(score - normaliser) - tl.where(first + column == target, 1.0, 0.0)
-        tl.store(start + first + column, tl.where(used, gradient, 0.0), mask=inside)
-
-
-@triton.jit
 def _gather_kernel(table, rows, out, H, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < H
     source = tl.load(rows + row)
     tl.store(out + row * H + column, tl.load(table + source * H + column, mask=inside), mask=inside)
-
-
-def _row_options(columns: int) -> dict[str, int]:
-    block = triton.next_power_of_2(columns)
-    return {"BLOCK": block, "num_warps": 16 if block >= 8192 else 8 if block >= 2048 else 4}
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, dropout: Dropout) -> Tensor:
-    rows, columns = x.shape
-    dropped = torch.empty_like(x) if dropout else out
-    _rms_norm_kernel[(rows,)](
-        x, x, x, weight, out, dropped, columns, out.stride(0), eps, dropout.seed,
-        dropout.threshold, dropout.scale, False, **_row_options(columns),
-    )  # fmt: skip
-    return dropped
-
-
-def add_rms_norm(
-    x: Tensor, delta: Tensor, weight: Tensor, eps: float, out: Tensor, dropout: Dropout
-) -> tuple[Tensor, Tensor]:
-    rows, columns = x.shape
-    dropped = torch.empty_like(x) if dropout else out
-    total = delta  # each program reads its row before it writes it
-    _rms_norm_kernel[(rows,)](
-        x, delta, total, weight, out, dropped, columns, out.stride(0), eps, dropout.seed,
-        dropout.threshold, dropout.scale, True, **_row_options(columns),
-    )  # fmt: skip
-    return total, dropped
-
-
-def rms_norm_backward(
-    grad: Tensor,
-    lora_grad: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    eps: float,
-    residual_grad: Tensor | None,
-    dropout: Dropout,
-) -> tuple[Tensor, Tensor]:
-    rows, columns = x.shape
-    dropped = torch.empty_like(x) if lora_grad is None else lora_grad
-    dx = torch.empty_like(x) if residual_grad is None else residual_grad
-    _rms_norm_backward_kernel[(rows,)](
-        grad, dropped, x, weight, dx, dx, dropped, columns, grad.stride(0), eps, dropout.seed,
-        dropout.threshold, dropout.scale, lora_grad is not None, residual_grad is not None,
-        **_row_options(columns), maxnreg=64,  # two programs a multiprocessor, so that one loads while one sums
-    )  # fmt: skip
-    return dx, dropped
 
 
 def copy_drop(x: Tensor, out: Tensor, dropout: Dropout) -> Tensor:
@@ -352,11 +218,3 @@ def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
         table, rows.contiguous(), out, table.shape[1], COLUMNS
     )
     return out
-
-
-def softmax_loss_(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
-    losses = logits.new_empty(logits.shape[0], dtype=torch.float32)
-    _softmax_loss_kernel[(logits.shape[0],)](
-        logits, targets, losses, logits.shape[1], ignore, BLOCK=4096, num_warps=8
-    )
-    return losses.sum()

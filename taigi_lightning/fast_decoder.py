@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from taigi_lightning import activation_plan, nf4_linear
 from taigi_lightning.activation_plan import Saving
 from taigi_lightning.attention import Documents, find_documents
-from taigi_lightning.decoder_layer import DecoderLayer, Step, apply_layer, apply_norm
+from taigi_lightning.decoder_layer import DecoderLayer
+from taigi_lightning.elementwise import Dropout
 from taigi_lightning.memory import Shape
+from taigi_lightning.micro_batch import Step
 from taigi_lightning.offload import HostStash, host_bytes
 
 Budget = float | Literal["auto"]
@@ -179,3 +182,39 @@ class FastDecoder:
             norm = self.backbone.norm
             x = apply_norm(x, norm.weight.detach(), norm.variance_epsilon, self.ops)
         return x.view(rows, columns, -1)
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: DecoderLayer, step: Step, *parameters: Tensor) -> Tensor:
+        ctx.layer, ctx.step = layer, step
+        return layer.forward(x, step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        layer, step = ctx.layer, ctx.step
+        grad_x, gradients = layer.backward(grad.contiguous(), step, ctx.needs_input_grad[0])
+        wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
+        return (grad_x, None, None, *wanted)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps, ctx.ops = eps, ops
+        out = torch.empty_like(x)
+        ops.rms_norm(x, weight, eps, out, Dropout(0.0, 0))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x, _ = ctx.ops.rms_norm_backward(
+            grad.contiguous(), None, x, weight, ctx.eps, None, Dropout(0.0, 0)
+        )
+        return grad_x, None, None, None
+
+
+apply_layer: Callable[..., Tensor] = _Layer.apply
+apply_norm: Callable[..., Tensor] = _Norm.apply

@@ -1,0 +1,59 @@
+"""One micro-batch on its way through the decoder's layers, and what it leaves for the way back."""
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from taigi_lightning.activation_plan import Saving
+from taigi_lightning.attention import Documents
+from taigi_lightning.elementwise import Dropout
+from taigi_lightning.offload import HostStash
+
+
+@dataclass
+class Step:
+    """What every layer reads of a micro-batch (B, T), and what each saved of it."""
+
+    documents: Documents
+    cos: Tensor  # (M, D), as is sin
+    sin: Tensor
+    shape: tuple[int, int]  # B, T
+    seed: int
+    training: bool  # dropout is on
+    ops: ModuleType  # elementwise or elementwise_triton
+    savings: list[Saving]
+    stash: HostStash | None
+    saved: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def dropout(self, probability: float, layer: int, site: int) -> Dropout:
+        """The dropout of one group of projections: its own mask in every layer and micro-batch."""
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + (4 * layer + site + 1) * 0xBF58476D1CE4E5B9) >> 20
+        return Dropout(probability if self.training else 0.0, mixed)
+
+    def save(self, layer: int, name: str, big: Tensor, *small: Tensor) -> None:
+        """Keep a tensor for layer's backward pass, as `savings` says; small ones stay on the device."""
+        if not self.savings:
+            return
+        saving = self.savings[layer]
+        here = self.saved.setdefault(layer, {})
+        if name in saving.host and self.stash is not None:
+            self.stash.put((layer, name), big.detach())
+            here[name] = (None, *small)
+        elif name in saving.device or name in saving.host:
+            here[name] = (big.detach(), *small)
+
+    def prefetch(self, layer: int) -> None:
+        """Start bringing back what a layer has on the host."""
+        if self.stash is not None:
+            for name, (big, *_) in self.saved.get(layer, {}).items():
+                if big is None:
+                    self.stash.prefetch((layer, name))
+
+    def load(self, layer: int, name: str) -> tuple[Any, ...] | None:
+        """What `save` kept, or None if it is to be recomputed."""
+        found = self.saved[layer].pop(name, None)
+        if found is not None and found[0] is None and self.stash is not None:
+            return (self.stash.get((layer, name)), *found[1:])
+        return found  # type: ignore[no-any-return]
