@@ -7,11 +7,12 @@ prediction a line.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from taigi_lightning.answers import Prediction
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[int, int]  # (row, rotation)
 Journal = dict[Key, Prediction]
@@ -31,10 +32,10 @@ def resume_journals(output: Path, header: dict[str, str]) -> Journal:
             found |= predictions
             continue
         differing = ", ".join(key for key in header if theirs.get(key) != header[key])
-        rank_zero_warn(
-            f"{journal} holds {len(predictions)} answers of a run with another {differing}: "
-            f"not used, kept as {journal.name}.old."
-        )
+        logger.warning(
+            "%s holds %d answers of a run with another %s: not used, kept as %s.old.",
+            journal, len(predictions), differing, journal.name,
+        )  # fmt: skip
         journal.replace(journal.with_name(journal.name + ".old"))
     if journals(output):  # also one without an answer yet: its last line may be torn
         gathered = output.with_name(output.name + ".journal.partial")

@@ -27,6 +27,8 @@ ROTATIONS = (0, 1, 2, 3)
 class PredictDataModule(pl.LightningDataModule):
     """Questions for `predict` and, where their answers are known, for `test`.
 
+    A batch is a `QuestionBatch`: token ids of any lengths, of which the model makes what it computes with.
+
     Args:
         questions: the file to read.
         tokenizer: the model's folder or Hub name.
@@ -36,6 +38,9 @@ class PredictDataModule(pl.LightningDataModule):
         share_passages: compute a passage once for all its questions.
         average_orders: show the options in four orders and average the probabilities; `test` then also
             tells whether answers follow the option or the position.
+
+    Raises:
+        InputError: in `setup`, the file or one of its rows cannot be used.
     """
 
     def __init__(
@@ -143,10 +148,20 @@ def encode_questions(
                 cut[question.id] = prompt.cut_characters
     if cut:
         logger.warning(
-            "%d passages lost %d characters in their middle to fit into %d tokens: IDs %s",
-            len(cut), sum(cut.values()), max_length, ", ".join(cut),
+            "%d passage%s lost %d characters in the middle to fit into %d tokens: IDs %s",
+            len(cut), "s" if len(cut) > 1 else "", sum(cut.values()), max_length, some_ids(list(cut)),
         )  # fmt: skip
     return encoded
+
+
+def some_ids(ids: Sequence[str]) -> str:
+    """IDs for a message, the first ten by name.
+
+    >>> some_ids([str(n) for n in range(12)])
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+    return ", ".join(ids[:10]) + more
 
 
 def _check_answers(question: Question, answers: Sequence[list[int]]) -> None:

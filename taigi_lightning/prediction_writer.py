@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from taigi_lightning.answers import Prediction
 from taigi_lightning.errors import InputError
 from taigi_lightning.journal import Journal, Key, journal_path, journals, read_journal, resume_journals
 from taigi_lightning.option_orders import combine_rotations
-from taigi_lightning.predict_data import PredictDataModule
+from taigi_lightning.predict_data import PredictDataModule, some_ids
 
 if TYPE_CHECKING:
     from taigi_lightning.module import CausalLMModule
+
+logger = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -95,22 +98,24 @@ class PredictionWriter(Callback):
             found |= read_journal(file)[1]
         missing = self._expected.keys() - found.keys()
         if missing:
-            rank_zero_warn(
-                f"{len(missing)} of {len(self._expected)} questions are unanswered, so {self.output} is not "
-                "written; the journal beside it keeps the rest. Run predict again without a limit on batches."
-            )
+            logger.warning(
+                "%d of %d questions are unanswered, so %s is not written; the journal beside it keeps the rest. "
+                "Run predict again without a limit on batches.",
+                len(missing), len(self._expected), self.output,
+            )  # fmt: skip
             return
         fallbacks = write_predictions(self.output, [found[key] for key in sorted(self._expected)])
         for file in files:
             file.unlink()
-        rank_zero_info(
-            f"The answers are in {self.output}, their probabilities in {probabilities_path(self.output)}."
-        )
+        basis = "generated texts" if pl_module.answer_strategy == "generate" else "probabilities"
+        details = probabilities_path(self.output)
+        rank_zero_info(f"The answers are in {self.output}, their {basis} in {details}.")
         if fallbacks:
-            rank_zero_warn(
-                f"{len(fallbacks)} generated texts did not begin with 1-4 and count as 1: "
-                f"IDs {', '.join(fallbacks)}."
-            )
+            logger.warning(
+                "Of %d questions %d have a generated text that does not begin with 1-4 and counts as 1: IDs %s. "
+                "The column Fallbacks of %s marks them.",
+                len({row for row, _ in found}), len(fallbacks), some_ids(fallbacks), details,
+            )  # fmt: skip
 
 
 # ---- the files ------------------------------------------------------------------------------------

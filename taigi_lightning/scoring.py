@@ -68,24 +68,27 @@ class Comparison:
     p_value: float
 
 
-def score(predictions: Answers, answers: Answers) -> Score:
+def score(predictions: Answers, answers: Answers, name: str = "the predictions") -> Score:
     """Compare predictions with the right answers.
+
+    Args:
+        predictions: (ID, answer), in any order.
+        answers: the right ones.
+        name: what an error calls the predictions.
 
     Raises:
         InputError: the two do not hold the same IDs, each once; those at fault are named.
     """
-    right = _by_id(answers, "answers")
-    given = _by_id(predictions, "predictions")
-    problems = [
-        f"{_named(wrong)} {what}"
-        for wrong, what in (
-            ([i for i in right if i not in given], "without a prediction"),
-            ([i for i in given if i not in right], "predicted but not among the answers"),
-        )
-        if wrong
-    ]
-    if problems:
-        raise InputError(f"{'; '.join(problems)}. Both files must hold the same IDs.")
+    right, given = dict(answers), dict(predictions)
+    faults = {
+        f"more than once in {name}": _repeated(predictions),
+        f"missing from {name}": [i for i in right if i not in given],
+        f"in {name} but not among the answers": [i for i in given if i not in right],
+        "more than once among the answers": _repeated(answers),
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{_named(ids)} {what}" for what, ids in faults.items() if ids)
+        raise InputError(f"{found}. Both files must hold the same IDs, each once.")
     if not right:
         raise InputError("There are no answers to score against. Give a file with at least one question.")
     counts = Counter((right[i], given[i]) for i in right)
@@ -187,11 +190,8 @@ def read_answers(path: Path) -> list[tuple[str, int]]:
     return pairs
 
 
-def _by_id(pairs: Answers, what: str) -> dict[str, int]:
-    repeated = [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
-    if repeated:
-        raise InputError(f"{_named(repeated)} more than once in the {what}. Each ID may occur once.")
-    return dict(pairs)
+def _repeated(pairs: Answers) -> list[str]:
+    return [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
 
 
 def _named(ids: list[str]) -> str:
@@ -220,13 +220,14 @@ def score_command(
     """
     right = read_answers(answers)
     first = read_answers(predictions)
-    result = score(first, right)
+    result = score(first, right, str(predictions))
+    second = None if against is None else read_answers(against)
+    other = None if second is None else score(second, right, str(against))
     console = Console()
     console.print(score_table(result))
     figures: dict[str, object] = {"accuracy": result.accuracy, **asdict(result)}
-    if against is not None:
-        second = read_answers(against)
-        other, comparison = score(second, right), compare(first, second, right)
+    if second is not None and other is not None:
+        comparison = compare(first, second, right)
         console.print(
             f"Against {against}: {other.accuracy:.1%}. Only the first is right {comparison.only_first} "
             f"times, only the second {comparison.only_second} times; "

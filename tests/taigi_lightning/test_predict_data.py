@@ -91,7 +91,7 @@ def test_a_long_passage_is_cut_and_named(
     with caplog.at_level(logging.WARNING):
         encoded = encode_questions(tiny_tokenizer, [question], max_length=512)[0]
     assert 400 < len(encoded.prompt) < 512
-    assert "1 passages lost" in caplog.text
+    assert "1 passage lost" in caplog.text
     assert "IDs 42" in caplog.text
     text = tiny_tokenizer.decode(encoded.prompt)
     assert all(piece in text for piece in ("根據前文內容回答問題", "選項4：半暝", "答案："))

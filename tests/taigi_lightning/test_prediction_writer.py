@@ -155,7 +155,11 @@ def test_a_run_killed_when_all_was_answered_still_writes(
 
 @pytest.mark.parametrize("change", ["questions", "strategy"])
 def test_answers_of_another_run_are_not_mixed_in(
-    change: str, questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+    change: str,
+    questions_file: Path,
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     output = tmp_path / "output.csv"
     with pytest.raises(KilledError):
@@ -164,25 +168,31 @@ def test_answers_of_another_run_are_not_mixed_in(
         questions_file.write_text(questions_file.read_text("utf-8-sig").replace("市仔", "菜市"), "utf-8-sig")
     again = CountQuestions()
     strategy = "generate" if change == "strategy" else "choice"
-    with pytest.warns(UserWarning, match=f"another {change}: not used, kept as output.csv.journal-0.old"):
-        predict(questions_file, tiny_llama_dir, output, again, strategy=strategy)
+    predict(questions_file, tiny_llama_dir, output, again, strategy=strategy)
+    assert f"another {change}: not used, kept as output.csv.journal-0.old" in caplog.text
     assert sorted(again.rows) == list(range(1, QUESTIONS + 1))
 
 
-def test_a_limited_run_writes_no_output(questions_file: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_a_limited_run_writes_no_output(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output = tmp_path / "output.csv"
-    with pytest.warns(UserWarning, match="questions are unanswered"):
-        predict(questions_file, tiny_llama_dir, output, limit=1)
+    predict(questions_file, tiny_llama_dir, output, limit=1)
+    assert "questions are unanswered" in caplog.text
     assert not output.exists()
 
 
 def test_generated_answers_come_with_their_text(
-    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "output.csv"
-    with pytest.warns(UserWarning, match="did not begin with 1-4 and count as 1: IDs"):
-        predict(questions_file, tiny_llama_dir, output, strategy="generate")
+    predict(questions_file, tiny_llama_dir, output, strategy="generate")
     details = table(probabilities_path(output))
+    fallbacks = sum(row["Fallbacks"] == "1" for row in details)
+    assert (
+        f"{fallbacks} of {QUESTIONS} generated texts did not begin with 1-4 and count as 1: IDs"
+        in caplog.text
+    )
     assert {row["Answer"] for row in details if row["Fallbacks"] == "1"} == {"1"}
     assert any(row["Text"] for row in details)
 

@@ -68,9 +68,10 @@ def test_comparing_two_files_counts_only_disagreements() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (GIVEN[:-1], r"1 ID \(d\) without a prediction"),
-        ([*GIVEN, ("x", 1), ("y", 1)], r"2 IDs \(x, y\) predicted but not among"),
+        (GIVEN[:-1], r"1 ID \(d\) missing from the predictions"),
+        ([*GIVEN, ("x", 1), ("y", 1)], r"2 IDs \(x, y\) in the predictions but not among the answers"),
         ([*GIVEN, ("a", 2)], r"1 ID \(a\) more than once in the predictions"),
+        ([*GIVEN[:-1], ("a", 2), ("x", 1)], r"\(a\) more than .*; .*\(d\) missing .*; .*\(x\) in"),
     ],
 )
 def test_ids_at_fault_are_named(given: list[tuple[str, int]], message: str) -> None:
@@ -122,6 +123,14 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     figures = json.loads((tmp_path / "score.json").read_text())
     assert figures["accuracy"] == 0.6
     assert figures["against"]["accuracy"] == 1.0
+
+
+def test_of_two_files_the_one_at_fault_is_named(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("given.csv", "other.csv", "right.csv")]
+    for file, ids in zip(files, ("ab", "ac", "ab"), strict=True):
+        file.write_text("ID,Answer\n" + "".join(f"{i},1\n" for i in ids))
+    with pytest.raises(InputError, match=r"\(b\) missing from .*other\.csv; .*\(c\) in .*other\.csv but not"):
+        score_command(files[0], files[2], against=files[1])
 
 
 def test_scoring_loads_neither_torch_nor_lightning() -> None:
