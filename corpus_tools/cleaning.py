@@ -257,6 +257,12 @@ def clean_steps(text: str) -> Iterator[Step]:
 def clean_text(text: str) -> str:
     """An article cleaned by all rules; cleaning twice changes nothing more.
 
+    Args:
+        text: one article, or a part of one, with its line breaks.
+
+    Returns:
+        what the rules leave, perhaps nothing. No text is refused.
+
     >>> clean_text("1. 阮兜佇台南,看 https://is.gd/BopckD後擺講...")
     '阮兜佇台南，看 後擺講……'
     """

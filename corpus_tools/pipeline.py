@@ -41,15 +41,15 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_corpus(
-    sources: Sequence[str | Path],
-    output_dir: Path,
+    sources: str | Path | Sequence[str | Path],
+    output_dir: str | Path,
     *,
     min_chars: int = 100,
     max_chars: int = 2048,
     validation_fraction: float = 0.05,
     min_paragraph_chars: int = 30,
     min_taigi_score: float = 0.0,
-    decontaminate: Path | None = None,
+    decontaminate: str | Path | None = None,
     ngram: int = 13,
     convert_simplified: bool = False,
     fields: Mapping[str, str] | None = None,
@@ -60,8 +60,11 @@ def build_corpus(
 ) -> dict[str, Any]:
     """Write the corpus folder and return its report.
 
+    The same files and options give the same bytes, whatever the executor. Lengths are in characters (code
+    points).
+
     Args:
-        sources: Folders and files to read.
+        sources: Folders and files to read, or one of them.
         output_dir: Where the corpus goes; what an earlier run wrote there is replaced at the very end.
         min_chars: Shorter documents are dropped.
         max_chars: Longer articles are split.
@@ -77,9 +80,13 @@ def build_corpus(
         executor: Runs the shards, elsewhere if it likes; None runs them here.
         progress: Called with a step's name, and how many of how many tasks are done.
 
+    Returns:
+        What report.json holds, see `report.corpus_report`: counts of rows, characters, articles and documents.
+
     Raises:
         InputError: Unusable input or options, another run in the same folder, or no document left.
     """
+    output_dir, decontaminate = Path(output_dir), Path(decontaminate) if decontaminate else None
     if min_chars > max_chars:
         raise InputError(f"min_chars {min_chars} exceeds max_chars {max_chars}; give a smaller one.")
     options = {
@@ -95,7 +102,7 @@ def build_corpus(
         "output_format": output_format,
         "skip_bad_files": skip_bad_files,
     }
-    files, passed_over = find_sources(sources)
+    files, passed_over = find_sources([sources] if isinstance(sources, str | Path) else sources)
     if decontaminate:
         read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
     run = partial(_run, executor, progress)

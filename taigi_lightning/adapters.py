@@ -16,7 +16,9 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 @dataclass
 class LoraSettings:
-    """A low-rank update beside each chosen Linear (Hu et al. 2021).
+    """A low-rank update beside each chosen Linear (Hu et al. 2021): W x + lora_alpha / r * B (A x).
+
+    For a Linear with weights [out, in], A is [r, in] and B [out, r], both float32.
 
     Args:
         r: rank of the update.

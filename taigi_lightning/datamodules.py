@@ -98,6 +98,9 @@ class _TrainingData(pl.LightningDataModule):
 class CPTDataModule(_TrainingData):
     """The cleaned corpus, for continued pre-training on every token.
 
+    A batch holds `input_ids`, `labels` and `position_ids`, each [batch_size, max_length] int64 with packing,
+    and as long as the longest row without. Each document's first token and padding have the label -100.
+
     Args:
         data_dir: the folder that `corpus_tools clean` made.
         tokenizer: the base model's folder or Hub name.
@@ -107,6 +110,9 @@ class CPTDataModule(_TrainingData):
         validation_split: the split to validate on, or null.
         num_workers: processes that prepare batches; 0 is enough, a batch takes less than 1 ms.
         cache_dir: where token ids are kept; null means the cache of the library datasets.
+
+    Raises:
+        InputError: batch_size is below 1; in `setup`, a split is missing or empty.
     """
 
     def __init__(
@@ -159,6 +165,9 @@ class CPTDataModule(_TrainingData):
 class SFTDataModule(_TrainingData):
     """Questions with their answers, for supervised fine-tuning.
 
+    A training batch holds `input_ids`, `labels` and `position_ids`, each [batch_size, T] int64, where T is the
+    longest example, or max_length with packing. Labels outside the answer and its EOS are -100.
+
     Args:
         train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案.
         tokenizer: the base model's folder or Hub name.
@@ -170,6 +179,9 @@ class SFTDataModule(_TrainingData):
         max_length: tokens of an example; a longer one loses the middle of its passage.
         packing: put several examples into each row of max_length tokens, which then is what a batch counts.
         num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: a number is out of its range; in `setup`, a file or one of its rows cannot be used.
     """
 
     def __init__(

@@ -97,6 +97,9 @@ def merge_adapter(
             tests/benchmarks/merge_retention.py), and the next stage does quantise.
         device: where the sums are computed, such as "cpu" or "cuda".
 
+    Returns:
+        what was merged, and how much of it a second 4-bit quantisation keeps; printing it shows both.
+
     Raises:
         InputError: the base or the adapter cannot be used, they do not fit each other, or the disk is full.
     """

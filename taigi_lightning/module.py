@@ -54,6 +54,10 @@ class _HeldOut:
 class CausalLMModule(pl.LightningModule):
     """A causal language model in training or at work.
 
+    Batches of `fit` and `validate` are dicts of `input_ids`, `labels` and `position_ids`, each [B, T] int64:
+    a label is -100 where nothing is learnt, and not shifted; positions begin at 0 again with each document,
+    which attends only to itself. Where questions are held out, or are predicted, a batch is a `QuestionBatch`.
+
     Args:
         base: a model folder, or the name of one on the Hub.
         lora: the adapter to train; null trains or uses the base as it is.
@@ -66,6 +70,9 @@ class CausalLMModule(pl.LightningModule):
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
         activation_budget: share of the activations kept for backward; the rest is computed again.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
+
+    Raises:
+        InputError: the base or the adapter is not there, or options exclude each other.
     """
 
     def __init__(
