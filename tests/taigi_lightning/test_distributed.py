@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
+from taigi_lightning.__main__ import main
 from taigi_lightning.callbacks import SaveOnSignal
 from taigi_lightning.errors import InputError
 from taigi_lightning.strategies import check_strategy
@@ -66,8 +67,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path
 
 @pytest.fixture(scope="module")
 def printed(home: Path) -> str:
-    """What two processes under torchrun printed; they leave models/two."""
-    return fit(home, TORCHRUN, "models/two", 2, "--trainer.strategy", "ddp", "--trainer.devices", "2")
+    """What two processes under torchrun printed; they leave models/two, and a run of Weights & Biases."""
+    both = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.logger", "WandbLogger"]
+    return fit(home, TORCHRUN, "models/two", 2, *both, "--trainer.logger.offline", "true")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,13 @@ def test_files_are_written_and_merged_once(home: Path, printed: str) -> None:
     assert not list(folder.rglob("*.partial"))
 
 
+def test_one_run_reaches_weights_and_biases(home: Path, printed: str) -> None:
+    (file,) = (home / "wandb").glob("offline-run-*/run-*.wandb")  # a second process would have begun its own
+    logged = file.read_bytes()
+    assert b"train/loss" in logged
+    assert b"val/accuracy" in logged
+
+
 def test_one_process_finishes_what_two_began(home: Path, printed: str) -> None:
     fit(home, ALONE, "models/rest", 4, "--ckpt_path", "models/two/checkpoints/step=2.ckpt")
     wanted, found = trained(home / "models" / "two"), trained(home / "models" / "rest")
@@ -131,6 +140,31 @@ def test_strategies_that_divide_weights_are_refused(strategy: str | Strategy) ->
 @pytest.mark.parametrize("strategy", ["auto", "ddp", DDPStrategy()])
 def test_strategies_that_copy_weights_pass(strategy: str | Strategy) -> None:
     check_strategy(strategy)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name"),
+    [
+        ("fsdp", "fsdp"),
+        ("deepspeed_stage_2", "deepspeed_stage_2"),
+        ("{class_path: lightning.pytorch.strategies.ModelParallelStrategy}", "ModelParallelStrategy"),
+    ],
+)
+def test_the_command_line_refuses_them_before_anything_is_loaded(
+    strategy: str,
+    name: str,
+    tiny_llama_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = ["--config", str(ROOT / "configs/cpt.yaml"), "--config", str(ROOT / "configs/tiny.yaml")]
+    stage = ["taigi_lightning", "fit", *config, "--model.base", str(tiny_llama_dir)]
+    monkeypatch.setattr(sys, "argv", [*stage, "--trainer.strategy", strategy])
+    assert main() == 1
+    printed = capsys.readouterr().err
+    assert f"error: trainer.strategy is {name}" in printed
+    assert "--trainer.strategy ddp" in printed
+    assert "Traceback" not in printed
 
 
 # ---- SLURM ----------------------------------------------------------------------------------------
