@@ -98,9 +98,12 @@ class Session:
     # ---- the processes ------------------------------------------------------------------------------
 
     def ours(self, name: str, points: list[str], limit: float) -> None:
-        self.run(name, [*self.points, *points], limit)
+        """Run points; one named as a peer's checkpointing gets that peer's memory, and the first is profiled."""
+        bounded = [f"{p}:limit={self.size(p)}" if p in CHECKPOINTING else p for p in points]
+        bounded[0] += ",profile=1"
+        self.run(name, [*self.points, *bounded], limit)
 
-    def peer(self, name: str, kind: str) -> None:
+    def peer(self, name: str, kind: str, limit: float = 110) -> None:
         if self.args.peer:
             command = [
                 self.args.peer,
@@ -111,21 +114,25 @@ class Session:
                 "--ckpt",
                 kind,
             ]
-            self.run(name, command, 100)
+            self.run(name, command, limit)
 
     def size(self, kind: str) -> float:
         """GiB that this project's point may take beside a peer's: the peer's own reserved peak."""
         peaks = [row["peak_res"] for row in self.rows if row.get("ckpt") == kind and "data" not in row]
         return min(peaks, default=SIZES[kind])
 
-    def point(self, kind: str) -> str:
-        return f"{kind}:limit={self.size(kind)}"
+    def packed_peer(self) -> None:
+        if self.args.packed_peer:
+            folders = ["--model", str(self.args.model), "--corpus", str(self.args.corpus)]
+            self.run("packed", [self.args.packed_peer, *folders], 110)
 
     def fit(self) -> None:
         """Time the real command at the budget that fills the card."""
         from random_base import with_other_tokenizer
 
         args = self.args
+        if not args.fit:
+            return
         base, out = args.model.with_name(args.model.name + "-fit"), args.output.with_name("fit")
         with_other_tokenizer(args.model, args.tokenizer, base)
         command = ["-m", "taigi_lightning", "fit", "--config", args.config, "--model.base", str(base)]
@@ -230,25 +237,19 @@ def main() -> None:
     if not (args.model / "config.json").is_file():
         steps.append(lambda: session.run("base", [str(HERE / "random_base.py"), str(args.model)], 120))
     steps += [
-        lambda: session.peer("peer-1", "none"),
+        lambda: session.peer("peer-1", "none", 160),  # it compiles
         lambda: session.ours(
-            "ours-1",
-            [session.point("none") + ",profile=1", "documents:data=packed", "fit's blocks:data=corpus"],
-            limit=110,
+            "ours-1", ["none", "documents:data=packed", "fit's blocks:data=corpus"], limit=110
         ),
         lambda: session.peer("peer-2", "offload"),
         lambda: session.peer("peer-3", "all"),
         lambda: session.ours(
-            "ours-2",
-            [*map(session.point, CHECKPOINTING), "least:budget=0,limit=11.5", "padded:path=peft,data=padded"],
-            limit=130,
+            "ours-2", [*CHECKPOINTING, "least:budget=0,limit=11.5", "padded:path=peft,data=padded"], limit=130
         ),
+        session.fit,
+        session.packed_peer,
         lambda: session.peer("peer-4", "none"),
-        session.fit if args.fit else lambda: None,
     ]
-    if args.packed_peer:
-        packed = [args.packed_peer, "--model", str(args.model), "--corpus", str(args.corpus)]
-        steps.append(lambda: session.run("packed", packed, 110))
     for step in steps:
         step()
     print(table(session.rows))
