@@ -14,11 +14,15 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
 from taigi_lightning.adapters import save_adapter
+from taigi_lightning.artifacts import log_artifact, wandb_loggers
 from taigi_lightning.checkpoints import checkpoint_folder
+from taigi_lightning.disk import check_space, run_bytes
 from taigi_lightning.errors import InputError
 from taigi_lightning.exporting import export_full_model
 from taigi_lightning.identity import describe_data, write_lineage
+from taigi_lightning.memory import optimizer_bytes
 from taigi_lightning.merging import Onto, merge_adapter
+from taigi_lightning.shards import base_folder, weight_files
 
 RUN_CONFIG = "config.yaml"
 
@@ -31,20 +35,37 @@ class ExportModel(Callback):
         onto: which weights the update is added to: the original 16-bit ones, or the 4-bit ones the
             adapter was trained against, dequantised.
         max_shard_size: size of the safetensors files of a model trained from scratch.
+        log_artifact: send the adapter, the run's config and the corpus's manifest to Weights & Biases too.
     """
 
-    def __init__(self, merge: bool = True, onto: Onto = "original", max_shard_size: str = "4GB") -> None:
+    def __init__(
+        self,
+        merge: bool = True,
+        onto: Onto = "original",
+        max_shard_size: str = "4GB",
+        log_artifact: bool = False,
+    ) -> None:
         self.merge = merge
         self.onto: Onto = onto
         self.max_shard_size = max_shard_size
+        self.log_artifact = log_artifact
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out before the first step what would stop the export after the last one.
 
         Raises:
-            InputError: the data cannot be named, or the model would be written over its own base.
+            InputError: the data cannot be named, the model would be written over its own base, the disk has
+                too little room, or an artifact is wanted without Weights & Biases.
         """
         module: Any = pl_module
+        if self.log_artifact and not wandb_loggers(trainer.loggers):
+            raise InputError(
+                "export.log_artifact sends to Weights & Biases, and no WandbLogger is under trainer.logger. "
+                "Add one, as configs/cpt.yaml does, or leave log_artifact out."
+            )
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            advice = "Free some, give --trainer.default_root_dir another disk, or --export.merge false."
+            check_space(trainer.default_root_dir, self._needs(trainer, module), advice)
         if module.lora is None:
             return
         if self.merge and Path(module.base).resolve() == Path(trainer.default_root_dir).resolve():
@@ -54,6 +75,22 @@ class ExportModel(Callback):
             )
         if getattr(trainer, "datamodule", None):
             describe_data(Path(trainer.datamodule.source))  # type: ignore[attr-defined]
+
+    def _needs(self, trainer: pl.Trainer, module: Any) -> dict[str, int]:
+        """Bytes by purpose that the run will write."""
+        sizes = [p.numel() for p in module.parameters() if p.requires_grad]
+        kept = sum(getattr(callback, "save_top_k", 0) for callback in trainer.checkpoint_callbacks)
+        merged = 2 * sum(sizes)  # from scratch: every weight, in 16 bits
+        if module.lora is not None:
+            shards = weight_files(base_folder(module.base)) if self.merge else []
+            merged = sum(shard.stat().st_size for shard in shards)
+        optimizer = type(trainer.optimizers[0]).__name__
+        return run_bytes(
+            adapter=4 * sum(sizes),
+            optimizer=optimizer_bytes(optimizer, sizes),
+            checkpoints=kept,
+            merged=merged,
+        )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Export on the first rank; the others wait, so that nobody reads what is half written.
@@ -83,6 +120,11 @@ class ExportModel(Callback):
             report = merge_adapter(module.base, output / "adapter", output, onto=self.onto)
             write_lineage(output, **origin)
             print(report)
+        if self.log_artifact:
+            manifest = Path(origin["data"] or "") / "manifest.json"
+            for logger in wandb_loggers(trainer.loggers):
+                name = log_artifact(logger, output / "adapter", config, manifest)
+                print(f"Artifact for Weights & Biases: {name}")
 
 
 class SaveOnSignal(Callback):

@@ -9,14 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "vocab.json",
-    "merges.txt",
-)
+from taigi_lightning.shards import tokenizer_files
 
 
 def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard_size: str) -> None:
@@ -24,7 +17,7 @@ def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard
 
     Args:
         model: the trained model; its own dtype stays as it is.
-        base: the folder whose tokenizer files are copied.
+        base: the folder, or the Hub name, whose tokenizer files are copied.
         output: the folder to write into; written aside first.
         max_shard_size: largest safetensors file, for example "4GB" or "5MB".
     """
@@ -36,9 +29,8 @@ def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard
     config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
     config |= {"dtype": "bfloat16", "use_cache": True}
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for pattern in TOKENIZER_FILES:
-        for file in sorted(Path(base).glob(pattern)):
-            shutil.copyfile(file, aside / file.name)
+    for file in tokenizer_files(base):
+        shutil.copyfile(file, aside / file.name)
     for old in output.glob("*.safetensors*"):
         old.unlink()
     for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from taigi_lightning.disk import check_space
 from taigi_lightning.errors import InputError
 from taigi_lightning.identity import LINEAGE, check_lineage
 from taigi_lightning.lora_updates import LoraUpdate, read_adapter_config, read_updates
@@ -27,6 +28,7 @@ from taigi_lightning.shards import (
     base_folder,
     read_header,
     rewrite_shard,
+    tokenizer_files,
     weight_files,
 )
 
@@ -37,11 +39,8 @@ if TYPE_CHECKING:
 Onto = Literal["original", "dequantized"]
 PARTIAL = ".partial"
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 MEASURED_VALUES = 1 << 23  # of a weight at most, in rows spread evenly: keeps the measurement to seconds
-COMPANIONS = [
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "*.model", "chat_template*", "*.jinja", INDEX),
-]
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,8 @@ def merge_adapter(
         for number, (shard, header) in enumerate(zip(shards, headers, strict=True), start=1):
             bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})", highlight=False)
             rewrite_shard(shard, header, partial / shard.name, changed, merge_tensor)
-    companions = {path for pattern in COMPANIONS for path in source.glob(pattern)}
-    for path in (*sorted(companions), *adapter.glob(LINEAGE)):
+    besides = [path for name in (GENERATION_CONFIG, INDEX) for path in source.glob(name)]
+    for path in (*tokenizer_files(source), *besides, *adapter.glob(LINEAGE)):
         shutil.copyfile(path, partial / path.name)
     _publish(partial, output_dir, source / CONFIG)
     pooled = {name: pool(parts) for name, parts in survival.items()}
@@ -168,14 +167,8 @@ def _check_place(source: Path, shards: Sequence[Path], output_dir: Path) -> None
         raise InputError(
             f"{output_dir} is the base itself, which a merge never changes. Give another folder."
         )
-    wanted = sum(shard.stat().st_size for shard in shards) + (1 << 26)
-    here = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(here).free
-    if free < wanted:
-        raise InputError(
-            f"The merged model needs {wanted / 1e9:.1f} GB in {output_dir}, where {free / 1e9:.1f} GB "
-            "are free. Free some space or give a folder on another disk."
-        )
+    needs = {"merged model": sum(shard.stat().st_size for shard in shards), "other files": 1 << 26}
+    check_space(output_dir, needs, "Free some space or give a folder on another disk.")
 
 
 def _is_quantised(entry: TensorEntry) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub.constants import HF_HUB_CACHE
+
 from taigi_lightning import activation_plan, memory
+from taigi_lightning.disk import free_space, run_bytes, same_disk
 from taigi_lightning.memory import GIB, Shape
 from taigi_lightning.run_settings import (
     Settings,
     base_shape,
     corpus_characters,
     found_card,
+    is_cached,
     parse_size,
     past_speed,
     read_settings,
@@ -112,16 +115,22 @@ def needs(settings: Settings, shape: Shape, card: int | None = None, element_siz
     return Need({name: size for name, size in parts.items() if size}, notes, host)
 
 
-def disk_needs(settings: Settings, shape: Shape) -> dict[str, int]:
-    """Bytes a run leaves or fetches, by purpose."""
-    sizes = memory.adapter_sizes(shape, settings.rank or 0, settings.targets)
-    adapter = 4 * sum(sizes)
-    needed = {} if Path(settings.base).is_dir() else {f"download of {settings.base}": 2 * shape.parameters}
-    state = memory.optimizer_bytes(settings.optimizer, sizes)
-    # One more than are kept: the new checkpoint is written before an old one goes.
-    needed["checkpoints"] = (max(settings.checkpoints, 1) + 1) * (adapter + state)
-    needed["adapter"] = adapter
-    return needed | ({"merged model": 2 * shape.parameters} if settings.merge else {})
+def disk_needs(settings: Settings, shape: Shape) -> dict[str, dict[str, int]]:
+    """Bytes a run fetches or leaves, by folder and purpose."""
+    sizes = (
+        memory.adapter_sizes(shape, settings.rank, settings.targets) if settings.rank else [shape.parameters]
+    )
+    needed = {
+        settings.folder: run_bytes(
+            adapter=4 * sum(sizes),
+            optimizer=memory.optimizer_bytes(settings.optimizer, sizes),
+            checkpoints=max(settings.checkpoints, 0),
+            merged=2 * shape.parameters if settings.merge else 0,
+        )
+    }
+    if not Path(settings.base).is_dir() and not is_cached(settings.base):
+        needed = {HF_HUB_CACHE: {f"download of {settings.base}": 2 * shape.parameters}, **needed}
+    return needed
 
 
 def smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
@@ -220,12 +229,14 @@ def _course(settings: Settings, speed: float | None) -> list[str]:
 
 
 def _disk(settings: Settings, shape: Shape) -> list[str]:
+    lines = ["On disk (GiB)"]
     needed = disk_needs(settings, shape)
-    place = next(
-        path for path in [Path(settings.folder), *Path(settings.folder).absolute().parents] if path.is_dir()
-    )
-    free = shutil.disk_usage(place).free
-    total = sum(needed.values())
-    lines = ["On disk (GiB)", *(f"  {name:<44}{size / GIB:8.2f}" for name, size in needed.items())]
-    word = "enough" if free > total else "NOT enough"
-    return [*lines, f"  {'total':<44}{total / GIB:8.2f}  {free / GIB:.1f} free in {place}: {word}"]
+    frees = {folder: free_space(folder) for folder in needed}
+    for folder, parts in needed.items():
+        total, (place, free) = sum(parts.values()), frees[folder]
+        # Folders of one disk share what is free there.
+        sharing = sum(sum(needed[other].values()) for other in needed if same_disk(frees[other][0], place))
+        verdict = "enough" if free > sharing else "NOT enough"
+        lines += [f"  {name:<44}{size / GIB:8.2f}" for name, size in parts.items()]
+        lines.append(f"  {f'in {folder}':<44}{total / GIB:8.2f}  {free / GIB:.1f} free there: {verdict}")
+    return lines

@@ -120,6 +120,14 @@ SIZE = r"(?=.*[1-9])(\d+(?:\.\d+)?)\s*([GgMm])(i?)B?"
 MemorySize = restricted_string_type("MemorySize", f"^{SIZE}$")
 
 
+def is_cached(base: str) -> bool:
+    """Whether the Hub's cache holds a model's weights, so that nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors.index.json", "model.safetensors")
+    return base.count("/") == 1 and any(isinstance(try_to_load_from_cache(base, name), str) for name in names)
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size that is a `MemorySize`.
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+# What a tokenizer may consist of, in transformers' formats old and new.
+TOKENIZER_FILES = [
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("*.model", "chat_template*", "*.jinja"),
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,27 @@ def base_folder(base: str | Path) -> Path:
         f"{base} is neither a folder here nor a model that the hub gives ({reason}). "
         "Give the folder of a base model, or check the name and the connection."
     )
+
+
+def tokenizer_files(base: str | Path) -> list[Path]:
+    """Return the files a base's tokenizer consists of, in name order; of a hub name, no weights are fetched.
+
+    Raises:
+        InputError: `base` is no folder and the hub does not give its files.
+    """
+    folder = Path(base)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(str(base), allow_patterns=TOKENIZER_FILES))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise InputError(
+                f"The tokenizer of {base} cannot be fetched ({str(error).splitlines()[0]})."
+            ) from error
+    found = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
 
 
 def weight_files(folder: Path) -> list[Path]:

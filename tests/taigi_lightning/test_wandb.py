@@ -1,0 +1,87 @@
+"""Weights & Biases itself, offline: what a run leaves for `wandb sync`, and what it must not leave."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("wandb")
+
+ROOT = Path(__file__).parent.parent.parent
+SECRETS = {
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "HF_TOKEN": "hf_neverToBeSeenAnywhere",
+}
+TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
+FIT = (
+    "fit --config configs/cpt.yaml --config configs/tiny.yaml --model.base models/base --trainer.max_steps 1 "
+    "--data.init_args.max_length 64 --trainer.val_check_interval 1000 --model.lora.r 2 "
+    "--trainer.logger WandbLogger --trainer.logger.init_args.project taigi-lightning "
+    "--trainer.logger.init_args.name Taigi-CPT-V2 --trainer.logger.init_args.offline true --export.log_artifact true"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
+    """A working folder in which one command was run twice, with secrets in the environment."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "models").mkdir()
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "models" / "base").symlink_to(tiny_llama_dir)
+    corpus = folder / "data" / "cpt_corpus"
+    corpus.mkdir(parents=True)
+    rows = pd.DataFrame({"text": [f"{TEXT * 2}{n}" for n in range(20)]})
+    rows[:16].to_parquet(corpus / "train-00000-of-00001.parquet")
+    rows[16:].to_parquet(corpus / "validation-00000-of-00001.parquet")
+    (corpus / "manifest.json").write_text('{"characters": 1}')
+    places = {name: str(folder / "wandb-home") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
+    environment = {**os.environ, **SECRETS, **places, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    for number in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "taigi_lightning", *FIT.split()],
+            cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        (folder / f"printed-{number}.txt").write_text(done.stdout + done.stderr)
+    return folder
+
+
+def records(home: Path) -> list[bytes]:
+    """What each run recorded for the server, oldest first."""
+    return [path.read_bytes() for path in sorted(home.glob("wandb/offline-run-*/run-*.wandb"))]
+
+
+def test_a_second_run_leaves_a_second_record(home: Path) -> None:
+    assert len(records(home)) == 2
+    assert len(list(home.glob("models/cpt_model/logs/version_*/metrics.csv"))) == 2
+
+
+def test_the_record_holds_config_metrics_and_the_artifact(home: Path) -> None:
+    for record in records(home):
+        for part in (b"lora_dropout", b"train/loss", b"Taigi-CPT-V2-adapter"):
+            assert part in record, part
+        for file in (b"adapter/adapter_model.safetensors", b"config.yaml", b"manifest.json"):
+            assert file in record, file
+
+
+def test_no_secret_is_written_anywhere(home: Path) -> None:
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    for path in files:
+        content = path.read_bytes()
+        for name, secret in SECRETS.items():
+            assert secret.encode() not in content, f"{name} in {path}"
+
+
+def test_an_artifact_without_a_logger_for_it_is_refused_before_training(home: Path) -> None:
+    command = [*FIT.split(), "--trainer.logger", "null", "--trainer.default_root_dir", "models/other"]
+    done = subprocess.run(
+        [sys.executable, "-m", "taigi_lightning", *command],
+        cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no WandbLogger is under trainer.logger" in done.stderr
+    assert not (home / "models" / "other" / "adapter").exists()
