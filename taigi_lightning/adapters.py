@@ -10,8 +10,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from taigi_lightning.errors import InputError
-
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+from taigi_lightning.memory import PROJECTIONS
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 GIB = 2**30
 CONTEXT = int(0.6 * GIB)  # CUDA's context with the libraries' own workspaces, outside PyTorch's allocator
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Linear(NamedTuple):

@@ -16,9 +16,8 @@ from typing import Any
 from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.memory import Shape
+from taigi_lightning.memory import PROJECTIONS, Shape
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 KNOWN = {
     "Bohanlu/Taigi-Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 128, 56064),
     "Bohanlu/Taigi-Llama-2-7B": Shape(32, 4096, 11008, 32, 32, 128, 56064),
@@ -34,7 +33,7 @@ class Settings:
     base: str = "Bohanlu/Taigi-Llama-2-13B"
     quantization: str = "nf4"
     rank: int | None = None
-    targets: tuple[str, ...] = PROJECTIONS
+    targets: tuple[str, ...] = tuple(PROJECTIONS)
     optimizer: str = "torch.optim.AdamW"
     activation_budget: float | str = "auto"
     batch_size: int = 4

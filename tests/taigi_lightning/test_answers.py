@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from taigi_lightning.adapters import PROJECTIONS
 from taigi_lightning.answers import (
     answer_log_probabilities,
     choice_accuracy_batch,
@@ -23,6 +22,7 @@ from taigi_lightning.answers import (
 )
 from taigi_lightning.base_model import load_base_model
 from taigi_lightning.fast_path import apply_fast_path
+from taigi_lightning.memory import PROJECTIONS
 from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
 from taigi_lightning.questions import Question

@@ -25,9 +25,9 @@ from taigi_lightning.activation_plan import (
     small_bytes,
     unpacked_bytes,
 )
-from taigi_lightning.adapters import PROJECTIONS
 from taigi_lightning.fast_path import apply_fast_path, causal_lm, forward_hidden, unsupported
 from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.memory import PROJECTIONS
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

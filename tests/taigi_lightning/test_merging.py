@@ -14,10 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.adapters import PROJECTIONS
 from taigi_lightning.base_model import nf4_config
 from taigi_lightning.errors import InputError
 from taigi_lightning.identity import base_identity, read_lineage, write_lineage
+from taigi_lightning.memory import PROJECTIONS
 from taigi_lightning.merging import Onto, merge_adapter, merge_command
 
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)
