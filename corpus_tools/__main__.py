@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import auto_cli
+from jsonargparse import auto_cli, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from corpus_tools.errors import InputError
@@ -154,8 +154,12 @@ def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 for unusable data (usage errors leave with 2)."""
     commands: dict[str, Any] = {"clean": clean, "preview": preview, "sample": write_sample}
+    completing = (sys.argv[1:] if arguments is None else arguments)[:1] == ["--print_completion"]
+    if completing:  # the script is for the command that pip installs
+        set_parsing_settings(add_print_completion_argument=True)
+    prog = "corpus-tools" if completing else "corpus_tools"
     try:
-        auto_cli(commands, args=arguments, prog="corpus_tools", as_positional=True)
+        auto_cli(commands, args=arguments, prog=prog, as_positional=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
