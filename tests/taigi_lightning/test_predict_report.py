@@ -56,6 +56,27 @@ def test_a_prediction_report_without_known_answers_claims_none(
     assert "Wrong" not in page
 
 
+def test_generated_answers_show_their_text_and_claim_no_certainty(
+    predictions: tuple[Path, Path, list[Question]],
+) -> None:
+    answers, details, questions = predictions
+    texts = {"id-1": ("1</s>", 1, 0), "id-2": ("2 <i>", 2, 0), "id-3": ("厝內\n有人", 1, 1)}
+    with details.open(encoding="utf-8", newline="") as file:
+        header, *_ = csv.reader(file)
+    with details.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for name, (text, answer, fallback) in texts.items():
+            votes = [float(place == answer) for place in (1, 2, 3, 4)]
+            writer.writerow([name, answer, *votes, 1.0, answer, text, fallback])
+    page = check_page(write_predict_report(answers, details, questions))
+    assert "margin" not in page.partition("</style>")[2]
+    assert "generated: 2 &lt;i&gt;" in page
+    without = page[page.index("Text without a number") : page.index("Text with a number")]
+    assert "generated: 厝內 有人" in without
+    assert "id-1" not in without
+
+
 def test_a_question_without_a_prediction_is_named(predictions: tuple[Path, Path, list[Question]]) -> None:
     answers, details, questions = predictions
     more = [*questions, Question("id-9", "", "", ("", "", "", ""), None, 4)]
