@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -14,24 +13,20 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from taigi_lightning.adapters import (
-    LoraSettings,
-    adapter_settings,
-    attach_adapter,
-    check_adapter,
-    load_adapter,
-)
+from taigi_lightning.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
 from taigi_lightning.attention import find_documents
-from taigi_lightning.base_model import Quantization, check_base, check_head, load_base_model, load_tokenizer
+from taigi_lightning.base_model import Quantization, check_base, check_head, load_tokenizer
+from taigi_lightning.building import build_model
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path import apply_fast_path, expect_state, forward_hidden
-from taigi_lightning.identity import base_identity, check_identity, check_lineage
+from taigi_lightning.fast_path import apply_fast_path, causal_lm, expect_state, forward_hidden
+from taigi_lightning.identity import base_identity, check_identity
 from taigi_lightning.loss import linear_cross_entropy_sum
 from taigi_lightning.memory import coming_state_bytes
 from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.prompts import IGNORE
 from taigi_lightning.question_batches import QuestionBatch
+from taigi_lightning.schedules import adopt_rate
 
 Batch = dict[str, Any]
 
@@ -68,7 +63,8 @@ class CausalLMModule(pl.LightningModule):
         lr_scheduler: the learning rate's course over the run after the warm-up.
         warmup_steps: optimizer steps over which the learning rate rises from zero.
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
-        activation_budget: share of the activations kept for backward; the rest is computed again.
+        activation_budget: share of the activations kept for backward, the rest being moved to the host or
+            computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
 
     Raises:
@@ -125,35 +121,30 @@ class CausalLMModule(pl.LightningModule):
         """Load the base and attach the adapter, once; Lightning calls this before every stage."""
         if self.model is not None:
             return
-        device = self.trainer.strategy.root_device
-        model: Any = load_base_model(
+        device, training = self.trainer.strategy.root_device, self.trainer.training
+        model = build_model(
             self.base,
+            lora=self.lora,
+            adapter=self.adapter,
             quantization=self.quantization,
-            compute_dtype=self._compute_dtype(device),
-            device=device,
             from_scratch=self.from_scratch,
+            compute_dtype=self._compute_dtype(),
+            device=device,
+            training=training,
         )
-        training = self.trainer.training
-        if self.trainer.training or self.trainer.validating:
-            check_head(model)
-        if self.adapter is not None:
-            check_lineage(Path(self.adapter), self.base, self.quantization)
-            model = load_adapter(model, self.adapter, trainable=training)
-        elif self.lora is not None:
-            model = attach_adapter(model, self.lora)
-        if training and not any(p.requires_grad for p in model.parameters()):
-            raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
-        compile_layers = device.type == "cuda" if self.compile_layers is None else self.compile_layers
+        if training or self.trainer.validating:
+            check_head(causal_lm(model))
+        compiled = device.type == "cuda" if self.compile_layers is None else self.compile_layers
         if training:
-            apply_fast_path(model, compile=compile_layers, activation_budget=self.activation_budget)
+            apply_fast_path(model, compile=compiled, activation_budget=self.activation_budget)
         elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
-            apply_fast_path(model, compile=compile_layers, activation_budget=1.0, offload=False)
+            apply_fast_path(model, compile=compiled, activation_budget=1.0, offload=False)
             if self.answer_strategy == "choice":
                 data: Any = getattr(self.trainer, "datamodule", None)
                 unpack_what_fits(model, tokens=getattr(data, "batch_tokens", 32768))
-        self.model = model.train(training)  # transformers loads in eval mode, where dropout is off
+        self.model = model
 
-    def _compute_dtype(self, device: torch.device) -> torch.dtype:
+    def _compute_dtype(self) -> torch.dtype:
         precision = str(self.trainer.precision)
         if precision not in COMPUTE_DTYPES:
             raise InputError(
@@ -172,28 +163,16 @@ class CausalLMModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        schedule = get_scheduler(
-            self.lr_scheduler,
-            optimizer,
-            num_warmup_steps=self.warmup_steps,
-            num_training_steps=int(self.trainer.estimated_stepping_batches),
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_scheduler(self.lr_scheduler, optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- training ---------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
         """Let a learning rate changed on resume win over the one the checkpoint restored, and say so."""
-        for schedule in self.trainer.lr_scheduler_configs:
-            optimizer: Any = schedule.scheduler.optimizer
-            wanted = optimizer.defaults["lr"]
-            for position, group in enumerate(optimizer.param_groups):
-                found = group["initial_lr"]
-                if found == wanted:
-                    continue
-                group["lr"] *= wanted / found
-                group["initial_lr"] = wanted
-                schedule.scheduler.base_lrs[position] = wanted
+        for config in self.trainer.lr_scheduler_configs:
+            for found, wanted in adopt_rate(config.scheduler):
                 self.print(
                     f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}."
                 )
