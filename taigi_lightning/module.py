@@ -231,7 +231,8 @@ class CausalLMModule(pl.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         self.log("train/loss", (loss / tokens).float(), prog_bar=True)
         self.log("train/grad_norm", norm)
-        self.log("train/learning_rate", float(optimizer.param_groups[0]["lr"]))
+        # On the CPU: as a number it would be copied to the device, which waits for it.
+        self.log("train/learning_rate", torch.tensor(float(optimizer.param_groups[0]["lr"])))
         self._window_loss, self._window_tokens = 0.0, 0
 
     # ---- validation, prediction -------------------------------------------------------------------
@@ -265,7 +266,8 @@ class CausalLMModule(pl.LightningModule):
 
     def _sum_over_ranks(self, *values: Tensor | float) -> Tensor:
         """Each value summed over all ranks, float64."""
-        here = [torch.as_tensor(value, device=self.device, dtype=torch.float64) for value in values]
+        # Without waiting for the device: what follows would reach it late.
+        here = [torch.as_tensor(v, dtype=torch.float64).to(self.device, non_blocking=True) for v in values]
         total: Tensor = self.trainer.strategy.reduce(torch.stack(here), reduce_op="sum")
         return total
 
