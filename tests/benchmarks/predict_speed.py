@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,6 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning import module as module_file
 from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.answers import answer_log_probabilities, generate_tokens
 from taigi_lightning.fast_path import apply_fast_path, causal_lm, fast_decoder
@@ -236,11 +236,11 @@ class Clock(pl.Callback):
         took = time.perf_counter() - self.began
         self.report("predict, passages shared", took, shared=True)
         say(what="inside steps", seconds=sum(self.steps), batches=len(self.steps))
-        for name, work in (("others", self.others), ("notebook", self.notebook), ("profile", self.profiled)):
+        for work in (self.agreement, self.notebook, self.profiled, self.others):
             try:
                 work(pl_module.model, len(self.questions) / took)
             except Exception as error:  # one measurement less
-                say(what=name, failed=repr(error)[:500])
+                say(what=work.__name__, failed=repr(error)[:500])
 
     def report(self, what: str, took: float, shared: bool) -> None:
         count = len(self.questions)
@@ -251,29 +251,33 @@ class Clock(pl.Callback):
             **self.bound.shares(tokens, count, took), peak_gib=peak,
         )  # fmt: skip
 
+    def agreement(self, model: Any, ours: float) -> None:
+        """Whether shared passages, no sharing and transformers' own layers agree on some questions."""
+        some = self.questions[:64]
+        shared = log_probabilities(model, plan_batches(some, 8192))
+        apart = log_probabilities(model, plan_batches(some, 4096, share=False))
+        decoder = causal_lm(model).__dict__.pop("fast_decoder")
+        theirs = log_probabilities(model, plan_batches(some, 4096, share=False))
+        causal_lm(model).fast_decoder = decoder
+        for what, other in (("unshared", apart), ("transformers", theirs)):
+            difference = (shared - other).abs()
+            same = (shared.argmax(-1) == other.argmax(-1)).double().mean().item()
+            spread = other.std(-1).mean().item()
+            say(
+                what=f"shared against {what}", same_answers=same, mean_difference=difference.mean().item(),
+                largest_difference=difference.max().item(), spread_of_the_four=spread,
+            )  # fmt: skip
+
     def others(self, model: Any, ours: float) -> None:
-        """Other batch sizes, without sharing, and whether all agree."""
-        answers = {}
+        """Without Lightning, without sharing, and with larger batches."""
         for size, share in (
             (self.batch_tokens, True),
             (self.batch_tokens, False),
             (2 * self.batch_tokens, True),
         ):
             batches = plan_batches(self.questions, size, share=share)
-            began = time.perf_counter()
-            answers[f"{size} tokens, shared: {share}"] = log_probabilities(model, batches)
-            took = time.perf_counter() - began
+            took = seconds(lambda batches=batches: choose_all(model, batches))  # type: ignore[misc]
             self.report(f"loop alone, {size} tokens a batch, shared: {share}", took, share)
-        decoder = causal_lm(model).__dict__.pop("fast_decoder")
-        some = plan_batches(self.questions[:64], 4096)
-        answers["transformers, 64 questions"] = log_probabilities(model, some)
-        causal_lm(model).fast_decoder = decoder
-        one, *_ = answers.values()
-        for what, other in answers.items():
-            same = (one[: len(other)].argmax(-1) == other.argmax(-1)).double().mean().item()
-            furthest = (one[: len(other)] - other).abs().max().item()
-            spread = other.std(-1).mean().item()
-            say(what=f"answers, {what}", same=same, largest_difference=furthest, spread_of_the_four=spread)
 
     def notebook(self, model: Any, ours: float) -> None:
         """`generate`: the adapter beside the base as PEFT does it, or no adapter, or autocast, or two tokens."""
@@ -340,8 +344,10 @@ def main() -> None:
     base = make_model(options.layers, options.hidden)
     device = torch.cuda.get_device_name() if CUDA else "cpu"
     say(what="model", device=device, torch=torch.__version__, seconds=time.perf_counter() - began)
-    # The module builds everything else itself.
-    module_file.load_base_model = lambda *_, **__: base  # type: ignore[assignment]
+    # The module builds everything else itself, wherever that was put.
+    for file in [file for name, file in sys.modules.items() if name.startswith("taigi_lightning.")]:
+        if hasattr(file, "load_base_model"):
+            file.load_base_model = lambda *_, **__: base
     module = CausalLMModule("models/tiny-taigi", lora=LoraSettings(r=16, lora_alpha=32))
     module._identity = {}  # which files the base came from
     questions = make_questions(options.questions)
