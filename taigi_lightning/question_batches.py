@@ -56,9 +56,9 @@ class QuestionBatch:
 
 # ---- batches --------------------------------------------------------------------------------------
 
-# Sharing pays where it saves this many tokens a question: a branching row needs a mask, which costs a little.
+# Sharing pays where it saves this many tokens a question: a branching row needs a mask, or copies of keys.
 MIN_SHARED = 32
-# Attention in a branching row is dense, so its cost grows with the square of the row.
+# Where a mask is needed its cost grows with the square of the row.
 MAX_SHARED_ROW = 4096
 
 
@@ -74,7 +74,11 @@ def plan_batches(
         batch_tokens: most tokens in one batch, padding included; a longer row goes alone.
         share: let questions with a long common beginning share a row.
     """
-    groups = _shared_groups(questions) if share else [[question] for question in questions]
+    groups = (
+        _shared_groups(questions, min(MAX_SHARED_ROW, batch_tokens))
+        if share
+        else [[question] for question in questions]
+    )
     rows = sorted(
         ((len(group) > 1, _tree_length(group), group) for group in groups),
         key=lambda row: (row[0], -row[1], row[2][0].row, row[2][0].rotation),
@@ -89,15 +93,19 @@ def plan_batches(
     return [QuestionBatch(batch) for batch in batches]
 
 
-def _shared_groups(questions: Sequence[EncodedQuestion]) -> list[list[EncodedQuestion]]:
-    """Group questions by common beginnings; in sorted order those with the longest are neighbours."""
+def _shared_groups(questions: Sequence[EncodedQuestion], longest: int) -> list[list[EncodedQuestion]]:
+    """Group questions by common beginnings; in sorted order those with the longest are neighbours.
+
+    Args:
+        longest: tokens of the longest row that several questions may share.
+    """
     groups: list[list[EncodedQuestion]] = []
     length = 0
     for question in sorted(questions, key=lambda q: (q.prompt, q.row, q.rotation)):
         if groups:
             shared = common_prefix_length([groups[-1][-1].prompt, question.prompt])
             longer = length + len(question.prompt) - shared
-            if shared >= max(MIN_SHARED, len(question.prompt) // 4) and longer <= MAX_SHARED_ROW:
+            if shared >= max(MIN_SHARED, len(question.prompt) // 4) and longer <= longest:
                 groups[-1].append(question)
                 length = longer
                 continue
