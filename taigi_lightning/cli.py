@@ -27,6 +27,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.explanations import explain
 from taigi_lightning.held_out_answers import HeldOutAnswers
+from taigi_lightning.held_out_text import HeldOutText
 from taigi_lightning.model_card import write_model_card
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.plan import print_plan
@@ -150,7 +151,7 @@ class TaigiCLI(LightningCLI):
                 raise
             raise InputError(f"Lightning refuses the settings of trainer: {error}") from error
         if self.subcommand == "fit":
-            ours = [Announcement(), Throughput(), SaveOnSignal(), HeldOutAnswers()]
+            ours = [Announcement(), Throughput(), SaveOnSignal(), HeldOutText(), HeldOutAnswers()]
             trainer.callbacks.extend(ours)  # type: ignore[attr-defined]
         if self.subcommand == "test":
             trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]

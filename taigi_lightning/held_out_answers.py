@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.answers import Prediction, predict_batch
@@ -40,17 +42,28 @@ class HeldOutAnswers(Callback):
         places = spread(len(questions), SHOWN)
         # One a batch, so that it needs less memory than a validation did.
         batches = plan_batches([data.held_out[place] for place in places], 1, share=False)
-        training = module.model.training
-        module.model.eval()
-        with trainer.precision_plugin.val_step_context():
+        with evaluating(trainer, module):
             predictions = [
                 prediction
                 for batch in batches
                 for prediction in predict_batch(module.model, module.tokenizer, batch, "choice")
             ]
+            path = Path(trainer.default_root_dir) / ANSWERS
+            write_answers(path, [questions[place] for place in places], predictions, len(questions))
+
+
+@contextmanager
+def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
+    """The model as a validation has it. What comes of it is for a report: a full card must not end the run."""
+    training = module.model.training
+    module.model.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            yield
+    except torch.OutOfMemoryError:
+        print("The report goes without samples of what the model says: the card's memory is full.")
+    finally:
         module.model.train(training)
-        path = Path(trainer.default_root_dir) / ANSWERS
-        write_answers(path, [questions[place] for place in places], predictions, len(questions))
 
 
 def spread(total: int, wanted: int) -> list[int]:

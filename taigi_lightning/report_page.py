@@ -47,9 +47,10 @@ pre{overflow-x:auto;font-size:.8rem;line-height:1.45;margin:.5rem 0 0}summary{cu
 .passage{white-space:pre-wrap;overflow-wrap:anywhere;font-size:1rem;line-height:1.8;margin:.4rem 0 .7rem}
 .passage summary{list-style:none;display:inline;padding:0}.passage summary::-webkit-details-marker{display:none}
 .more{color:var(--main);white-space:nowrap}details[open] .more{display:none}
-.ask{font-weight:600;margin:.2rem 0 .5rem}.option{display:grid;grid-template-columns:1.3rem 1fr 3.6rem;gap:0 .4rem;
+.heat{margin:0}.heat span{background:color-mix(in srgb,var(--other) calc(var(--s)*.55),transparent)}
+.ask{font-weight:600;margin:.2rem 0 .5rem}.option{display:grid;grid-template-columns:1.3rem 1fr 4.2rem;gap:0 .4rem;
 align-items:baseline;margin:.45rem 0;overflow-wrap:anywhere}
-.option em{font-style:normal;text-align:right;font-variant-numeric:tabular-nums;
+.option em{font-style:normal;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;
 color:var(--soft)}.track{grid-column:2/4;height:.45rem;border-radius:.3rem;background:var(--track);overflow:hidden}
 .track i{display:block;height:100%;border-radius:.3rem;background:var(--main)}.other .track i{background:var(--soft)}
 .chosen{font-weight:600}.right{color:var(--good)}.wrong{color:var(--bad)}.verdict{font-weight:600}

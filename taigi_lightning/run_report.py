@@ -16,6 +16,8 @@ from taigi_lightning.run_log import Metrics, RunLog, read_run_log
 
 REPORT = "report.html"
 ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`
+TEXT = "held_out_text.json"  # from `HeldOutText`
+SURPRISED = 8.0  # nats from which a piece of text has the darkest ground
 CHANCE = 0.25  # of four options
 # Title, column, whether the vertical axis begins at zero, and what to say of it.
 COURSES = (
@@ -30,8 +32,8 @@ def write_fit_report(folder: Path) -> Path:
     """Write `report.html` of a training run into its folder, aside first and then renamed.
 
     Args:
-        folder: what the run wrote: `logs/**/metrics.csv`, and config.yaml, lineage.json and
-            held_out_answers.json where there are.
+        folder: what the run wrote: `logs/**/metrics.csv`, and config.yaml, lineage.json,
+            held_out_text.json and held_out_answers.json where there are.
 
     Returns:
         the report's path.
@@ -50,7 +52,8 @@ def write_fit_report(folder: Path) -> Path:
         "<h2>The run's course</h2>",
         _resumes(log),
         f"<div class=charts>{''.join(_fit_charts(log))}</div>",
-        _held_out(read_json(folder / ANSWERS)),
+        _held_out_text(read_json(folder / TEXT)),
+        _held_out_answers(read_json(folder / ANSWERS)),
     ]
     if lineage:
         body.append(f"<h2>Where it comes from</h2><div class=card>{table(lineage_rows(lineage))}</div>")
@@ -117,7 +120,7 @@ def _fit_charts(log: RunLog) -> list[str]:
     return charts
 
 
-def _held_out(found: Mapping[str, Any] | None) -> str:
+def _held_out_answers(found: Mapping[str, Any] | None) -> str:
     """Some held-out questions with the trained model's answers."""
     if not found or not found["answers"]:
         return ""
@@ -132,6 +135,24 @@ def _held_out(found: Mapping[str, Any] | None) -> str:
         f"training ended; {right} of these are right."
     )
     return f"<h2>Held-out questions</h2><p class=lead>{lead}</p><div class=cards>{''.join(cards)}</div>"
+
+
+def _held_out_text(found: Mapping[str, Any] | None) -> str:
+    """A held-out text on a ground that is the darker, the less the trained model expected it."""
+    if not found or not found["pieces"]:
+        return ""
+    text = "".join(
+        f'<span style="--s:{min(1.0, nats / SURPRISED):.0%}">{escape(piece)}</span>'
+        for piece, nats in found["pieces"]
+    )
+    lead = (
+        "The beginning of a text that was not trained on, as the trained model reads it: the darker, the less "
+        f"expected. {found['mean']:.2f} nats a token on average."
+    )
+    passage = f'<p class="passage heat">{text}</p>'
+    return (
+        f'<h2>A held-out text</h2><p class=lead>{lead}</p><div class=card lang="nan-Hant-TW">{passage}</div>'
+    )
 
 
 def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from taigi_lightning.answers import Prediction
 from taigi_lightning.errors import InputError
 from taigi_lightning.held_out_answers import write_answers
 from taigi_lightning.questions import Question
-from taigi_lightning.run_report import ANSWERS, write_fit_report
+from taigi_lightning.run_report import ANSWERS, TEXT, write_fit_report
 from tests.browser import CHROMIUM, check_page, check_width
 
 
@@ -74,6 +74,14 @@ def test_some_held_out_questions_are_shown_with_what_the_model_thinks(run: Path)
     for words in ["阿公 &lt;i&gt;", "厝--lìn", "wrong, right is 1", "84.6%", "420 characters"]:
         assert words in page
     assert page.count('class="option chosen"') == 2
+
+
+def test_a_held_out_text_is_shaded_by_surprise(run: Path) -> None:
+    read = {"pieces": [["阿明", 0.4], ["去<市仔", 9.0]], "mean": 4.7}
+    (run / TEXT).write_text(json.dumps(read), encoding="utf-8")
+    page = check_page(write_fit_report(run))
+    assert '<span style="--s:5%">阿明</span><span style="--s:100%">去&lt;市仔</span>' in page
+    assert "4.70 nats a token" in page
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
