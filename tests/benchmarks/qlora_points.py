@@ -60,6 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("points", nargs="+", type=parse_point)
     parser.add_argument("--model", help="without one, random weights of the 13B shape")
+    parser.add_argument("--write", type=Path, help="write the base that is made to this folder, for others")
     parser.add_argument("--corpus", type=Path, help="a folder that `corpus_tools clean` made")
     parser.add_argument("--tokenizer", default="models/tiny-taigi", help="for data=corpus")
     parser.add_argument("--bs", type=int, default=4)
@@ -128,13 +129,15 @@ def make_batches(args: argparse.Namespace, data: str, vocabulary: int) -> tuple[
 
 
 def load_model(args: argparse.Namespace) -> Any:
-    from random_base import TAIGI_13B, llama_config, random_base
+    from random_base import TAIGI_13B, llama_config, random_base, write_base
     from transformers import AutoModelForCausalLM
 
     from taigi_lightning.adapters import LoraSettings, attach_adapter
 
     if args.model is None:
         base = random_base(llama_config(TAIGI_13B))
+        if args.write:
+            write_base(base, args.write)
     else:
         base = AutoModelForCausalLM.from_pretrained(
             args.model, device_map={"": 0}, dtype=torch.bfloat16, attn_implementation="sdpa"

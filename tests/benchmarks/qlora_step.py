@@ -3,10 +3,11 @@
 python tests/benchmarks/qlora_step.py --corpus data/cpt_corpus --peer ../step.py --packed_peer ../packed.py
 
 The base is a 4-bit one of the 13B shape with random weights; for peers and `fit` it is written to --model if nothing
-is there. Peers are scripts of their own, which this project does not contain; each prints one line
-`RESULT {"tok_s": ..., "peak_alloc": ..., "peak_res": ...}`. --peer is called with
-`--model FOLDER --variant unsloth --ckpt none|all|offload`, --packed_peer with `--model FOLDER --corpus FOLDER`.
-Without them only this project is measured.
+is there. Peers are scripts of their own, which this project does not contain; each prints lines
+`RESULT {"ckpt": ..., "tok_s": ..., "peak_alloc": ..., "peak_res": ...}`. --packed_peer is called with
+`--model FOLDER --corpus FOLDER` and measures rows without checkpointing, then, as "data": "packed", documents; --peer
+is called with `--model FOLDER --variant unsloth --ckpt none|all|offload` for what is not measured yet. Without them
+only this project is measured.
 
 Processes take turns. Where a peer was measured, this project's point at that size runs under a hard limit of the
 peer's own reserved peak. After each process the table is written anew: to --output.md, and as rows to --output.json.
@@ -20,13 +21,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 CHECKPOINTING = {"none": "off", "all": "on", "offload": "on, offloaded"}
-SIZES = {"none": 69.4, "all": 15.7, "offload": 12.8}  # GiB, where no peer says
+SIZES = {"none": 69.37, "all": 15.3, "offload": 12.78}  # GiB, until a peer says
 Row = dict[str, Any]
 
 
@@ -97,14 +98,14 @@ class Session:
 
     # ---- the processes ------------------------------------------------------------------------------
 
-    def ours(self, name: str, points: list[str], limit: float) -> None:
+    def ours(self, name: str, points: list[str], options: Sequence[str] = (), limit: float = 130) -> None:
         """Run points; one named as a peer's checkpointing gets that peer's memory, and the first is profiled."""
         bounded = [f"{p}:limit={self.size(p)}" if p in CHECKPOINTING else p for p in points]
         bounded[0] += ",profile=1"
-        self.run(name, [*self.points, *bounded], limit)
+        self.run(name, [*self.points, *options, *bounded], limit)
 
-    def peer(self, name: str, kind: str, limit: float = 110) -> None:
-        if self.args.peer:
+    def peer(self, name: str, kind: str, limit: float = 120) -> None:
+        if self.args.peer and not self.peers(kind):
             command = [
                 self.args.peer,
                 "--model",
@@ -118,13 +119,16 @@ class Session:
 
     def size(self, kind: str) -> float:
         """GiB that this project's point may take beside a peer's: the peer's own reserved peak."""
-        peaks = [row["peak_res"] for row in self.rows if row.get("ckpt") == kind and "data" not in row]
-        return min(peaks, default=SIZES[kind])
+        return min((row["peak_res"] for row in self.peers(kind)), default=SIZES[kind])
+
+    def peers(self, kind: str) -> list[Row]:
+        """What a peer did on rows."""
+        return [row for row in self.rows if row.get("ckpt") == kind and "data" not in row]
 
     def packed_peer(self) -> None:
         if self.args.packed_peer:
             folders = ["--model", str(self.args.model), "--corpus", str(self.args.corpus)]
-            self.run("packed", [self.args.packed_peer, *folders], 110)
+            self.run("peer-packed", [self.args.packed_peer, *folders], 170)  # it compiles
 
     def fit(self) -> None:
         """Time the real command at the budget that fills the card."""
@@ -233,22 +237,20 @@ def main() -> None:
     args = parse_arguments()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     session = Session(args)
-    steps: list[Callable[[], object]] = []
-    if not (args.model / "config.json").is_file():
-        steps.append(lambda: session.run("base", [str(HERE / "random_base.py"), str(args.model)], 120))
-    steps += [
-        lambda: session.peer("peer-1", "none", 160),  # it compiles
+    written = (args.model / "config.json").is_file()
+    write = [] if written else ["--write", str(args.model)]
+    steps: list[Callable[[], object]] = [
         lambda: session.ours(
-            "ours-1", ["none", "documents:data=packed", "fit's blocks:data=corpus"], limit=110
+            "ours-1", ["none", "documents:data=packed", "fit's blocks:data=corpus"], write, limit=130
         ),
-        lambda: session.peer("peer-2", "offload"),
-        lambda: session.peer("peer-3", "all"),
+        session.packed_peer,
+        lambda: session.peer("peer-none", "none"),
+        lambda: session.peer("peer-offload", "offload"),
+        lambda: session.peer("peer-all", "all"),
         lambda: session.ours(
             "ours-2", [*CHECKPOINTING, "least:budget=0,limit=11.5", "padded:path=peft,data=padded"], limit=130
         ),
         session.fit,
-        session.packed_peer,
-        lambda: session.peer("peer-4", "none"),
     ]
     for step in steps:
         step()
