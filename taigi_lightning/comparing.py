@@ -17,6 +17,7 @@ from taigi_lightning.adapters import check_adapter, load_adapter
 from taigi_lightning.answers import predict_batch
 from taigi_lightning.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.comparison_report import ComparedRow, comparison_table, write_comparison
+from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import by_question
 from taigi_lightning.fast_path import apply_fast_path
 from taigi_lightning.few_shot import example_preamble
@@ -80,6 +81,9 @@ def compare_command(
     """
     asked = read_questions(questions, need_answers=answers is None)
     right = read_answers(answers or questions)
+    score(
+        [(question.id, 1) for question in asked], right, str(questions)
+    )  # refuses other IDs before any work
     preambles = {count: example_preamble(examples, asked, count) for count in shots}
     texts = held_out_texts(corpus) if corpus else []
     check_models(models)
@@ -105,8 +109,16 @@ def check_models(models: Mapping[str, str]) -> None:
     """Refuse a model or adapter that is not there, before the first one is loaded.
 
     Raises:
-        InputError: a path is wrong, or an adapter was trained on another base.
+        InputError: there is no model, a name is no file name, a path is wrong, or an adapter was trained on
+            another base.
     """
+    if not models:
+        raise InputError(
+            "There is no model to compare. Name one or more, as in {base: PATH, sft: PATH+ADAPTER}."
+        )
+    for name in models:
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(f"The model name {name!r} cannot begin a file's name. Use one without a slash.")
     for path in models.values():
         base, _, adapter = path.partition("+")
         check_base(base)

@@ -36,8 +36,8 @@ def example_preamble(source: Path | None, asked: Sequence[Question], count: int)
     chosen = sorted(short.values(), key=_shuffle_key)[:count]
     if len(chosen) < count:
         raise InputError(
-            f"{source} has {len(chosen)} passages fit for examples, and {count} were asked for. Lower "
-            "--shots or give a larger file."
+            f"{source} has {len(chosen)} passages fit for examples, and --shots asks for {count}. Lower it, or "
+            "give a larger file: passages asked about are left out, and the longer half."
         )
     return "".join(f"{render_prompt(question)}{question.answer}\n\n" for question in chosen)
 

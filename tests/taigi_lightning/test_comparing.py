@@ -91,3 +91,19 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path, tiny_llam
     with pytest.raises(InputError, match="holds no adapter_config"):
         compare_command(asked, {"a": f"{tiny_llama_dir}+{tmp_path}"}, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("models", "message"), [({}, "no model to compare"), ({"org/base": "x"}, "'org/base' cannot begin")]
+)
+def test_names_that_cannot_be_files_are_refused(models: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_command(write_questions(tmp_path / "asked.csv", 4, "台南"), models, output=tmp_path / "out")
+
+
+def test_answers_to_other_questions_are_refused_before_any_model_is_read(tmp_path: Path) -> None:
+    asked = write_questions(tmp_path / "asked.csv", 4, "台南")
+    answers = tmp_path / "answers.csv"
+    answers.write_text("ID,Answer\n1,1\n2,1\n3,1\n9,1\n")
+    with pytest.raises(InputError, match=r"1 ID \(9\) missing from .*asked\.csv"):
+        compare_command(asked, {"a": "no/model"}, answers=answers, output=tmp_path / "out")

@@ -47,7 +47,7 @@ def test_more_examples_begin_with_the_fewer(examples: Path) -> None:
 
 
 def test_too_few_examples_are_refused(examples: Path) -> None:
-    with pytest.raises(InputError, match="has 5 passages fit for examples, and 9 were asked for"):
+    with pytest.raises(InputError, match="has 5 passages fit for examples, and --shots asks for 9"):
         example_preamble(examples, ASKED, 9)
     with pytest.raises(InputError, match="Name their file with --examples"):
         example_preamble(None, ASKED, 1)
