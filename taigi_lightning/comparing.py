@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,7 @@ def run_model(
 
 def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model in eval mode, `BASE` or `BASE+ADAPTER`, and its tokenizer."""
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated")  # PEFT's to mend
     gc.collect()  # the model before, whose modules refer to one another
     base, _, adapter = path.partition("+")
     model: Any = load_base_model(
