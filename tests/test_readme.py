@@ -20,16 +20,24 @@ FEW_STEPS = (
     "--checkpoint.every_n_train_steps=1"
 )
 OVERLAY = {
+    "sample data": "--articles 20 --questions 200 --test_questions 20",
     "--ckpt_path last": f"--config configs/tiny.yaml {FEW_STEPS.replace('max_steps=2', 'max_steps=3')}",
     "fit --config configs/sft.yaml": f"--config configs/tiny.yaml --model.base models/cpt_model {FEW_STEPS}",
     "fit --config configs/cpt.yaml": f"--config configs/tiny.yaml {FEW_STEPS}",
 }
 
 
+def blocks(readme: str, language: str) -> list[str]:
+    """The fenced blocks of a README that are written in one language."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
 def commands(readme: str) -> list[str]:
     """Every command line of the bash blocks of a README, without its comment."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / readme).read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [
+        line.partition("#")[0].strip() for block in blocks(readme, "bash") for line in block.splitlines()
+    ]
     return [line for line in lines if line]
 
 
@@ -41,14 +49,19 @@ def real_commands(readme: str) -> list[str]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh working folder with a user's data in it, where the four commands have been run."""
     folder = tmp_path_factory.mktemp("home")
-    (folder / "models").mkdir()
-    (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "models" / "tiny-taigi").symlink_to(ROOT / "models" / "tiny-taigi")
+    link_project(folder)
     run(folder, "corpus_tools sample data --test_questions 30")
     shutil.copyfile(folder / "data" / "AI_conv.csv", folder / "data" / "held-out.csv")
     for line in real_commands("README.md"):
         run(folder, overlaid(line))
     return folder
+
+
+def link_project(folder: Path) -> None:
+    """What a command expects to find in the working folder."""
+    (folder / "models").mkdir()
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "models" / "tiny-taigi").symlink_to(ROOT / "models" / "tiny-taigi")
 
 
 def overlaid(line: str) -> str:
@@ -68,8 +81,28 @@ def run(folder: Path, command: str) -> str:
     return done.stdout
 
 
+def run_lines(folder: Path, lines: str) -> None:
+    """Run lines of Python in a folder, in an interpreter of their own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_both_readmes_show_the_same_commands() -> None:
     assert commands("README.md") == commands("README.zh-TW.md")
+    assert blocks("README.md", "python") == blocks("README.zh-TW.md", "python")
+    cells = [
+        [re.sub(r" +#.*", "", block) for block in blocks(readme, "ipython")]
+        for readme in ("README.md", "README.zh-TW.md")
+    ]
+    assert cells[0] == cells[1]
 
 
 def test_the_four_commands_are_those_of_the_project() -> None:
@@ -86,13 +119,22 @@ def test_every_other_command_runs(home: Path, line: str) -> None:
     run(home, overlaid(line))
 
 
-def test_the_lines_of_python_run(home: Path) -> None:
-    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", lines], cwd=home, env=environment, capture_output=True, text=True, check=False
+@pytest.mark.parametrize("lines", blocks("README.md", "python"))
+def test_the_lines_of_python_run(home: Path, lines: str) -> None:
+    run_lines(home, lines)
+
+
+def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
+    install, train, answer = blocks("README.md", "ipython")
+    assert re.search(
+        r"^!git clone .* taigi-lightning && pip install .* taigi-lightning$", install, re.MULTILINE
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    link_project(tmp_path)
+    for line in (train + answer).splitlines():
+        if line.startswith("!"):
+            command = line.partition("#")[0].strip()
+            run(tmp_path, overlaid(command.removeprefix("!")))
+    run_lines(tmp_path, "\n".join(line for line in answer.splitlines() if not line.startswith("!")))
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
@@ -114,6 +156,21 @@ def test_each_stage_leaves_its_files(home: Path) -> None:
         "data/output-CPT&SFT_V2.csv",
     ):
         assert (home / place).is_file(), place
+
+
+def test_the_reports_and_the_cards_are_there(home: Path) -> None:
+    for place in (
+        "data/cpt_corpus/report.html",
+        "models/cpt_model/report.html",
+        "models/final_model/report.html",
+        "data/output-CPT&SFT_V2.report.html",
+        "models/cpt_model/README.md",
+        "models/final_model/README.md",
+    ):
+        assert (home / place).is_file(), place
+    report = (home / "models/final_model/report.html").read_text(encoding="utf-8")
+    assert "Held-out questions" in report
+    assert report.count('class="option chosen"') == 8
 
 
 def test_plain_transformers_loads_the_merged_models(home: Path) -> None:
