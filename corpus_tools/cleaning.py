@@ -49,7 +49,8 @@ _STOPS = re.compile("(。。+)")
 _DOTS = re.compile(r"(\.\.\.+)")
 _NOT_SIX_DOTS = re.compile("(…(?:…{2,}|(?<!……)(?!…)))")
 _SPACES = re.compile("(  +)")
-_TRAILING, _LEADING = re.compile(" (?=\n)"), re.compile("\n ")  # several times faster than `in`
+_TRAILING, _LEADING = re.compile("( \n)"), re.compile("(\n )")
+_SPACE_AT_EDGE = re.compile("\n(?:(?= )|(?<= \n))")
 
 
 def _logged_sub(
@@ -142,12 +143,16 @@ def compose(text: str, log: Log | None = None) -> str:
     >>> compose("e\u0302 a\u030d ⁿ ① \uf941")
     'ê a̍ ⁿ ① 論'
     """
+    places = may_compose(text)
+    if not any(map(_may_compose, {text[max(0, place - 1) : place + 1] for place in places})):
+        return text
     log = [] if log is None else log
     known = len(log)
-    places = [place for place in may_compose(text) if _may_compose(text[place - (place > 0) : place + 1])]
     for place in places:
         end = place + 1
         start = max(0, place - 1)
+        if not _may_compose(text[start:end]):
+            continue
         while start and unicodedata.combining(text[start]):
             start -= 1
         if _composes(text[start:end]):
@@ -187,9 +192,9 @@ def squeeze_spaces(text: str, log: Log | None = None) -> str:
     '胡長松 槍聲\\n冷鋒面'
     """
     text = _logged_sub(_SPACES, lambda _: " ", text, log)
-    for edge, found in (("( \n)", _TRAILING), ("(\n )", _LEADING)):
-        if found.search(text):
-            text = _logged_sub(re.compile(edge), lambda _: "\n", text, log)
+    if _SPACE_AT_EDGE.search(text):
+        for edge in (_TRAILING, _LEADING):
+            text = _logged_sub(edge, lambda _: "\n", text, log)
     stripped = text.strip(" ")
     if log is not None and len(stripped) < len(text):
         log.append((0, [" "]))

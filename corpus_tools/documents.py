@@ -42,26 +42,6 @@ class Cut(msgspec.Struct, array_like=True, gc=False):
     text: str
 
 
-class Document(msgspec.Struct, array_like=True, gc=False):
-    """A piece of an article: bytes `start` to `end` of its text; `reason`: why it is left out, or empty."""
-
-    start: int
-    end: int
-    characters: int
-    taigi_score: float
-    hash: bytes
-    reason: str
-
-
-class Pieces(msgspec.Struct, array_like=True, gc=False):
-    """The documents of an article, in order, and what the report counts of its text."""
-
-    documents: list[Document]
-    simplified: bool
-    replacement_characters: int
-    unknown_private_use: dict[str, int]
-
-
 class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
     """What is known of a cleaned article, whose text lies elsewhere: a paragraph a line, none of them empty.
 
@@ -79,7 +59,6 @@ class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
     cuts: list[Cut]
     length: int
     size: int
-    pieces: Pieces
 
 
 class Tally(msgspec.Struct):

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
-from corpus_tools.articles import Limits, cut_documents
-from corpus_tools.documents import CleanedArticle, Document
+from corpus_tools.deduplication import hash_bytes
+from corpus_tools.documents import CleanedArticle
+from corpus_tools.kinds import LEAST_SIMPLIFIED, Found, looks_simplified, score_spans
+from corpus_tools.splitting import split_spans
 from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Columns
 
 TRAIN, VALIDATION, DUPLICATE = range(3)
 _BIN = 128  # characters to a bar of the length histogram
+
+
+class Limits(NamedTuple):
+    """What a document must have: so many characters, and at least this Taigi score."""
+
+    min_chars: int
+    max_chars: int
+    min_taigi_score: float
 
 
 class PartSummary(msgspec.Struct):
@@ -34,6 +45,14 @@ class PartSummary(msgspec.Struct):
     simplified_articles: int = 0
 
 
+class _Piece(NamedTuple):
+    """Characters `start` to `end` of a text, which are no document, and why."""
+
+    start: int
+    end: int
+    reason: str
+
+
 class Harvest:
     """Gathers articles; documents whose place in the part's order is in `repeated` are left out."""
 
@@ -49,20 +68,21 @@ class Harvest:
         """The tables that have rows, which are then forgotten."""
         return {name: rows.take() for name, rows in self._tables.items() if rows.values[0]}
 
-    def add(self, article: CleanedArticle, text: memoryview, fate: int, duplicates: bytes) -> None:
-        """Sort an article's documents, given its text in UTF-8, its fate and which of its paragraphs repeat."""
+    def add(self, article: CleanedArticle, data: memoryview, fate: int, duplicates: bytes) -> None:
+        """Split an article into documents, given its text in UTF-8, its fate and which of its paragraphs repeat."""
         for cut in article.cuts:
             self._drop(article, cut.row, cut.rows, cut.reason, len(cut.text), cut.text)
         lost = sum([len(cut.text) for cut in article.cuts if cut.reason == "contaminated"])
         if fate == DUPLICATE:
             rows = sum(article.row_counts)
-            self._drop(article, article.first_rows[0], rows, "duplicate_article", article.length, text)
+            self._drop(article, article.first_rows[0], rows, "duplicate_article", article.length, data)
             lost += article.length
         else:
+            text = str(data, "utf-8")
             if any(duplicates):
-                article, text, dropped = self._without(article, text, duplicates)
-                lost += dropped
-            lost += self._sort(article, text, "validation" if fate == VALIDATION else "train")
+                text, repeating = self._without(article, text, duplicates)
+                lost += repeating
+            lost += self._split(article, text, "validation" if fate == VALIDATION else "train")
         self.summary.edges += article.characters - lost
 
     def _drop(
@@ -79,62 +99,70 @@ class Harvest:
         self.summary.rows_dropped[reason] += rows
         self.summary.characters_dropped[reason] += characters
 
-    def _without(
-        self, article: CleanedArticle, text: memoryview, duplicates: bytes
-    ) -> tuple[CleanedArticle, memoryview, int]:
-        """The article cut anew without the paragraphs that repeat, and how many characters these are."""
-        paragraphs = str(text, "utf-8").split("\n")
+    def _without(self, article: CleanedArticle, text: str, duplicates: bytes) -> tuple[str, int]:
+        """The text without the paragraphs that repeat, which leave `article` too; and these paragraphs' characters."""
+        paragraphs = text.split("\n")
         rows, counts, lost = article.first_rows, article.row_counts, 0
-        for paragraph, row, count, repeats in zip(paragraphs, rows, counts, duplicates, strict=True):
-            if repeats:
-                self._drop(article, row, count, "duplicate_paragraph", len(paragraph), paragraph)
-                lost += len(paragraph)
+        for i in [i for i, repeats in enumerate(duplicates) if repeats]:
+            self._drop(article, rows[i], counts[i], "duplicate_paragraph", len(paragraphs[i]), paragraphs[i])
+            lost += len(paragraphs[i])
         kept = [i for i, repeats in enumerate(duplicates) if not repeats]
-        data, pieces = cut_documents("\n".join([paragraphs[i] for i in kept]), self.limits)
-        changes = {"first_rows": [rows[i] for i in kept], "row_counts": [counts[i] for i in kept]}
-        return msgspec.structs.replace(article, pieces=pieces, **changes), memoryview(data), lost
+        article.first_rows = [rows[i] for i in kept]
+        article.row_counts = [counts[i] for i in kept]
+        return "\n".join([paragraphs[i] for i in kept]), lost
 
-    def _sort(self, article: CleanedArticle, text: memoryview, name: str) -> int:
-        """Each document goes to a split or to what is dropped; the characters of both."""
-        split, summary, pieces = self._tables[name], self.summary, article.pieces
-        left_out: list[Document] = []
+    def _split(self, article: CleanedArticle, text: str, name: str) -> int:
+        """Each piece of a text goes to a split or to what is dropped; the characters of both."""
+        split, summary = self._tables[name], self.summary
+        least, most, least_score = self.limits
+        spans = list(split_spans(text, least, most))
+        scores, found = score_spans(text, spans)
+        left_out: list[_Piece] = []
         kept = lost = 0
-        for part, document in enumerate(pieces.documents):
-            if not document.reason:
+        for part, ((start, end), score) in enumerate(zip(spans, scores, strict=True)):
+            characters = end - start
+            data, reason = b"", ""
+            if characters < least:
+                reason = "too_short"
+            elif score < least_score:
+                reason = "not_taigi"
+            else:
+                data = text[start:end].encode()
                 if len(self.hashes) in self.repeated:
-                    document.reason = "duplicate_document"
-                self.hashes.append(document.hash)
-            characters, score = document.characters, document.taigi_score
-            if document.reason:
-                left_out.append(document)
+                    reason = "duplicate_document"
+                self.hashes.append(hash_bytes(data))
+            if reason:
+                left_out.append(_Piece(start, end, reason))
                 lost += characters
                 continue
-            data = text[document.start : document.end]
             split.append(data, article.title, article.author, article.source, part, characters, score)
             kept += characters
             summary.lengths[characters // _BIN * _BIN] += 1
             summary.scores[int(score * 20)] += 1
-        summary.documents[name] += len(pieces.documents) - len(left_out)
+        summary.documents[name] += len(spans) - len(left_out)
         summary.characters[name] += kept
         summary.rows_kept += sum(article.row_counts)
-        summary.simplified_articles += pieces.simplified
-        summary.replacement_characters += pieces.replacement_characters
-        summary.unknown_private_use.update(pieces.unknown_private_use)
+        self._count_rarities(text, found)
         if left_out:
             self._leave_out(article, text, left_out)
         return kept + lost
 
-    def _leave_out(self, article: CleanedArticle, text: memoryview, documents: Sequence[Document]) -> None:
-        """Drop documents; the rows that begin in their paragraphs go with them, unless the paragraph began before."""
+    def _count_rarities(self, text: str, found: Found) -> None:
+        self.summary.simplified_articles += found.simplified >= LEAST_SIMPLIFIED and looks_simplified(text)
+        if found.rare:
+            self.summary.replacement_characters += text.count("\ufffd")
+            private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]
+            self.summary.unknown_private_use.update(private)
+
+    def _leave_out(self, article: CleanedArticle, text: str, pieces: Sequence[_Piece]) -> None:
+        """Drop pieces; the rows that begin in their paragraphs go with them, unless the paragraph began before."""
         starts, at = [], 0
-        for paragraph in bytes(text).split(b"\n"):
+        for paragraph in text.split("\n"):
             starts.append(at)
             at += len(paragraph) + 1
-        for document in documents:
-            inside = [i for i, start in enumerate(starts) if document.start <= start < document.end]
-            first = inside[0] if inside else max(i for i, s in enumerate(starts) if s <= document.start)
+        for start, end, reason in pieces:
+            inside = [i for i, s in enumerate(starts) if start <= s < end]
+            first = inside[0] if inside else max(i for i, s in enumerate(starts) if s <= start)
             rows = sum(article.row_counts[i] for i in inside)
-            data = text[document.start : document.end]
-            row = article.first_rows[first]
-            self._drop(article, row, rows, document.reason, document.characters, data)
+            self._drop(article, article.first_rows[first], rows, reason, end - start, text[start:end])
             self.summary.rows_kept -= rows

@@ -10,14 +10,15 @@ from typing import NamedTuple
 _DIGITS = r"[0-9]{1,3}|[０-９]{1,3}"
 _HAN = "[一二三四五六七八九十百]{1,4}"
 # After a number and its mark: no digit (2.25, 11:30, 07.04, 7、80) and no dots (1......).
-_NUMBER = re.compile(
+_FORMS = (
     rf"[(（\[【〔] ?(?P<bracketed>{_DIGITS}|{_HAN}) ?[)）\]】〕]"
     rf"|(?P<digits>{_DIGITS})(?:[.．、:：](?![0-9０-９.．…:：])|[)）])"
     rf"|(?P<han>{_HAN})(?:[.．](?![.．…])|[、:：](?![0-9一二三四五六七八九十百])|[)）])"
     rf"|第(?P<chapter>[0-9]{{1,4}}|[一二三四五六七八九十百千〇零]{{1,5}})[章節回卷篇段](?:[ :：、]|(?=\n|\Z))"
     rf"|(?P<bare>{_DIGITS}) (?=\S)"
 )
-_LINE = re.compile(r"\n(?=[(（\[【〔0-9０-９一二三四五六七八九十百第])")
+_NUMBER = re.compile(_FORMS)
+_NUMBERED_LINE = re.compile(rf"\n(?=[(（\[【〔0-9０-９一二三四五六七八九十百第])(?:{_FORMS})")
 _VALUES = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 
@@ -50,13 +51,15 @@ def _value(numeral: str) -> int:
 def number_at(text: str, position: int) -> Number | None:
     """The number, with its mark and the spaces behind it, that begins at a position; None if none does."""
     match = _NUMBER.match(text, position)
-    if match is None:
-        return None
+    return None if match is None else _number_of(match, position)
+
+
+def _number_of(match: re.Match[str], start: int) -> Number:
     kind = match.lastgroup or ""
-    end = match.end()
+    text, end = match.string, match.end()
     while text[end : end + 1] == " ":
         end += 1
-    return Number(position, end, *_form_and_value(match[0], kind, match[kind]))
+    return Number(start, end, *_form_and_value(text[start : match.end()], kind, match[kind]))
 
 
 @lru_cache(4096)
@@ -71,10 +74,8 @@ def candidates(text: str) -> Iterator[Number]:
     first = number_at(text, 0)
     if first is not None:
         yield first
-    for line in _LINE.finditer(text):
-        found = number_at(text, line.end())
-        if found is not None:
-            yield found
+    for match in _NUMBERED_LINE.finditer(text):
+        yield _number_of(match, match.start() + 1)
 
 
 def ends_sentence(text: str, end: int) -> bool:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import pyarrow as pa
 
-from corpus_tools.articles import Limits
-from corpus_tools.documents import CleanedArticle
-from corpus_tools.harvest import Harvest, PartSummary
+from corpus_tools.harvest import Harvest, Limits, PartSummary
 from corpus_tools.shards import no_collector
+from corpus_tools.stored import Ends, open_shard
 from corpus_tools.tables import Writers
 
 
 class Selection(NamedTuple):
-    """A shard's files; each article's fate (bytes of TRAIN ...); each paragraph's 1 if a duplicate."""
+    """A shard's file; each article's fate (bytes of TRAIN ...); each paragraph's 1 if a duplicate."""
 
-    stem: Path
+    path: Path
+    ends: Ends
     fates: bytes
     duplicates: bytes
 
@@ -58,24 +55,11 @@ def write_part(
 
 def _gather(selection: Selection, harvest: Harvest) -> dict[str, pa.Table]:
     """The tables to be written for a shard."""
-    stored = selection.stem.with_suffix(".articles").read_bytes()
-    articles = msgspec.msgpack.decode(stored, type=list[CleanedArticle])
     text = mark = 0
-    with _mapped(selection.stem.with_suffix(".texts")) as texts:
+    with open_shard(selection.path, selection.ends) as (articles, texts):
         for article, fate in zip(articles, selection.fates, strict=True):
             marks = selection.duplicates[mark : mark + len(article.first_rows)]
             harvest.add(article, texts[text : text + article.size], fate, marks)
             mark += len(marks)
             text += article.size
         return harvest.take()
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    """A file's bytes, mapped rather than read."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:  # nothing that could be mapped
-            yield memoryview(b"")
-            return
-        with mmap(file.fileno(), 0, access=ACCESS_READ) as mapped, memoryview(mapped) as view:
-            yield view

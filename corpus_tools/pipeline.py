@@ -21,18 +21,18 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from corpus_tools.articles import Limits
 from corpus_tools.decontamination import read_questions
 from corpus_tools.deduplication import HASH_BYTES, NO_HASH, find_duplicates
 from corpus_tools.documents import Tally
 from corpus_tools.errors import InputError
-from corpus_tools.harvest import PartSummary
+from corpus_tools.harvest import Limits, PartSummary
 from corpus_tools.parts import Selection, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report
 from corpus_tools.report_page import render_page
 from corpus_tools.selection import select
-from corpus_tools.shards import ShardSummary, clean_shard, read_tally
+from corpus_tools.shards import ShardSummary, clean_shard
+from corpus_tools.stored import read_tally
 from corpus_tools.writing import publish, write_json
 
 PART_CHARACTERS = 10_000_000
@@ -114,7 +114,6 @@ def build_corpus(
             salt=_salt(options, decontaminate),
             fields=fields or {},
             min_paragraph_chars=min_paragraph_chars,
-            limits=limits,
             questions=decontaminate.resolve() if decontaminate else None,
             ngram=ngram,
             convert_simplified=convert_simplified,
@@ -127,7 +126,7 @@ def build_corpus(
         tally = Tally()
         for shard in shards:
             if shard.stored:
-                tally.add(read_tally(work / shard.stored))
+                tally.add(read_tally(work / shard.stored, shard.ends))
         report = corpus_report(options, tally, shards, parts, passed_over, validation)
         if not report["documents"]["total"]:
             reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}

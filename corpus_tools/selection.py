@@ -13,6 +13,7 @@ from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.harvest import DUPLICATE, TRAIN, VALIDATION
 from corpus_tools.parts import Selection
 from corpus_tools.shards import ShardSummary
+from corpus_tools.stored import read_hashes
 
 
 def select(
@@ -30,7 +31,7 @@ def select(
     for shard in shards:
         end, last = article + len(shard.paragraph_counts), paragraph + sum(shard.paragraph_counts)
         marks = duplicates[paragraph:last].tobytes()
-        selections.append(Selection(work / shard.stored, fates[article:end].tobytes(), marks))
+        selections.append(Selection(work / shard.stored, shard.ends, fates[article:end].tobytes(), marks))
         article, paragraph = end, last
     return selections, len(held_out)
 
@@ -43,7 +44,7 @@ def _duplicate_paragraphs(
     at = 0
     for shard in shards:
         if shard.stored:
-            of_shard = np.fromfile(work / f"{shard.stored}.paragraphs", np.uint64).reshape(-1, 2)
+            of_shard = read_hashes(work / shard.stored, shard.ends)
             hashes[at : at + len(of_shard)] = of_shard
             at += len(of_shard)
     hashes[ignored] = 0

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from corpus_tools.articles import Limits, clean_article
+from corpus_tools.articles import clean_article
 from corpus_tools.decontamination import QuestionNgrams, read_questions
 from corpus_tools.deduplication import NO_HASH, hash_bytes, hash_text
 from corpus_tools.documents import CleanedArticle, Cut, Row, Tally
 from corpus_tools.errors import InputError
 from corpus_tools.merging import group_rows, merge_rows, repeated_rows
 from corpus_tools.reading import Source, read_bytes, read_rows
+from corpus_tools.stored import Ends, store_shard
 from corpus_tools.writing import written_aside
 
 
 class ShardSummary(msgspec.Struct):
-    """What the caller needs of a cleaned shard; all else is in the files `stored`.* of the work folder.
+    """What the caller needs of a cleaned shard; all else is in the file `stored` of the work folder.
 
     `titles` and `articles` are hashes, 16 bytes an article (zeros: no title).
     """
@@ -34,6 +33,7 @@ class ShardSummary(msgspec.Struct):
     sizes: list[int]
     rows: list[int] = []
     stored: str = ""
+    ends: Ends = Ends(0, 0, 0, 0)
     titles: bytes = b""
     articles: bytes = b""
     characters: list[int] = []
@@ -48,7 +48,6 @@ def clean_shard(
     *,
     fields: Mapping[str, str],
     min_paragraph_chars: int,
-    limits: Limits,
     questions: Path | None,
     ngram: int,
     convert_simplified: bool,
@@ -68,6 +67,7 @@ def clean_shard(
         finished = work_dir / f"{key}.summary"
         if finished.exists():
             return msgspec.msgpack.decode(finished.read_bytes(), type=ShardSummary)
+        summary.stored = f"{key}.shard"
         with no_collector():
             rows: list[Row] = []
             for number, source in enumerate(sources):
@@ -76,10 +76,7 @@ def clean_shard(
                 summary.rows.append(len(found))
                 rows += found
             ngrams = read_questions(questions, ngram) if questions else None
-            _clean_rows(
-                rows, summary, work_dir / key, min_paragraph_chars, limits, ngrams, convert_simplified
-            )
-        summary.stored = key
+            _clean_rows(rows, summary, work_dir, min_paragraph_chars, ngrams, convert_simplified)
         with written_aside(finished) as aside:
             aside.write_bytes(msgspec.msgpack.encode(summary))
         return summary
@@ -104,13 +101,12 @@ def no_collector() -> Iterator[None]:
 def _clean_rows(
     rows: Sequence[Row],
     summary: ShardSummary,
-    stem: Path,
+    work_dir: Path,
     min_paragraph_chars: int,
-    limits: Limits,
     ngrams: QuestionNgrams | None,
     convert_simplified: bool,
 ) -> None:
-    """Clean the rows of a shard article by article and write `stem`.texts, .articles, .paragraphs and .tally."""
+    """Clean the rows of a shard article by article and store them."""
     tally = Tally(rows=len(rows))
     of_source = [source for source, count in enumerate(summary.rows) for _ in range(count)]
     numbers = list(chain.from_iterable(range(1, count + 1) for count in summary.rows))
@@ -123,28 +119,20 @@ def _clean_rows(
         raw = sum(map(len, windows))
         tally.line_breaks += len(article.text) - raw
         tally.characters += raw + sum([len(cut.text) for cut in repeats])
-        cleaned, data = clean_article(article, tally, limits, ngrams, convert_simplified)
+        cleaned, data = clean_article(article, tally, ngrams, convert_simplified)
         cleaned.cuts += repeats
         articles.append(cleaned)
         texts.append(data)
     tally.articles = len(articles)
     hashes = _summarise(articles, texts, summary, min_paragraph_chars)
-    files = {
-        "texts": texts,
-        "articles": [msgspec.msgpack.encode(articles)],
-        "paragraphs": hashes,
-        "tally": [msgspec.msgpack.encode(tally)],
-    }
-    for suffix, blocks in files.items():
-        with written_aside(stem.with_suffix(f".{suffix}")) as aside, aside.open("wb") as file:
-            file.writelines(blocks)
+    summary.ends = store_shard(work_dir / summary.stored, texts, hashes, articles, tally)
 
 
 def _without_repeats(
     rows: Sequence[Row], numbers: Sequence[int], group: Sequence[int], min_paragraph_chars: int
 ) -> tuple[list[str], list[int], list[Cut]]:
     """The texts and numbers of an article's rows, less those that repeat an earlier row of it, and these."""
-    texts, numbers_here = [rows[i].text for i in group], [numbers[i] for i in group]
+    texts, numbers_here = [rows[i].text for i in group], list(map(numbers.__getitem__, group))
     repeated = repeated_rows(texts, min_paragraph_chars)
     if not repeated:
         return texts, numbers_here, []
@@ -162,27 +150,20 @@ def _summarise(
     """Counts and hashes of each article; returns the hashes of the paragraphs, `NO_HASH` where one may repeat."""
     # Bytes decide for most paragraphs: a character has one to four.
     least, surely = min_paragraph_chars, 4 * min_paragraph_chars
-    titles, hashes, all_digests = [], [], []
+    titles, hashes, of_paragraphs = [], [], []
     for article, text in zip(articles, texts, strict=True):
         paragraphs = text.split(b"\n") if text else []
         digests = list(map(hash_bytes, paragraphs))
-        hashes.append(hash_bytes(b"".join(digests)))
-        for i, size in enumerate(map(len, paragraphs)):
-            if size < surely and (size < least or len(paragraphs[i].decode()) < least):
+        of_paragraphs.append(b"".join(digests))
+        hashes.append(hash_bytes(of_paragraphs[-1]))
+        short = [i for i, size in enumerate(map(len, paragraphs)) if size < surely]
+        for i in short:
+            if len(paragraphs[i]) < least or len(paragraphs[i].decode()) < least:
                 digests[i] = NO_HASH
-        all_digests += digests
+        if short:
+            of_paragraphs[-1] = b"".join(digests)
         summary.characters.append(article.length)
         summary.paragraph_counts.append(len(paragraphs))
         titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH)
     summary.titles, summary.articles = b"".join(titles), b"".join(hashes)
-    return all_digests
-
-
-def read_tally(stem: Path) -> Tally:
-    """The counts of a cleaned shard."""
-    return msgspec.msgpack.decode(stem.with_suffix(".tally").read_bytes(), type=Tally, dec_hook=_as_counter)
-
-
-def _as_counter(kind: type, value: Any) -> Counter[str]:
-    """msgspec knows no Counter: it reads a dict and asks here."""
-    return Counter(value)
+    return of_paragraphs

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools.characters import PRIVATE_USE, Kind, census, looks_simplified, taigi_score
+from corpus_tools.characters import PRIVATE_USE
 from corpus_tools.cleaning import RULES, clean_steps, clean_text, remove_numbering, remove_urls
+from corpus_tools.kinds import Kind, census, looks_simplified, score_spans, taigi_score
 
 KEPT = [
     "ⁿ ᴺ ① ㈠ ℃ ㆦ ㆷ ˪ ˫",  # NFKC would change these
@@ -78,15 +79,15 @@ def test_urls_keep_their_own_brackets_and_leave_the_sentences() -> None:
 
 
 def test_simplified_text_is_told_from_taigi() -> None:
-    assert looks_simplified(census("这个时候，我们还没听说过这样的语言。" * 3))
-    assert not looks_simplified(census("".join(KEPT) * 20))
+    assert looks_simplified("这个时候，我们还没听说过这样的语言。" * 3)
+    assert not looks_simplified("".join(KEPT) * 20)
 
 
 def test_taigi_scores_high_and_mandarin_low() -> None:
-    assert taigi_score(census("阮佇遮食飯，伊毋知影𪜶攏欲去佗位。")) == 1
-    assert taigi_score(census("Góa bô beh khì, lí kám ū chia̍h-pn̄g?")) == 1
-    assert taigi_score(census("他們今天早上去學校上課，下午回家寫作業。")) == 0
-    assert taigi_score(census("They went to school in the morning.")) == 0
+    assert taigi_score("阮佇遮食飯，伊毋知影𪜶攏欲去佗位。") == 1
+    assert taigi_score("Góa bô beh khì, lí kám ū chia̍h-pn̄g?") == 1
+    assert taigi_score("他們今天早上去學校上課，下午回家寫作業。") == 0
+    assert taigi_score("They went to school in the morning.") == 0
 
 
 ALPHABET = st.one_of(
@@ -144,3 +145,25 @@ def test_text_without_anything_to_clean_survives_whole(text: str) -> None:
 def test_census_counts_each_kind() -> None:
     counts = census("阮佇\ufffd\ue000ê a")
     assert (counts[Kind.TAIGI], counts[Kind.REPLACEMENT], counts[Kind.PRIVATE]) == (2, 1, 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text(st.sampled_from("阮佇的们aê,。\ue000\ufffd"), min_size=1), max_size=4),
+    st.sampled_from([1, 5000]),
+)
+def test_spans_are_scored_like_texts_of_their_own(pieces: list[str], times: int) -> None:
+    pieces = [piece * times for piece in pieces]
+    spans, at = [], 0
+    for piece in pieces:
+        spans.append((at, at + len(piece)))
+        at += len(piece) + 1
+    scores, found = score_spans("\n".join(pieces), spans)
+    assert scores == [taigi_score(piece) for piece in pieces]
+    assert found.simplified == sum(piece.count("们") for piece in pieces)
+    assert found.rare == any(c in "\ue000\ufffd" for c in "".join(pieces))
+
+
+def test_a_score_does_not_depend_on_length() -> None:
+    text = "阮 bô 食飯，beh 轉去。"
+    assert taigi_score(text) == taigi_score(text * 4000) > 0

@@ -1,0 +1,175 @@
+"""What the characters of a text tell of it: whether it is Taigi, or Simplified Chinese.
+
+Counts come from one table look-up a character, which gives its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from corpus_tools.characters import HAN_RANGES, codes_of
+
+# Written in nearly every Taigi passage and in under 1 % of Mandarin lines.
+TAIGI_MARKERS = "佇佮毋袂閣咧矣攏伊予欲遮遐揣媠爾囡囝啉阮恁𪜶跤喙濟"
+
+
+class Kind(IntEnum):
+    """The classes `census` counts; a character belongs to one."""
+
+    OTHER = 0
+    HAN = 1
+    TAIGI = 2  # Han written in Taigi and hardly in Mandarin
+    SIMPLIFIED = 3  # Han of GB 2312 that Big5 lacks
+    TRADITIONAL = 4  # Han of Big5 that GB 2312 lacks
+    LATIN = 5
+    TONE = 6  # Latin letter with a diacritic, combining diacritic, ⁿ
+    PRIVATE = 7
+    REPLACEMENT = 8  # U+FFFD
+
+
+def _pairs_of(charset: str, leads: range) -> set[str]:
+    """The two-byte Han of a legacy character set."""
+    found = set()
+    for lead in leads:
+        for trail in range(0x40, 0xFF):
+            try:
+                character = bytes((lead, trail)).decode(charset)
+            except UnicodeDecodeError:
+                continue
+            if len(character) == 1 and "\u4e00" <= character <= "\u9fff":
+                found.add(character)
+    return found
+
+
+@cache
+def kinds() -> npt.NDArray[np.uint8]:
+    """Class of every code point, [0x110000] uint8."""
+    table = np.zeros(0x110000, np.uint8)
+    for first, last in HAN_RANGES:
+        table[first : last + 1] = Kind.HAN
+    simplified, traditional = _pairs_of("gb2312", range(0xB0, 0xF8)), _pairs_of("big5", range(0xA4, 0xFA))
+    groups = {
+        Kind.SIMPLIFIED: simplified - traditional,
+        Kind.TRADITIONAL: traditional - simplified,
+        Kind.TAIGI: TAIGI_MARKERS,
+        Kind.REPLACEMENT: "\ufffd",
+    }
+    table[ord("A") : ord("Z") + 1] = table[ord("a") : ord("z") + 1] = Kind.LATIN
+    table[0xC0:0x250] = table[0x1E00:0x1F00] = table[0x300:0x370] = Kind.TONE
+    table[[0xD7, 0xF7]] = Kind.OTHER
+    for kind, characters in groups.items():
+        table[[ord(c) for c in characters]] = kind
+    table[[0x207F, 0x1D3A]] = Kind.TONE
+    for first, last in ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)):
+        table[first : last + 1] = Kind.PRIVATE
+    return table
+
+
+def census(text: str) -> list[int]:
+    """Characters of each kind.
+
+    >>> counts = census("阮兜佇台南 ê 海邊")
+    >>> counts[Kind.TAIGI], counts[Kind.TONE]
+    (2, 1)
+    """
+    counts: list[int] = np.bincount(kinds().take(codes_of(text)), minlength=len(Kind)).tolist()
+    return counts
+
+
+def taigi_score(text: str) -> float:
+    """How much a text looks like Taigi, from 0 to 1.
+
+    Han text scores by the share of characters written in Taigi alone (1 from 3 % on), romanised text by the
+    share of letters that carry a tone (1 from 12 % on); mixed text by both, a syllable of three letters
+    weighing as much as one Han character. Romanisation with tone digits is not recognised.
+
+    >>> taigi_score("阮佇遮食飯"), taigi_score("他們吃飯"), taigi_score("Góa bô beh khì")
+    (1.0, 0.0, 1.0)
+    """
+    (score,), _ = score_spans(text, [(0, len(text))])
+    return score
+
+
+_BITS = 12  # of a counter; five of them and a flag share 64 bits
+_MOST = (1 << _BITS) - 1
+
+
+@cache
+def _counters() -> npt.NDArray[np.uint64]:
+    """What each code point adds to the counters: Han, Taigi, letters, tones, Simplified; the flag marks rarities."""
+    of_kind = np.zeros(len(Kind), np.uint64)
+    for place, counted in enumerate(
+        (
+            (Kind.HAN, Kind.TAIGI, Kind.SIMPLIFIED, Kind.TRADITIONAL),
+            (Kind.TAIGI,),
+            (Kind.LATIN, Kind.TONE),
+            (Kind.TONE,),
+            (Kind.SIMPLIFIED,),
+        )
+    ):
+        of_kind[list(counted)] += np.uint64(1 << (_BITS * place))
+    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT]] = 1 << 63
+    return of_kind[kinds()]
+
+
+class Found(NamedTuple):
+    """What a text has: Simplified characters, how many; private-use characters or U+FFFD, whether any."""
+
+    simplified: int
+    rare: bool
+
+
+def score_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[float], Found]:
+    """The `taigi_score` of each span, in order and with nothing but white space between them; and what is in them."""
+    if not text or not spans:
+        return [0.0] * len(spans), Found(0, False)
+    counters = _counters().take(codes_of(text))
+    starts: list[int] = []  # of stretches so short that no counter runs over
+    stretches = []
+    for start, end in spans:
+        inside = range(start, end, _MOST)
+        starts += inside
+        stretches.append(len(inside))
+    sums = iter(np.add.reduceat(counters, starts).tolist())
+    scores, simplified = [], 0
+    for count in stretches:
+        han = taigi = letters = tones = 0
+        for packed in islice(sums, count):
+            han += packed & _MOST
+            taigi += packed >> _BITS & _MOST
+            letters += packed >> 2 * _BITS & _MOST
+            tones += packed >> 3 * _BITS & _MOST
+            simplified += packed >> 4 * _BITS & _MOST
+        scores.append(_score(han, taigi, letters, tones))
+    return scores, Found(simplified, bool(counters.max() >> np.uint64(63)))
+
+
+def _score(han: int, taigi: int, letters: int, tones: int) -> float:
+    if han + letters == 0:
+        return 0.0
+    written = min(1.0, taigi / (0.03 * han)) if han else 0.0
+    spoken = min(1.0, tones / (0.12 * letters)) if letters else 0.0
+    return round((han * written + letters / 3 * spoken) / (han + letters / 3), 4)
+
+
+LEAST_SIMPLIFIED = 10  # characters
+
+
+def looks_simplified(text: str) -> bool:
+    """Whether a text is itself Simplified Chinese: many characters only Simplified has, few only Traditional has.
+
+    >>> looks_simplified("我们这个时候说话，还没听过这样的语言。" * 2)
+    True
+    >>> looks_simplified("个个攏講台語，才無愛佇庄跤。" * 5)
+    False
+    """
+    counts = census(text)
+    simplified = counts[Kind.SIMPLIFIED]
+    return simplified >= LEAST_SIMPLIFIED and simplified > 4 * (counts[Kind.TRADITIONAL] + counts[Kind.TAIGI])
