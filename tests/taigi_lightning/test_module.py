@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path import causal_lm
 from taigi_lightning.module import CausalLMModule
 
 Batch = dict[str, Tensor]
@@ -232,3 +233,26 @@ def test_a_head_that_is_more_than_a_product_is_refused(tiny_llama_dir: Path, tmp
     (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
     with pytest.raises(InputError, match="final_logit_softcapping"):
         trainer(tmp_path, max_steps=1).fit(module(folder), loader(batches(1)))
+
+
+class Expected(pl.Callback):
+    """The optimizer state that the fast path leaves room for, micro-batch by micro-batch."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.bytes.append(causal_lm(pl_module.model).fast_decoder.optimizer_state)
+
+
+def test_room_is_left_for_the_optimizers_state_until_it_is_there(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    expected = Expected()
+    model = module(tiny_llama_dir)
+    options: dict[str, Any] = {"max_steps": 2, "accumulate_grad_batches": 2, "callbacks": [expected]}
+    trainer(tmp_path, **options).fit(model, loader(batches(4)))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert expected.bytes == [8 * trained, 8 * trained, 0, 0]
