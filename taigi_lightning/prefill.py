@@ -30,6 +30,7 @@ class _Row(NamedTuple):
     trees: PackedTrees
     cos: Tensor  # [M, D], as is sin
     sin: Tensor
+    runs: list[tuple[slice, slice]]  # the queries and the keys of each run
     longest: tuple[int, int]  # most queries, most keys of a run
     ops: ModuleType
 
@@ -71,13 +72,15 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
         trees: on the CPU.
         wanted: int64 [P], which of its tokens, on the model's device.
     """
-    longest = _longest(trees.query_starts), _longest(trees.key_starts)
+    queries, keys = _parts(trees.query_starts), _parts(trees.key_starts)
+    longest = max(part.stop - part.start for part in queries), max(part.stop - part.start for part in keys)
+    runs = list(zip(queries, keys, strict=True))
     trees = trees.to(wanted.device)
     backbone = decoder.backbone
     with torch.autocast(wanted.device.type, enabled=False):
         x = backbone.embed_tokens(trees.input_ids)  # [M, H]
         cos, sin = backbone.rotary_emb(x[None], trees.position_ids[None])
-        row = _Row(trees, cos[0].contiguous(), sin[0].contiguous(), longest, decoder.ops)
+        row = _Row(trees, cos[0].contiguous(), sin[0].contiguous(), runs, longest, decoder.ops)
         for layer in decoder.layers[:-1]:
             x = _layer(x, layer, row)
         x = _layer(x, decoder.layers[-1], row, wanted)
@@ -86,8 +89,8 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
     return out
 
 
-def _longest(starts: Tensor) -> int:
-    return int((starts[1:] - starts[:-1]).max())
+def _parts(starts: Tensor) -> list[slice]:
+    return [slice(start, end) for start, end in pairwise(starts.tolist())]
 
 
 def _layer(x: Tensor, layer: DecoderLayer, row: _Row, wanted: Tensor | None = None) -> Tensor:
@@ -132,11 +135,7 @@ def _attend(qkv: Tensor, layer: DecoderLayer, row: _Row) -> Tensor:
         starts = trees.query_starts, trees.key_starts
         out, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *starts, *row.longest, 0.0, True, False)
         return out.flatten(1)  # type: ignore[no-any-return]
-    parts = []
-    bounds = zip(pairwise(trees.query_starts.tolist()), pairwise(trees.key_starts.tolist()), strict=True)
-    for queries, keys in bounds:
-        parts.append(_attend_run(q[slice(*queries)], k[slice(*keys)], v[slice(*keys)]))
-    return torch.cat(parts)
+    return torch.cat([_attend_run(q[queries], k[keys], v[keys]) for queries, keys in row.runs])
 
 
 def _attend_run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
