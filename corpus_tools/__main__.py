@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 
+FLAGS = ("--convert_simplified", "--skip_bad_files")
+
+
 def clean(
     source: Path,
     output_dir: Path = Path("data/cpt_corpus"),
@@ -149,15 +152,31 @@ def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt
     preview_file(file, fields or {}, limit, Console(highlight=False))
 
 
+def _with_values(arguments: list[str]) -> list[str]:
+    """A flag may stand without its `true`."""
+    return [
+        f"{argument}=true"
+        if argument in FLAGS and following.lower() not in ("true", "false", "yes", "no")
+        else argument
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 for unusable data (usage errors leave with 2)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Any] = {"clean": clean, "preview": preview, "sample": write_sample}
-    completing = (sys.argv[1:] if arguments is None else arguments)[:1] == ["--print_completion"]
+    completing = arguments[:1] == ["--print_completion"]
     if completing:  # the script is for the command that pip installs
         set_parsing_settings(add_print_completion_argument=True)
     prog = "corpus-tools" if completing else "corpus_tools"
     try:
-        auto_cli(commands, args=arguments, prog=prog, as_positional=True)
+        auto_cli(
+            commands,
+            args=_with_values(arguments),
+            prog=prog,
+            as_positional=True,
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from corpus_tools.harvest import Harvest, Limits, PartSummary
 from corpus_tools.shards import no_collector
 from corpus_tools.stored import Ends, open_shard
 from corpus_tools.tables import Writers
+from corpus_tools.writing import sha256_of
 
 
 class Selection(NamedTuple):
@@ -46,9 +46,7 @@ def write_part(
         for future in waiting:
             future.result()
     summary = harvest.summary
-    summary.files = {
-        path.suffix[1:]: hashlib.sha256(path.read_bytes()).hexdigest() for path in writers.paths()
-    }
+    summary.files = {path.suffix[1:]: sha256_of(path) for path in writers.paths()}
     summary.hashes = b"".join(harvest.hashes)
     return summary
 

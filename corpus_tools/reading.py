@@ -45,17 +45,19 @@ def find_sources(paths: Sequence[str | Path]) -> tuple[list[Source], list[str]]:
     Raises:
         InputError: A path does not exist, a file named outright has an unknown suffix, or nothing is left.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, Source] = {}  # by its true path, so that a file given twice is read once
     passed_over: list[str] = []
     for root in map(Path, paths):
         if root.is_dir():
             for path in root.rglob("*"):
                 name = path.relative_to(root)
-                if any(part.startswith(".") for part in name.parts) or not path.is_file():
+                # A link to nothing is a file that cannot be read, not one to be passed over in silence.
+                special = path.exists() and not path.is_file()
+                if special or any(part.startswith(".") for part in name.parts):
                     continue
                 name = Path(root.resolve().name, name) if len(paths) > 1 else name
                 if _format_of(path):
-                    found.setdefault(path.resolve(), name.as_posix())
+                    _add(found, Source(name.as_posix(), path.absolute()))
                 else:
                     passed_over.append(name.as_posix())
         elif not root.exists():
@@ -65,14 +67,18 @@ def find_sources(paths: Sequence[str | Path]) -> tuple[list[Source], list[str]]:
                 f"{root} has an unknown suffix; wanted {', '.join(FORMATS)}, also with .gz or .zst."
             )
         else:
-            found.setdefault(root.resolve(), root.name)
+            _add(found, Source(root.name, root.absolute()))
     if not found:
         seen = f" ({len(passed_over)} other files there)" if passed_over else ""
         raise InputError(
             f"no input in {', '.join(map(str, paths))}{seen}; wanted files of {', '.join(FORMATS)}."
         )
-    sources = sorted((name, path) for path, name in found.items())
-    return [Source(name, path) for name, path in sources], sorted(passed_over)
+    return sorted(found.values()), sorted(passed_over)
+
+
+def _add(found: dict[Path, Source], source: Source) -> None:
+    path = source.path.resolve()
+    found[path] = min(source, found.get(path, source))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -42,6 +42,12 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """`value` as readable JSON."""
     with written_aside(path) as aside:
@@ -76,7 +82,7 @@ def _join_dropped(work: Path, parts: Sequence[PartSummary]) -> None:
     ) as writer:
         for i, part in enumerate(parts):
             if "dropped" in part.files:
-                with pa.OSFile(str(work / f"part-{i:05d}.dropped")) as file:
+                with pa.memory_map(str(work / f"part-{i:05d}.dropped")) as file:
                     writer.write_table(pa.ipc.open_file(file).read_all())
 
 
@@ -104,7 +110,7 @@ def publish(
     (work / "README.md").write_text(card, encoding="utf-8")
     whole = ["dropped.parquet", "report.json", "report.html", "README.md"]
     hashes = {new: sha256 for _, new, sha256 in data}
-    hashes |= {name: hashlib.sha256((work / name).read_bytes()).hexdigest() for name in whole}
+    hashes |= {name: sha256_of(work / name) for name in whole}
     inputs = [
         {"name": name, "bytes": size, "sha256": sha256, "rows": rows}
         for shard in shards

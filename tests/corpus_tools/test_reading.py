@@ -103,6 +103,15 @@ def test_sources_are_found_in_depth_and_sorted(tmp_path: Path) -> None:
     assert [s.name for s in sources] == ["b.json", "小說/a.jsonl.gz"] and passed_over == ["notes.md"]
 
 
+def test_a_file_found_twice_is_read_once_under_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "b.json").touch()
+    (tmp_path / "a.json").symlink_to("b.json")
+    sources, _ = find_sources([tmp_path, tmp_path / "b.json"])
+    assert [s.name for s in sources] == ["b.json"]
+    sources, _ = find_sources([tmp_path])
+    assert [s.name for s in sources] == ["a.json"]
+
+
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".txt", ".parquet", ".json.gz", ".json.zst"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
