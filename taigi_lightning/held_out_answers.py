@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from taigi_lightning.option_orders import answer_probabilities
 from taigi_lightning.question_batches import plan_batches
 from taigi_lightning.questions import Question
 from taigi_lightning.run_report import ANSWERS
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 8
 
@@ -54,14 +57,14 @@ class HeldOutAnswers(Callback):
 
 @contextmanager
 def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
-    """The model as a validation has it. What comes of it is for a report: a full card must not end the run."""
+    """The model as a validation has it. What fails here is logged: no report is worth an unexported model."""
     training = module.model.training
     module.model.eval()
     try:
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             yield
-    except torch.OutOfMemoryError:
-        print("The report goes without samples of what the model says: the card's memory is full.")
+    except Exception:
+        logger.exception("The report goes without samples of what the model says")
     finally:
         module.model.train(training)
 

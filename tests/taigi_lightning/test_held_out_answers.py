@@ -3,14 +3,16 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
 from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.answers import predict_batch
 from taigi_lightning.datamodules import SFTDataModule
-from taigi_lightning.held_out_answers import SHOWN, HeldOutAnswers, spread
+from taigi_lightning.held_out_answers import SHOWN, HeldOutAnswers, evaluating, spread
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.question_batches import plan_batches
 from taigi_lightning.run_report import ANSWERS
@@ -53,6 +55,15 @@ def test_the_trained_model_answers_a_few_of_the_held_out_questions(
         assert answer["passage"].startswith("阿明第")
         assert sum(answer["probabilities"]) == pytest.approx(1)
         assert answer["probabilities"][answer["answer"] - 1] == max(answer["probabilities"])
+
+
+def test_a_failure_is_logged_and_ends_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    module = SimpleNamespace(model=torch.nn.Linear(1, 1).train())
+    with evaluating(pl.Trainer(accelerator="cpu", logger=False), module):
+        assert not module.model.training
+        raise torch.OutOfMemoryError("the card is full")
+    assert module.model.training
+    assert "the card is full" in caplog.text
 
 
 def test_the_same_places_are_shown_every_time() -> None:
