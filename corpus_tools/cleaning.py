@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from corpus_tools.characters import (
     may_compose,
 )
 from corpus_tools.numbering import find_numbering
+from corpus_tools.urls import find_urls
 
 # Changes in order: where one is in the text given to the rule, and what stood there and at the next ones.
 Log = list[tuple[int, list[str]]]
@@ -35,14 +36,6 @@ _CHARACTERS = (
 # The group is for `_logged_sub`.
 _CHARACTER = re.compile(f"([{re.escape(''.join(_CHARACTERS))}])")
 _BOX_DASH = re.compile("(──+)")
-# RFC 3986's characters; the address may be glued to text on either side.
-_ADDRESS = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]"
-_URL = re.compile(
-    rf"[hHwW](?:(?<=[hH])[tT]{{2}}[pP][sS]?://{_ADDRESS}*|(?<=[wW])[wW]{{2}}\.[A-Za-z0-9\-_~%]{_ADDRESS}*)"
-)
-# What every address has, in rare characters that the engine finds fast.
-_SCHEME = re.compile("://(?:(?<=[hH][tT][tT][pP]://)|(?<=[hH][tT][tT][pP][sS]://))")
-_WWW = re.compile(r"\.(?<=[wW][wW][wW]\.)")
 _FULL_WIDTH = str.maketrans(",?!:;", "，？！：；")
 _HALF_WIDTH = re.compile(rf"([,?!:;](?<=[{HAN}].)[,?!:;]*)")
 _STOPS = re.compile("(。。+)")
@@ -67,6 +60,17 @@ def _logged_sub(
     return "".join(pieces)
 
 
+def _cut_out(text: str, spans: Iterable[tuple[int, int]], log: Log | None) -> str:
+    """The text without some stretches, logged."""
+    kept, at = [], 0
+    for start, end in spans:
+        kept.append(text[at:start])
+        at = end
+        if log is not None:
+            log.append((start, [text[start:end]]))
+    return "".join([*kept, text[at:]]) if kept else text
+
+
 def replace_characters(text: str, log: Log | None = None) -> str:
     """One character for another: odd spaces, controls, small forms, the Ministry's private-use characters.
 
@@ -87,43 +91,13 @@ def replace_box_dashes(text: str, log: Log | None = None) -> str:
     return _logged_sub(_BOX_DASH, lambda dashes: "—" * len(dashes), text, log)
 
 
-def _trim_address(address: str) -> int:
-    """Length of the address without the marks of the sentence around it.
-
-    A closing bracket belongs to the address if it opens there too.
-    """
-    end = len(address)
-    while end:
-        last = address[end - 1]
-        unbalanced = last == ")" and address.count("(", 0, end) < address.count(")", 0, end)
-        unbalanced |= last == "]" and address.count("[", 0, end) < address.count("]", 0, end)
-        if (last not in ".,;:!?'" and not unbalanced) or address[:end].endswith("://"):
-            break
-        end -= 1
-    return end
-
-
 def remove_urls(text: str, log: Log | None = None) -> str:
     """Addresses with http://, https:// or www. go; the text glued to them stays.
 
     >>> remove_urls("補破網https://www.youtube.com/watch?v=AsKDpyJDYlQ後擺講")
     '補破網後擺講'
-    >>> remove_urls("（看 HTTP://a.tw/b_(c)），www.d.tw.")
-    '（看 ），.'
     """
-    starts = [m.start() - (5 if text[m.start() - 1] in "sS" else 4) for m in _SCHEME.finditer(text)]
-    starts += [m.start() - 3 for m in _WWW.finditer(text)]
-    kept, at, searched = [], 0, 0
-    for start in sorted(starts):
-        match = _URL.match(text, start) if start >= searched else None
-        if match is not None:
-            searched = match.end()
-            address = match[0][: _trim_address(match[0])]
-            kept.append(text[at:start])
-            at = start + len(address)
-            if log is not None:
-                log.append((start, [address]))
-    return "".join([*kept, text[at:]]) if at else text
+    return _cut_out(text, find_urls(text), log)
 
 
 @lru_cache(65536)
@@ -207,13 +181,7 @@ def remove_numbering(text: str, log: Log | None = None) -> str:
     >>> remove_numbering("一、春天來矣。\\n二、熱天閣較遠。\\n7、80 冬前。\\n第一回去台北。")
     '春天來矣。\\n熱天閣較遠。\\n7、80 冬前。\\n第一回去台北。'
     """
-    kept, at = [], 0
-    for number in find_numbering(text):
-        kept.append(text[at : number.start])
-        at = number.end
-        if log is not None:
-            log.append((number.start, [text[number.start : number.end]]))
-    return "".join([*kept, text[at:]]) if at else text
+    return _cut_out(text, [(number.start, number.end) for number in find_numbering(text)], log)
 
 
 class Rule(NamedTuple):

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from corpus_tools.decontamination import read_questions
 from corpus_tools.deduplication import HASH_BYTES, NO_HASH, find_duplicates
@@ -30,14 +28,13 @@ from corpus_tools.parts import Selection, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report
 from corpus_tools.report_page import render_page
+from corpus_tools.running import Progress, run_tasks, work_folder
 from corpus_tools.selection import select
 from corpus_tools.shards import ShardSummary, clean_shard
 from corpus_tools.stored import read_tally
-from corpus_tools.writing import publish, write_json
+from corpus_tools.writing import publish
 
 PART_CHARACTERS = 10_000_000
-T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
 
 
 def build_corpus(
@@ -105,9 +102,9 @@ def build_corpus(
     files, passed_over = find_sources([sources] if isinstance(sources, str | Path) else sources)
     if decontaminate:
         read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
-    run = partial(_run, executor, progress)
+    run = partial(run_tasks, executor, progress)
     limits = Limits(min_chars, max_chars, min_taigi_score)
-    with _work_folder(output_dir) as work:
+    with work_folder(output_dir) as work:
         clean = partial(
             clean_shard,
             work_dir=work,
@@ -123,44 +120,29 @@ def build_corpus(
         selections, validation = select(shards, work, validation_fraction, min_chars)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
         parts = _write_all(finish, _grouped(shards, selections), work, run)
-        tally = Tally()
-        for shard in shards:
-            if shard.stored:
-                tally.add(read_tally(work / shard.stored, shard.ends))
-        report = corpus_report(options, tally, shards, parts, passed_over, validation)
-        if not report["documents"]["total"]:
-            reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
-            raise InputError(
-                f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
-                "look at the input or lower --min_chars."
-            )
-        write_json(work / "report.json", report)
+        report = corpus_report(options, _tally(shards, work), shards, parts, passed_over, validation)
+        _need_documents(report)
         (work / "report.html").write_text(render_page(report), encoding="utf-8")
         publish(work, output_dir, parts, shards, report, options)
         shutil.rmtree(work)
         return report
 
 
-@contextmanager
-def _work_folder(output_dir: Path) -> Iterator[Path]:
-    """A folder for unfinished files in `output_dir`, which no other run uses meanwhile; failures become InputError."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(output_dir / ".lock", timeout=0):
-            work = output_dir.resolve() / ".partial"
-            work.mkdir(exist_ok=True)
-            yield work
-    except Timeout as error:
+def _tally(shards: Sequence[ShardSummary], work: Path) -> Tally:
+    tally = Tally()
+    for shard in shards:
+        if shard.stored:
+            tally.add(read_tally(work / shard.stored, shard.ends))
+    return tally
+
+
+def _need_documents(report: Mapping[str, Any]) -> None:
+    if not report["documents"]["total"]:
+        reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
         raise InputError(
-            f"another run is writing into {output_dir}; wait for it or give another folder."
-        ) from error
-    except BrokenExecutor as error:
-        raise InputError(
-            "a worker process died, perhaps for want of memory; "
-            "run the same command again, with fewer --workers: finished shards are kept."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{output_dir}: {error.strerror or error}; nothing was changed there.") from error
+            f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
+            "look at the input or lower --min_chars."
+        )
 
 
 def _salt(options: Mapping[str, Any], questions: Path | None) -> str:
@@ -169,28 +151,6 @@ def _salt(options: Mapping[str, Any], questions: Path | None) -> str:
     for path in [*sorted(Path(__file__).parent.glob("*.py")), *([questions] if questions else [])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _run(
-    executor: Executor | None, progress: Progress, step: str, calls: Iterable[Callable[[], T]]
-) -> list[T]:
-    """Results in order; the first error in order is raised and what has not begun is cancelled."""
-    tasks = list(calls)
-    results: list[T] = []
-    if executor is None:
-        for task in tasks:
-            results.append(task())
-            progress(step, len(results), len(tasks))
-        return results
-    futures: list[Future[T]] = [executor.submit(task) for task in tasks]
-    try:
-        for future in futures:
-            results.append(future.result())
-            progress(step, len(results), len(tasks))
-    finally:
-        for future in futures:
-            future.cancel()
-    return results
 
 
 def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run: Any) -> list[ShardSummary]:

@@ -54,6 +54,11 @@ def preview_file(path: Path, fields: Mapping[str, str], limit: int, console: Con
             for before, after in _changed_lines(step):
                 counts[step.rule] += 1
                 if counts[step.rule] <= limit:
-                    console.print(Text(f"{step.rule} ", "bold cyan"), line_diff(before, after), end="")
-                    console.print(Text(f"  {article.title}", "dim"))
+                    parts = (
+                        (f"{step.rule} ", "bold cyan"),
+                        line_diff(before, after),
+                        (f"  {article.title}", "dim"),
+                    )
+                    # Chinese has no spaces to wrap at: the terminal breaks the lines.
+                    console.print(Text.assemble(*parts), soft_wrap=True)
     console.print("lines changed: " + (", ".join(f"{r} {n:,}" for r, n in counts.most_common()) or "none"))

@@ -108,6 +108,7 @@ def publish(
         max_chars=options["max_chars"],
     )
     (work / "README.md").write_text(card, encoding="utf-8")
+    write_json(work / "report.json", report)
     whole = ["dropped.parquet", "report.json", "report.html", "README.md"]
     hashes = {new: sha256 for _, new, sha256 in data}
     hashes |= {name: sha256_of(work / name) for name in whole}
