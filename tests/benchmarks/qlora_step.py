@@ -239,18 +239,17 @@ def main() -> None:
     session = Session(args)
     written = (args.model / "config.json").is_file()
     write = [] if written else ["--write", str(args.model)]
+    others = ["least:budget=0,limit=11.5", "documents:data=packed", "fit's blocks:data=corpus"]
     steps: list[Callable[[], object]] = [
         lambda: session.ours(
-            "ours-1", ["none", "documents:data=packed", "fit's blocks:data=corpus"], write, limit=130
+            "ours-1", [*CHECKPOINTING, *others, "padded:path=peft,data=padded"], write, limit=180
         ),
         session.packed_peer,
+        session.fit,
         lambda: session.peer("peer-none", "none"),
         lambda: session.peer("peer-offload", "offload"),
         lambda: session.peer("peer-all", "all"),
-        lambda: session.ours(
-            "ours-2", [*CHECKPOINTING, "least:budget=0,limit=11.5", "padded:path=peft,data=padded"], limit=130
-        ),
-        session.fit,
+        lambda: session.ours("ours-2", [*CHECKPOINTING], limit=120),
     ]
     for step in steps:
         step()
