@@ -32,6 +32,7 @@ MOVED_MORE = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE, QKV}))
 INPUT_ONLY = Saving(device=frozenset({INPUT}))
 RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
+LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments: holes of one size stay holes
 SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
 SIDE_COLUMNS = 256  # LoRA's columns beside an unpacked weight, generously
 
@@ -149,15 +150,18 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: flo
     return [least] * (layers - keeping) + [EVERYTHING] * keeping
 
 
-def room_left(card: float, taken: float, shape: Shape, tokens: int, element_size: int = 2) -> float:
+def room_left(
+    card: float, taken: float, shape: Shape, tokens: int, element_size: int = 2, margin: float = MARGIN
+) -> float:
     """Bytes that a budget of "auto" may fill.
 
     Args:
         card: bytes of the device that this process may take.
         taken: bytes held for the whole step: weights, adapter, gradients, optimizer state, other processes.
+        margin: of the card, to leave free.
     """
     transient = max(working_bytes(shape, tokens, element_size), loss_bytes(shape, tokens, element_size))
-    return card * (1 - MARGIN) - taken - transient
+    return card * (1 - margin) - taken - transient
 
 
 def decide(

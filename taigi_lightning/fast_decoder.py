@@ -151,9 +151,12 @@ class FastDecoder:
             available += self.unpacked * each
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
-        return activation_plan.room_left(
-            limit, limit - available + missing, self.shape, tokens, self.element_size
-        )
+        # The setting that makes it so may be absent, and is not heeded on every system.
+        segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+        expandable = any(segment.get("is_expandable") for segment in segments)
+        margin = activation_plan.MARGIN if expandable else activation_plan.LOOSE_MARGIN
+        taken = limit - available + missing
+        return activation_plan.room_left(limit, taken, self.shape, tokens, self.element_size, margin)
 
     # ---- the pass ----------------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+# Read when torch is loaded, as `fit` sets it.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
 import torch
 from random_base import llama_config, random_base
 from transformers import MistralConfig, PretrainedConfig, Qwen2Config
@@ -137,7 +140,6 @@ def row(run: Run, device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Read when torch is loaded, as `fit` sets it.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -259,7 +262,6 @@ def profile(run: Callable[[], object]) -> None:
 
 
 def main() -> None:
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import bitsandbytes as bnb
 
     args = parse_arguments()
