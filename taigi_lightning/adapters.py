@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
@@ -26,9 +27,9 @@ class LoraSettings:
         target_modules: names of the Linear layers that get one.
     """
 
-    r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
+    r: PositiveInt = 16
+    lora_alpha: PositiveInt = 32
+    lora_dropout: ClosedUnitInterval = 0.0
     target_modules: list[str] = field(default_factory=lambda: list(PROJECTIONS))
 
 

@@ -32,6 +32,23 @@ def newest_checkpoint(folder: Path) -> Path:
     )
 
 
+def find_checkpoint(name: str, folder: Path) -> str:
+    """Turn `--ckpt_path` into what Lightning reads: `last` is the newest complete checkpoint of `folder`.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if name == "last":
+        return str(newest_checkpoint(folder))
+    if name not in ("best", "hpc") and not zipfile.is_zipfile(name):
+        found = (
+            f"{name} is no complete checkpoint" if Path(name).exists() else f"There is no checkpoint {name}"
+        )
+        there = ", ".join(str(path) for path in sorted(folder.glob("*.ckpt"), key=_step)) or "none"
+        raise InputError(f"{found}. In {folder} there are: {there}. `last` takes the newest.")
+    return name
+
+
 def _step(path: Path) -> int:
     digits = path.stem.rpartition("step=")[2].partition("-")[0]
     return int(digits) if digits.isdigit() else -1

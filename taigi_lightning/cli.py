@@ -22,7 +22,7 @@ from taigi_lightning import predict_data as _predict_data  # noqa: F401
 from taigi_lightning.__main__ import COMMANDS
 from taigi_lightning.announcement import Announcement
 from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
-from taigi_lightning.checkpoints import checkpoint_folder, newest_checkpoint
+from taigi_lightning.checkpoints import checkpoint_folder, find_checkpoint
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.explanations import explain
@@ -93,11 +93,17 @@ class TaigiCLI(LightningCLI):
         self.parser.commands.add_subcommand("plan", plan, help=COMMANDS["plan"])  # type: ignore[attr-defined]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """A plan ends here: for it, nothing is loaded."""
+        """Look for the checkpoint at once; a plan ends here, for it nothing is loaded."""
         super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
         if self.config.subcommand == "plan":
-            print_plan(self.config.plan.as_dict())
+            print_plan(config.as_dict())
             sys.exit(0)
+        if config.get("ckpt_path"):
+            folder = checkpoint_folder(config.trainer.default_root_dir)
+            config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), folder)
+        if config.trainer.accumulate_grad_batches < 1:
+            raise InputError("trainer.accumulate_grad_batches is below 1. Set it to 1 or more.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections `checkpoint` and `export`, and hand the base's tokenizer to the data."""
@@ -119,12 +125,6 @@ class TaigiCLI(LightningCLI):
         )
         parser.add_lightning_class_args(ExportModel, "export")
         parser.link_arguments("model.base", "data.init_args.tokenizer")
-
-    def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path last` to the newest complete checkpoint of this run's folder."""
-        config = self.config[self.subcommand]
-        if config.get("ckpt_path") == "last":
-            config["ckpt_path"] = str(newest_checkpoint(checkpoint_folder(config.trainer.default_root_dir)))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.base_model import load_tokenizer
@@ -119,11 +120,11 @@ class CPTDataModule(_TrainingData):
         self,
         data_dir: str = "data/cpt_corpus",
         tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
-        batch_size: int = 4,
-        max_length: int = 2048,
+        batch_size: PositiveInt = 4,
+        max_length: PositiveInt = 2048,
         packing: bool = True,
         validation_split: str | None = "validation",
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(data_dir, batch_size, num_workers)
@@ -192,10 +193,10 @@ class SFTDataModule(_TrainingData):
         supervise: Supervise = "answer",
         validation_fraction: float = 0.05,
         validation_file: str | None = None,
-        batch_size: int = 4,
-        max_length: int = 2048,
+        batch_size: PositiveInt = 4,
+        max_length: PositiveInt = 2048,
         packing: bool = False,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__(train_file, batch_size, num_workers)
         if not 0 <= validation_fraction < 1:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
+
+from taigi_lightning.errors import InputError
 
 OUT_OF_MEMORY = (
     "The GPU's memory is full ({reason}). See what needs how much with `python -m taigi_lightning plan` and the "
@@ -31,6 +34,7 @@ DISK_FULL = (
     "--checkpoint.save_top_k 1 and --export.merge false save most. Files are written aside and renamed, so what "
     "was finished before is whole, and --ckpt_path last goes on from it."
 )
+NO_PLACE = "A file or folder cannot be used ({reason}). Give a folder that exists or can be made, and in which you may write."
 HOST_MEMORY = (
     "This machine's own memory, not the GPU's, is full ({reason}). Close other programs, or lower "
     "--data.num_workers; a base model in safetensors shards is loaded shard by shard and needs little."
@@ -57,6 +61,8 @@ def explain(error: BaseException) -> str | None:
         error: what was raised; its causes are looked at too.
     """
     for one in _causes(error):
+        if isinstance(one, InputError):  # a library put an error of its own around it
+            return str(one)
         paragraph = _paragraph(one)
         if paragraph is not None:
             lines = str(one).strip().splitlines() or [type(one).__name__]
@@ -88,11 +94,19 @@ def _paragraph(error: BaseException) -> str | None:
         (kind == "ModuleNotFoundError" and "wandb" in text, NO_WANDB),
         (_asks_for_cuda(kind, text), NO_CUDA),
         (isinstance(error, OSError) and error.errno == errno.ENOSPC, DISK_FULL),
+        (_no_place(error), NO_PLACE),
         (isinstance(error, MemoryError) or "can't allocate memory" in text, HOST_MEMORY),
         (kind in ("GatedRepoError", "RepositoryNotFoundError"), GATED),
         (kind in ("ConnectError", "ConnectionError", "LocalEntryNotFoundError", "MaxRetryError"), NO_NETWORK),
     ]
     return next((paragraph for applies, paragraph in told_apart if applies), None)
+
+
+def _no_place(error: BaseException) -> bool:
+    """Whether a path that was asked for cannot be written or entered; a file that is not there may be a bug."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return not Path(str(error.filename)).absolute().parent.is_dir()
+    return isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError)
 
 
 def _asks_for_cuda(kind: str, text: str) -> bool:

@@ -102,6 +102,7 @@ def merge_adapter(
     Raises:
         InputError: the base or the adapter cannot be used, they do not fit each other, or the disk is full.
     """
+    _check_device(device)
     source = base_folder(base)
     shards = weight_files(source)
     check_lineage(adapter, base)
@@ -144,6 +145,18 @@ def merge_adapter(
     _publish(partial, output_dir, source / CONFIG)
     pooled = {name: pool(parts) for name, parts in survival.items()}
     return MergeReport(output_dir, str(base), adapter, onto, len(updates), pooled)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such name, or none here
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The device {device!r} cannot be used here ({reason}). Give cpu, or cuda where PyTorch sees a GPU."
+        ) from error
 
 
 def _check_fit(

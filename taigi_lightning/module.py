@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -80,9 +81,9 @@ class CausalLMModule(pl.LightningModule):
         from_scratch: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine",
-        warmup_steps: int = 0,
+        warmup_steps: NonNegativeInt = 0,
         compile: bool | None = None,
-        activation_budget: float | Literal["auto"] = "auto",
+        activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
         answer_strategy: Strategy = "choice",
     ) -> None:
         super().__init__()
@@ -162,7 +163,10 @@ class CausalLMModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        try:
+            optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        except ValueError as error:
+            raise InputError(f"The optimizer refuses its settings under model.optimizer: {error}.") from error
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_scheduler(self.lr_scheduler, optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -62,7 +62,8 @@ def improve(message: str, arguments: Sequence[str], parser: ArgumentParser) -> s
     if match := UNKNOWN_KEY.search(message):
         return _unknown_key(match[1] or match[2], message, arguments, _keys(parser))
     if message.startswith("Parser key "):
-        return wrong_value(message, arguments)
+        positionals = [action.dest for action in parser._actions if not action.option_strings]
+        return wrong_value(message, arguments, positionals)
     return _wrong_use(message, arguments)
 
 

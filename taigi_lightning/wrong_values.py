@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from taigi_lightning.config_places import where
 from taigi_lightning.nearest import did_you_mean, nearest
@@ -35,12 +35,13 @@ KINDS = {
 }
 
 
-def wrong_value(message: str, arguments: Sequence[str]) -> str:
+def wrong_value(message: str, arguments: Sequence[str], positionals: Collection[str] = ()) -> str:
     """Name the setting, where it was written, what it is and what was wanted.
 
     Args:
         message: jsonargparse's own, which begins `Parser key "...":`; an inner key's message lies within.
         arguments: the command line without the program's name.
+        positionals: names of what is given by its place alone.
     """
     key = ".".join(dict.fromkeys(KEYS.findall(message)))
     detail = KEYS.split(message)[-1]
@@ -51,14 +52,28 @@ def wrong_value(message: str, arguments: Sequence[str]) -> str:
         return f"{key}{place} wants a YAML file, or its settings one by one: --{key}.NAME VALUE."
     if match := UNKNOWN_CLASS.search(detail):
         return _no_class(key, match[1] or match[2], place, detail)
-    value = VALUE.search(detail)
+    value = _value(detail, key.rpartition(".")[2])
     wanted = [one[0] or one[1] for one in EXPECTED.findall(detail)]
-    if not value or not wanted:
+    if value is None or not wanted:
         return f"{key}{place}: {' '.join(detail.split())}"
-    return _not_wanted(key, value[1].strip("'\" ."), place, wanted)
+    option = "" if key in positionals else f"--{key} "
+    return _not_wanted(key, value, place, wanted, option)
 
 
-def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str]) -> str:
+def _value(detail: str, name: str) -> str | None:
+    """What was given, out of a message that may show it as one argument of several.
+
+    >>> _value("Given value: NestedArg(key='r', val='-3')", "r"), _value("Given value: {'a': 1, 'r': -3}", "r")
+    ('-3', '-3')
+    """
+    found = VALUE.search(detail)
+    if not found:
+        return None
+    inner = re.search(rf"NestedArg\(key='[^']*', val=(.*)\)|\b{name}['\"]?[=:] ?([^,)}}]+)", found[1])
+    return ((inner[1] or inner[2]) if inner else found[1]).strip("'\" .")
+
+
+def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str], option: str) -> str:
     choices: list[str] = []
     words: list[str] = []
     example = ""
@@ -74,7 +89,7 @@ def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str]) -> str:
     choices = [choice for choice in dict.fromkeys(choices) if not (words and choice.isdigit())]
     if choices:
         words.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
-    shown = f", for example --{key} {example}" if example and not choices else ""
+    shown = f", for example {option}{example}" if example and not choices else ""
     return f"{key} is {value!r}{place}; wanted {' or '.join(words)}{shown}.{did_you_mean(nearest(value, choices))}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from taigi_lightning.checkpoints import newest_checkpoint
+from taigi_lightning.checkpoints import find_checkpoint, newest_checkpoint
 from taigi_lightning.errors import InputError
 
 
@@ -26,3 +26,16 @@ def test_a_torn_file_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_no_checkpoint_at_all_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Leave --ckpt_path out"):
         newest_checkpoint(tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_that_is_none_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    torch.save({"step": 7}, tmp_path / "step=7.ckpt")
+    assert find_checkpoint("last", tmp_path) == str(tmp_path / "step=7.ckpt")
+    assert find_checkpoint(str(tmp_path / "step=7.ckpt"), tmp_path) == str(tmp_path / "step=7.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    for name, found in (
+        ("nope.ckpt", "no checkpoint nope.ckpt"),
+        (f"{tmp_path}/text.ckpt", "no complete checkpoint"),
+    ):
+        with pytest.raises(InputError, match=rf"{found}.*step=7\.ckpt"):
+            find_checkpoint(name, tmp_path)

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from taigi_lightning.config_places import check_config_files
+from taigi_lightning.errors import InputError
 from taigi_lightning.explanations import explain
 from taigi_lightning.suggestions import SuggestingParser
 
@@ -15,8 +17,9 @@ from taigi_lightning.suggestions import SuggestingParser
 class Lora:
     """An adapter."""
 
-    r: int = 16
+    r: PositiveInt = 16
     lora_alpha: int = 32
+    lora_dropout: ClosedUnitInterval = 0.0
 
 
 class Model:
@@ -52,6 +55,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         ("modle:\n  base: b\n", ["line 2", "Did you mean model.base?"]),
         ("model:\n  lora: {r: 4, lora_aplha: 8}\n", ["line 2, in model.lora", "Did you mean lora_alpha?"]),
+        ("model:\n  lora:\n    r: -3\n", ["model.lora.r is '-3'", "line 3", "above 0"]),
         ("model:\n  warmup_steps: many\n", ["'many'", "line 2", "--model.warmup_steps 100"]),
         ("model:\n  lora: {r: 3\ntrainer: 3\n", ["line 3", "not YAML"]),
         ("- model\n", ["holds no settings"]),
@@ -77,11 +81,13 @@ def test_a_mistake_in_yaml_is_placed_and_corrected(
         (["--trainer.max_steps=x"], "wanted a whole number, for example --trainer.max_steps 100"),
         (["stray"], "'stray' belongs to no option"),
         (["--zebra", "3"], "There is no option --zebra."),
-        (["--model.lora.helo", "3"], "Known there: lora_alpha, r."),
+        (["--model.lora.helo", "3"], "Known there: lora_alpha, lora_dropout, r."),
         (["--model.lora.r", "many"], "model.lora.r is 'many' (--model.lora.r); wanted a whole number"),
         (["--model.lora", "64"], "for example --model.lora.r 64"),
         (["--model.warmup_steps"], "--model.warmup_steps wants a value after it."),
         (["--model.warmup_steps", "--schedule", "cosine"], "--model.warmup_steps=--schedule"),
+        (["--model.lora.r", "-3"], "model.lora.r is '-3' (--model.lora.r); wanted a whole number above 0"),
+        (["--model.lora.lora_dropout", "3"], "wanted a number from 0 to 1"),
         (["--budget", "most"], "budget is 'most' (--budget); wanted a number or auto."),
         (["--precision", "bf17"], "wanted one of 16-mixed, bf16-mixed"),
         (["--model", "base"], "--model.NAME VALUE"),
@@ -122,6 +128,23 @@ def test_a_failure_of_the_machine_says_what_to_do(error: Exception, words: str) 
     paragraph = explain(error)
     assert paragraph is not None
     assert words in paragraph
+
+
+def test_an_input_error_wrapped_by_a_library_is_said_as_it_is() -> None:
+    outer = ValueError("Does not validate against any of the Union subtypes")
+    outer.__cause__ = InputError("batch_size is 0. Set it to 1 or more.")
+    assert explain(outer) == "batch_size is 0. Set it to 1 or more."
+
+
+def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "below", tmp_path / "no" / "such" / "folder", tmp_path):
+        with pytest.raises(OSError, match="Errno") as error:
+            path.write_text("")
+        assert "cannot be used" in str(explain(error.value))
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "missing.txt").read_text()
+    assert explain(missing.value) is None
 
 
 def test_the_cause_counts_and_a_mistake_of_the_program_stays_one() -> None:
