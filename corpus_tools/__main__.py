@@ -103,10 +103,12 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
             yield executor
         return
     count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
-    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
 
-    # In one process a second thread computes while the first reads, hashes and writes.
-    with ProcessPoolExecutor(count) if count > 1 else ThreadPoolExecutor(2) as executor:
+    with ProcessPoolExecutor(count) as executor:
         yield executor
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
-from corpus_tools.kinds import LEAST_SIMPLIFIED, Found, looks_simplified, score_spans
+from corpus_tools.kinds import Found, looks_simplified, score_spans
 from corpus_tools.splitting import split_spans
 from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Columns
 
@@ -148,7 +148,7 @@ class Harvest:
         return kept + lost
 
     def _count_rarities(self, text: str, found: Found) -> None:
-        self.summary.simplified_articles += found.simplified >= LEAST_SIMPLIFIED and looks_simplified(text)
+        self.summary.simplified_articles += found.simplified and looks_simplified(text)
         if found.rare:
             self.summary.replacement_characters += text.count("\ufffd")
             private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]

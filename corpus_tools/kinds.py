@@ -99,6 +99,7 @@ def taigi_score(text: str) -> float:
 
 _BITS = 12  # of a counter; five of them and a flag share 64 bits
 _MOST = (1 << _BITS) - 1
+_LEAST_SIMPLIFIED = 10  # characters
 
 
 @cache
@@ -120,16 +121,16 @@ def _counters() -> npt.NDArray[np.uint64]:
 
 
 class Found(NamedTuple):
-    """What a text has: Simplified characters, how many; private-use characters or U+FFFD, whether any."""
+    """Whether a text may be Simplified Chinese (ask `looks_simplified`), has private-use characters or U+FFFD."""
 
-    simplified: int
+    simplified: bool
     rare: bool
 
 
 def score_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[float], Found]:
     """The `taigi_score` of each span, in order and with nothing but white space between them; and what is in them."""
     if not text or not spans:
-        return [0.0] * len(spans), Found(0, False)
+        return [0.0] * len(spans), Found(False, False)
     counters = _counters().take(codes_of(text))
     starts: list[int] = []  # of stretches so short that no counter runs over
     stretches = []
@@ -138,7 +139,7 @@ def score_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[float
         starts += inside
         stretches.append(len(inside))
     sums = iter(np.add.reduceat(counters, starts).tolist())
-    scores, simplified = [], 0
+    scores, simplified, all_taigi = [], 0, 0
     for count in stretches:
         han = taigi = letters = tones = 0
         for packed in islice(sums, count):
@@ -148,7 +149,9 @@ def score_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[float
             tones += packed >> 3 * _BITS & _MOST
             simplified += packed >> 4 * _BITS & _MOST
         scores.append(_score(han, taigi, letters, tones))
-    return scores, Found(simplified, bool(counters.max() >> np.uint64(63)))
+        all_taigi += taigi
+    maybe = simplified >= _LEAST_SIMPLIFIED and simplified > 4 * all_taigi
+    return scores, Found(maybe, bool(counters.max() >> np.uint64(63)))
 
 
 def _score(han: int, taigi: int, letters: int, tones: int) -> float:
@@ -157,9 +160,6 @@ def _score(han: int, taigi: int, letters: int, tones: int) -> float:
     written = min(1.0, taigi / (0.03 * han)) if han else 0.0
     spoken = min(1.0, tones / (0.12 * letters)) if letters else 0.0
     return round((han * written + letters / 3 * spoken) / (han + letters / 3), 4)
-
-
-LEAST_SIMPLIFIED = 10  # characters
 
 
 def looks_simplified(text: str) -> bool:
@@ -172,4 +172,6 @@ def looks_simplified(text: str) -> bool:
     """
     counts = census(text)
     simplified = counts[Kind.SIMPLIFIED]
-    return simplified >= LEAST_SIMPLIFIED and simplified > 4 * (counts[Kind.TRADITIONAL] + counts[Kind.TAIGI])
+    return simplified >= _LEAST_SIMPLIFIED and simplified > 4 * (
+        counts[Kind.TRADITIONAL] + counts[Kind.TAIGI]
+    )

@@ -181,15 +181,16 @@ def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run:
 
 def _grouped(shards: Sequence[ShardSummary], selections: Sequence[Selection]) -> list[list[Selection]]:
     groups: list[list[Selection]] = []
-    size = PART_CHARACTERS
+    size = 0
     for shard, selection in zip(shards, selections, strict=True):
+        characters = sum(shard.characters)
         if not shard.stored:
             continue
-        if size + sum(shard.characters) > PART_CHARACTERS and size:
+        if not groups or (size and size + characters > PART_CHARACTERS):
             groups.append([])
             size = 0
         groups[-1].append(selection)
-        size += sum(shard.characters)
+        size += characters
     return groups
 
 
