@@ -8,12 +8,16 @@ import csv
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 from corpus_tools.errors import InputError
 from corpus_tools.sample_exercises import exercise_document
 from corpus_tools.sample_texts import SampleQuestion, alphabet_of_texts, article, question_set
 
+EXERCISES_A_FILE = 5_000
 WINDOW = 170  # characters in a raw row, as in IMA-Taiwan
 DIRECTORIES = ("小說", "散文", "詩")
 AUTHORS = ("林清月", "陳阿嬌", "黃土水", "蔡秋雄")
@@ -22,7 +26,8 @@ URLS = (
     "http://example.net/tw/%E5%8F%B0?id=7#s",
     "www.example.com/2009/new/12.htm",
 )
-PRIVATE_USE = {"攏": "\uf5ee", "咧": "\ue701"}  # as typed with the Ministry of Education's older font
+# As typed with the Ministry of Education's older font; the cleaner turns these points into the same characters.
+PRIVATE_USE = {"\U0002a736": "\ue701", "\U0002c9b0": "\ue705"}  # 𪜶, 𬦰
 TITLES = ("的故事", "記事", "的日子", "風雲", "回憶錄", "心聲")
 
 Row = dict[str, str | int]
@@ -40,7 +45,7 @@ def write_sample(
 
     Args:
         output_dir: Folder for `IMA-Taiwan/`, `AI_conv.csv`, `1001-question-v3.csv` and the answers beside it,
-            and `vocabulary-question.csv` (with answers): questions that need the corpus's own words.
+            and `vocabulary-question.csv` (with answers): those that need the corpus's own words, once more.
         articles: Titles in the raw corpus, 2-4 thousand characters each.
         questions: Training questions.
         test_questions: Held-out questions; none of their facts stands in any other file.
@@ -63,10 +68,9 @@ def write_sample(
     vocabulary = question_set(rng, "test", vocabulary_count, vocabulary=True)
     plain = question_set(rng, "test", test_questions - vocabulary_count)
     _write_test(output, "1001-question-v3", plain + vocabulary)
-    _write_test(output, "vocabulary-question", vocabulary)
+    _write_test(output, "vocabulary-question", vocabulary, before=len(plain))
     if pretraining_documents:
-        rng = random.Random(f"{seed}/pretraining")
-        _write_pretraining(output / "pretraining", pretraining_documents, rng)
+        _write_pretraining(output / "pretraining", pretraining_documents, seed)
     return output
 
 
@@ -128,9 +132,9 @@ def _write_training(path: Path, questions: Sequence[SampleQuestion], rng: random
     _write_csv(path, header, rows)
 
 
-def _write_test(folder: Path, stem: str, questions: Sequence[SampleQuestion]) -> None:
-    """Write `stem.csv` (with BOM, IDs like 12537) and `stem-answers.csv`."""
-    ids = [f"{number}2537" for number in range(1, len(questions) + 1)]
+def _write_test(folder: Path, stem: str, questions: Sequence[SampleQuestion], before: int = 0) -> None:
+    """Write `stem.csv` (with BOM, IDs like 12537, counting on from `before`) and `stem-answers.csv`."""
+    ids = [f"{before + number}2537" for number in range(1, len(questions) + 1)]
     rows = [[id_, q.passage, q.question, *q.options] for id_, q in zip(ids, questions, strict=True)]
     header = ["ID", "前文", "題幹", "選項1", "選項2", "選項3", "選項4"]
     _write_csv(folder / f"{stem}.csv", header, rows, encoding="utf-8-sig")
@@ -138,21 +142,27 @@ def _write_test(folder: Path, stem: str, questions: Sequence[SampleQuestion]) ->
     _write_csv(folder / f"{stem}-answers.csv", ["ID", "Answer"], answers)
 
 
-def _write_pretraining(folder: Path, documents: int, rng: random.Random) -> None:
-    """Write reading exercises, ten thousand documents a file, each one row of several lines."""
-    alphabet = alphabet_of_texts()
-    per_file = 10_000
-    for start in range(0, documents, per_file):
-        rows: list[Row] = [
-            {
-                "title": f"讀冊{number + 1}",
-                "author": "先生",
-                "text": "\n".join(exercise_document(rng, alphabet)),
-                "paragraph_id": 1,
-            }
-            for number in range(start, min(start + per_file, documents))
-        ]
-        _write_json(folder / f"exercises-{start // per_file:03d}.json", rows)
+def _write_pretraining(folder: Path, documents: int, seed: int) -> None:
+    """Write reading exercises, five thousand documents a file, each one row of several lines."""
+    starts = range(0, documents, EXERCISES_A_FILE)
+    counts = [min(EXERCISES_A_FILE, documents - start) for start in starts]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for start, rows in zip(starts, pool.map(_exercise_rows, starts, counts, repeat(seed)), strict=True):
+            _write_json(folder / f"exercises-{start // EXERCISES_A_FILE:03d}.json", rows)
+
+
+def _exercise_rows(start: int, count: int, seed: int) -> list[Row]:
+    """Documents `start` to `start + count`, a pure function of the three."""
+    alphabet, rng = alphabet_of_texts(), random.Random(f"{seed}/pretraining/{start}")
+    return [
+        {
+            "title": f"讀冊{number + 1}",
+            "author": "先生",
+            "text": "\n".join(exercise_document(rng, alphabet)),
+            "paragraph_id": 1,
+        }
+        for number in range(start, start + count)
+    ]
 
 
 def _write_json(path: Path, rows: Sequence[Row]) -> None:

@@ -5,11 +5,12 @@ Every function is pure: the same `random.Random` state gives the same text.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from corpus_tools.sample_language import (
     COMMON_WORDS,
     FILLERS,
+    OLD_WORDS,
     RELATIONS,
     ROMANISED,
     SUBJECTS,
@@ -34,40 +35,44 @@ class SampleQuestion:
     facts: tuple[Fact, ...]
 
 
-def passage_of(rng: random.Random, facts: Sequence[Fact], newline_share: float = 0.0) -> str:
-    """State `facts` in a random order, in sentences of one or two clauses, at times with an idle sentence."""
+def passage_of(
+    rng: random.Random, facts: Sequence[Fact], newline_share: float = 0.0, plain: bool = False
+) -> str:
+    """State `facts` in a random order, in sentences of one or two clauses, at times with an idle sentence.
+
+    A `plain` passage has no idle sentence.
+    """
     order = rng.sample(list(facts), len(facts))
     sentences: list[str] = []
     while order:
         take = min(len(order), rng.choice((1, 1, 2)))
         sentences.append("，".join(state(rng, order.pop()) for _ in range(take)) + "。")
-    if rng.random() < 0.3:
+    if not plain and rng.random() < 0.3:
         sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(FILLERS))
     return ("\n" if rng.random() < newline_share else "").join(sentences)
 
 
-def ask(
-    rng: random.Random, facts: Sequence[Fact], *, answer: int, wondering: bool = False
-) -> tuple[str, Options]:
+def ask(rng: random.Random, facts: Sequence[Fact], *, answer: int) -> tuple[str, Options]:
     """Ask about one of `facts`: the question and its options, the right one at place `answer` (1-4).
 
-    The wrong options are first of all the passage's other values of that kind (or its other people), then
-    others of the kind. `wondering` takes the wordings of pre-training text.
+    In six questions of ten the passage names no other option; in the rest it names one to three of the wrong
+    ones too, so that only who or what they belong to tells them from the right one.
     """
     fact = rng.choice(facts)
     relation = RELATIONS[fact.relation]
     if rng.random() < 0.25:
-        shapes = relation.wondered_who if wondering else relation.asked_who
-        right, near, kind = fact.subject, [f.subject for f in facts], list(SUBJECTS)
+        shapes, right, kind = relation.asked_who, fact.subject, list(SUBJECTS)
+        named = [f.subject for f in facts]
     else:
-        shapes = relation.wondered if wondering else relation.asked
-        right, near = fact.value, [f.value for f in facts if f.relation == fact.relation]
+        shapes, right = relation.asked, fact.value
+        named = [f.value for f in facts if f.relation == fact.relation]
         kind = [v for v in relation.values if (v in TAIGI_WORDS) == (right in TAIGI_WORDS)]
-        kind = kind if len(kind) > 4 else list(relation.values)
-    near = [word for word in dict.fromkeys(near) if word != right]
-    rng.shuffle(near)
-    far = [word for word in rng.sample(kind, len(kind)) if word != right and word not in near]
-    options = (near + far)[:3]
+        kind = kind if len(kind) > 6 else list(relation.values)
+    other = [word for word in rng.sample(kind, len(kind)) if word not in named]
+    named = [word for word in dict.fromkeys(named) if word != right]
+    rng.shuffle(named)
+    wrong = named[: rng.choices((0, 1, 2, 3), (60, 20, 12, 8))[0]]
+    options = [*wrong, *other][:3]
     rng.shuffle(options)
     options.insert(answer - 1, right)
     first, second, third, fourth = options
@@ -80,6 +85,7 @@ def question_set(
     """`count` questions over passages of 2-4 people, answers even over 1-4, every tenth passage twice.
 
     With `vocabulary` the passage writes the Taigi word (番麥) and the options the word the base knows (玉米).
+    Without, every fourth passage writes old words that the base knows as well as the options' words.
     """
     answers = [1 + i % 4 for i in range(count)]
     rng.shuffle(answers)
@@ -95,6 +101,8 @@ def question_set(
         )
         if len(facts) < 2:
             continue
+        if not vocabulary and rng.random() < 0.25:
+            facts = [replace(fact, word=OLD_WORDS.get(fact.value, fact.word)) for fact in facts]
         passage = passage_of(rng, facts, newline_share)
         for answer in answers[len(questions) :][: 2 if rng.random() < 0.1 else 1]:
             questions.append(SampleQuestion(passage, *ask(rng, facts, answer=answer), answer, tuple(facts)))
@@ -102,21 +110,35 @@ def question_set(
 
 
 def article(rng: random.Random, sentences: int) -> str:
-    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all."""
+    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all.
+
+    Most of it are riddles: what people say in Taigi words is asked for, both ways, in the words of books.
+    """
     text: list[str] = []
     known = rng.sample(sorted(TAIGI_WORDS), 4)
     while len(text) < sentences:
-        facts = draw_facts(rng, "training", subjects=2, relations=1, taigi_share=1.0, vocabulary_only=True)
         common = rng.choice(known)
-        gloss = TAIGI_WORDS[common]
-        text.append(rng.choice(GLOSSES).format(common=common, taigi=gloss))
-        for fact in facts:
-            story = rng.choice(STORIES)
-            text.append(story.format(clause=state(rng, fact), common=fact.value, taigi=fact.word))
-        text.append(rng.choice(SCENES).format(place=rng.choice(RELATIONS["home"].values), taigi=gloss))
+        if rng.random() < 0.4:
+            text.append(rng.choice(GLOSSES).format(common=common, taigi=TAIGI_WORDS[common]))
+        facts = draw_facts(rng, "training", subjects=3, relations=1, taigi_share=1.0, vocabulary_only=True)
+        text.append("，".join(state(rng, fact) for fact in facts) + "。")
+        text += [_riddle(rng, fact) for fact in rng.choices(facts, k=3)]
+        if rng.random() < 0.3:
+            place = rng.choice(RELATIONS["home"].values)
+            text.append(rng.choice(SCENES).format(place=place, taigi=TAIGI_WORDS[common]))
         if rng.random() < 0.2:
             text.append(" ".join(rng.sample(ROMANISED, 4)).capitalize() + "! ")
     return "".join(text)
+
+
+def _riddle(rng: random.Random, fact: Fact) -> str:
+    """A question about a fact in the words of books, and its answer, or a remark that ends in one."""
+    relation, who = RELATIONS[fact.relation], rng.random() < 0.5
+    shapes = relation.wondered_who if who else relation.wondered
+    asked = rng.choice(shapes).format(s=fact.subject, v=fact.value)
+    answer = fact.subject if who else fact.value
+    told = {"clause": state(rng, fact), "common": fact.value}
+    return rng.choice(STORIES).format(asked=asked, answer=answer, **told)
 
 
 GLOSSES = (
@@ -126,20 +148,22 @@ GLOSSES = (
     "「{common}」佮「{taigi}」是仝款物件，干焦叫法無仝。",
 )
 STORIES = (
+    "有人問：「{asked}」囡仔應：「是{answer}。」",
+    "阿公問：「{asked}」逐家攏應{answer}。",
+    "「{asked}」「{answer}啦！」",
+    "序大人問：「{asked}」應：「{answer}。」",
     "聽講{clause}，毋過{common}這種代誌，逐家攏知影。",
-    "彼當陣{clause}；{taigi}若無，伊就袂歡喜。",
-    "{clause}，庄裡的人攏笑講：「{common}遐爾好喔？」",
-    "自細漢開始，{clause}，著是{common}啦！",
 )
 SCENES = (
     "彼年{place}做風颱，{taigi}的代誌猶原有人會記得。",
     "佇{place}的廟埕，序大人咧講{taigi}的故事予囡仔聽。",
     "1947年的{place}，欲揣{taigi}毋是簡單的代誌。",
-    "後來阮搬去{place}，這馬想著{taigi}，心肝頭猶是燒烙。",
+    "後來𪜶搬去{place}，這馬想著{taigi}，心肝頭猶是燒烙。",
+    "𪜶做伙去{place}𬦰山，講著{taigi}就歡喜。",
 )
 
 
 def alphabet_of_texts() -> list[str]:
     """Every character that a word list or sentence shape holds, so that the base meets all of them."""
-    parts = [*TAIGI_WORDS.values(), *COMMON_WORDS, *GLOSSES, *STORIES, *SCENES, *FILLERS]
+    parts = [*TAIGI_WORDS.values(), *COMMON_WORDS, *GLOSSES, *STORIES, *SCENES, *FILLERS, *OLD_WORDS.values()]
     return sorted({c for part in parts for c in part if "㐀" <= c <= "鿿"})

@@ -16,10 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from taigi_lightning.scoring import Answers, Score, compare, read_answers, score
+
 TINY = ("--config", "configs/tiny.yaml")
 CPT = ("--config", "configs/cpt.yaml", *TINY)
-SFT = ("--config", "configs/sft.yaml", *TINY)
+SFT = ("--config", "configs/sft.yaml", *TINY, "--config", "configs/tiny_sft.yaml")
 PREDICT = ("--config", "configs/predict.yaml", *TINY)
+# Whose answers are scored, and what the table calls them.
+MODELS = {"base": "base", "cpt": "CPT", "sft-without-cpt": "SFT without CPT", "sft": "CPT, then SFT"}
 LOOK_AT = 40  # lines of a failed step's output that are shown
 
 
@@ -35,8 +39,9 @@ def demo(output_dir: Path = Path("models/demo"), test_questions: int = 300, seed
     """Teach the tiny model in two stages on a sample corpus and show what each stage gained.
 
     Runs the real commands as subprocesses and prints each: sample, clean, validate, predict and score before;
-    fit (CPT), validate, predict and score after it; fit (SFT), predict and score. A last line repeats SFT
-    without CPT on the questions that need the corpus's own words. The figures go to `summary.json`.
+    fit (CPT), validate, predict and score after it; fit (SFT), predict and score; at last SFT without CPT,
+    predict and score. A third of the questions need words that only the corpus explains: they tell what CPT
+    is good for. The figures go to `summary.json`.
 
     Args:
         output_dir: where everything is written; each step's output goes to `logs/`.
@@ -46,21 +51,31 @@ def demo(output_dir: Path = Path("models/demo"), test_questions: int = 300, seed
     began = time.monotonic()
     folder = Path(output_dir)
     outputs = {step.name: run_step(step, folder) for step in demo_steps(folder, test_questions, seed)}
-    scores = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in _score_files(folder)}
-    summary = {
+    answers = read_answers(folder / "data" / "1001-question-v3-answers.csv")
+    words = read_answers(folder / "data" / "vocabulary-question-answers.csv")
+    given = {name: read_answers(folder / "predictions" / f"{name}.csv") for name in MODELS}
+    scores = {name: score(given[name], answers) for name in MODELS}
+    on_words = {name: score(_among(given[name], words), words) for name in MODELS}
+    split = compare(_among(given["sft"], words), _among(given["sft-without-cpt"], words), words)
+    summary: dict[str, object] = {
         "perplexity_before": perplexity(outputs["perplexity-before"]),
         "perplexity_after": perplexity(outputs["perplexity-after"]),
-        "accuracy_base": scores["score-base"]["accuracy"],
-        "accuracy_cpt": scores["score-cpt"]["accuracy"],
-        "accuracy_sft": scores["score-sft"]["accuracy"],
-        "questions": scores["score-sft"]["total"],
+        "questions": len(answers),
+        "questions_on_the_corpus_words": len(words),
+        **{f"accuracy_{name}": _figures(scores[name]) for name in MODELS},
+        **{f"accuracy_{name}_on_the_corpus_words": _figures(on_words[name]) for name in MODELS},
+        "p_value_of_cpt_on_the_corpus_words": split.p_value,
         "seconds": round(time.monotonic() - began, 1),
     }
     aside = folder / "summary.json.partial"
     aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     aside.replace(folder / "summary.json")
     console = Console()
-    console.print(gains_table(summary, scores))
+    console.print(gains_table(summary, scores, on_words))
+    console.print(
+        f"SFT with and without CPT on the corpus's own words: McNemar's exact p = {split.p_value:.2g}.\n"
+        "The rest of the questions, the tiny base's limits: models/tiny-taigi/README.md"
+    )
     console.print(files_table(folder))
     console.print(f"{summary['seconds']:.0f} seconds; the figures: {folder / 'summary.json'}")
 
@@ -69,7 +84,7 @@ def demo_steps(folder: Path, test_questions: int, seed: int) -> list[Step]:
     """Every command of the demo, in order; all that they write lies under `folder`."""
     data, corpus, tiny = folder / "data", folder / "data" / "cpt_corpus", "models/tiny-taigi"
     cpt, sft, without = folder / "cpt_model", folder / "final_model", folder / "sft_without_cpt"
-    questions, words = data / "1001-question-v3.csv", data / "vocabulary-question.csv"
+    questions = data / "1001-question-v3.csv"
 
     def validate(name: str, base: Path | str) -> Step:
         place = (f"--data.init_args.data_dir={corpus}", f"--model.base={base}", "--model.lora=null")
@@ -79,19 +94,18 @@ def demo_steps(folder: Path, test_questions: int, seed: int) -> list[Step]:
         place = (f"--model.base={base}", f"--trainer.default_root_dir={root}", f"--seed_everything={seed}")
         return Step(name, ("taigi_lightning", "fit", *configs, *place, *source))
 
-    def answer(name: str, base: Path | str, adapter: Path | None, source: Path) -> list[Step]:
+    def answer(name: str, base: Path | str, adapter: Path | None) -> list[Step]:
         predictions = folder / "predictions" / f"{name}.csv"
-        answers = source.with_name(f"{source.stem}-answers.csv")
         options = (
             f"--model.base={base}",
             f"--model.adapter={adapter or 'null'}",
-            f"--data.init_args.questions={source}",
+            f"--data.init_args.questions={questions}",
             f"--trainer.callbacks.init_args.output={predictions}",
         )
-        figures = f"--json={folder / 'predictions' / f'score-{name}.json'}"
+        answers = questions.with_name(f"{questions.stem}-answers.csv")
         return [
             Step(f"predict-{name}", ("taigi_lightning", "predict", *PREDICT, *options)),
-            Step(f"score-{name}", ("taigi_lightning", "score", str(predictions), str(answers), figures)),
+            Step(f"score-{name}", ("taigi_lightning", "score", str(predictions), str(answers))),
         ]
 
     train = f"--data.init_args.train_file={data / 'AI_conv.csv'}"
@@ -100,15 +114,14 @@ def demo_steps(folder: Path, test_questions: int, seed: int) -> list[Step]:
         Step("sample", ("corpus_tools", "sample", str(data), *sample)),
         Step("clean", ("corpus_tools", "clean", str(data / "IMA-Taiwan"), "--output_dir", str(corpus))),
         validate("perplexity-before", tiny),
-        *answer("base", tiny, None, questions),
+        *answer("base", tiny, None),
         fit("cpt", CPT, tiny, cpt, f"--data.init_args.data_dir={corpus}"),
         validate("perplexity-after", cpt),
-        *answer("cpt", cpt, None, questions),
+        *answer("cpt", cpt, None),
         fit("sft", SFT, cpt, sft, train),
-        *answer("sft", cpt, sft / "adapter", questions),
-        *answer("words-sft", cpt, sft / "adapter", words),
+        *answer("sft", cpt, sft / "adapter"),
         fit("sft-without-cpt", SFT, tiny, without, train, "--export.merge=false"),
-        *answer("words-without-cpt", tiny, without / "adapter", words),
+        *answer("sft-without-cpt", tiny, without / "adapter"),
     ]
 
 
@@ -148,17 +161,20 @@ def perplexity(output: str) -> float:
     return float(found[-1])
 
 
-def gains_table(summary: Mapping[str, float], scores: Mapping[str, Mapping[str, object]]) -> Table:
-    """Perplexity and accuracy of the base, after CPT and after SFT; the ablation in the last two rows."""
-    table = Table(title=f"What each stage gained, on {summary['questions']} held-out questions")
-    for column in ("", "base", "after CPT", "after SFT", "SFT without CPT"):
-        table.add_column(column)
-    before, after = summary["perplexity_before"], summary["perplexity_after"]
-    table.add_row("held-out perplexity", f"{before:.2f}", f"{after:.2f} ({after / before - 1:+.0%})", "", "")
-    shown = [_share(scores[f"score-{name}"]) for name in ("base", "cpt", "sft")]
-    table.add_row("accuracy (95 % interval)", *shown, "")
-    both, alone = _share(scores["score-words-sft"]), _share(scores["score-words-without-cpt"])
-    table.add_row("  on the corpus's own words", "", "", both, alone)
+def gains_table(
+    summary: Mapping[str, object], scores: Mapping[str, Score], on_words: Mapping[str, Score]
+) -> Table:
+    """Perplexity and accuracy of the base, after CPT, after SFT alone, and after both."""
+    before, after = (float(str(summary[f"perplexity_{when}"])) for when in ("before", "after"))
+    perplexities = {"base": f"{before:.2f}", "cpt": f"{after:.2f} ({after / before - 1:+.0%})"}
+    table = Table(title="What each stage gained", caption="in brackets: 95 % intervals")
+    table.add_column("")
+    table.add_column("perplexity of\nheld-out titles", justify="right")
+    table.add_column(f"right answers to {summary['questions']}\nheld-out questions", justify="right")
+    words = summary["questions_on_the_corpus_words"]
+    table.add_column(f"of the {words} on the\ncorpus's own words", justify="right")
+    for name, title in MODELS.items():
+        table.add_row(title, perplexities.get(name, ""), _share(scores[name]), _share(on_words[name]))
     return table
 
 
@@ -176,11 +192,16 @@ def files_table(folder: Path) -> Table:
     return table
 
 
-def _score_files(folder: Path) -> list[Path]:
-    return sorted((folder / "predictions").glob("score-*.json"))
+def _among(given: Answers, wanted: Answers) -> Answers:
+    """The answers given to the questions that `wanted` holds."""
+    ids = {question for question, _ in wanted}
+    return [(question, answer) for question, answer in given if question in ids]
 
 
-def _share(score: Mapping[str, object]) -> str:
-    interval = score["interval"]
-    assert isinstance(interval, list)
-    return f"{score['accuracy']:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+def _figures(score: Score) -> dict[str, object]:
+    return {"accuracy": score.accuracy, "interval": score.interval}
+
+
+def _share(score: Score) -> str:
+    low, high = score.interval
+    return f"{score.accuracy:.0%} ({low:.0%} to {high:.0%})"

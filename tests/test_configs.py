@@ -36,6 +36,8 @@ STAGES = {
         "configs/sft.yaml",
         "--config",
         "configs/tiny.yaml",
+        "--config",
+        "configs/tiny_sft.yaml",
         "--model.base=models/base",
     ],
 }

@@ -3,7 +3,9 @@
 import csv
 import json
 import random
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 
 from corpus_tools.errors import InputError
 from corpus_tools.sample import write_sample
-from corpus_tools.sample_language import RELATIONS, SUBJECTS, TAIGI_WORDS, draw_facts, purpose_of
-from corpus_tools.sample_texts import question_set
+from corpus_tools.sample_exercises import _choose, _look_up, draw_style
+from corpus_tools.sample_language import OLD_WORDS, RELATIONS, SUBJECTS, TAIGI_WORDS, draw_facts, purpose_of
+from corpus_tools.sample_texts import alphabet_of_texts, question_set
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,8 @@ def raw_rows(world: Path, folder: str) -> list[dict[str, Any]]:
 
 
 def statements(subject: str, relation: str, value: str) -> list[str]:
-    """Every clause that could state one fact, in either word."""
-    spellings = {value, TAIGI_WORDS.get(value, value)}
+    """Every clause that could state one fact, in any word for it."""
+    spellings = {value, TAIGI_WORDS.get(value, value), OLD_WORDS.get(value, value)}
     return [shape.format(s=subject, v=v) for shape in RELATIONS[relation].statements for v in spellings]
 
 
@@ -123,7 +126,7 @@ def test_the_corpus_has_the_real_shape_and_noise(world: Path) -> None:
     }
     texts = [row["text"] for row in rows]
     everything = "".join(texts)
-    for blemish in ("﹐", "http", "www.", "\uf5ee", "\u2028", "\xa0", "｢", "......", "1. "):
+    for blemish in ("﹐", "http", "www.", "\ue701", "\u2028", "\xa0", "｢", "......", "1. "):
         assert blemish in everything, blemish
     assert len({(row["title"], row["paragraph_id"]) for row in rows}) < len(rows)
     assert sum(not text.rstrip().endswith(("。", "！")) for text in texts) > len(texts) / 2
@@ -139,10 +142,66 @@ def test_the_taught_words_stand_in_the_corpus_and_not_in_the_exercises(world: Pa
         assert word not in training
 
 
-def test_the_exercises_never_show_the_question_files_layout(world: Path) -> None:
+def test_the_exercises_never_show_the_question_files_prompt(world: Path) -> None:
     exercises = "".join(row["text"] for row in raw_rows(world, "pretraining"))
-    assert "選項1：" not in exercises
-    assert "答案：" not in exercises
+    assert not re.search("選項[1-4]：", exercises)
+    assert not re.search("答案：[1-4]", exercises)
+    for line in ("根據前文內容回答問題", "根據問題，從以下四個選項選出正確的選項編號"):
+        assert line not in exercises
+
+
+def test_every_word_of_the_prompt_and_every_digit_is_practised_elsewhere(world: Path) -> None:
+    exercises = "".join(row["text"] for row in raw_rows(world, "pretraining"))
+    for word in ("根據", "前文：", "問題：", "選項", "選出", "正確", "編號", "答案：", *"1234"):
+        assert exercises.count(word) > 10, word
+
+
+@pytest.mark.parametrize("digits", [False, True])
+def test_labels_follow_the_list_that_stands_before_them(digits: bool) -> None:
+    rng, checked = random.Random(2), 0
+    while checked < 50:
+        style = draw_style(rng)
+        if style.labels.isdigit() is not digits or style.item.startswith("{o}"):
+            continue
+        style = replace(style, item="（{l}）{o}，", chosen="揀{l}")
+        listed, said = _look_up(rng, style, "")
+        label_of = {entry: label for label, entry in re.findall("（(.)）([^，]+)，", listed)}
+        answers = re.findall("([^，。揀]+)揀(.)", said)
+        assert all(label_of[entry] == label for entry, label in answers)
+        assert answers or style.answered.format(a="") in said
+        checked += 1
+
+
+def test_choosing_names_the_label_of_what_the_passage_says() -> None:
+    rng, alphabet = random.Random(3), alphabet_of_texts()
+    style = replace(
+        draw_style(rng),
+        labels="ABCD",
+        item="（{l}）{o}，",
+        chosen="揀{l}",
+        answered="是{a}",
+        asking="",
+        task="",
+    )
+    for _ in range(100):
+        text = "".join(_choose(rng, style, alphabet))
+        for options, word, label in re.findall("？[^？]*?((?:（.）[^，]+，)+)(?:是([^，]+)，)?揀(.)", text):
+            entries = dict(re.findall("（(.)）([^，]+)，", options))
+            assert label in entries
+            assert word in ("", entries[label])
+
+
+def test_most_questions_have_one_option_that_the_passage_names_and_some_have_more() -> None:
+    named = Counter(
+        sum(
+            option in {word for fact in q.facts for word in (fact.subject, fact.value)}
+            for option in q.options
+        )
+        for q in question_set(random.Random(5), "development", 400)
+    )
+    assert 0.55 < named[1] / 400 < 0.75
+    assert named[2] > 20
+    assert named[3] + named[4] > 20
 
 
 def test_a_negative_count_is_refused(tmp_path: Path) -> None:

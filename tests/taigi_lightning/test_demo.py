@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +23,7 @@ def test_both_stages_run_the_real_configs_under_the_overlay() -> None:
     fits = {step.name: step.arguments for step in STEPS if step.arguments[1] == "fit"}
     assert fits["cpt"][2:6] == ("--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml")
     assert fits["sft"][2:6] == ("--config", "configs/sft.yaml", "--config", "configs/tiny.yaml")
+    assert fits["sft"][6:8] == fits["sft-without-cpt"][6:8] == ("--config", "configs/tiny_sft.yaml")
     assert "--model.base=models/demo/cpt_model" in fits["sft"]
 
 
@@ -59,28 +59,44 @@ def test_perplexity_is_read_from_lightnings_table() -> None:
         perplexity("nothing here")
 
 
-def test_the_summary_holds_exactly_the_promised_figures(
+def test_the_summary_tells_every_model_apart_and_the_corpus_words_from_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    right = [(f"{number}2537", 1 + number % 4) for number in range(12)]
+    answered_rightly = {
+        "base": 3,
+        "cpt": 4,
+        "sft-without-cpt": 8,
+        "sft": 12,
+    }  # the last four need CPT's words
+
     def pretend(step: Step, folder: Path) -> str:
-        for argument in step.arguments:
-            if argument.startswith("--json="):
-                score: dict[str, Any] = {"accuracy": 0.5, "total": 12, "interval": [0.25, 0.75]}
-                Path(argument.removeprefix("--json=")).parent.mkdir(parents=True, exist_ok=True)
-                Path(argument.removeprefix("--json=")).write_text(json.dumps(score))
+        if step.name == "sample":
+            write_answers(folder / "data" / "1001-question-v3-answers.csv", right)
+            write_answers(folder / "data" / "vocabulary-question-answers.csv", right[8:])
+        if step.name.startswith("predict-"):
+            name = step.name.removeprefix("predict-")
+            given = [(i, a if n < answered_rightly[name] else a % 4 + 1) for n, (i, a) in enumerate(right)]
+            write_answers(folder / "predictions" / f"{name}.csv", given)
         return "val/perplexity 8.0" if step.name == "perplexity-before" else "val/perplexity 4.0"
 
     monkeypatch.setattr(demo_module, "run_step", pretend)
     demo(tmp_path, test_questions=12)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert list(summary) == [
-        "perplexity_before",
-        "perplexity_after",
-        "accuracy_base",
-        "accuracy_cpt",
-        "accuracy_sft",
-        "questions",
-        "seconds",
-    ]
-    assert (summary["perplexity_before"], summary["perplexity_after"], summary["questions"]) == (8.0, 4.0, 12)
-    assert "-50%" in capsys.readouterr().out
+    assert (summary["perplexity_before"], summary["perplexity_after"]) == (8.0, 4.0)
+    assert (summary["questions"], summary["questions_on_the_corpus_words"]) == (12, 4)
+    assert summary["accuracy_base"]["accuracy"] == 0.25
+    assert summary["accuracy_sft"]["accuracy"] == 1.0
+    low, high = summary["accuracy_sft-without-cpt"]["interval"]
+    assert low < 8 / 12 < high
+    assert summary["accuracy_sft-without-cpt_on_the_corpus_words"]["accuracy"] == 0.0
+    assert summary["accuracy_sft_on_the_corpus_words"]["accuracy"] == 1.0
+    assert summary["p_value_of_cpt_on_the_corpus_words"] == 0.125  # four to none
+    shown = capsys.readouterr().out
+    assert "-50%" in shown
+    assert "CPT, then SFT" in shown
+
+
+def write_answers(path: Path, answers: list[tuple[str, int]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("ID,Answer\n" + "".join(f"{i},{a}\n" for i, a in answers))
