@@ -34,7 +34,10 @@ DISK_FULL = (
     "--checkpoint.save_top_k 1 and --export.merge false save most. Files are written aside and renamed, so what "
     "was finished before is whole, and --ckpt_path last goes on from it."
 )
-NO_PLACE = "A file or folder cannot be used ({reason}). Give a folder that exists or can be made, and that you may write in."
+NO_PLACE = (
+    "A file or folder cannot be used ({reason}). Give a place in a folder that exists or can be made, and in which "
+    "you may write."
+)
 HOST_MEMORY = (
     "This machine's own memory, not the GPU's, is full ({reason}). Close other programs, or lower "
     "--data.num_workers; a base model in safetensors shards is loaded shard by shard and needs little."
