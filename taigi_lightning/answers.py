@@ -15,7 +15,7 @@ from taigi_lightning.fast_path import causal_lm, fast_decoder
 from taigi_lightning.option_orders import choose
 from taigi_lightning.prefill import last_hidden
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
-from taigi_lightning.token_tree import TokenTree, pack_trees, pad_trees, token_tree
+from taigi_lightning.token_tree import TokenTree, pack_trees, pad_trees
 
 Strategy = Literal["choice", "generate"]
 
@@ -90,11 +90,10 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
         float32 [N, 4] in nats, on the model's device, in the order shown to the model. What the four
         answers have in common is left out, since it adds the same to all.
     """
-    trees = [token_tree([s for question in group for s in question.sequences()]) for group in batch.groups]
     places: dict[tuple[int, int], int] = {}  # (row, node) → row of the gathered hidden states
     steps: list[tuple[int, int, int]] = []  # (answer's slot, gathered row, token predicted there)
     slot = 0
-    for row, (tree, group) in enumerate(zip(trees, batch.groups, strict=True)):
+    for row, (tree, group) in enumerate(zip(batch.trees, batch.groups, strict=True)):
         paths = iter(tree.paths)
         for question in group:
             for answer in question.answers:
@@ -102,7 +101,7 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
                 for node, token in zip(nodes, answer, strict=True):
                     steps.append((slot, places.setdefault((row, node), len(places)), token))
                 slot += 1
-    hidden = _hidden_states(model, trees, list(places))  # [P, H]
+    hidden = _hidden_states(model, batch.trees, list(places))  # [P, H]
     slots, sources, targets = torch.tensor(steps, device=hidden.device).T
     log_probabilities = _log_probabilities(model, hidden, sources, targets)  # [S]
     total = torch.zeros(slot, dtype=torch.float32, device=hidden.device)

@@ -104,7 +104,7 @@ def _layer(x: Tensor, layer: DecoderLayer, row: _Row, wanted: Tensor | None = No
     if wanted is not None:
         x, attended = x[wanted], attended[wanted]
     inputs = layer.o.buffer(attended)
-    inputs[:, : layer.o.in_features].copy_(attended)
+    row.ops.copy_drop(attended, inputs[:, : layer.o.in_features], NO_DROPOUT)
     del attended
     layer.o.predict(inputs, onto=x)
     gate_up = layer.gate_up.predict(_normed(x, layer, 1, row.ops))

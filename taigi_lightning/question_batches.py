@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from taigi_lightning.token_tree import common_prefix_length, token_tree
+from taigi_lightning.token_tree import TokenTree, common_prefix_length, token_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,17 @@ class EncodedQuestion:
 
 
 class QuestionBatch:
-    """Groups of questions; those of one group share a beginning that is computed once.
+    """Groups of questions, and their trees; those of one group share a beginning that is computed once.
 
     It stays on the CPU: `predict_batch` moves what it computes with. Having `to` keeps Lightning from
     walking through every token id in search of tensors.
     """
 
-    def __init__(self, groups: Sequence[Sequence[EncodedQuestion]]) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[EncodedQuestion]], trees: Sequence[TokenTree] | None = None
+    ) -> None:
         self.groups = groups
+        self.trees = [group_tree(group) for group in groups] if trees is None else trees
 
     @property
     def questions(self) -> list[EncodedQuestion]:
@@ -80,17 +83,18 @@ def plan_batches(
         else [[question] for question in questions]
     )
     rows = sorted(
-        ((len(group) > 1, _tree_length(group), group) for group in groups),
-        key=lambda row: (row[0], -row[1], row[2][0].row, row[2][0].rotation),
+        ((len(group) > 1, group_tree(group), group) for group in groups),
+        key=lambda row: (row[0], -len(row[1].tokens), row[2][0].row, row[2][0].rotation),
     )
-    batches: list[list[list[EncodedQuestion]]] = []
+    batches: list[tuple[list[list[EncodedQuestion]], list[TokenTree]]] = []
     width, kind = 0, False
-    for branches, length, group in rows:
-        if not batches or branches != kind or width * (len(batches[-1]) + 1) > batch_tokens:
-            batches.append([])
-            width, kind = length, branches
-        batches[-1].append(group)
-    return [QuestionBatch(batch) for batch in batches]
+    for branches, tree, group in rows:
+        if not batches or branches != kind or width * (len(batches[-1][0]) + 1) > batch_tokens:
+            batches.append(([], []))
+            width, kind = len(tree.tokens), branches
+        batches[-1][0].append(group)
+        batches[-1][1].append(tree)
+    return [QuestionBatch(*batch) for batch in batches]
 
 
 def _shared_groups(questions: Sequence[EncodedQuestion], longest: int) -> list[list[EncodedQuestion]]:
@@ -114,6 +118,6 @@ def _shared_groups(questions: Sequence[EncodedQuestion], longest: int) -> list[l
     return groups
 
 
-def _tree_length(group: Sequence[EncodedQuestion]) -> int:
-    """Tokens of the row that holds a group."""
-    return len(token_tree([sequence for question in group for sequence in question.sequences()]).tokens)
+def group_tree(group: Sequence[EncodedQuestion]) -> TokenTree:
+    """The row that holds a group: its paths are the questions' `sequences`, in order."""
+    return token_tree([sequence for question in group for sequence in question.sequences()])

@@ -38,7 +38,6 @@ from taigi_lightning.module import CausalLMModule
 from taigi_lightning.predict_data import PredictDataModule
 from taigi_lightning.prediction_writer import PredictionWriter
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
-from taigi_lightning.token_tree import token_tree
 
 VOCABULARY = 56_064
 TOKENS_PER_CHARACTER = 0.9
@@ -190,8 +189,8 @@ class Bound:
 
 def tree_tokens(questions: Sequence[EncodedQuestion], share: bool) -> int:
     """Tokens to compute."""
-    groups = [group for batch in plan_batches(questions, 16384, share=share) for group in batch.groups]
-    return sum(len(token_tree([s for q in group for s in q.sequences()]).tokens) for group in groups)
+    batches = plan_batches(questions, 16384, share=share)
+    return sum(len(tree.tokens) for batch in batches for tree in batch.trees)
 
 
 # ---- the measurements -----------------------------------------------------------------------------
@@ -236,7 +235,12 @@ class Clock(pl.Callback):
         took = time.perf_counter() - self.began
         self.report("predict, passages shared", took, shared=True)
         say(what="inside steps", seconds=sum(self.steps), batches=len(self.steps))
-        for work in (self.agreement, self.notebook, self.profiled, self.others):
+        for work in (
+            self.profiled,
+            self.others,
+            self.agreement,
+            self.notebook,
+        ):  # the last two give up weights held unpacked
             try:
                 work(pl_module.model, len(self.questions) / took)
             except Exception as error:  # one measurement less
