@@ -235,12 +235,8 @@ class Clock(pl.Callback):
         took = time.perf_counter() - self.began
         self.report("predict, passages shared", took, shared=True)
         say(what="inside steps", seconds=sum(self.steps), batches=len(self.steps))
-        for work in (
-            self.profiled,
-            self.others,
-            self.agreement,
-            self.notebook,
-        ):  # the last two give up weights held unpacked
+        # Transformers' own pass, which the last two take, gives up weights held unpacked.
+        for work in (self.profiled, self.others, self.agreement, self.notebook):
             try:
                 work(pl_module.model, len(self.questions) / took)
             except Exception as error:  # one measurement less
