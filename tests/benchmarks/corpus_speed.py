@@ -25,13 +25,15 @@ class Measurement(NamedTuple):
     peak_mb: float
 
 
-def _memory_mb(session: int) -> float:
+def _sample(session: int, cpu: dict[str, int]) -> float:
+    """Resident memory of a session's processes now, MB; in `cpu`, the clock ticks each of them has used so far."""
     total = 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
                 if int(fields[3]) == session:
+                    cpu[entry.name] = int(fields[11]) + int(fields[12])
                     shared_out = (entry / "smaps_rollup").read_text().split("Pss:", 1)[1].split()[0]
                     total += int(shared_out)
             except (OSError, IndexError, ValueError):
@@ -41,22 +43,19 @@ def _memory_mb(session: int) -> float:
 
 def measure(command: list[str], cwd: Path) -> Measurement:
     """Run a command to its end and measure it."""
-    before = os.times()
     start = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=cwd, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    peak = 0.0
+    peak, cpu = 0.0, dict[str, int]()
     while process.poll() is None:
-        peak = max(peak, _memory_mb(process.pid))
+        peak = max(peak, _sample(process.pid, cpu))
         time.sleep(0.05)
     seconds = time.perf_counter() - start
     if process.returncode:
         error = process.stderr.read().decode(errors="replace") if process.stderr else ""
         raise SystemExit(f"{' '.join(command)} failed:\n{error[-2000:]}")
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Measurement(seconds, cpu, peak)
+    return Measurement(seconds, sum(cpu.values()) / os.sysconf("SC_CLK_TCK"), peak)
 
 
 def main() -> None:
