@@ -32,9 +32,7 @@ MOVED_MORE = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE, QKV}))
 INPUT_ONLY = Saving(device=frozenset({INPUT}))
 RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
-LOOSE_MARGIN = (
-    0.1  # the same where PyTorch's allocator cannot expand its segments: holes of one size stay holes
-)
+LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments, whose holes then stay
 SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
 SIDE_COLUMNS = 256  # LoRA's columns beside an unpacked weight, generously
 
