@@ -108,6 +108,30 @@ def test_a_killed_run_is_taken_up_again(raw: Path, tmp_path: Path, monkeypatch: 
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def test_a_run_killed_among_the_last_renames_is_taken_up_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "a")
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "b", max_chars=300)
+    renamed: list[Path] = []
+    rename = Path.replace
+
+    def die(self: Path, target: Path) -> Path:
+        if self.parent.name == ".partial" and target.parent.name == "b":
+            renamed.append(target)
+            if len(renamed) == 3:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([raw / "IMA-Taiwan"], tmp_path / "b")
+    assert not (tmp_path / "b" / "manifest.json").exists()  # nobody takes the half for the whole
+    monkeypatch.undo()
+    build_corpus([raw / "IMA-Taiwan"], tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def test_an_error_leaves_the_earlier_corpus_untouched(raw: Path, tmp_path: Path) -> None:
     build_corpus([raw / "IMA-Taiwan"], tmp_path / "out")
     before = contents(tmp_path / "out")
