@@ -111,11 +111,20 @@ def test_an_empty_corpus_is_named(
     assert not (home / "models" / "cpt_model" / "adapter").exists()
 
 
-def test_help_costs_no_heavy_import(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "--help") == 0
-    assert "fit --config configs/cpt.yaml" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "arguments", ["--help", "merge --help", "score --help", "fti", "fit --config nope.yaml"]
+)
+def test_help_and_the_plainest_mistakes_wait_for_no_heavy_import(arguments: str) -> None:
+    code = (
+        f"import atexit, runpy, sys; sys.argv = ['', *{arguments.split()!r}]; "
+        "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'pandas', 'bitsandbytes'}; "
+        "atexit.register(lambda: print('loaded', sorted(heavy & set(sys.modules)))); "
+        "runpy.run_module('taigi_lightning', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "loaded []"
 
 
 # ---- runs -----------------------------------------------------------------------------------------
