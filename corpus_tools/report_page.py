@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 from html import escape
 from typing import Any
@@ -51,10 +51,10 @@ def render_page(report: Mapping[str, Any]) -> str:
     rules = "".join(_rule(name, rule) for name, rule in report["rules"].items())
     lengths = {float(start): count for start, count in report["lengths"].items()}
     scores = {float(start): count for start, count in report["taigi_scores"].items()}
-    overlaps = {
-        f"question {hit['question']}": f"{hit['source']} row {hit['row']}, {hit['title']}: {hit['shared']}"
+    overlaps = [
+        (f"question {hit['question']}", f"{hit['source']} row {hit['row']}, {hit['title']}: {hit['shared']}")
         for hit in report["overlaps"]
-    }
+    ]
     longest = max([report["options"].get("max_chars") or 0, *lengths])
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>Corpus report</title>
@@ -71,8 +71,8 @@ def render_page(report: Mapping[str, Any]) -> str:
 <h2>What each rule changed</h2>{rules or "<p class=soft>Nothing.</p>"}
 <h2>Characters to look at</h2><section class=card>{_odd_characters(report)}</section>
 {_table("Overlaps with the evaluation questions", overlaps)}
-{_table("Skipped files", report["skipped_files"])}
-{_table("Options", report["options"])}</main></body></html>
+{_table("Skipped files", report["skipped_files"].items())}
+{_table("Options", report["options"].items())}</main></body></html>
 """
 
 
@@ -136,7 +136,8 @@ def _columns(counts: Mapping[float, int], step: float, end: float, x_name: str) 
         value = part / 4 * end
         x = LEFT + value / step * wide
         text = f"{value:,.0f}" if step >= 1 else f"{value:.2g}"
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{text}</text>')
+        anchor = "end" if part == 4 else "middle"  # the last would leave the picture
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="{anchor}">{text}</text>')
     parts.append(f'<text x="{WIDTH - 12}" y="{HEIGHT - 5}" text-anchor="end">{escape(x_name)}</text>')
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(x_name)}">{"".join(parts)}</svg>'
@@ -206,10 +207,9 @@ def _odd_characters(report: Mapping[str, Any]) -> str:
     )
 
 
-def _table(title: str, values: Mapping[str, Any]) -> str:
+def _table(title: str, values: Iterable[tuple[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
-        for name, value in values.items()
+        f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>" for name, value in values
     )
     return f"<h2>{escape(title)}</h2><div class=card><table>{rows}</table></div>" if rows else ""
 

@@ -46,6 +46,18 @@ def test_a_change_is_marked_where_it_is(before: str, after: str, page: str) -> N
     assert marked(before, after) == page
 
 
+def test_every_overlap_with_a_question_is_listed(tmp_path: Path) -> None:
+    shared = "逐工攏會當看著日頭落海，逐家聽甲真歡喜。"
+    rows = [{"title": title, "text": f"{title}講：{shared}"} for title in "甲乙丙"]
+    rows.append({"title": "丁", "text": "阮兜佇台南的海邊仔。" * 12})
+    (tmp_path / "in.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "questions.csv").write_text(f"ID,前文\n77,{shared}\n", encoding="utf-8")
+    build_corpus([tmp_path / "in.json"], tmp_path / "out", decontaminate=tmp_path / "questions.csv")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for row, title in enumerate("甲乙丙", 1):
+        assert f"in.json row {row}, {title}: " in page
+
+
 def test_what_has_no_shape_is_spelt_out() -> None:
     assert visible("\u00a0\u200b\ue701") == "[U+00A0][U+200B][U+E701]"
 
