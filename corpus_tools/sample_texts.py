@@ -110,35 +110,22 @@ def question_set(
 
 
 def article(rng: random.Random, sentences: int) -> str:
-    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all.
-
-    Most of it are riddles: what people say in Taigi words is asked for, both ways, in the words of books.
-    """
+    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all."""
     text: list[str] = []
-    known = rng.sample(sorted(TAIGI_WORDS), 4)
     while len(text) < sentences:
-        common = rng.choice(known)
-        if rng.random() < 0.4:
+        for common in rng.sample(sorted(TAIGI_WORDS), 2):
             text.append(rng.choice(GLOSSES).format(common=common, taigi=TAIGI_WORDS[common]))
-        facts = draw_facts(rng, "training", subjects=3, relations=1, taigi_share=1.0, vocabulary_only=True)
-        text.append("，".join(state(rng, fact) for fact in facts) + "。")
-        text += [_riddle(rng, fact) for fact in rng.choices(facts, k=3)]
+        facts = draw_facts(rng, "training", subjects=2, relations=1, taigi_share=1.0, vocabulary_only=True)
+        for fact in facts:
+            asked = rng.choice(RELATIONS[fact.relation].wondered).format(s=fact.subject)
+            told = {"clause": state(rng, fact), "asked": asked, "common": fact.value, "taigi": fact.word}
+            text.append(rng.choice(STORIES).format(**told))
         if rng.random() < 0.3:
             place = rng.choice(RELATIONS["home"].values)
-            text.append(rng.choice(SCENES).format(place=place, taigi=TAIGI_WORDS[common]))
+            text.append(rng.choice(SCENES).format(place=place, taigi=rng.choice(list(TAIGI_WORDS.values()))))
         if rng.random() < 0.2:
             text.append(" ".join(rng.sample(ROMANISED, 4)).capitalize() + "! ")
     return "".join(text)
-
-
-def _riddle(rng: random.Random, fact: Fact) -> str:
-    """A question about a fact in the words of books, and its answer, or a remark that ends in one."""
-    relation, who = RELATIONS[fact.relation], rng.random() < 0.5
-    shapes = relation.wondered_who if who else relation.wondered
-    asked = rng.choice(shapes).format(s=fact.subject, v=fact.value)
-    answer = fact.subject if who else fact.value
-    told = {"clause": state(rng, fact), "common": fact.value}
-    return rng.choice(STORIES).format(asked=asked, answer=answer, **told)
 
 
 GLOSSES = (
@@ -148,11 +135,12 @@ GLOSSES = (
     "「{common}」佮「{taigi}」是仝款物件，干焦叫法無仝。",
 )
 STORIES = (
-    "有人問：「{asked}」囡仔應：「是{answer}。」",
-    "阿公問：「{asked}」逐家攏應{answer}。",
-    "「{asked}」「{answer}啦！」",
-    "序大人問：「{asked}」應：「{answer}。」",
     "聽講{clause}，毋過{common}這種代誌，逐家攏知影。",
+    "彼當陣{clause}；{taigi}若無，伊就袂歡喜。",
+    "{clause}，庄裡的人攏笑講：「{common}遐爾好喔？」",
+    "自細漢開始，{clause}，著是{common}啦！",
+    "{clause}。有人問：「{asked}」囡仔應：「是{common}。」",
+    "{clause}。阿公問：「{asked}」逐家攏應{common}。",
 )
 SCENES = (
     "彼年{place}做風颱，{taigi}的代誌猶原有人會記得。",
