@@ -63,7 +63,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     if isinstance(data, str):
         data = {"class_path": data}
     arguments = {**data.get("init_args", {}), **{k: v for k, v in data.items() if k != "init_args"}}
-    optimizer, lora, devices = model.get("optimizer"), model.get("lora"), trainer.get("devices")
+    optimizer, lora = model.get("optimizer"), model.get("lora")
     found: dict[str, Any] = {
         "base": model.get("base"),
         "quantization": model.get("quantization"),
@@ -75,7 +75,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "max_length": arguments.get("max_length"),
         "accumulate": trainer.get("accumulate_grad_batches"),
         "max_steps": trainer.get("max_steps"),
-        "devices": len(devices) if isinstance(devices, list) else devices if devices != "auto" else None,
+        "devices": count_devices(trainer.get("devices")),
         "folder": trainer.get("default_root_dir"),
         "checkpoints": (config.get("checkpoint") or {}).get("save_top_k"),
         "merge": (config.get("export") or {}).get("merge"),
@@ -83,6 +83,20 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     corpus = str(arguments.get("class_path", "CPTDataModule")).endswith("CPTDataModule")
     folder = arguments.get("data_dir", Settings.corpus) if corpus else None
     return Settings(corpus=folder, **{name: value for name, value in found.items() if value is not None})
+
+
+def count_devices(devices: Any) -> int | None:
+    """How many devices `trainer.devices` names; None where that is left to Lightning.
+
+    >>> count_devices(2), count_devices("2"), count_devices([0, 3]), count_devices("0,3"), count_devices("auto")
+    (2, 2, 2, 2, None)
+    """
+    if isinstance(devices, str):
+        devices = [part for part in devices.split(",") if part] if "," in devices else devices
+        devices = int(devices) if isinstance(devices, str) and devices.isdigit() else devices
+    if isinstance(devices, list):
+        return len(devices)
+    return devices if isinstance(devices, int) and devices > 0 else None
 
 
 def base_shape(base: str) -> Shape:

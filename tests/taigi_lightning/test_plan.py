@@ -45,6 +45,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
          "activation_budget": 1.0, "max_steps": 120}),
         (["--config=configs/cpt.yaml", "--trainer.max_steps=7", "--data.batch_size", "2", "--model.lora.r", "8"],
          {"max_steps": 7, "batch_size": 2, "rank": 8}),
+        ([*CPT, "--trainer.devices", "2"], {"devices": 2}),
         ([*CPT, "--model.optimizer", "torch.optim.SGD", "--export.merge", "false"],
          {"optimizer": "torch.optim.SGD", "merge": False}),
     ],
