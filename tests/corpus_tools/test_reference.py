@@ -1,5 +1,6 @@
 """A slow, naive cleaner, written character by character, agrees with the fast one."""
 
+import string
 import unicodedata
 
 from hypothesis import given, settings
@@ -15,6 +16,39 @@ def is_han(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in HAN_RANGES)
 
 
+ADDRESS = string.ascii_letters + string.digits + "-._~:/?#[]@!$&'()*+,;=%"
+
+
+def address_at(text: str, start: int) -> int:
+    """Where an address that begins at `start` ends, marks of the sentence included; `start` if none begins."""
+    head = text[start : start + 8].lower()
+    begins = head.startswith(("http://", "https://"))
+    begins |= head.startswith("www.") and head[4:5] in tuple(string.ascii_lowercase + string.digits + "-_~%")
+    end = start
+    while begins and end < len(text) and text[end] in ADDRESS:
+        end += 1
+    return end
+
+
+def without_marks(address: str) -> str:
+    for mark in ".,;:!?'":
+        if address.endswith(mark) and not address.endswith("://"):
+            return without_marks(address[:-1])
+    for opening, closing in ("()", "[]"):
+        if address.endswith(closing) and address.count(closing) > address.count(opening):
+            return without_marks(address[:-1])
+    return address
+
+
+def without_addresses(text: str) -> str:
+    out, i = "", 0
+    while i < len(text):
+        end = address_at(text, i)
+        out += text[i + len(without_marks(text[i:end])) : end] if end > i else text[i]
+        i = max(end, i + 1)
+    return out if out == text else without_addresses(out)
+
+
 def naive(text: str) -> str:
     out = ""
     for c in text:
@@ -22,7 +56,11 @@ def naive(text: str) -> str:
             out += " "
         elif c not in INVISIBLE:
             out += SMALL_FORMS.get(c, PRIVATE_USE.get(ord(c), c))
-    text, out = unicodedata.normalize("NFC", out), ""
+    text = without_addresses(out)
+    drawn = "".join("─" if c == "─" else " " for c in text).split(" ")
+    for run in sorted((run for run in drawn if len(run) > 1), key=len, reverse=True):
+        text = text.replace(run, "—" * len(run))
+    text, out = unicodedata.normalize("NFC", text), ""
     for i, c in enumerate(text):
         widened = (
             c in WIDE
@@ -48,14 +86,26 @@ def naive(text: str) -> str:
     return "\n".join(lines)
 
 
-@settings(max_examples=600, deadline=None)
-@given(
-    st.text(
-        st.sampled_from(
-            "阮佇𪜶𠢕䆀ｅêaōo\u030d\u0358\u0301ⁿㆦ˪\ue701\ue055\uf941,?!:;。.…﹐｢｣ \xa0\u3000\u200b\x07\n-"
-        ),
-        max_size=40,
-    )
+CHARACTERS = (
+    "阮佇𪜶𠢕䆀ｅêaōo\u030d\u0358\u0301ⁿㆦ˪\ue701\ue055\uf941,?!:;。.…﹐｢｣ \xa0\u3000\u200b\x07\n-─()/w"
 )
+WORDS = [
+    "https://",
+    "Http://a.tw",
+    "www.b",
+    "WWW.",
+    "(c)",
+    "──",
+    "3.5",
+    "11:30",
+    "tai5",
+    "，",
+    "--lìn",
+    "...",
+]
+
+
+@settings(max_examples=800, deadline=None)
+@given(st.lists(st.sampled_from([*CHARACTERS, *WORDS]), max_size=40).map("".join))
 def test_the_naive_cleaner_agrees(text: str) -> None:
     assert clean_text(text) == naive(text)
