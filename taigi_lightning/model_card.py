@@ -46,13 +46,16 @@ def write_model_card(folder: Path, license: str | None = None, language: str = "
         InputError: the folder holds no lineage.json, so nobody knows what the model came from.
     """
     lineage = read_json(folder / "lineage.json") or read_json(folder / "adapter" / "lineage.json")
-    if lineage is None:
+    if not isinstance(lineage, dict) or "base" not in lineage:
         raise InputError(
-            f"{folder} holds no lineage.json, so it is not a model that `fit` finished. Give the folder after "
-            "trainer.default_root_dir, for example models/final_model."
+            f"{folder} holds no lineage.json that names a base, so it is not a model that `fit` finished. "
+            "Give the folder after trainer.default_root_dir, for example models/final_model."
         )
     config = folder / "config.yaml"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{config} is not YAML ({error}). It is written by `fit`: was it edited?") from error
     metrics = fit_figures(read_run_log(folder).metrics) if any(folder.glob("logs/**/metrics.csv")) else {}
     text = model_card(folder.name, lineage, settings, metrics, license, language)
     aside = folder / f"{CARD}.partial"

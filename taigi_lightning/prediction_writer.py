@@ -51,6 +51,10 @@ class PredictionWriter(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, PredictDataModule):
             raise InputError(f"PredictionWriter needs PredictDataModule; the data is {type(data).__name__}.")
+        if self.output.is_dir():
+            raise InputError(
+                f"{self.output} is a folder; the answers need a file, such as {self.output}/answers.csv."
+            )
         self._expected = {(q.row, q.rotation): q.id for q in data.encoded}
         header = _identity(pl_module, data, trainer.ckpt_path)  # type: ignore[arg-type]
         answered: Iterable[Key] = ()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taigi_lightning.charts import Series, line_chart, smoothed
+from taigi_lightning.errors import InputError
 from taigi_lightning.questions import Question
 from taigi_lightning.report_page import chart, question_card, table, tiles, write_page
 from taigi_lightning.run_log import Metrics, RunLog, read_run_log
@@ -169,5 +170,12 @@ def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """What a JSON file holds, or None where there is none.
+
+    Raises:
+        InputError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). It is written by `fit`: was it edited?") from error

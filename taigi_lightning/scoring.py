@@ -218,6 +218,8 @@ def score_command(
         against: a second predictions file on the same questions, compared by McNemar's exact test.
         json: also write the figures to this file.
     """
+    if json is not None and json.is_dir():
+        raise InputError(f"{json} is a folder; --json needs a file, such as {json}/score.json.")
     right = read_answers(answers)
     first = read_answers(predictions)
     result = score(first, right, str(predictions))
@@ -235,6 +237,7 @@ def score_command(
         )
         figures |= {"against": {"accuracy": other.accuracy, **asdict(other)}, "mcnemar": asdict(comparison)}
     if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
         aside = json.with_name(json.name + ".partial")
         aside.write_text(json_format.dumps(figures, indent=2) + "\n", encoding="utf-8")
         aside.replace(json)

@@ -65,3 +65,18 @@ def test_another_language_is_named_and_taigi_is_not(tmp_path: Path) -> None:
 def test_a_folder_without_lineage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a model that `fit` finished"):
         card_command(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("lineage.json", "{", "lineage.json is not JSON"),
+        ("lineage.json", "[]", "no lineage.json that names a base"),
+        ("config.yaml", "model: [", "config.yaml is not YAML"),
+    ],
+)
+def test_a_file_that_was_broken_by_hand_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / "lineage.json").write_text('{"base": {"name": "some/base"}}')
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        card_command(tmp_path)

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 
 from taigi_lightning.answers import Prediction
+from taigi_lightning.errors import InputError
 from taigi_lightning.journal import journals
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.predict_data import PredictDataModule
@@ -180,6 +181,13 @@ def test_a_limited_run_writes_no_output(
     predict(questions_file, tiny_llama_dir, output, limit=1)
     assert "questions are unanswered" in caplog.text
     assert not output.exists()
+
+
+def test_a_folder_as_output_is_refused_before_predicting(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="is a folder; the answers need a file"):
+        predict(questions_file, tiny_llama_dir, tmp_path)
 
 
 def test_generated_answers_come_with_their_text(

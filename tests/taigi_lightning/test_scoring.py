@@ -116,11 +116,13 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     for name, pairs in {"given": GIVEN, "right": RIGHT, "other": RIGHT}.items():
         files[name] = tmp_path / f"{name}.csv"
         files[name].write_text("ID,Answer\n" + "".join(f"{i},{a}\n" for i, a in pairs))
-    score_command(files["given"], files["right"], against=files["other"], json=tmp_path / "score.json")
+    score_command(
+        files["given"], files["right"], against=files["other"], json=tmp_path / "new" / "score.json"
+    )
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 of 5 right: 60.0%" in printed
     assert "McNemar's exact p = 0.5" in printed
-    figures = json.loads((tmp_path / "score.json").read_text())
+    figures = json.loads((tmp_path / "new" / "score.json").read_text())
     assert figures["accuracy"] == 0.6
     assert figures["against"]["accuracy"] == 1.0
 
