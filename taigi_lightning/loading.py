@@ -38,7 +38,8 @@ class EpochBatches(Sampler[list[int]]):
         self, items: int, batch_size: int, *, seed: int | None, rank: int = 0, ranks: int = 1
     ) -> None:
         self.items = items
-        self.batch_size = int(batch_size)  # the command line's own kind of int would not load from a checkpoint
+        # The command line's own kind of int would not load from a checkpoint.
+        self.batch_size = int(batch_size)
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
