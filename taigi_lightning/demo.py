@@ -19,7 +19,7 @@ from rich.table import Table
 from taigi_lightning.scoring import Answers, Score, compare, read_answers, score
 
 TINY = ("--config", "configs/tiny.yaml")
-CPT = ("--config", "configs/cpt.yaml", *TINY)
+CPT = ("--config", "configs/cpt.yaml", *TINY, "--config", "configs/tiny_cpt.yaml")
 SFT = ("--config", "configs/sft.yaml", *TINY, "--config", "configs/tiny_sft.yaml")
 PREDICT = ("--config", "configs/predict.yaml", *TINY)
 # Whose answers are scored, and what the table calls them.
@@ -166,7 +166,7 @@ def gains_table(
 ) -> Table:
     """Perplexity and accuracy of the base, after CPT, after SFT alone, and after both."""
     before, after = (float(str(summary[f"perplexity_{when}"])) for when in ("before", "after"))
-    perplexities = {"base": f"{before:.2f}", "cpt": f"{after:.2f} ({after / before - 1:+.0%})"}
+    perplexities = {"base": f"{before:,.2f}", "cpt": f"{after:,.2f} ({after / before - 1:+.0%})"}
     table = Table(title="What each stage gained", caption="in brackets: 95 % intervals")
     table.add_column("")
     table.add_column("perplexity of\nheld-out titles", justify="right")
