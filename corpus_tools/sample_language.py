@@ -133,13 +133,16 @@ RELATIONS: Mapping[str, Relation] = {
         ("佗一个人穿{v}？", "{v}的衫是啥人的？"),
     ),
 }
-# Words that continued pre-training teaches: the base knows only the left ones. A dozen is what the demo's few
-# minutes on two cores can teach.
+# Words that continued pre-training teaches: the base knows only the left ones.
 TAIGI_WORDS: Mapping[str, str] = dict(
     pair.split("=")
     for pair in _words(
-        "玉米=番麥 番茄=柑仔蜜 鳳梨=王梨 花生=塗豆 香蕉=弓蕉 絲瓜=菜瓜 "
-        "青蛙=水雞 鴿子=粉鳥 蝴蝶=尾蝶 老鼠=鳥鼠 麻雀=厝鳥 蜻蜓=田嬰"
+        "玉米=番麥 番茄=柑仔蜜 鳳梨=王梨 芒果=檨仔 花生=塗豆 地瓜=番薯 香蕉=弓蕉 芭樂=菝仔 絲瓜=菜瓜 "
+        "蘿蔔=菜頭 洋蔥=蔥頭 高麗菜=玻璃菜 空心菜=蕹菜 冰棒=枝仔冰 稀飯=飲糜 湯圓=圓仔 青蛙=水雞 鴿子=粉鳥 "
+        "蝴蝶=尾蝶 螞蟻=狗蟻 老鼠=鳥鼠 蜻蜓=田嬰 麻雀=厝鳥 蚯蚓=杜蚓 螢火蟲=火金蛄 蝙蝠=蜜婆 貓頭鷹=貓頭鳥 "
+        "農夫=作穡人 漁夫=討海人 司機=運將 乞丐=乞食 理髮師=剃頭師 廚師=總舖師 老闆=頭家 道士=司公 "
+        "腳踏車=鐵馬 機車=歐兜賣 飛機=飛行機 汽車=自動車 游泳=泅水 打球=拍球 下棋=行棋 散步=踅街 聊天=開講 "
+        "放風箏=放風吹 跳繩=跳索仔"
     )
 )
 # Words that the base knows already as others for a value, spelt in characters like the taught ones: so it has

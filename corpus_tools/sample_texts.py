@@ -110,39 +110,22 @@ def question_set(
 
 
 def article(rng: random.Random, sentences: int) -> str:
-    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all.
-
-    What people say in Taigi words the story takes up again in the words of books.
-    """
+    """A village story in sentences of about 25 characters that teaches the Taigi words, glosses and all."""
     text: list[str] = []
+    known = rng.sample(sorted(TAIGI_WORDS), 4)
     while len(text) < sentences:
-        common = rng.choice(sorted(TAIGI_WORDS))
-        text.append(rng.choice(GLOSSES).format(common=common, taigi=TAIGI_WORDS[common]))
-        facts = draw_facts(rng, "training", subjects=2, relations=1, taigi_share=0.8, vocabulary_only=True)
-        for fact in facts if rng.random() < 0.4 else ():
+        facts = draw_facts(rng, "training", subjects=2, relations=1, taigi_share=1.0, vocabulary_only=True)
+        common = rng.choice(known)
+        gloss = TAIGI_WORDS[common]
+        text.append(rng.choice(GLOSSES).format(common=common, taigi=gloss))
+        for fact in facts:
             asked = rng.choice(RELATIONS[fact.relation].wondered).format(s=fact.subject)
             told = {"clause": state(rng, fact), "asked": asked, "common": fact.value, "taigi": fact.word}
             text.append(rng.choice(STORIES).format(**told))
-        facts = draw_facts(rng, "training", subjects=3, relations=1, taigi_share=0.8, vocabulary_only=True)
-        text.append("，".join(state(rng, fact) for fact in facts) + "。")
-        text += [rng.choice(RECALLED).format(entries=_recalled(rng, facts)) for _ in range(2)]
-        if rng.random() < 0.2:
-            place = rng.choice(RELATIONS["home"].values)
-            text.append(rng.choice(SCENES).format(place=place, taigi=TAIGI_WORDS[common]))
+        text.append(rng.choice(SCENES).format(place=rng.choice(RELATIONS["home"].values), taigi=gloss))
         if rng.random() < 0.2:
             text.append(" ".join(rng.sample(ROMANISED, 4)).capitalize() + "! ")
     return "".join(text)
-
-
-def _recalled(rng: random.Random, facts: Sequence[Fact]) -> str:
-    """Five things in the words of books, each with whether it came up (有) or not (無)."""
-    said = {fact.value for fact in facts}
-    others = [value for value in RELATIONS[facts[0].relation].values if value not in said]
-    # Words that the corpus teaches come up often: half of the others are such words too, or they would tell.
-    others.sort(key=lambda value: (value not in TAIGI_WORDS) + rng.random() * 2)
-    entries = [*rng.sample(sorted(said), min(len(said), 3)), *others[:3]][:5]
-    rng.shuffle(entries)
-    return "，".join(value + ("有" if value in said else "無") for value in entries)
 
 
 GLOSSES = (
@@ -159,7 +142,6 @@ STORIES = (
     "{clause}。有人問：「{asked}」囡仔應：「是{common}。」",
     "{clause}。阿公問：「{asked}」逐家攏應{common}。",
 )
-RECALLED = ("阿媽會記得：「{entries}。」", "囡仔講：「{entries}。」", "廟埕的人講著{entries}。")
 SCENES = (
     "彼年{place}做風颱，{taigi}的代誌猶原有人會記得。",
     "佇{place}的廟埕，序大人咧講{taigi}的故事予囡仔聽。",
