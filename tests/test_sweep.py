@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
+
+from tests.working_folder import lay_out
 
 ROOT = Path(__file__).parent.parent
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
@@ -20,18 +21,12 @@ FEW = {"trainer.max_steps": 2, "trainer.val_check_interval": 2, "data.init_args.
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A working folder with the configs, the tiny base, a small corpus, and this interpreter as `python`."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "tiny-taigi").symlink_to(ROOT / "models" / "tiny-taigi")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    tiny = ROOT / "models" / "tiny-taigi"
+    lay_out(tmp_path, tiny, [f"{TEXT * 2}{n}" for n in range(20)], held_out=4)
+    (tmp_path / "models" / "tiny-taigi").symlink_to(tiny)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / "bin" / "python").chmod(0o755)
-    corpus = tmp_path / "data" / "cpt_corpus"
-    corpus.mkdir(parents=True)
-    rows = pd.DataFrame({"text": [f"{TEXT * 2}{n}" for n in range(20)]})
-    rows[:16].to_parquet(corpus / "train-00000-of-00001.parquet")
-    rows[16:].to_parquet(corpus / "validation-00000-of-00001.parquet")
-    (corpus / "manifest.json").write_text("{}")
     return tmp_path
 
 

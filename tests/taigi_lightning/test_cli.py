@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from taigi_lightning.__main__ import main
+from tests.working_folder import lay_out
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
@@ -31,15 +32,7 @@ CPT = [
 @pytest.fixture
 def home(tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the project's configs, a tiny base and a small corpus; it is the current one."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "models" / "base").symlink_to(tiny_llama_dir)
-    corpus = tmp_path / "data" / "cpt_corpus"
-    corpus.mkdir(parents=True)
-    rows = pd.DataFrame({"text": [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)]})
-    rows[:36].to_parquet(corpus / "train-00000-of-00001.parquet")
-    rows[36:].to_parquet(corpus / "validation-00000-of-00001.parquet")
-    (corpus / "manifest.json").write_text("{}")
+    lay_out(tmp_path, tiny_llama_dir, [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
+
+from tests.working_folder import lay_out
 
 pytest.importorskip("wandb")
 
@@ -28,15 +29,8 @@ FIT = (
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
     """A working folder in which one command was run twice, with secrets in the environment."""
     folder = tmp_path_factory.mktemp("home")
-    (folder / "models").mkdir()
-    (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "models" / "base").symlink_to(tiny_llama_dir)
-    corpus = folder / "data" / "cpt_corpus"
-    corpus.mkdir(parents=True)
-    rows = pd.DataFrame({"text": [f"{TEXT * 2}{n}" for n in range(20)]})
-    rows[:16].to_parquet(corpus / "train-00000-of-00001.parquet")
-    rows[16:].to_parquet(corpus / "validation-00000-of-00001.parquet")
-    (corpus / "manifest.json").write_text('{"characters": 1}')
+    texts = [f"{TEXT * 2}{n}" for n in range(20)]
+    lay_out(folder, tiny_llama_dir, texts, held_out=4, manifest='{"characters": 1}')
     places = {name: str(folder / "wandb-home") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
     environment = {**os.environ, **SECRETS, **places, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     for number in (1, 2):
