@@ -11,6 +11,7 @@ only this project is measured.
 
 Processes take turns. Where a peer was measured, this project's point at that size runs under a hard limit of the
 peer's own reserved peak. After each process the table is written anew: to --output.md, and as rows to --output.json.
+What that file holds already is not measured again, so a session that was cut off goes on with the same command.
 """
 
 import argparse
@@ -57,12 +58,15 @@ class Session:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.end = time.monotonic() + args.seconds
-        self.rows: list[Row] = []
+        rows = args.output.with_suffix(".json")
+        self.rows: list[Row] = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else []
         self.points = [str(HERE / "qlora_points.py"), "--corpus", str(args.corpus)]
         self.points += ["--tokenizer", str(args.tokenizer)]
 
     def run(self, name: str, command: list[str], limit: float) -> list[Row]:
         """Run one process and keep its RESULT lines, tagged with a name; its whole output goes to a file."""
+        if any(row["process"] == name for row in self.rows):
+            return []
         limit = min(limit, self.end - time.monotonic())
         if limit < 20:
             print(f"{name}: no time left", flush=True)
@@ -135,7 +139,7 @@ class Session:
         from random_base import with_other_tokenizer
 
         args = self.args
-        if not args.fit:
+        if not args.fit or any(row["process"] == "fit" for row in self.rows):
             return
         base, out = args.model.with_name(args.model.name + "-fit"), args.output.with_name("fit")
         with_other_tokenizer(args.model, args.tokenizer, base)
