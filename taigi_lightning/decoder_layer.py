@@ -205,11 +205,10 @@ class DecoderLayer:
             step.documents,
         )
         joined = torch.empty_like(attending.qkv)
+        # No copies: attention's kernels order a gradient's memory as that of q, k or v, tokens before heads.
         q, k, v = (t.flatten(0, 1) for t in gradients)
-        to_q, to_k, to_v = (t.flatten(0, 1) for t in self._split(joined, step))
-        step.ops.rotate(q, step.cos, step.sin, to_q, inverse=True)
-        step.ops.rotate(k, step.cos, step.sin, to_k, inverse=True)
-        to_v.copy_(v)
+        out = joined.view(joined.shape[0], -1, self.head_size)
+        step.ops.rotate_back(q, k, v, step.cos, step.sin, out)
         return joined
 
 

@@ -137,14 +137,28 @@ def swiglu_backward(
     return torch.cat([dgate, dup], dim=-1).to(gate_up.dtype), drop(product, dropout) if dropout else product
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, inverse: bool = False) -> None:
-    """Rotary position embedding of x (M, heads, D) into out, which may be x. cos, sin: (M, D)."""
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     c, s = cos[:, None, :half].float(), sin[:, None, :half].float()
-    if inverse:
-        s = -s
     first, second = x[..., :half].float(), x[..., half:].float()
-    out.copy_(torch.cat([first * c - second * s, second * c + first * s], dim=-1))
+    return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Rotary position embedding of x (M, heads, D) into out, which may be x. cos, sin: (M, D)."""
+    out.copy_(_rotated(x, cos, sin))
+
+
+def rotate_back(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Gradients before the rotation, side by side in out (M, heads + 2 kv_heads, D), from those after it.
+
+    q (M, heads, D) and k (M, kv_heads, D) are turned back, v (M, kv_heads, D) is not. Each may have strides of its
+    own over rows and heads. cos, sin: (M, D).
+    """
+    to_q, to_k, to_v = torch.split(out, [q.shape[1], k.shape[1], v.shape[1]], dim=1)
+    to_q.copy_(_rotated(q, cos, -sin))
+    to_k.copy_(_rotated(k, cos, -sin))
+    to_v.copy_(v)
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from taigi_lightning.dropout_triton import drop_element, keep_element, row_key
 from taigi_lightning.elementwise import Dropout
 from taigi_lightning.loss_triton import softmax_loss_
 from taigi_lightning.norm_triton import add_rms_norm, rms_norm, rms_norm_backward
+from taigi_lightning.rotation_triton import rotate, rotate_back
 
 __all__ = [
     "add_rms_norm",
@@ -23,6 +24,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "rotate",
+    "rotate_back",
     "softmax_loss_",
     "swiglu",
     "swiglu_backward",
@@ -121,27 +123,6 @@ def _swiglu_backward_kernel(
 
 
 @triton.jit
-def _rotate_kernel(
-    x, cos, sin, out, heads, row_stride, head_stride, out_row_stride, out_head_stride,
-    HALF: tl.constexpr, INVERSE: tl.constexpr, HEADS: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
-    column = tl.arange(0, HALF)[None, :]
-    inside = (head < heads) & (column < HALF)
-    c = tl.load(cos + row * (2 * HALF) + column).to(tl.float32)
-    s = tl.load(sin + row * (2 * HALF) + column).to(tl.float32)
-    if INVERSE:
-        s = -s
-    at = x + row * row_stride + head * head_stride + column
-    first = tl.load(at, mask=inside).to(tl.float32)
-    second = tl.load(at + HALF, mask=inside).to(tl.float32)
-    to = out + row * out_row_stride + head * out_head_stride + column
-    tl.store(to, first * c - second * s, mask=inside)
-    tl.store(to + HALF, second * c + first * s, mask=inside)
-
-
-@triton.jit
 def _gather_kernel(table, rows, out, H, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -191,25 +172,6 @@ def swiglu_backward(
         dropout.threshold, dropout.scale, lora_grad is not None, COLUMNS,
     )  # fmt: skip
     return gate_up, dropped
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, inverse: bool = False) -> None:
-    rows, heads, size = x.shape
-    group = 8
-    _rotate_kernel[(rows, triton.cdiv(heads, group))](
-        x,
-        cos,
-        sin,
-        out,
-        heads,
-        x.stride(0),
-        x.stride(1),
-        out.stride(0),
-        out.stride(1),
-        size // 2,
-        inverse,
-        group,
-    )
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -43,6 +43,32 @@ def test_dropout_keeps_the_mean_and_zeroes_the_rest() -> None:
     assert not Dropout(0.0, 3)
 
 
+def after_rotation(tokens: int, heads: int, kv_heads: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v as attention may lay them out: every one with strides of its own."""
+    noise = torch.Generator().manual_seed(5)
+    q = torch.randn(heads, tokens, size + 3, generator=noise)[..., :size].transpose(0, 1)
+    k = torch.randn(tokens, kv_heads, size, generator=noise)
+    v = torch.randn(tokens, kv_heads + 1, size + 1, generator=noise)[:, 1:, 1:]
+    return q, k, v
+
+
+def test_rotating_back_undoes_the_rotation_of_q_and_k_and_leaves_v() -> None:
+    tokens, heads, kv_heads, size = 5, 6, 2, 8
+    q, k, v = after_rotation(tokens, heads, kv_heads, size)
+    angle = torch.arange(tokens)[:, None] * 10.0 ** -torch.arange(size / 2)
+    cos, sin = (turn(angle).repeat(1, 2) for turn in (torch.cos, torch.sin))
+    out = torch.full((tokens, heads + 2 * kv_heads, size + 4), 7.0)
+    elementwise.rotate_back(q, k, v, cos, sin, out[..., :size])
+    for part, x in ((out[:, :6], q), (out[:, 6:8], k)):
+        turned = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(angle), -angle)[:, None]
+        torch.testing.assert_close(part[..., :size], torch.cat([turned.real, turned.imag], -1))
+        again = torch.empty(x.shape)
+        elementwise.rotate(part[..., :size], cos, sin, again)
+        torch.testing.assert_close(again, x)
+    assert torch.equal(out[:, 8:, :size], v)
+    assert (out[..., size:] == 7.0).all()
+
+
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
     """The kernels, interpreted on the CPU: Triton decides that when it is first imported."""
@@ -69,6 +95,12 @@ def out_and(call: Callable[[Tensor], Any]) -> tuple[Any, ...]:
     return out, call(out)
 
 
+def rotated_back(ops: Any, heads: int, kv_heads: int) -> Tensor:
+    out = torch.full((7, heads + 2 * kv_heads, 16), 7.0)
+    ops.rotate_back(*after_rotation(7, heads, kv_heads, 16), COS, COS.roll(1, 0), out)
+    return out
+
+
 CASES: dict[str, Callable[[Any, Dropout], Any]] = {
     "rms_norm": lambda o, d: out_and(lambda out: o.rms_norm(X, W, 1e-5, out, d)),
     "add_rms_norm": lambda o, d: out_and(lambda out: o.add_rms_norm(X, SIDE.clone(), W, 1e-5, out, d)),
@@ -82,6 +114,7 @@ CASES: dict[str, Callable[[Any, Dropout], Any]] = {
     "rotate": lambda o, d: out_and(
         lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))
     ),
+    "rotate_back": lambda o, d: [rotated_back(o, *heads) for heads in ((6, 6), (12, 3), (16, 8), (3, 1))],
     "softmax_loss_": lambda o, d: (
         logits := torch.arange(3 * 9000.0).view(3, 9000).sin(),
         o.softmax_loss_(logits, torch.tensor([8999, -100, 0]), -100),
