@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import compress
 
 import msgspec
 import pyarrow as pa
 
+from corpus_tools.cutting import Limits, Piece, cut_text
 from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
-from corpus_tools.kinds import Found, looks_simplified, score_spans
-from corpus_tools.splitting import split_spans
+from corpus_tools.kinds import Found, looks_simplified
 from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Columns
 
 TRAIN, VALIDATION, DUPLICATE = range(3)
 _BIN = 128  # characters to a bar of the length histogram
-
-
-class Limits(NamedTuple):
-    """What a document must have: so many characters, and at least this Taigi score."""
-
-    min_chars: int
-    max_chars: int
-    min_taigi_score: float
 
 
 class PartSummary(msgspec.Struct):
@@ -45,14 +37,6 @@ class PartSummary(msgspec.Struct):
     simplified_articles: int = 0
 
 
-class _Piece(NamedTuple):
-    """Characters `start` to `end` of a text, which are no document, and why."""
-
-    start: int
-    end: int
-    reason: str
-
-
 class Harvest:
     """Gathers articles; documents whose place in the part's order is in `repeated` are left out."""
 
@@ -69,7 +53,7 @@ class Harvest:
         return {name: rows.take() for name, rows in self._tables.items() if rows.values[0]}
 
     def add(self, article: CleanedArticle, data: memoryview, fate: int, duplicates: bytes) -> None:
-        """Split an article into documents, given its text in UTF-8, its fate and which of its paragraphs repeat."""
+        """Take an article's documents, given its text in UTF-8, its fate and which of its paragraphs repeat."""
         for cut in article.cuts:
             self._drop(article, cut.row, cut.rows, cut.reason, len(cut.text), cut.text)
         lost = sum([len(cut.text) for cut in article.cuts if cut.reason == "contaminated"])
@@ -78,11 +62,10 @@ class Harvest:
             self._drop(article, article.first_rows[0], rows, "duplicate_article", article.length, data)
             lost += article.length
         else:
-            text = str(data, "utf-8")
             if any(duplicates):
-                text, repeating = self._without(article, text, duplicates)
+                data, repeating = self._without(article, data, duplicates)
                 lost += repeating
-            lost += self._split(article, text, "validation" if fate == VALIDATION else "train")
+            lost += self._share_out(article, data, "validation" if fate == VALIDATION else "train")
         self.summary.edges += article.characters - lost
 
     def _drop(
@@ -92,75 +75,74 @@ class Harvest:
         rows: int,
         reason: str,
         characters: int,
-        text: str | memoryview,
+        text: str | bytes | memoryview,
     ) -> None:
         dropped = self._tables["dropped"]
         dropped.append(article.source, row, rows, article.title, reason, characters, text)
         self.summary.rows_dropped[reason] += rows
         self.summary.characters_dropped[reason] += characters
 
-    def _without(self, article: CleanedArticle, text: str, duplicates: bytes) -> tuple[str, int]:
+    def _without(
+        self, article: CleanedArticle, data: memoryview, duplicates: bytes
+    ) -> tuple[memoryview, int]:
         """The text without the paragraphs that repeat, which leave `article` too; and these paragraphs' characters."""
-        paragraphs = text.split("\n")
+        paragraphs = bytes(data).split(b"\n")
         rows, counts, lost = article.first_rows, article.row_counts, 0
         for i in [i for i, repeats in enumerate(duplicates) if repeats]:
-            self._drop(article, rows[i], counts[i], "duplicate_paragraph", len(paragraphs[i]), paragraphs[i])
-            lost += len(paragraphs[i])
-        kept = [i for i, repeats in enumerate(duplicates) if not repeats]
-        article.first_rows = [rows[i] for i in kept]
-        article.row_counts = [counts[i] for i in kept]
-        return "\n".join([paragraphs[i] for i in kept]), lost
+            characters = len(paragraphs[i].decode())
+            self._drop(article, rows[i], counts[i], "duplicate_paragraph", characters, paragraphs[i])
+            lost += characters
+        kept = [not repeats for repeats in duplicates]
+        article.first_rows = list(compress(rows, kept))
+        article.row_counts = list(compress(counts, kept))
+        return memoryview(b"\n".join(compress(paragraphs, kept))), lost
 
-    def _split(self, article: CleanedArticle, text: str, name: str) -> int:
+    def _share_out(self, article: CleanedArticle, data: memoryview, name: str) -> int:
         """Each piece of a text goes to a split or to what is dropped; the characters of both."""
         split, summary = self._tables[name], self.summary
-        least, most, least_score = self.limits
-        spans = list(split_spans(text, least, most))
-        scores, found = score_spans(text, spans)
-        left_out: list[_Piece] = []
+        text = str(data, "utf-8")
+        pieces, found = cut_text(text, self.limits)
+        left_out: list[tuple[Piece, str]] = []
         kept = lost = 0
-        for part, ((start, end), score) in enumerate(zip(spans, scores, strict=True)):
-            characters = end - start
-            data, reason = b"", ""
-            if characters < least:
-                reason = "too_short"
-            elif score < least_score:
-                reason = "not_taigi"
-            else:
-                data = text[start:end].encode()
+        for part, piece in enumerate(pieces):
+            characters, reason = piece.end - piece.start, piece.reason
+            document = data[piece.at : piece.at + piece.size]
+            if not reason:
                 if len(self.hashes) in self.repeated:
                     reason = "duplicate_document"
-                self.hashes.append(hash_bytes(data))
+                self.hashes.append(hash_bytes(document))
             if reason:
-                left_out.append(_Piece(start, end, reason))
+                left_out.append((piece, reason))
                 lost += characters
                 continue
-            split.append(data, article.title, article.author, article.source, part, characters, score)
+            split.append(
+                document, article.title, article.author, article.source, part, characters, piece.score
+            )
             kept += characters
             summary.lengths[characters // _BIN * _BIN] += 1
-            summary.scores[int(score * 20)] += 1
-        summary.documents[name] += len(spans) - len(left_out)
+            summary.scores[int(piece.score * 20)] += 1
+        summary.documents[name] += len(pieces) - len(left_out)
         summary.characters[name] += kept
         summary.rows_kept += sum(article.row_counts)
-        self._count_rarities(text, found)
+        self._count_oddities(text, found)
         if left_out:
             self._leave_out(article, text, left_out)
         return kept + lost
 
-    def _count_rarities(self, text: str, found: Found) -> None:
+    def _count_oddities(self, text: str, found: Found) -> None:
         self.summary.simplified_articles += found.simplified and looks_simplified(text)
         if found.rare:
             self.summary.replacement_characters += text.count("\ufffd")
             private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]
             self.summary.unknown_private_use.update(private)
 
-    def _leave_out(self, article: CleanedArticle, text: str, pieces: Sequence[_Piece]) -> None:
+    def _leave_out(self, article: CleanedArticle, text: str, pieces: Sequence[tuple[Piece, str]]) -> None:
         """Drop pieces; the rows that begin in their paragraphs go with them, unless the paragraph began before."""
         starts, at = [], 0
         for paragraph in text.split("\n"):
             starts.append(at)
             at += len(paragraph) + 1
-        for start, end, reason in pieces:
+        for (start, end, *_), reason in pieces:
             inside = [i for i, s in enumerate(starts) if start <= s < end]
             first = inside[0] if inside else max(i for i, s in enumerate(starts) if s <= start)
             rows = sum(article.row_counts[i] for i in inside)

@@ -34,18 +34,11 @@ class Kind(IntEnum):
     REPLACEMENT = 8  # U+FFFD
 
 
-def _pairs_of(charset: str, leads: range) -> set[str]:
-    """The two-byte Han of a legacy character set."""
-    found = set()
-    for lead in leads:
-        for trail in range(0x40, 0xFF):
-            try:
-                character = bytes((lead, trail)).decode(charset)
-            except UnicodeDecodeError:
-                continue
-            if len(character) == 1 and "\u4e00" <= character <= "\u9fff":
-                found.add(character)
-    return found
+def _han_of(charset: str, first: int) -> set[str]:
+    """The Han of a legacy character set whose two bytes are `first` or more."""
+    encoded = "".join(map(chr, range(0x4E00, 0xA000))).encode(charset, "ignore")
+    pairs = np.frombuffer(encoded, ">u2")
+    return set(pairs[pairs >= first].tobytes().decode(charset))
 
 
 @cache
@@ -54,7 +47,7 @@ def kinds() -> npt.NDArray[np.uint8]:
     table = np.zeros(0x110000, np.uint8)
     for first, last in HAN_RANGES:
         table[first : last + 1] = Kind.HAN
-    simplified, traditional = _pairs_of("gb2312", range(0xB0, 0xF8)), _pairs_of("big5", range(0xA4, 0xFA))
+    simplified, traditional = _han_of("gb2312", 0xB0A1), _han_of("big5", 0xA440)
     groups = {
         Kind.SIMPLIFIED: simplified - traditional,
         Kind.TRADITIONAL: traditional - simplified,
@@ -93,18 +86,20 @@ def taigi_score(text: str) -> float:
     >>> taigi_score("阮佇遮食飯"), taigi_score("他們吃飯"), taigi_score("Góa bô beh khì")
     (1.0, 0.0, 1.0)
     """
-    (score,), _ = score_spans(text, [(0, len(text))])
-    return score
+    (measured,), _ = measure_spans(text, [(0, len(text))])
+    return measured.score
 
 
-_BITS = 12  # of a counter; five of them and a flag share 64 bits
+_BITS = 12  # of a counter of characters; four of them, one of bytes and two flags share 64 bits
 _MOST = (1 << _BITS) - 1
+_MOST_BYTES = 4 * _MOST + 3
+_SIMPLIFIED, _RARE = np.uint64(1 << 62), np.uint64(1 << 63)
 _LEAST_SIMPLIFIED = 10  # characters
 
 
 @cache
 def _counters() -> npt.NDArray[np.uint64]:
-    """What each code point adds to the counters: Han, Taigi, letters, tones, Simplified; the flag marks rarities."""
+    """What each code point adds to the counters: Han, Taigi, letters, tones, bytes in UTF-8; [0x110000] uint64."""
     of_kind = np.zeros(len(Kind), np.uint64)
     for place, counted in enumerate(
         (
@@ -112,12 +107,22 @@ def _counters() -> npt.NDArray[np.uint64]:
             (Kind.TAIGI,),
             (Kind.LATIN, Kind.TONE),
             (Kind.TONE,),
-            (Kind.SIMPLIFIED,),
         )
     ):
         of_kind[list(counted)] += np.uint64(1 << (_BITS * place))
-    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT]] = 1 << 63
-    return of_kind[kinds()]
+    of_kind[Kind.SIMPLIFIED] |= _SIMPLIFIED
+    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT]] = _RARE
+    counters = of_kind[kinds()]
+    for first in (0, 0x80, 0x800, 0x10000):  # from which on a character has a byte more
+        counters[first:] += np.uint64(1 << 4 * _BITS)
+    return counters
+
+
+class Measured(NamedTuple):
+    """Of a span: its `taigi_score`, and its length in UTF-8."""
+
+    score: float
+    size: int
 
 
 class Found(NamedTuple):
@@ -127,31 +132,31 @@ class Found(NamedTuple):
     rare: bool
 
 
-def score_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[float], Found]:
-    """The `taigi_score` of each span, in order and with nothing but white space between them; and what is in them."""
+def measure_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[Measured], Found]:
+    """What each span is, in order and with nothing but spaces and line breaks between them; and what is in them."""
     if not text or not spans:
-        return [0.0] * len(spans), Found(False, False)
+        return [Measured(0.0, 0)] * len(spans), Found(False, False)
     counters = _counters().take(codes_of(text))
     starts: list[int] = []  # of stretches so short that no counter runs over
-    stretches = []
     for start, end in spans:
-        inside = range(start, end, _MOST)
-        starts += inside
-        stretches.append(len(inside))
+        starts += range(start, end, _MOST)
     sums = iter(np.add.reduceat(counters, starts).tolist())
-    scores, simplified, all_taigi = [], 0, 0
-    for count in stretches:
+    measured, all_taigi = [], 0
+    for (start, end), following in zip(spans, [*spans[1:], (len(text), 0)], strict=True):
         han = taigi = letters = tones = 0
-        for packed in islice(sums, count):
+        size = end - following[0]  # what lies between spans has a byte a character
+        for packed in islice(sums, -((start - end) // _MOST)):
             han += packed & _MOST
             taigi += packed >> _BITS & _MOST
             letters += packed >> 2 * _BITS & _MOST
             tones += packed >> 3 * _BITS & _MOST
-            simplified += packed >> 4 * _BITS & _MOST
-        scores.append(_score(han, taigi, letters, tones))
+            size += packed >> 4 * _BITS & _MOST_BYTES
+        measured.append(Measured(_score(han, taigi, letters, tones), size))
         all_taigi += taigi
+    most = counters.max()
+    simplified = int(np.count_nonzero(counters & _SIMPLIFIED)) if most >= _SIMPLIFIED else 0
     maybe = simplified >= _LEAST_SIMPLIFIED and simplified > 4 * all_taigi
-    return scores, Found(maybe, bool(counters.max() >> np.uint64(63)))
+    return measured, Found(maybe, bool(most >= _RARE))
 
 
 def _score(han: int, taigi: int, letters: int, tones: int) -> float:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from corpus_tools.harvest import Harvest, Limits, PartSummary
+from corpus_tools.cutting import Limits
+from corpus_tools.harvest import Harvest, PartSummary
 from corpus_tools.shards import no_collector
 from corpus_tools.stored import Ends, open_shard
 from corpus_tools.tables import Writers

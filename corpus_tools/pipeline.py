@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from corpus_tools.cutting import Limits
 from corpus_tools.decontamination import read_questions
 from corpus_tools.deduplication import HASH_BYTES, NO_HASH, find_duplicates
 from corpus_tools.documents import Tally
 from corpus_tools.errors import InputError
-from corpus_tools.harvest import Limits, PartSummary
+from corpus_tools.harvest import PartSummary
 from corpus_tools.parts import Selection, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from corpus_tools.characters import PRIVATE_USE
 from corpus_tools.cleaning import RULES, clean_steps, clean_text, remove_numbering, remove_urls
-from corpus_tools.kinds import Kind, census, looks_simplified, score_spans, taigi_score
+from corpus_tools.kinds import Kind, census, looks_simplified, measure_spans, taigi_score
 
 KEPT = [
     "ⁿ ᴺ ① ㈠ ℃ ㆦ ㆷ ˪ ˫",  # NFKC would change these
@@ -152,14 +152,14 @@ def test_census_counts_each_kind() -> None:
     st.lists(st.text(st.sampled_from("阮佇的们aê,。\ue000\ufffd"), min_size=1), max_size=4),
     st.sampled_from([1, 5000]),
 )
-def test_spans_are_scored_like_texts_of_their_own(pieces: list[str], times: int) -> None:
+def test_spans_are_measured_like_texts_of_their_own(pieces: list[str], times: int) -> None:
     pieces = [piece * times for piece in pieces]
     spans, at = [], 0
     for piece in pieces:
         spans.append((at, at + len(piece)))
         at += len(piece) + 1
-    scores, found = score_spans("\n".join(pieces), spans)
-    assert scores == [taigi_score(piece) for piece in pieces]
+    measured, found = measure_spans("\n".join(pieces) + " ", spans)
+    assert measured == [(taigi_score(piece), len(piece.encode())) for piece in pieces]
     assert found.simplified or not looks_simplified("".join(pieces))
     assert found.rare == any(c in "\ue000\ufffd" for c in "".join(pieces))
 

@@ -1,0 +1,58 @@
+"""A cleaned text into the pieces that become documents, or are too short or too little Taigi to be any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from corpus_tools.kinds import Found, Measured, measure_spans
+from corpus_tools.splitting import split_spans
+
+
+class Limits(NamedTuple):
+    """What a document must have: so many characters, and at least this Taigi score."""
+
+    min_chars: int
+    max_chars: int
+    min_taigi_score: float
+
+
+class Piece(NamedTuple):
+    """Characters `start` to `end` of a text: in UTF-8 `size` bytes from byte `at` on.
+
+    A document, unless there is a `reason` against it.
+    """
+
+    start: int
+    end: int
+    at: int
+    size: int
+    score: float
+    reason: str
+
+
+def cut_text(text: str, limits: Limits) -> tuple[list[Piece], Found]:
+    """The pieces of a text, and what is in it.
+
+    >>> pieces, _ = cut_text(" 阮佇遮。", Limits(9, 99, 0.0))
+    >>> pieces
+    [Piece(start=1, end=5, at=1, size=12, score=1.0, reason='too_short')]
+    """
+    spans = list(split_spans(text, limits.min_chars, limits.max_chars))
+    measured, found = measure_spans(text, spans)
+    return list(_pieces(spans, measured, limits)), found
+
+
+def _pieces(
+    spans: Sequence[tuple[int, int]], measured: Sequence[Measured], limits: Limits
+) -> Iterator[Piece]:
+    before = at = 0  # the end of the piece before, in characters and in bytes
+    for (start, end), (score, size) in zip(spans, measured, strict=True):
+        at += start - before  # spaces and line breaks, a byte each
+        reason = ""
+        if end - start < limits.min_chars:
+            reason = "too_short"
+        elif score < limits.min_taigi_score:
+            reason = "not_taigi"
+        yield Piece(start, end, at, size, score, reason)
+        before, at = end, at + size
