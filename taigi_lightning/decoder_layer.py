@@ -7,7 +7,8 @@ With M = B * T tokens, H the hidden size, F the MLP's width, the layer is
 
 The backward pass needs x, qkv, attention, middle and gate_up; the rest is cheap to make again. Any of the five
 but x may be kept on the device, moved to the host or recomputed from the ones before it. The last projection
-is never recomputed: nothing in the backward pass reads y.
+is never recomputed: nothing in the backward pass reads y. Nor does anything but the next norm, so y is handed on
+as its two terms, and that norm adds them while it reads them.
 """
 
 from typing import Any
@@ -76,15 +77,26 @@ class DecoderLayer:
 
     # ---- forward, in the pieces that the backward pass may want again ------------------------------
 
-    def _project_qkv(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        inputs = self.qkv.buffer(x)
-        normed = inputs[:, : self.qkv.in_features]
-        dropped = step.ops.rms_norm(x, *self._norm(0), normed, self._dropout(step, 0))
+    def _normed(
+        self, half: int, x: Tensor, delta: Tensor | None, step: Step
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x, or x + delta; a buffer with its norm; the norm with dropout. Half 0 is the attention's, 1 the MLP's."""
+        group, dropout = self.groups()[2 * half], self._dropout(step, 2 * half)
+        inputs = group.buffer(x)
+        normed = inputs[:, : group.in_features]
+        if delta is None:
+            return x, inputs, step.ops.rms_norm(x, *self._norm(half), normed, dropout)
+        total, dropped = step.ops.add_rms_norm(x, delta, *self._norm(half), normed, dropout)
+        return total, inputs, dropped
+
+    def _project_qkv(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """(x, qkv, hidden) from x, or from x + delta in its place."""
+        x, inputs, dropped = self._normed(0, x, delta, step)
         qkv, hidden = self.qkv.forward(inputs, dropped)
         turned = self.heads + self.kv_heads
         q_and_k = qkv.view(x.shape[0], -1, self.head_size)[:, :turned]
         step.ops.rotate(q_and_k, step.cos, step.sin, q_and_k)
-        return qkv, hidden
+        return x, qkv, hidden
 
     def _attend(self, qkv: Tensor, step: Step) -> tuple[Tensor, ...]:
         out, extra = attention.attend(*self._split(qkv, step), step.documents)
@@ -97,19 +109,16 @@ class DecoderLayer:
 
     def _project_gate_up(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """(middle, gate_up, hidden) from middle = x, or x + delta."""
-        inputs = self.gate_up.buffer(x)
-        normed = inputs[:, : self.gate_up.in_features]
-        dropout = self._dropout(step, 2)
-        if delta is None:
-            dropped = step.ops.rms_norm(x, *self._norm(1), normed, dropout)
-        else:
-            x, dropped = step.ops.add_rms_norm(x, delta, *self._norm(1), normed, dropout)
+        x, inputs, dropped = self._normed(1, x, delta, step)
         return (x, *self.gate_up.forward(inputs, dropped))
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        """y (M, H) from x (M, H); saves what step's plan says."""
+    def forward(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
+        """y as two terms (M, H) that are yet to be added, from x (M, H), given whole or as the layer before left it.
+
+        Saves what step's plan says. delta's memory may be reused.
+        """
+        x, qkv, hidden = self._project_qkv(x, delta, step)
         step.save(self.index, INPUT, x)
-        qkv, hidden = self._project_qkv(x, step)
         step.save(self.index, QKV, qkv, hidden)
         attended, *extra = self._attend(qkv, step)
         step.save(self.index, ATTENTION, attended, *extra)
@@ -124,10 +133,10 @@ class DecoderLayer:
         del gate_up
         if step.stash is not None and step.savings:
             step.stash.settle(len(step.savings[self.index].host))
-        y, hidden = self.down.forward(inputs, dropped)
+        delta, hidden = self.down.forward(inputs, dropped)
         if step.savings:
             step.saved[self.index]["down"] = (hidden,)
-        return y.add_(middle)
+        return middle, delta
 
     # ---- backward -----------------------------------------------------------------------------------
 
@@ -224,7 +233,7 @@ class _Attending:
     @property
     def qkv(self) -> Tensor:
         if self._qkv is None:
-            self._qkv = self._layer._project_qkv(self._x, self._step)
+            _, *self._qkv = self._layer._project_qkv(self._x, None, self._step)
         return self._qkv[0]  # type: ignore[no-any-return]
 
     @property

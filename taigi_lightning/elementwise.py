@@ -65,7 +65,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, dropout: Dropou
 def add_rms_norm(
     x: Tensor, delta: Tensor, weight: Tensor, eps: float, out: Tensor, dropout: Dropout
 ) -> tuple[Tensor, Tensor]:
-    """As `rms_norm` of x + delta; returns (x + delta, the dropped-out norm)."""
+    """As `rms_norm` of x + delta; returns (x + delta, the dropped-out norm). The sum may take delta's memory."""
     total = x + delta
     return total, rms_norm(total, weight, eps, out, dropout)
 

@@ -179,45 +179,52 @@ class FastDecoder:
                 savings=savings,
                 stash=self.stash,
             )
-            x = embedded.flatten(0, 1)
+            x, delta = embedded.flatten(0, 1), None
             for layer in self.layers:
-                x = apply_layer(x, layer, step, *layer.parameters())
+                x, delta = apply_layer(x, delta, layer, step, *layer.parameters())
             norm = self.backbone.norm
-            x = apply_norm(x, norm.weight.detach(), norm.variance_epsilon, self.ops)
+            x = apply_norm(x, delta, norm.weight.detach(), norm.variance_epsilon, self.ops)
         return x.view(rows, columns, -1)
+
+
+# A layer's result is x + delta, and whoever takes the two adds them before anything else, once: here and only here
+# are they used. So both have the gradient of the sum: it goes back as one tensor in both places, and is read, and
+# overwritten, in one. Where nothing was added, the place of delta has none.
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: DecoderLayer, step: Step, *parameters: Tensor) -> Tensor:
-        ctx.layer, ctx.step = layer, step
-        return layer.forward(x, step)
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor | None, layer: DecoderLayer, step: Step, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.layer, ctx.step, ctx.added = layer, step, delta is not None
+        return layer.forward(x, delta, step)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         layer, step = ctx.layer, ctx.step
         grad_x, gradients = layer.backward(grad.contiguous(), step, ctx.needs_input_grad[0])
         wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
-        return (grad_x, None, None, *wanted)
+        return (grad_x, grad_x if ctx.added else None, None, None, *wanted)
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps, ctx.ops = eps, ops
+    def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:
         out = torch.empty_like(x)
-        ops.rms_norm(x, weight, eps, out, Dropout(0.0, 0))
+        total, _ = ops.add_rms_norm(x, delta, weight, eps, out, Dropout(0.0, 0))
+        ctx.save_for_backward(total.detach(), weight)
+        ctx.eps, ctx.ops = eps, ops
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, weight = ctx.saved_tensors
+        total, weight = ctx.saved_tensors
         grad_x, _ = ctx.ops.rms_norm_backward(
-            grad.contiguous(), None, x, weight, ctx.eps, None, Dropout(0.0, 0)
+            grad.contiguous(), None, total, weight, ctx.eps, None, Dropout(0.0, 0)
         )
-        return grad_x, None, None, None
+        return grad_x, grad_x, None, None, None
 
 
-apply_layer: Callable[..., Tensor] = _Layer.apply
+apply_layer: Callable[..., tuple[Tensor, Tensor]] = _Layer.apply
 apply_norm: Callable[..., Tensor] = _Norm.apply

@@ -1,6 +1,7 @@
 """The fast path computes what PEFT over transformers computes, whatever it saves, moves or recomputes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from taigi_lightning import elementwise
 from taigi_lightning.activation_plan import (
     EVERYTHING,
     INPUT_ONLY,
@@ -170,6 +172,37 @@ def test_recomputing_drops_what_the_forward_pass_dropped() -> None:
         torch.manual_seed(7)
         found.append(gradients(model))
     assert worst(found[1], found[0]) < 1e-6
+
+
+def add_rms_norm_in_place(x: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    delta.add_(x)
+    return delta, elementwise.rms_norm(delta, *rest)
+
+
+def rms_norm_backward_in_place(
+    grad: Tensor, lora_grad: Tensor | None, x: Tensor, weight: Tensor, eps: float, residual: Any, dropout: Any
+) -> tuple[Tensor, Tensor]:
+    dx, dropped = elementwise.rms_norm_backward(grad, lora_grad, x, weight, eps, residual, dropout)
+    return (
+        dx if residual is None else residual.copy_(dx),
+        dropped if lora_grad is None else lora_grad.copy_(dropped),
+    )
+
+
+@pytest.mark.parametrize("saving", [EVERYTHING, INPUT_ONLY, RESIDUAL])
+def test_operations_may_take_the_memory_they_are_offered(saving: Any) -> None:
+    model = with_lora(llama(num_hidden_layers=3))
+    wanted = gradients(model)
+    decoder = causal_lm(apply_fast_path(model)).fast_decoder
+    decoder.plans[(2, 12)] = [saving] * 3
+    decoder.ops = SimpleNamespace(
+        **{
+            **vars(elementwise),
+            "add_rms_norm": add_rms_norm_in_place,
+            "rms_norm_backward": rms_norm_backward_in_place,
+        }
+    )
+    assert worst(gradients(model), wanted) < 1e-5
 
 
 def test_dropout_is_drawn_anew_each_time_and_stops_in_eval() -> None:
