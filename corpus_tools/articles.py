@@ -1,38 +1,108 @@
-"""One article: the rules applied and counted, rows matched to its paragraphs."""
+"""Articles: the rules applied to many at once and counted, rows matched to the paragraphs."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, count
 from operator import ne, sub
 
-from corpus_tools.cleaning import Step, clean_steps
+from corpus_tools.cleaning import LINE_RULES, NUMBERING, SEPARATOR, Rule, Step, rule_steps
 from corpus_tools.decontamination import QuestionNgrams, drop_overlaps
 from corpus_tools.documents import Article, CleanedArticle, Cut, Tally
 from corpus_tools.kinds import TAIGI_MARKERS, looks_simplified
+from corpus_tools.numbering import NUMBER_STARTS
+from corpus_tools.striking import Lines, lines_to_clean
 
 SAMPLES = 4  # of a rule, a shard
 _OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
 _EMPTY_LINE = re.compile("\n\n")  # faster than `in`
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
+_AT_ONCE = 1 << 17  # characters cleaned together
 
 
-def clean_article(
-    article: Article,
+def clean_articles(
+    articles: Iterable[Article],
     tally: Tally,
     ngrams: QuestionNgrams | None = None,
     convert_simplified: bool = False,
-) -> tuple[CleanedArticle, bytes]:
-    """An article by all rules, counted in `tally`, and its text in UTF-8."""
-    cuts: list[Cut] = []
-    text = article.text
-    if convert_simplified and looks_simplified(text):
-        text = _to_traditional(text)
+) -> Iterator[tuple[CleanedArticle, bytes]]:
+    """Each article by all rules, counted in `tally`, and its text in UTF-8."""
+    for together in _batches(articles):
+        if convert_simplified:
+            for article in together:
+                _convert(article, tally)
+        cuts: list[list[Cut]] = [[] for _ in together]
+        cleaned = _clean_lines(together, tally, cuts)
+        for article, (text, numbered), cuts_here in zip(together, cleaned, cuts, strict=True):
+            yield _finish(article, text, numbered, tally, cuts_here, ngrams)
+
+
+def _batches(articles: Iterable[Article]) -> Iterator[list[Article]]:
+    """So many articles at a time that the processor's cache holds them."""
+    together: list[Article] = []
+    characters = 0
+    for article in articles:
+        together.append(article)
+        characters += len(article.text)
+        if characters >= _AT_ONCE:
+            yield together
+            together, characters = [], 0
+    if together:
+        yield together
+
+
+def _convert(article: Article, tally: Tally) -> None:
+    if looks_simplified(article.text):
+        article.text = _to_traditional(article.text)
         tally.converted_articles += 1
-    for step in clean_steps(text):
-        _count(step, article, tally, cuts)
+
+
+def _clean_lines(
+    articles: Sequence[Article], tally: Tally, cuts: Sequence[list[Cut]]
+) -> Iterator[tuple[str, bool]]:
+    """The texts of articles after the rules that look at a line alone, which see only lines they could change.
+
+    With each, whether a line of it begins as a numbered one would.
+    """
+    whole = SEPARATOR + SEPARATOR.join([article.text for article in articles]) + SEPARATOR
+    lines = lines_to_clean(whole)
+    text = SEPARATOR + "".join([whole[s : e + 1] for s, e in zip(lines.starts, lines.ends, strict=True)])
+    for rule in LINE_RULES:
+        for number, step in enumerate(rule_steps(rule, text)):
+            _count(step, tally)
+            if rule.name in _LISTED:
+                _list_cuts(step, articles, lines, cuts)
+            if number == 0:
+                _take_samples(rule, step, articles, tally)
+            text = step.after
+    changed = text[1:-1].replace(SEPARATOR, "\n").split("\n")
+    for number, line in zip(lines.numbers, changed, strict=True):
+        if line[:1] in NUMBER_STARTS:
+            lines.numbered[bisect_right(lines.firsts, number) - 1] = True
+    pieces = [""] * (2 * len(changed) + 1)
+    pieces[::2] = [whole[e:s] for e, s in zip([0, *lines.ends], [*lines.starts, len(whole)], strict=True)]
+    pieces[1::2] = changed
+    return zip(_parted("".join(pieces)), lines.numbered, strict=True)
+
+
+def _finish(
+    article: Article,
+    text: str,
+    numbered: bool,
+    tally: Tally,
+    cuts: list[Cut],
+    ngrams: QuestionNgrams | None,
+) -> tuple[CleanedArticle, bytes]:
+    """What needs the whole article: its numbering, its rows, overlaps with questions."""
+    for number, step in enumerate(rule_steps(NUMBERING, text) if numbered else ()):
+        _count(step, tally)
+        lines = Lines(list(range(step.before.count("\n") + 1)), [], [], [0], [])
+        _list_cuts(step, [article], lines, [cuts])
+        if number == 0:
+            _take_samples(NUMBERING, step, [article], tally)
         text = step.after
     characters = len(text)
     text, first_rows, row_counts = _match_rows(article, text)
@@ -76,29 +146,59 @@ def _to_traditional(text: str) -> str:
     return text.translate({ord(c): converter.convert(c) for c in set(text) - _OWN_RIGHT})
 
 
-def _count(step: Step, article: Article, tally: Tally, cuts: list[Cut]) -> None:
+def _count(step: Step, tally: Tally) -> None:
     rule = step.rule
     tally.changes[rule] += sum([len(stretches) for _, stretches in step.log])
     tally.removed[rule] += len(step.before) - len(step.after)
-    if rule in _LISTED:
-        line = at = 0
-        for position, (stretch,) in step.log:
-            line += step.before.count("\n", at, position)
-            at = position
-            row = article.rows[bisect_right(article.first_lines, line) - 1]
-            cuts.append(Cut(row, 0, rule, stretch))
-    else:
+    if rule not in _LISTED:
         counter = tally.stretches.setdefault(rule, Counter())
         for _, stretches in step.log:
             counter.update(stretches)
-    samples = tally.samples.setdefault(rule, [])
-    if len(samples) < SAMPLES:
-        samples.append(_sample(step, article))
+
+
+def _list_cuts(step: Step, articles: Sequence[Article], lines: Lines, cuts: Sequence[list[Cut]]) -> None:
+    """Every stretch that a step removed, in the list of its article; the step's text has these lines of them."""
+    place = at = 0
+    for position, (stretch,) in step.log:
+        place += step.before.count("\n", at, position) + step.before.count(SEPARATOR, at, position)
+        at = position
+        number = lines.numbers[place - step.before.startswith(SEPARATOR)]
+        k = bisect_right(lines.firsts, number) - 1
+        article = articles[k]
+        row = article.rows[bisect_right(article.first_lines, number - lines.firsts[k]) - 1]
+        cuts[k].append(Cut(row, 0, step.rule, stretch))
+
+
+def _parted(text: str) -> Iterator[str]:
+    """The articles of a text."""
+    if not text.startswith(SEPARATOR):
+        yield text
+        return
+    start = 1
+    while (end := text.find(SEPARATOR, start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+
+
+def _take_samples(rule: Rule, step: Step, articles: Sequence[Article], tally: Tally) -> None:
+    """Samples from the first articles that a rule changed, given its first step on all of them."""
+    samples = tally.samples.setdefault(rule.name, [])
+    if len(samples) >= SAMPLES:
+        return
+    # One after the other, for most rules strike among the first articles.
+    for article, text, after in zip(articles, _parted(step.before), _parted(step.after), strict=True):
+        if text == after:
+            continue
+        for of_article in rule_steps(rule, text):
+            samples.append(_sample(of_article, article))
+            if len(samples) == SAMPLES:
+                return
 
 
 def _sample(step: Step, article: Article) -> dict[str, str]:
     """The first change of a step in its surroundings, before and after."""
-    position = step.log[0][0]
+    position, (stretch, *_) = step.log[0]
+    position += stretch.startswith("\n")  # the line behind the break is the one that changes
     line = step.before.count("\n", 0, position)
     before, begins = _line_at(step.before, line)
     after, _ = _line_at(step.after, line)

@@ -66,7 +66,7 @@ _SPACING_MARKS = (
 
 
 @cache
-def _composing() -> npt.NDArray[np.bool_]:
+def composing() -> npt.NDArray[np.bool_]:
     """Which code points may compose with, or change places with, the one before, or never occur in NFC, [0x110000]."""
     table = np.zeros(0x110000, np.bool_)
     for first, end in _COMPOSING:
@@ -81,7 +81,7 @@ def _composing() -> npt.NDArray[np.bool_]:
 
 def may_compose(text: str) -> list[int]:
     """Positions of the characters that could make a text differ from its NFC."""
-    return np.flatnonzero(_composing().take(codes_of(text))).tolist()
+    return np.flatnonzero(composing().take(codes_of(text))).tolist()
 
 
 def codes_of(text: str) -> npt.NDArray[np.uint32]:

@@ -1,8 +1,9 @@
 """The cleaning rules: pure text in, text out; their one order is `RULES`.
 
-A text is an article, one paragraph a line. No rule adds or removes a line break, so a line of the result is
-the same line of the input. Each rule appends to `log` where it struck and what stood there. Patterns begin
-with a literal or a small class: the engine then skips ahead, which is most of the speed.
+A text is an article, one paragraph a line; or several with SEPARATOR between them, for rules that look at a line
+alone. No rule adds or removes a line break, so a line of the result is the same line of the input. Each rule
+appends to `log` where it struck and what stood there. Patterns begin with a literal or a small class: the engine
+then skips ahead, which is most of the speed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from operator import ne
 from typing import NamedTuple
 
 from corpus_tools.characters import (
@@ -24,17 +26,20 @@ from corpus_tools.characters import (
 from corpus_tools.numbering import find_numbering
 from corpus_tools.urls import find_urls
 
+# Stands between articles that are cleaned at once: half a character, which no file has.
+SEPARATOR = "\udfff"
+
 # Changes in order: where one is in the text given to the rule, and what stood there and at the next ones.
 Log = list[tuple[int, list[str]]]
 
-_CHARACTERS = (
+CHARACTERS = (
     dict.fromkeys(ODD_SPACES, " ")
     | dict.fromkeys(INVISIBLE, "")
     | {chr(code): character for code, character in PRIVATE_USE.items()}
     | SMALL_FORMS
 )
 # The group is for `_logged_sub`.
-_CHARACTER = re.compile(f"([{re.escape(''.join(_CHARACTERS))}])")
+_CHARACTER = re.compile(f"([{re.escape(''.join(CHARACTERS))}])")
 _BOX_DASH = re.compile("(──+)")
 _FULL_WIDTH = str.maketrans(",?!:;", "，？！：；")
 _HALF_WIDTH = re.compile(rf"([,?!:;](?<=[{HAN}].)[,?!:;]*)")
@@ -79,7 +84,7 @@ def replace_characters(text: str, log: Log | None = None) -> str:
     >>> replace_characters("阮\\xa0兜\\x07佇\\u2028台南﹐｢\\ue701的｣\\ue055 Lí hó, ｅ")
     '阮 兜佇 台南，「𪜶的」\\ue055 Lí hó, ｅ'
     """
-    return _logged_sub(_CHARACTER, _CHARACTERS.__getitem__, text, log)
+    return _logged_sub(_CHARACTER, CHARACTERS.__getitem__, text, log)
 
 
 def replace_box_dashes(text: str, log: Log | None = None) -> str:
@@ -106,7 +111,7 @@ def _composes(sequence: str) -> bool:
 
 
 @lru_cache(65536)
-def _may_compose(pair: str) -> bool:
+def may_compose_pair(pair: str) -> bool:
     """Whether a pair composes, or could with what stands before it."""
     return unicodedata.combining(pair[0]) > 0 or _composes(pair)
 
@@ -118,14 +123,14 @@ def compose(text: str, log: Log | None = None) -> str:
     'ê a̍ ⁿ ① 論'
     """
     places = may_compose(text)
-    if not any(map(_may_compose, {text[max(0, place - 1) : place + 1] for place in places})):
+    if not any(map(may_compose_pair, {text[max(0, place - 1) : place + 1] for place in places})):
         return text
     log = [] if log is None else log
     known = len(log)
     for place in places:
         end = place + 1
-        start = max(0, place - 1)
-        if not _may_compose(text[start:end]):
+        start = place - (place > 0 and text[place - 1] != SEPARATOR)
+        if not may_compose_pair(text[start:end]):
             continue
         while start and unicodedata.combining(text[start]):
             start -= 1
@@ -169,10 +174,11 @@ def squeeze_spaces(text: str, log: Log | None = None) -> str:
     if _SPACE_AT_EDGE.search(text):
         for edge in (_TRAILING, _LEADING):
             text = _logged_sub(edge, lambda _: "\n", text, log)
-    stripped = text.strip(" ")
-    if log is not None and len(stripped) < len(text):
-        log.append((0, [" "]))
-    return stripped
+    articles = text.split(SEPARATOR)
+    stripped = [article.strip(" ") for article in articles]
+    if log is not None and (changed := sum(map(ne, stripped, articles))):
+        log.append((0, [" "] * changed))
+    return SEPARATOR.join(stripped)
 
 
 def remove_numbering(text: str, log: Log | None = None) -> str:
@@ -193,7 +199,7 @@ class Rule(NamedTuple):
 
 
 # Dashes and composition follow the removals that bring characters together; numbering sees uniform marks and spaces.
-RULES = (
+LINE_RULES = (
     Rule("characters", replace_characters),
     Rule("urls", remove_urls, repeats=True),
     Rule("dashes", replace_box_dashes),
@@ -201,8 +207,9 @@ RULES = (
     Rule("half_width", widen_marks),
     Rule("ellipses", unify_ellipses),
     Rule("spaces", squeeze_spaces),
-    Rule("numbering", remove_numbering, repeats=True),
 )
+NUMBERING = Rule("numbering", remove_numbering, repeats=True)
+RULES = (*LINE_RULES, NUMBERING)
 
 
 class Step(NamedTuple):
@@ -214,17 +221,24 @@ class Step(NamedTuple):
     log: Log
 
 
+def rule_steps(rule: Rule, text: str) -> Iterator[Step]:
+    """A rule's one step, if it changes something; of a rule that repeats all steps until it rests."""
+    while True:
+        log: Log = []
+        after = rule.apply(text, log)
+        if log:
+            yield Step(rule.name, text, after, log)
+        if not (log and rule.repeats):
+            return
+        text = after
+
+
 def clean_steps(text: str) -> Iterator[Step]:
     """The rules one after the other; only steps that changed something."""
     for rule in RULES:
-        while True:
-            log: Log = []
-            after = rule.apply(text, log)
-            if log:
-                yield Step(rule.name, text, after, log)
-            text = after
-            if not (log and rule.repeats):
-                break
+        for step in rule_steps(rule, text):
+            yield step
+            text = step.after
 
 
 def clean_text(text: str) -> str:

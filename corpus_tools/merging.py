@@ -8,9 +8,15 @@ from itertools import accumulate, groupby
 from operator import add, itemgetter, lt
 
 from corpus_tools.documents import Article, Row
-from corpus_tools.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence, in_sequence, number_at
+from corpus_tools.numbering import (
+    CLOSERS,
+    NUMBER_STARTS,
+    SENTENCE_ENDS,
+    ends_sentence,
+    in_sequence,
+    number_at,
+)
 
-_NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９一二三四五六七八九十百第")
 _COMPLETE = frozenset("。！？!?…")
 _MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")
 _CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
@@ -84,7 +90,7 @@ def _starts_paragraph(previous: str, last: str, text: str) -> bool:
 
 def _numbered_in_sequence(texts: Sequence[str], firsts: Sequence[str]) -> set[int]:
     """Indices of rows that begin with a number which runs on from, or into, the number of another row."""
-    starting = [i for i, first in enumerate(firsts) if first in _NUMBER_STARTS]
+    starting = [i for i, first in enumerate(firsts) if first in NUMBER_STARTS]
     found = [(i, number) for i in starting if (number := number_at(texts[i], 0)) is not None]
     return {found[place][0] for place in in_sequence([number for _, number in found])}
 

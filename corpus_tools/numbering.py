@@ -17,8 +17,10 @@ _FORMS = (
     rf"|第(?P<chapter>[0-9]{{1,4}}|[一二三四五六七八九十百千〇零]{{1,5}})[章節回卷篇段](?:[ :：、]|(?=\n|\Z))"
     rf"|(?P<bare>{_DIGITS}) (?=\S)"
 )
+# What a number may begin with.
+NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９一二三四五六七八九十百第")
 _NUMBER = re.compile(_FORMS)
-_NUMBERED_LINE = re.compile(rf"\n(?=[(（\[【〔0-9０-９一二三四五六七八九十百第])(?:{_FORMS})")
+_NUMBERED_LINE = re.compile(rf"\n(?=[{re.escape(''.join(sorted(NUMBER_STARTS)))}])(?:{_FORMS})")
 _VALUES = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 

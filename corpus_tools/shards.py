@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from corpus_tools.articles import clean_article
+from corpus_tools.articles import clean_articles
 from corpus_tools.decontamination import QuestionNgrams, read_questions
 from corpus_tools.deduplication import NO_HASH, hash_bytes, hash_text
-from corpus_tools.documents import CleanedArticle, Cut, Row, Tally
+from corpus_tools.documents import Article, CleanedArticle, Cut, Row, Tally
 from corpus_tools.errors import InputError
 from corpus_tools.merging import group_rows, merge_rows, repeated_rows
 from corpus_tools.reading import Source, read_bytes, read_rows
@@ -108,24 +108,38 @@ def _clean_rows(
 ) -> None:
     """Clean the rows of a shard article by article and store them."""
     tally = Tally(rows=len(rows))
-    of_source = [source for source, count in enumerate(summary.rows) for _ in range(count)]
-    numbers = list(chain.from_iterable(range(1, count + 1) for count in summary.rows))
+    repeated: list[list[Cut]] = []
+    merged = _merge(rows, summary, tally, min_paragraph_chars, repeated)
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
-    for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
-        first, source = rows[group[0]], summary.sources[of_source[group[0]]]
-        windows, numbers_here, repeats = _without_repeats(rows, numbers, group, min_paragraph_chars)
-        article = merge_rows(windows, numbers_here, first.title, first.author, source)
-        raw = sum(map(len, windows))
-        tally.line_breaks += len(article.text) - raw
-        tally.characters += raw + sum([len(cut.text) for cut in repeats])
-        cleaned, data = clean_article(article, tally, ngrams, convert_simplified)
-        cleaned.cuts += repeats
-        articles.append(cleaned)
+    for article, data in clean_articles(merged, tally, ngrams, convert_simplified):
+        article.cuts += repeated[len(articles)]
+        articles.append(article)
         texts.append(data)
     tally.articles = len(articles)
     hashes = _summarise(articles, texts, summary, min_paragraph_chars)
     summary.ends = store_shard(work_dir / summary.stored, texts, hashes, articles, tally)
+
+
+def _merge(
+    rows: Sequence[Row],
+    summary: ShardSummary,
+    tally: Tally,
+    min_paragraph_chars: int,
+    repeated: list[list[Cut]],
+) -> Iterator[Article]:
+    """The articles of some rows; for each of them, `repeated` gets the rows that repeat an earlier one."""
+    of_source = [source for source, count in enumerate(summary.rows) for _ in range(count)]
+    numbers = list(chain.from_iterable(range(1, count + 1) for count in summary.rows))
+    for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
+        first, source = rows[group[0]], summary.sources[of_source[group[0]]]
+        texts, numbers_here, repeats = _without_repeats(rows, numbers, group, min_paragraph_chars)
+        article = merge_rows(texts, numbers_here, first.title, first.author, source)
+        raw = sum(map(len, texts))
+        tally.line_breaks += len(article.text) - raw
+        tally.characters += raw + sum([len(cut.text) for cut in repeats])
+        repeated.append(repeats)
+        yield article
 
 
 def _without_repeats(

@@ -1,0 +1,140 @@
+"""On which lines of many articles a rule could strike; on the others none need be tried.
+
+A table gives each character's kind; what is rare enough is then looked at with its neighbours. The tests may find
+a line too many, never one too few: a line on which no rule strikes is no other after them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from corpus_tools.characters import HAN_RANGES, codes_of, composing
+from corpus_tools.cleaning import CHARACTERS, SEPARATOR, may_compose_pair
+from corpus_tools.numbering import NUMBER_STARTS
+
+Places = npt.NDArray[np.int64]
+
+
+class _Kind(IntEnum):
+    """What a character could be to a rule."""
+
+    NOTHING = 0
+    REPLACED = 1
+    COMPOSING = 2
+    MARK = 3  # half-width; a colon or a dot may belong to an address
+    DOT = 4
+    STOP = 5
+    ELLIPSIS = 6
+    BOX = 7
+    SPACE = 8
+    BREAK = 9
+
+
+@cache
+def _kinds() -> npt.NDArray[np.uint8]:
+    """Kind of every code point, [0x110000] uint8."""
+    table = np.zeros(0x110000, np.uint8)
+    table[composing()] = _Kind.COMPOSING
+    for characters, kind in (
+        (",?!:;", _Kind.MARK),
+        (".", _Kind.DOT),
+        ("。", _Kind.STOP),
+        ("…", _Kind.ELLIPSIS),
+        ("─", _Kind.BOX),
+        (" ", _Kind.SPACE),
+        ("\n" + SEPARATOR, _Kind.BREAK),
+        ("".join(CHARACTERS), _Kind.REPLACED),
+    ):
+        table[list(map(ord, characters))] = kind
+    return table
+
+
+@cache
+def _is_han() -> npt.NDArray[np.bool_]:
+    """Which code points are Han, [0x110000] bool."""
+    table = np.zeros(0x110000, np.bool_)
+    for first, last in HAN_RANGES:
+        table[first : last + 1] = True
+    return table
+
+
+@cache
+def _starts_number() -> npt.NDArray[np.bool_]:
+    """Which code points a paragraph number may begin with, [0x110000] bool."""
+    table = np.zeros(0x110000, np.bool_)
+    table[list(map(ord, NUMBER_STARTS))] = True
+    return table
+
+
+class Lines(NamedTuple):
+    """Some lines of a text of many articles.
+
+    `numbers` are their places among all lines, `starts` and `ends` (before the line break) in characters; the
+    first line of article k has the number `firsts[k]`, and a line of it that is not among these may be numbered if
+    `numbered[k]`.
+    """
+
+    numbers: list[int]
+    starts: list[int]
+    ends: list[int]
+    firsts: list[int]
+    numbered: list[bool]
+
+
+def lines_to_clean(text: str) -> Lines:
+    """The lines on which one of `LINE_RULES` could strike, and the first and the last line of each article.
+
+    The text is that of articles with a SEPARATOR before, between and behind them.
+    """
+    codes = codes_of(text)
+    kinds = _kinds().take(codes)
+    places = np.flatnonzero(kinds != 0)
+    kinds = kinds[places]
+    breaks = places[kinds == _Kind.BREAK]
+    edges = codes[breaks] == ord(SEPARATOR)
+    touched = edges[:-1] | edges[1:]
+    touched[np.searchsorted(breaks, _strikes(codes, places, kinds)) - 1] = True
+    numbers = np.flatnonzero(touched)
+    starts, ends = breaks[numbers] + 1, breaks[numbers + 1]
+    firsts = np.flatnonzero(edges)[:-1]
+    numbered = np.logical_or.reduceat(_starts_number().take(codes[breaks[:-1] + 1]) & ~touched, firsts)
+    return Lines(numbers.tolist(), starts.tolist(), ends.tolist(), firsts.tolist(), numbered.tolist())
+
+
+def _strikes(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[np.uint8]) -> Places:
+    """Where a rule could strike, given the places of characters of a kind; every one has neighbours."""
+
+    def of(kind: _Kind) -> tuple[Places, npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        here = places[kinds == kind]
+        return here, codes[here - 1], codes[here + 1]
+
+    composing, before_composing, _ = of(_Kind.COMPOSING)
+    pairs = before_composing.astype(np.uint64) << np.uint64(21) | codes[composing]
+    composed = [
+        pair for pair in np.unique(pairs).tolist() if may_compose_pair(chr(pair >> 21) + chr(pair & 0x1FFFFF))
+    ]
+    marks, before_mark, after_mark = of(_Kind.MARK)
+    dots, before_dot, after_dot = of(_Kind.DOT)
+    stops, boxes = places[kinds == _Kind.STOP], places[kinds == _Kind.BOX]
+    ellipses, before_ellipsis, after_ellipsis = of(_Kind.ELLIPSIS)
+    spaces, before_space, after_space = of(_Kind.SPACE)
+    lone = (before_ellipsis == ord("…")) == (after_ellipsis == ord("…"))  # or inside three or more
+    at_edge = after_space == ord(" ")
+    for character in "\n" + SEPARATOR:
+        at_edge |= (before_space == ord(character)) | (after_space == ord(character))
+    return np.concatenate(
+        [
+            composing[np.isin(pairs, np.array(composed, np.uint64))] if composed else composing[:0],
+            places[kinds == _Kind.REPLACED],
+            marks[_is_han().take(before_mark) | (after_mark == ord("/"))],
+            dots[(after_dot == ord(".")) | (before_dot | 0x20 == ord("w"))],
+            *(run[:-1][np.diff(run) == 1] for run in (stops, boxes)),
+            ellipses[lone],
+            spaces[at_edge],
+        ]
+    )

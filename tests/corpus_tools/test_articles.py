@@ -1,0 +1,51 @@
+"""Articles cleaned together, line by line where a rule could strike, are those that were cleaned one by one."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corpus_tools import articles
+from corpus_tools.articles import clean_articles
+from corpus_tools.cleaning import clean_steps, clean_text
+from corpus_tools.documents import Article, Tally
+from tests.corpus_tools.test_cleaning import TEXT
+
+LINE = st.one_of(
+    TEXT, st.sampled_from(["阮佇遮食飯。", " 好", "好 ", "", " ", "……", "e\u0301", "3. 好", "\u3000"])
+)
+TEXTS = st.lists(st.lists(LINE, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=5)
+
+
+def article_of(text: str) -> Article:
+    lines = text.count("\n") + 1
+    return Article("題", "林", "a.json", text, list(range(1, lines + 1)), list(range(lines)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS, st.sampled_from([1, 30, 1 << 18]))
+def test_together_as_one_by_one(texts: list[str], at_once: int) -> None:
+    texts = [text.replace("\r", "") for text in texts]  # as merging leaves them
+    expected = Tally()
+    cuts: list[list[tuple[int, str, str]]] = []
+    for text in texts:
+        cuts.append([])
+        for step in clean_steps(text):
+            stretches = [stretch for _, found in step.log for stretch in found]
+            expected.changes[step.rule] += len(stretches)
+            expected.removed[step.rule] += len(step.before) - len(step.after)
+            if step.rule in ("urls", "numbering"):
+                for position, (stretch,) in step.log:
+                    cuts[-1].append((1 + step.before.count("\n", 0, position), step.rule, stretch))
+            else:
+                expected.stretches.setdefault(step.rule, Counter()).update(stretches)
+    tally = Tally()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(articles, "_AT_ONCE", at_once)
+        cleaned = list(clean_articles(map(article_of, texts), tally))
+    for text, (article, data), found in zip(texts, cleaned, cuts, strict=True):
+        assert data.decode() == "\n".join(filter(None, clean_text(text).split("\n")))
+        assert [(c.row, c.reason, c.text) for c in article.cuts if c.reason != "empty"] == found
+    assert (tally.changes, tally.removed) == (expected.changes, expected.removed)
+    assert tally.stretches == expected.stretches
