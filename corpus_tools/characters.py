@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+T = TypeVar("T", bound=np.generic)
 
 # The Ministry of Education's code points that occur in Taigi texts, now in Unicode.
 # Source: the Ministry's list of Taigi characters; other vendors use other code points, which stay.
@@ -81,7 +84,12 @@ def composing() -> npt.NDArray[np.bool_]:
 
 def may_compose(text: str) -> list[int]:
     """Positions of the characters that could make a text differ from its NFC."""
-    return np.flatnonzero(composing().take(codes_of(text))).tolist()
+    return np.flatnonzero(look_up(composing(), codes_of(text))).tolist()
+
+
+def look_up(table: npt.NDArray[T], codes: npt.NDArray[np.uint32]) -> npt.NDArray[T]:
+    """The entry of a table [0x110000] for each code point."""
+    return table.take(codes, mode="clip")  # none lies outside; the check for it takes longer than the rest
 
 
 def codes_of(text: str) -> npt.NDArray[np.uint32]:

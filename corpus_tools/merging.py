@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, groupby
-from operator import add, itemgetter, lt
+from itertools import accumulate, chain, compress, count, groupby, islice
+from operator import add, attrgetter, gt, itemgetter, lt, not_
 
 from corpus_tools.documents import Article, Row
 from corpus_tools.numbering import (
@@ -20,39 +20,41 @@ from corpus_tools.numbering import (
 _COMPLETE = frozenset("。！？!?…")
 _MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")
 _CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
+_UNCERTAIN = _CONTINUES | {" "}
 _head, _first, _last = itemgetter(slice(16)), itemgetter(0), itemgetter(-1)
 
 
-def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[list[int]]:
+def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[Sequence[int]]:
     """Indices of rows by title, titles in order of their first row, rows in reading order.
 
     A row without a title stands for itself. Rows of one title are ordered by paragraph_id; where an id comes
     twice (two works, or two volumes, under one title) the second set follows the first. Across files
-    (`sources[i]` is the file of row i) only the same title by the same author is one article.
+    (`sources[i]` is the file of row i) only the same title by the same author is one article. Rows that lie
+    together in order are a range.
     """
-    titles: dict[tuple[str, str | None], list[int]] = {}
-    groups: list[list[int]] = []
+    titles: dict[tuple[str, str | None], list[range]] = {}
+    groups: list[Sequence[int]] = []
     authors: dict[tuple[int, str], str | None] = {}
     start = 0
-    for title, run in groupby([row.title for row in rows]):
+    for title, run in groupby(map(attrgetter("title"), rows)):
         indices = range(start, start + len(list(run)))
         start = indices.stop
         if not title:
-            groups += [[i] for i in indices]
+            groups += [range(i, i + 1) for i in indices]
         elif sources is None:
-            titles.setdefault((title, None), []).extend(indices)
+            titles.setdefault((title, None), []).append(indices)
         else:
             for i in indices:
                 author = authors.setdefault((sources[i], title), rows[i].author)
-                titles.setdefault((title, author), []).append(i)
-    groups += titles.values()
-    groups.sort()
+                titles.setdefault((title, author), []).append(range(i, i + 1))
+    groups += [runs[0] if len(runs) == 1 else list(chain(*runs)) for runs in titles.values()]
+    groups.sort(key=_first)
     return [_reading_order(rows, group) for group in groups]
 
 
-def _reading_order(rows: Sequence[Row], group: list[int]) -> list[int]:
+def _reading_order(rows: Sequence[Row], group: Sequence[int]) -> Sequence[int]:
     ids = [rows[i].paragraph_id or 0 for i in group]
-    if all(map(lt, ids, ids[1:])):
+    if all(map(lt, ids, islice(ids, 1, None))):
         return group
     seen: Counter[int] = Counter()
     order = []
@@ -90,9 +92,22 @@ def _starts_paragraph(previous: str, last: str, text: str) -> bool:
 
 def _numbered_in_sequence(texts: Sequence[str], firsts: Sequence[str]) -> set[int]:
     """Indices of rows that begin with a number which runs on from, or into, the number of another row."""
-    starting = [i for i, first in enumerate(firsts) if first in NUMBER_STARTS]
+    starting = compress(count(), map(NUMBER_STARTS.__contains__, firsts))
     found = [(i, number) for i in starting if (number := number_at(texts[i], 0)) is not None]
     return {found[place][0] for place in in_sequence([number for _, number in found])}
+
+
+def _paragraph_starts(texts: Sequence[str]) -> list[bool]:
+    """Which of some rows, none of them empty, begin a paragraph behind another one."""
+    firsts, lasts = list(map(_first, texts)), list(map(_last, texts))
+    # Most rows are decided without a call for each.
+    complete, uncertain = map(_COMPLETE.__contains__, lasts), map(_UNCERTAIN.__contains__, firsts[1:])
+    starts = [False, *map(gt, complete, uncertain)]  # complete and not uncertain
+    for i in compress(count(1), map(not_, starts[1:])):
+        starts[i] = lasts[i - 1] in _MAY_END and _starts_paragraph(texts[i - 1], lasts[i - 1], texts[i])
+    for i in _numbered_in_sequence(texts, firsts):
+        starts[i] = i > 0 and lasts[i - 1] != "\n"
+    return starts
 
 
 def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
@@ -103,28 +118,22 @@ def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
     >>> join_rows(["佇2010.09.", "20）彼工。", "隔轉工", "，阮去。"])
     ('佇2010.09.20）彼工。\\n隔轉工，阮去。', [0, 0, 1, 1])
     """
-    if not texts:
-        return "", []
     filled = texts if all(texts) else [text for text in texts if text]
-    firsts, lasts = list(map(_first, filled)), list(map(_last, filled))
-    # The first test decides most rows without a call.
-    breaks = [False] + [
-        (last in _COMPLETE and first not in _CONTINUES and first != " ")
-        or (last in _MAY_END and _starts_paragraph(previous, last, text))
-        for previous, last, first, text in zip(filled, lasts, firsts[1:], filled[1:], strict=False)
-    ]
-    for i in _numbered_in_sequence(filled, firsts):
-        breaks[i] = i > 0 and lasts[i - 1] != "\n"
+    if not filled:
+        return "", [0] * len(texts)
+    starts = _paragraph_starts(filled)
     parts = [""] * (2 * len(filled))
-    parts[::2] = ["\n" if starts else "" for starts in breaks[: len(filled)]]
+    parts[::2] = map(("", "\n").__getitem__, starts)
     parts[1::2] = filled
     joined = "".join(parts)
-    inside = [0] * len(filled)
-    if joined.count("\n") > sum(breaks):
+    if joined.count("\n") == sum(starts):
+        inside = [0] * len(filled)
+        lines = list(accumulate(starts[1:], initial=0))
+    else:
         inside = [text.count("\n") for text in filled]
-    lines = list(accumulate(map(add, breaks, [0, *inside])))
+        lines = list(accumulate(map(add, starts, [0, *inside])))
     if len(filled) != len(texts):  # an empty row stands where the one before it ends
-        ends = iter(zip(lines, map(add, lines, inside), strict=False))
+        ends = iter(zip(lines, map(add, lines, inside), strict=True))
         line, all_lines = 0, []
         for text in texts:
             first_line, line = next(ends) if text else (line, line)

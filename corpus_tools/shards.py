@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +22,8 @@ from corpus_tools.merging import group_rows, merge_rows, repeated_rows
 from corpus_tools.reading import Source, read_bytes, read_rows
 from corpus_tools.stored import Ends, store_shard
 from corpus_tools.writing import written_aside
+
+T = TypeVar("T")
 
 
 class ShardSummary(msgspec.Struct):
@@ -131,28 +135,33 @@ def _merge(
     """The articles of some rows; for each of them, `repeated` gets the rows that repeat an earlier one."""
     of_source = [source for source, count in enumerate(summary.rows) for _ in range(count)]
     numbers = list(chain.from_iterable(range(1, count + 1) for count in summary.rows))
+    texts = list(map(attrgetter("text"), rows))
     for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
         first, source = rows[group[0]], summary.sources[of_source[group[0]]]
-        texts, numbers_here, repeats = _without_repeats(rows, numbers, group, min_paragraph_chars)
-        article = merge_rows(texts, numbers_here, first.title, first.author, source)
-        raw = sum(map(len, texts))
+        windows, numbers_here = _of_group(texts, group), _of_group(numbers, group)
+        windows, numbers_here, repeats = _without_repeats(windows, numbers_here, min_paragraph_chars)
+        article = merge_rows(windows, numbers_here, first.title, first.author, source)
+        raw = sum(map(len, windows))
         tally.line_breaks += len(article.text) - raw
         tally.characters += raw + sum([len(cut.text) for cut in repeats])
         repeated.append(repeats)
         yield article
 
 
+def _of_group(values: list[T], group: Sequence[int]) -> list[T]:
+    return values[group.start : group.stop] if isinstance(group, range) else [values[i] for i in group]
+
+
 def _without_repeats(
-    rows: Sequence[Row], numbers: Sequence[int], group: Sequence[int], min_paragraph_chars: int
+    texts: list[str], numbers: list[int], min_paragraph_chars: int
 ) -> tuple[list[str], list[int], list[Cut]]:
     """The texts and numbers of an article's rows, less those that repeat an earlier row of it, and these."""
-    texts, numbers_here = [rows[i].text for i in group], list(map(numbers.__getitem__, group))
     repeated = repeated_rows(texts, min_paragraph_chars)
     if not repeated:
-        return texts, numbers_here, []
-    cuts = [Cut(numbers_here[i], 1, "repeated_row", texts[i]) for i in sorted(repeated)]
-    kept = [i for i in range(len(group)) if i not in repeated]
-    return [texts[i] for i in kept], [numbers_here[i] for i in kept], cuts
+        return texts, numbers, []
+    cuts = [Cut(numbers[i], 1, "repeated_row", texts[i]) for i in sorted(repeated)]
+    kept = [i for i in range(len(texts)) if i not in repeated]
+    return [texts[i] for i in kept], [numbers[i] for i in kept], cuts
 
 
 def _summarise(

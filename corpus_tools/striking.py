@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.characters import HAN_RANGES, codes_of, composing
+from corpus_tools.characters import HAN_RANGES, codes_of, composing, look_up
 from corpus_tools.cleaning import CHARACTERS, SEPARATOR, may_compose_pair
 from corpus_tools.numbering import NUMBER_STARTS
 
@@ -92,7 +92,7 @@ def lines_to_clean(text: str) -> Lines:
     The text is that of articles with a SEPARATOR before, between and behind them.
     """
     codes = codes_of(text)
-    kinds = _kinds().take(codes)
+    kinds = look_up(_kinds(), codes)
     places = np.flatnonzero(kinds != 0)
     kinds = kinds[places]
     breaks = places[kinds == _Kind.BREAK]
@@ -102,7 +102,7 @@ def lines_to_clean(text: str) -> Lines:
     numbers = np.flatnonzero(touched)
     starts, ends = breaks[numbers] + 1, breaks[numbers + 1]
     firsts = np.flatnonzero(edges)[:-1]
-    numbered = np.logical_or.reduceat(_starts_number().take(codes[breaks[:-1] + 1]) & ~touched, firsts)
+    numbered = np.logical_or.reduceat(look_up(_starts_number(), codes[breaks[:-1] + 1]) & ~touched, firsts)
     return Lines(numbers.tolist(), starts.tolist(), ends.tolist(), firsts.tolist(), numbered.tolist())
 
 
@@ -131,7 +131,7 @@ def _strikes(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[n
         [
             composing[np.isin(pairs, np.array(composed, np.uint64))] if composed else composing[:0],
             places[kinds == _Kind.REPLACED],
-            marks[_is_han().take(before_mark) | (after_mark == ord("/"))],
+            marks[look_up(_is_han(), before_mark) | (after_mark == ord("/"))],
             dots[(after_dot == ord(".")) | (before_dot | 0x20 == ord("w"))],
             *(run[:-1][np.diff(run) == 1] for run in (stops, boxes)),
             ellipses[lone],
