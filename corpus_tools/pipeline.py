@@ -13,6 +13,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from corpus_tools.parts import Selection, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report
 from corpus_tools.report_page import render_page
-from corpus_tools.running import Progress, run_tasks, work_folder
+from corpus_tools.running import Progress, ahead, run_tasks, work_folder
 from corpus_tools.selection import select
-from corpus_tools.shards import ShardSummary, clean_shard
+from corpus_tools.shards import ShardSummary, clean_shard, read_input
 from corpus_tools.stored import read_tally
-from corpus_tools.writing import publish
+from corpus_tools.tables import path_of
+from corpus_tools.writing import joined, publish
 
 PART_CHARACTERS = 10_000_000
 
@@ -117,7 +119,8 @@ def build_corpus(
             convert_simplified=convert_simplified,
             skip_bad_files=skip_bad_files,
         )
-        shards = _clean_all(clean, files, run)
+        with ahead(read_input, files) if executor is None else nullcontext(read_input) as read:
+            shards = _clean_all(partial(clean, read=read), files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
         parts = _write_all(finish, _grouped(shards, selections), work, run)
@@ -198,21 +201,41 @@ def _grouped(shards: Sequence[ShardSummary], selections: Sequence[Selection]) ->
 def _write_all(
     finish: Callable[..., PartSummary], groups: Sequence[Sequence[Selection]], work: Path, run: Any
 ) -> list[PartSummary]:
-    """Parts in order; those that hold a document which an earlier one has are written once more, without it."""
+    """Parts in order, and what they dropped as one file; a document that an earlier part has is left out."""
     stems = [work / f"part-{i:05d}" for i in range(len(groups))]
-    parts: list[PartSummary] = run(
-        "write", [partial(finish, g, s) for g, s in zip(groups, stems, strict=True)]
-    )
+    calls = [partial(finish, g, s) for g, s in zip(groups, stems, strict=True)]
+    parts: list[PartSummary] = []
+    with joined(work / "dropped.parquet") as join:
+
+        def take(part: PartSummary) -> None:
+            _join(part, stems[len(parts)], join)
+            parts.append(part)
+
+        run("write", calls, take)
+    again = _repeated_documents(parts)
+    if again:  # they are written once more
+        calls = [partial(finish, groups[i], stems[i], repeated=drop) for i, drop in again.items()]
+        for i, part in zip(again, run("write again", calls), strict=True):
+            parts[i] = part
+        with joined(work / "dropped.parquet") as join:
+            for part, stem in zip(parts, stems, strict=True):
+                _join(part, stem, join)
+    return parts
+
+
+def _join(part: PartSummary, stem: Path, join: Callable[[Path], None]) -> None:
+    if "dropped" in part.files:
+        join(path_of(stem, "dropped"))
+
+
+def _repeated_documents(parts: Sequence[PartSummary]) -> dict[int, frozenset[int]]:
+    """The documents of each part that an earlier one has, by their place in the part; only parts with such."""
     repeated = find_duplicates(b"".join(p.hashes for p in parts))
-    again: dict[int, frozenset[int]] = {}
+    found: dict[int, frozenset[int]] = {}
     at = 0
     for i, part in enumerate(parts):
         end = at + len(part.hashes) // HASH_BYTES
         if repeated[at:end].any():
-            again[i] = frozenset(np.flatnonzero(repeated[at:end]).tolist())
+            found[i] = frozenset(np.flatnonzero(repeated[at:end]).tolist())
         at = end
-    if again:
-        calls = [partial(finish, groups[i], stems[i], repeated=drop) for i, drop in again.items()]
-        for i, part in zip(again, run("write again", calls), strict=True):
-            parts[i] = part
-    return parts
+    return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from corpus_tools.errors import InputError
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 
@@ -38,22 +40,53 @@ def work_folder(output_dir: Path) -> Iterator[Path]:
         raise InputError(f"{output_dir}: {error.strerror or error}; nothing was changed there.") from error
 
 
+@contextmanager
+def ahead(function: Callable[[K], T], keys: Iterable[K]) -> Iterator[Callable[[K], T]]:
+    """`function`, for one of the keys after the other: a thread finds the next value while this one is in use."""
+    following = iter(keys)
+    found: dict[K, Future[T]] = {}
+    with ThreadPoolExecutor(1) as thread:
+
+        def look_ahead() -> None:
+            for key in islice(following, 1):
+                found[key] = thread.submit(function, key)
+
+        def value(key: K) -> T:
+            future = found.pop(key, None)
+            if future is None:
+                return function(key)
+            result = future.result()
+            look_ahead()
+            return result
+
+        look_ahead()
+        yield value
+
+
 def run_tasks(
-    executor: Executor | None, progress: Progress, step: str, calls: Iterable[Callable[[], T]]
+    executor: Executor | None,
+    progress: Progress,
+    step: str,
+    calls: Iterable[Callable[[], T]],
+    each: Callable[[T], None] = lambda result: None,
 ) -> list[T]:
-    """Results in order; the first error in order is raised and what has not begun is cancelled."""
+    """Results in order, each also given to `each`; the first error is raised and what has not begun is cancelled."""
     tasks = list(calls)
     results: list[T] = []
+
+    def take(result: T) -> None:
+        results.append(result)
+        each(result)
+        progress(step, len(results), len(tasks))
+
     if executor is None:
         for task in tasks:
-            results.append(task())
-            progress(step, len(results), len(tasks))
+            take(task())
         return results
     futures: list[Future[T]] = [executor.submit(task) for task in tasks]
     try:
         for future in futures:
-            results.append(future.result())
-            progress(step, len(results), len(tasks))
+            take(future.result())
     finally:
         for future in futures:
             future.cancel()

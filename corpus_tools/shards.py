@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
@@ -45,6 +45,16 @@ class ShardSummary(msgspec.Struct):
     error: str = ""
 
 
+def read_input(source: Source) -> tuple[bytes, str]:
+    """A file as stored, and its SHA-256 in hexadecimal digits.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    data = read_bytes(source.path)
+    return data, hashlib.sha256(data).hexdigest()
+
+
 def clean_shard(
     sources: Sequence[Source],
     work_dir: Path,
@@ -56,16 +66,18 @@ def clean_shard(
     ngram: int,
     convert_simplified: bool,
     skip_bad_files: bool,
+    read: Callable[[Source], tuple[bytes, str]] = read_input,
 ) -> ShardSummary:
     """Clean the articles of some files into `work_dir`; a shard finished by an earlier, killed run is used again.
+
+    Whoever has files at hand gives another `read`.
 
     Raises:
         InputError: A file cannot be used, unless `skip_bad_files`.
     """
     names = [source.name for source in sources]
     try:
-        contents = [read_bytes(source.path) for source in sources]
-        sha256 = [hashlib.sha256(data).hexdigest() for data in contents]
+        contents, sha256 = map(list, zip(*map(read, sources), strict=True))
         summary = ShardSummary(names, sha256, [len(data) for data in contents])
         key = hashlib.sha256("\n".join([salt, *names, *sha256]).encode()).hexdigest()[:32]
         finished = work_dir / f"{key}.summary"

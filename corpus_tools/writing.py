@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,19 +72,26 @@ def _names(parts: Sequence[PartSummary], suffix: str) -> list[tuple[str, str, st
     return names
 
 
-def _join_dropped(work: Path, parts: Sequence[PartSummary]) -> None:
+@contextmanager
+def joined(path: Path) -> Iterator[Callable[[Path], None]]:
+    """Takes Arrow files of dropped text and writes them, in a thread, one after the other as one Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from corpus_tools.tables import DROPPED_SCHEMA
 
-    with pq.ParquetWriter(
-        work / "dropped.parquet", DROPPED_SCHEMA, compression="zstd", use_dictionary=False
-    ) as writer:
-        for i, part in enumerate(parts):
-            if "dropped" in part.files:
-                with pa.memory_map(str(work / f"part-{i:05d}.dropped")) as file:
-                    writer.write_table(pa.ipc.open_file(file).read_all())
+    def append(part: Path) -> None:
+        with pa.memory_map(str(part)) as file:
+            writer.write_table(pa.ipc.open_file(file).read_all())
+
+    with (
+        pq.ParquetWriter(path, DROPPED_SCHEMA, compression="zstd", use_dictionary=False) as writer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        waiting: list[Future[None]] = []
+        yield lambda part: waiting.append(thread.submit(append, part))
+        for future in waiting:
+            future.result()
 
 
 def publish(
@@ -97,7 +105,6 @@ def publish(
     """Rename the finished files from `work` into `output_dir`; a folder without manifest.json is unfinished."""
     suffix = str(options["output_format"])
     data = _names(parts, suffix)
-    _join_dropped(work, parts)
     splits = [s for s in ("train", "validation") if any(new.startswith(s) for _, new, _ in data)]
     card = CARD.format(
         splits="\n".join(f"  - split: {s}\n    path: {s}-*.{suffix}" for s in splits),
