@@ -12,7 +12,6 @@ from jsonargparse import auto_cli, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from corpus_tools.errors import InputError
-from corpus_tools.sample import write_sample
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -167,7 +166,11 @@ def _with_values(arguments: list[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 for unusable data (usage errors leave with 2)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands: dict[str, Any] = {"clean": clean, "preview": preview, "sample": write_sample}
+    commands: dict[str, Any] = {"clean": clean, "preview": preview}
+    if arguments[:1] not in (["clean"], ["preview"]):  # its words take a while to load
+        from corpus_tools.sample import write_sample
+
+        commands["sample"] = write_sample
     completing = arguments[:1] == ["--print_completion"]
     if completing:  # the script is for the command that pip installs
         set_parsing_settings(add_print_completion_argument=True)

@@ -123,7 +123,7 @@ def _match_rows(article: Article, text: str) -> tuple[str, list[int], list[int]]
     lines = article.first_lines
     firsts = [0, *compress(count(1), map(ne, lines[1:], lines))]  # of the rows that begin on one line
     breaks = text.count("\n")
-    if len(firsts) == breaks + 1 and text[:1] != "\n" != text[-1:] and not _EMPTY_LINE.search(text):
+    if text and len(firsts) == breaks + 1 and text[0] != "\n" != text[-1] and not _EMPTY_LINE.search(text):
         rows = [article.rows[i] for i in firsts]
         return text, rows, list(map(sub, [*firsts[1:], len(lines)], firsts))
     first_on = {lines[i]: article.rows[i] for i in firsts}

@@ -129,11 +129,12 @@ def compose(text: str, log: Log | None = None) -> str:
     known = len(log)
     for place in places:
         end = place + 1
-        start = place - (place > 0 and text[place - 1] != SEPARATOR)
+        start = max(0, place - 1)
         if not may_compose_pair(text[start:end]):
             continue
         while start and unicodedata.combining(text[start]):
             start -= 1
+        start += text[start] == SEPARATOR
         if _composes(text[start:end]):
             log.append((start, [text[start:end]]))
     return unicodedata.normalize("NFC", text) if len(log) > known else text

@@ -13,7 +13,7 @@ from corpus_tools.cutting import Limits, Piece, cut_text
 from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
 from corpus_tools.kinds import Found, looks_simplified
-from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Columns
+from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
 
 TRAIN, VALIDATION, DUPLICATE = range(3)
 _BIN = 128  # characters to a bar of the length histogram
@@ -45,12 +45,12 @@ class Harvest:
         self.repeated = repeated
         self.summary = PartSummary()
         self.hashes: list[bytes] = []
-        self._tables = {name: Columns(DOCUMENT_SCHEMA) for name in ("train", "validation")}
-        self._tables["dropped"] = Columns(DROPPED_SCHEMA)
+        self._tables = {name: Rows(DOCUMENT_SCHEMA) for name in ("train", "validation")}
+        self._tables["dropped"] = Rows(DROPPED_SCHEMA)
 
     def take(self) -> dict[str, pa.Table]:
         """The tables that have rows, which are then forgotten."""
-        return {name: rows.take() for name, rows in self._tables.items() if rows.values[0]}
+        return {name: table.take() for name, table in self._tables.items() if table.rows}
 
     def add(self, article: CleanedArticle, data: memoryview, fate: int, duplicates: bytes) -> None:
         """Take an article's documents, given its text in UTF-8, its fate and which of its paragraphs repeat."""
@@ -77,8 +77,8 @@ class Harvest:
         characters: int,
         text: str | bytes | memoryview,
     ) -> None:
-        dropped = self._tables["dropped"]
-        dropped.append(article.source, row, rows, article.title, reason, characters, text)
+        row_dropped = (article.source, row, rows, article.title, reason, characters, text)
+        self._tables["dropped"].rows.append(row_dropped)
         self.summary.rows_dropped[reason] += rows
         self.summary.characters_dropped[reason] += characters
 
@@ -99,7 +99,8 @@ class Harvest:
 
     def _share_out(self, article: CleanedArticle, data: memoryview, name: str) -> int:
         """Each piece of a text goes to a split or to what is dropped; the characters of both."""
-        split, summary = self._tables[name], self.summary
+        split, summary = self._tables[name].rows, self.summary
+        names = (article.title, article.author, article.source)
         text = str(data, "utf-8")
         pieces, found = cut_text(text, self.limits)
         left_out: list[tuple[Piece, str]] = []
@@ -115,9 +116,7 @@ class Harvest:
                 left_out.append((piece, reason))
                 lost += characters
                 continue
-            split.append(
-                document, article.title, article.author, article.source, part, characters, piece.score
-            )
+            split.append((document, *names, part, characters, piece.score))
             kept += characters
             summary.lengths[characters // _BIN * _BIN] += 1
             summary.scores[int(piece.score * 20)] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,22 @@ DROPPED_SCHEMA = pa.schema(
 _MOST_BYTES = 1 << 30  # of text in an array, whose offsets have 32 bits
 
 
-class Columns:
-    """Rows for a Parquet file, column by column."""
+class Rows:
+    """Rows for a Parquet file; text may be given as UTF-8."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        self.values: list[list[Any]] = [[] for _ in schema.names]
-
-    def append(self, *row: Any) -> None:
-        """Add a row; text may be given as UTF-8."""
-        for column, value in zip(self.values, row, strict=True):
-            column.append(value)
+        self.rows: list[tuple[Any, ...]] = []
 
     def take(self) -> pa.Table:
         """The rows so far, which are then forgotten."""
-        arrays = [_array(v, f.type) for v, f in zip(self.values, self.schema, strict=True)]
-        self.values = [[] for _ in self.schema.names]
+        columns = zip(*self.rows, strict=True)
+        arrays = [_array(values, f.type) for values, f in zip(columns, self.schema, strict=True)]
+        self.rows = []
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _array(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.ChunkedArray:
     """An Arrow array from its buffers: `pa.array` would import pandas, which takes longer than a shard."""
     if kind == pa.string():
         return pa.chunked_array(_strings([v.encode() if isinstance(v, str) else v for v in values]), kind)
@@ -62,7 +59,7 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
     return pa.chunked_array([pa.Array.from_buffers(kind, len(values), buffers)])
 
 
-def _strings(values: list[bytes]) -> list[pa.Array]:
+def _strings(values: Sequence[bytes]) -> list[pa.Array]:
     """Arrays of some texts: several if one could not count so many bytes."""
     sizes = np.array(list(map(len, values)), np.int64)
     if sizes.sum() > _MOST_BYTES and len(values) > 1:

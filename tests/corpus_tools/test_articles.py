@@ -13,7 +13,10 @@ from corpus_tools.documents import Article, Tally
 from tests.corpus_tools.test_cleaning import TEXT
 
 LINE = st.one_of(
-    TEXT, st.sampled_from(["阮佇遮食飯。", " 好", "好 ", "", " ", "……", "e\u0301", "3. 好", "\u3000"])
+    TEXT,
+    st.sampled_from(
+        ["阮佇遮食飯。", " 好", "好 ", "", " ", "……", "e\u0301", "\u0323\u0301", "3. 好", "\u3000"]
+    ),
 )
 TEXTS = st.lists(st.lists(LINE, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=5)
 

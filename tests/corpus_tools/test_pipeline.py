@@ -240,6 +240,13 @@ def test_repeated_articles_and_paragraphs_go(tmp_path: Path) -> None:
     assert [d["title"] for d in documents(tmp_path / "out")] == ["甲", "丙", "丁"]
 
 
+def test_an_empty_article_does_not_shift_which_paragraphs_repeat(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "") + rows_of("乙", "頭。", f"好\n{LONG}", LONG))
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=5)
+    assert report["rows"]["dropped"] == {"duplicate_paragraph": 1, "empty": 1}
+    assert [d["text"] for d in documents(tmp_path / "out")] == [f"頭。\n好\n{LONG}"]
+
+
 def test_validation_never_parts_an_article(raw: Path, tmp_path: Path) -> None:
     build_corpus([raw / "IMA-Taiwan"], tmp_path, max_chars=200, validation_fraction=0.3)
     titles = [
