@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,6 @@ from corpus_tools.striking import Lines, lines_to_clean
 
 SAMPLES = 4  # of a rule, a shard
 _OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
-_EMPTY_LINE = re.compile("\n\n")  # faster than `in`
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
 _AT_ONCE = 1 << 17  # characters cleaned together
 
@@ -28,8 +26,8 @@ def clean_articles(
     tally: Tally,
     ngrams: QuestionNgrams | None = None,
     convert_simplified: bool = False,
-) -> Iterator[tuple[CleanedArticle, bytes]]:
-    """Each article by all rules, counted in `tally`, and its text in UTF-8."""
+) -> Iterator[tuple[CleanedArticle, bytes, list[bytes]]]:
+    """Each article by all rules, counted in `tally`, its text in UTF-8, and the same by paragraph."""
     for together in _batches(articles):
         if convert_simplified:
             for article in together:
@@ -95,47 +93,57 @@ def _finish(
     tally: Tally,
     cuts: list[Cut],
     ngrams: QuestionNgrams | None,
-) -> tuple[CleanedArticle, bytes]:
+) -> tuple[CleanedArticle, bytes, list[bytes]]:
     """What needs the whole article: its numbering, its rows, overlaps with questions."""
     for number, step in enumerate(rule_steps(NUMBERING, text) if numbered else ()):
         _count(step, tally)
-        lines = Lines(list(range(step.before.count("\n") + 1)), [], [], [0], [])
-        _list_cuts(step, [article], lines, [cuts])
+        line = at = 0
+        for position, (stretch,) in step.log:
+            line += step.before.count("\n", at, position)
+            at = position
+            cuts.append(Cut(_row_at(article, line), 0, step.rule, stretch))
         if number == 0:
             _take_samples(NUMBERING, step, [article], tally)
         text = step.after
     characters = len(text)
-    text, first_rows, row_counts = _match_rows(article, text)
+    data = text.encode()
+    paragraphs = data.split(b"\n")
+    first_rows, row_counts = _match_rows(article, paragraphs)
+    if len(first_rows) < len(paragraphs):
+        paragraphs = list(filter(None, paragraphs))
+        data = b"\n".join(paragraphs)
+        text = data.decode()
     if emptied := len(article.rows) - sum(row_counts):
         cuts.append(Cut(article.rows[0], emptied, "empty", ""))
     if ngrams is not None:
         text, dropped, hits = drop_overlaps(text, first_rows, row_counts, ngrams)
+        if dropped:
+            data = text.encode()
+            paragraphs = data.split(b"\n") if data else []
         cuts += dropped
         where = {"source": article.source, "title": article.title}
         tally.hits += [where | hit for hit in hits]
-    data = text.encode()
     names = (article.title, article.author, article.source)
-    return CleanedArticle(*names, characters, first_rows, row_counts, cuts, len(text), len(data)), data
+    cleaned = CleanedArticle(*names, characters, first_rows, row_counts, cuts, len(text), len(data))
+    return cleaned, data, paragraphs
 
 
-def _match_rows(article: Article, text: str) -> tuple[str, list[int], list[int]]:
-    """The text without empty lines; for each line the row it begins in and how many rows begin in it."""
+def _match_rows(article: Article, paragraphs: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """For each paragraph that is not empty the row it begins in and how many rows begin in it."""
     lines = article.first_lines
     firsts = [0, *compress(count(1), map(ne, lines[1:], lines))]  # of the rows that begin on one line
-    breaks = text.count("\n")
-    if text and len(firsts) == breaks + 1 and text[0] != "\n" != text[-1] and not _EMPTY_LINE.search(text):
+    if len(firsts) == len(paragraphs) and all(paragraphs):
         rows = [article.rows[i] for i in firsts]
-        return text, rows, list(map(sub, [*firsts[1:], len(lines)], firsts))
+        return rows, list(map(sub, [*firsts[1:], len(lines)], firsts))
     first_on = {lines[i]: article.rows[i] for i in firsts}
     rows_on = Counter(lines)
     rows, counts, row = [], [], article.rows[0]
-    paragraphs = text.split("\n")
     for number, paragraph in enumerate(paragraphs):
         row = first_on.get(number, row)
         if paragraph:
             rows.append(row)
             counts.append(rows_on[number])
-    return "\n".join(filter(None, paragraphs)), rows, counts
+    return rows, counts
 
 
 def _to_traditional(text: str) -> str:
@@ -157,16 +165,19 @@ def _count(step: Step, tally: Tally) -> None:
 
 
 def _list_cuts(step: Step, articles: Sequence[Article], lines: Lines, cuts: Sequence[list[Cut]]) -> None:
-    """Every stretch that a step removed, in the list of its article; the step's text has these lines of them."""
-    place = at = 0
+    """Every stretch that a step removed from some lines of articles, in the list of its article."""
+    place, at = -1, 0
     for position, (stretch,) in step.log:
         place += step.before.count("\n", at, position) + step.before.count(SEPARATOR, at, position)
         at = position
-        number = lines.numbers[place - step.before.startswith(SEPARATOR)]
+        number = lines.numbers[place]
         k = bisect_right(lines.firsts, number) - 1
-        article = articles[k]
-        row = article.rows[bisect_right(article.first_lines, number - lines.firsts[k]) - 1]
-        cuts[k].append(Cut(row, 0, step.rule, stretch))
+        cuts[k].append(Cut(_row_at(articles[k], number - lines.firsts[k]), 0, step.rule, stretch))
+
+
+def _row_at(article: Article, line: int) -> int:
+    """The row in which a line begins, or which begins on it."""
+    return article.rows[bisect_right(article.first_lines, line) - 1]
 
 
 def _parted(text: str) -> Iterator[str]:

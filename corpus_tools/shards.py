@@ -128,12 +128,13 @@ def _clean_rows(
     merged = _merge(rows, summary, tally, min_paragraph_chars, repeated)
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
-    for article, data in clean_articles(merged, tally, ngrams, convert_simplified):
+    hashes: list[bytes] = []
+    for article, data, paragraphs in clean_articles(merged, tally, ngrams, convert_simplified):
         article.cuts += repeated[len(articles)]
         articles.append(article)
         texts.append(data)
+        hashes.append(_summarise(article, paragraphs, summary, min_paragraph_chars))
     tally.articles = len(articles)
-    hashes = _summarise(articles, texts, summary, min_paragraph_chars)
     summary.ends = store_shard(work_dir / summary.stored, texts, hashes, articles, tally)
 
 
@@ -177,28 +178,19 @@ def _without_repeats(
 
 
 def _summarise(
-    articles: Sequence[CleanedArticle],
-    texts: Sequence[bytes],
-    summary: ShardSummary,
-    min_paragraph_chars: int,
-) -> list[bytes]:
-    """Counts and hashes of each article; returns the hashes of the paragraphs, `NO_HASH` where one may repeat."""
+    article: CleanedArticle, paragraphs: Sequence[bytes], summary: ShardSummary, min_paragraph_chars: int
+) -> bytes:
+    """Add an article's counts and hashes; returns the hashes of its paragraphs, `NO_HASH` where one may repeat."""
     # Bytes decide for most paragraphs: a character has one to four.
     least, surely = min_paragraph_chars, 4 * min_paragraph_chars
-    titles, hashes, of_paragraphs = [], [], []
-    for article, text in zip(articles, texts, strict=True):
-        paragraphs = text.split(b"\n") if text else []
-        digests = list(map(hash_bytes, paragraphs))
-        of_paragraphs.append(b"".join(digests))
-        hashes.append(hash_bytes(of_paragraphs[-1]))
-        short = [i for i, size in enumerate(map(len, paragraphs)) if size < surely]
-        for i in short:
-            if len(paragraphs[i]) < least or len(paragraphs[i].decode()) < least:
-                digests[i] = NO_HASH
-        if short:
-            of_paragraphs[-1] = b"".join(digests)
-        summary.characters.append(article.length)
-        summary.paragraph_counts.append(len(paragraphs))
-        titles.append(hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH)
-    summary.titles, summary.articles = b"".join(titles), b"".join(hashes)
-    return of_paragraphs
+    digests = list(map(hash_bytes, paragraphs))
+    hashes = b"".join(digests)
+    summary.articles += hash_bytes(hashes)
+    short = [i for i, size in enumerate(map(len, paragraphs)) if size < surely]
+    for i in short:
+        if len(paragraphs[i]) < least or len(paragraphs[i].decode()) < least:
+            digests[i] = NO_HASH
+    summary.titles += hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH
+    summary.characters.append(article.length)
+    summary.paragraph_counts.append(len(paragraphs))
+    return b"".join(digests) if short else hashes

@@ -47,8 +47,9 @@ def test_together_as_one_by_one(texts: list[str], at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(articles, "_AT_ONCE", at_once)
         cleaned = list(clean_articles(map(article_of, texts), tally))
-    for text, (article, data), found in zip(texts, cleaned, cuts, strict=True):
+    for text, (article, data, paragraphs), found in zip(texts, cleaned, cuts, strict=True):
         assert data.decode() == "\n".join(filter(None, clean_text(text).split("\n")))
+        assert b"\n".join(paragraphs) == data and all(paragraphs)
         assert [(c.row, c.reason, c.text) for c in article.cuts if c.reason != "empty"] == found
     assert (tally.changes, tally.removed) == (expected.changes, expected.removed)
     assert tally.stretches == expected.stretches
