@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,6 +76,10 @@ def clean(
             executor=executor,
             progress=progress,
         )
+    _summarise(report, output_dir)
+
+
+def _summarise(report: Mapping[str, Any], output_dir: Path) -> None:
     rows, documents = report["rows"], report["documents"]
     print(f"{rows['read']:,} rows read, {rows['kept']:,} kept; {documents['total']:,} documents, ", end="")
     print(f"{report['characters']['kept']:,} characters in {output_dir} (see report.html there)")

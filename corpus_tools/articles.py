@@ -18,7 +18,7 @@ from corpus_tools.striking import Lines, lines_to_clean
 SAMPLES = 4  # of a rule, a shard
 _OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
-_AT_ONCE = 1 << 17  # characters cleaned together
+_AT_ONCE = 1 << 20  # characters cleaned together
 
 
 def clean_articles(
@@ -39,7 +39,7 @@ def clean_articles(
 
 
 def _batches(articles: Iterable[Article]) -> Iterator[list[Article]]:
-    """So many articles at a time that the processor's cache holds them."""
+    """As many articles at a time as make the steps taken for each batch not count."""
     together: list[Article] = []
     characters = 0
     for article in articles:
@@ -211,21 +211,11 @@ def _sample(step: Step, article: Article) -> dict[str, str]:
     position, (stretch, *_) = step.log[0]
     position += stretch.startswith("\n")  # the line behind the break is the one that changes
     line = step.before.count("\n", 0, position)
-    before, begins = _line_at(step.before, line)
-    after, _ = _line_at(step.after, line)
-    start = max(0, position - begins - 15)
+    before, after = (text.split("\n", line + 1)[line] for text in (step.before, step.after))
+    start = max(0, position - step.before.rfind("\n", 0, position) - 1 - 15)
     return {
         "source": article.source,
         "title": article.title,
         "before": before[start : start + 60],
         "after": after[start : start + 60],
     }
-
-
-def _line_at(text: str, number: int) -> tuple[str, int]:
-    """A line, and where it begins."""
-    start = 0
-    for _ in range(number):
-        start = text.index("\n", start) + 1
-    end = text.find("\n", start)
-    return text[start : end if end >= 0 else len(text)], start

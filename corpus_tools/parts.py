@@ -7,9 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from corpus_tools.cutting import Limits
+from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.harvest import Harvest, PartSummary
 from corpus_tools.shards import no_collector
 from corpus_tools.stored import Ends, open_shard
@@ -62,3 +64,16 @@ def _gather(selection: Selection, harvest: Harvest) -> dict[str, pa.Table]:
             mark += len(marks)
             text += article.size
         return harvest.take()
+
+
+def repeated_documents(parts: Sequence[PartSummary]) -> dict[int, frozenset[int]]:
+    """The documents of each part that an earlier one has, by their place in the part; only parts with such."""
+    repeated = find_duplicates(b"".join(p.hashes for p in parts))
+    found: dict[int, frozenset[int]] = {}
+    at = 0
+    for i, part in enumerate(parts):
+        end = at + len(part.hashes) // HASH_BYTES
+        if repeated[at:end].any():
+            found[i] = frozenset(np.flatnonzero(repeated[at:end]).tolist())
+        at = end
+    return found

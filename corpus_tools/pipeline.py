@@ -18,15 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from corpus_tools.cutting import Limits
 from corpus_tools.decontamination import read_questions
-from corpus_tools.deduplication import HASH_BYTES, NO_HASH, find_duplicates
+from corpus_tools.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.documents import Tally
 from corpus_tools.errors import InputError
 from corpus_tools.harvest import PartSummary
-from corpus_tools.parts import Selection, write_part
+from corpus_tools.parts import Selection, repeated_documents, write_part
 from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report
 from corpus_tools.report_page import render_page
@@ -105,23 +103,14 @@ def build_corpus(
     files, passed_over = find_sources([sources] if isinstance(sources, str | Path) else sources)
     if decontaminate:
         read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
-    run = partial(run_tasks, executor, progress)
-    limits = Limits(min_chars, max_chars, min_taigi_score)
     with work_folder(output_dir) as work:
-        clean = partial(
-            clean_shard,
-            work_dir=work,
-            salt=_salt(options, decontaminate),
-            fields=fields or {},
-            min_paragraph_chars=min_paragraph_chars,
-            questions=decontaminate.resolve() if decontaminate else None,
-            ngram=ngram,
-            convert_simplified=convert_simplified,
-            skip_bad_files=skip_bad_files,
-        )
-        with ahead(read_input, files) if executor is None else nullcontext(read_input) as read:
-            shards = _clean_all(partial(clean, read=read), files, run)
+        run = partial(run_tasks, executor, progress)
+        reading = ahead(read_input, files) if executor is None else nullcontext(read_input)
+        with reading as read:
+            clean = _cleaner(options, fields or {}, decontaminate, work, read)
+            shards = _clean_all(clean, files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
+        limits = Limits(min_chars, max_chars, min_taigi_score)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
         parts = _write_all(finish, _grouped(shards, selections), work, run)
         report = corpus_report(options, _tally(shards, work), shards, parts, passed_over, validation)
@@ -130,6 +119,28 @@ def build_corpus(
         publish(work, output_dir, parts, shards, report, options)
         shutil.rmtree(work)
         return report
+
+
+def _cleaner(
+    options: Mapping[str, Any],
+    fields: Mapping[str, str],
+    questions: Path | None,
+    work: Path,
+    read: Callable[[Source], tuple[bytes, str]],
+) -> Callable[[Sequence[Source]], ShardSummary]:
+    """`clean_shard` for this run."""
+    return partial(
+        clean_shard,
+        work_dir=work,
+        salt=_salt(options, questions),
+        fields=fields,
+        min_paragraph_chars=options["min_paragraph_chars"],
+        questions=questions.resolve() if questions else None,
+        ngram=options["ngram"],
+        convert_simplified=options["convert_simplified"],
+        skip_bad_files=options["skip_bad_files"],
+        read=read,
+    )
 
 
 def _tally(shards: Sequence[ShardSummary], work: Path) -> Tally:
@@ -212,7 +223,7 @@ def _write_all(
             parts.append(part)
 
         run("write", calls, take)
-    again = _repeated_documents(parts)
+    again = repeated_documents(parts)
     if again:  # they are written once more
         calls = [partial(finish, groups[i], stems[i], repeated=drop) for i, drop in again.items()]
         for i, part in zip(again, run("write again", calls), strict=True):
@@ -226,16 +237,3 @@ def _write_all(
 def _join(part: PartSummary, stem: Path, join: Callable[[Path], None]) -> None:
     if "dropped" in part.files:
         join(path_of(stem, "dropped"))
-
-
-def _repeated_documents(parts: Sequence[PartSummary]) -> dict[int, frozenset[int]]:
-    """The documents of each part that an earlier one has, by their place in the part; only parts with such."""
-    repeated = find_duplicates(b"".join(p.hashes for p in parts))
-    found: dict[int, frozenset[int]] = {}
-    at = 0
-    for i, part in enumerate(parts):
-        end = at + len(part.hashes) // HASH_BYTES
-        if repeated[at:end].any():
-            found[i] = frozenset(np.flatnonzero(repeated[at:end]).tolist())
-        at = end
-    return found

@@ -47,17 +47,8 @@ def corpus_report(
     Characters read + line breaks added = removed by rules + dropped + edges (line breaks between documents
     and around dropped paragraphs) + kept.
     """
-    documents, characters = _sum([p.documents for p in parts]), _sum([p.characters for p in parts])
-    dropped = _sum([p.characters_dropped for p in parts])
-    rules = {}
-    for rule in sorted(tally.changes, key=lambda r: (-tally.removed[r], r)):
-        stretches = _ranked(tally.stretches.get(rule, Counter()))
-        rules[rule] = {
-            "changes": tally.changes[rule],
-            "characters_removed": tally.removed[rule],
-            "stretches": dict(list(stretches.items())[:STRETCHES]),
-            "samples": _spread(tally.samples.get(rule, []), SAMPLES),
-        }
+    documents = _sum([p.documents for p in parts])
+    rules = _rules(tally)
     return {
         "options": dict(options),
         "rows": {
@@ -65,14 +56,7 @@ def corpus_report(
             "kept": sum(p.rows_kept for p in parts),
             "dropped": _ranked(_sum([p.rows_dropped for p in parts])),
         },
-        "characters": {
-            "read": tally.characters,
-            "line_breaks_added": tally.line_breaks,
-            "removed_by_rule": {rule: tally.removed[rule] for rule in rules},
-            "dropped": _ranked(Counter({r: n for r, n in dropped.items() if r not in rules})),
-            "edges": sum(p.edges for p in parts),
-            "kept": sum(characters.values()),
-        },
+        "characters": _characters(tally, parts, rules),
         "articles": {
             "read": tally.articles,
             "validation": validation_articles,
@@ -88,4 +72,31 @@ def corpus_report(
         "taigi_scores": {f"{k / 20:.2f}": n for k, n in sorted(_sum([p.scores for p in parts]).items())},
         "skipped_files": {", ".join(s.sources): s.error for s in shards if s.error},
         "passed_over_files": list(passed_over),
+    }
+
+
+def _rules(tally: Tally) -> dict[str, Any]:
+    """What each rule did, those that removed most first."""
+    rules = {}
+    for rule in sorted(tally.changes, key=lambda r: (-tally.removed[r], r)):
+        stretches = _ranked(tally.stretches.get(rule, Counter()))
+        rules[rule] = {
+            "changes": tally.changes[rule],
+            "characters_removed": tally.removed[rule],
+            "stretches": dict(list(stretches.items())[:STRETCHES]),
+            "samples": _spread(tally.samples.get(rule, []), SAMPLES),
+        }
+    return rules
+
+
+def _characters(tally: Tally, parts: Sequence[PartSummary], rules: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the characters went, see `corpus_report`."""
+    dropped = _sum([p.characters_dropped for p in parts])
+    return {
+        "read": tally.characters,
+        "line_breaks_added": tally.line_breaks,
+        "removed_by_rule": {rule: tally.removed[rule] for rule in rules},
+        "dropped": _ranked(Counter({r: n for r, n in dropped.items() if r not in rules})),
+        "edges": sum(p.edges for p in parts),
+        "kept": sum(sum(p.characters.values()) for p in parts),
     }

@@ -152,9 +152,12 @@ def _rule(name: str, rule: Mapping[str, Any]) -> str:
     )
     frequent = ", ".join(f"{visible(text)} × {n:,}" for text, n in list(rule["stretches"].items())[:20])
     often = f"<p class=soft>Most often: {frequent}</p>" if frequent else ""
+    effect = (
+        f"{_counted(rule['changes'], 'change')}, {_counted(rule['characters_removed'], 'character')} fewer"
+    )
     return (
-        f"<details class=card><summary><b>{escape(_words(name))}</b> <span class=soft>{rule['changes']:,} changes, "
-        f"{rule['characters_removed']:,} characters fewer</span></summary>{often}{samples}</details>"
+        f"<details class=card><summary><b>{escape(_words(name))}</b> <span class=soft>{effect}</span></summary>"
+        f"{often}{samples}</details>"
     )
 
 
@@ -216,3 +219,7 @@ def _table(title: str, values: Iterable[tuple[str, Any]]) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"

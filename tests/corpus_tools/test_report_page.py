@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from corpus_tools.pipeline import build_corpus
-from corpus_tools.report_page import marked, visible
+from corpus_tools.report_page import marked, render_page, visible
 from corpus_tools.sample import write_sample
 from tests.browser import CHROMIUM, check_page, check_width
 
@@ -28,7 +28,14 @@ def test_the_page_says_what_report_json_says(report: Path) -> None:
     assert f"{counts['characters']['kept']:,} · " in page
     for rule, found in counts["rules"].items():
         assert f"<b>{rule.replace('_', ' ')}</b>" in page
-        assert f"{found['changes']:,} changes" in page
+        plural = "" if found["changes"] == 1 else "s"
+        assert f"{found['changes']:,} change{plural}, " in page
+
+
+def test_one_change_is_no_changes(report: Path) -> None:
+    counts = json.loads(report.with_name("report.json").read_text(encoding="utf-8"))
+    counts["rules"] = {"urls": {"changes": 1, "characters_removed": 1, "stretches": {}, "samples": []}}
+    assert "1 change, 1 character fewer" in render_page(counts)
 
 
 @pytest.mark.parametrize(
