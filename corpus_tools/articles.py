@@ -18,7 +18,7 @@ from corpus_tools.striking import Lines, lines_to_clean
 SAMPLES = 4  # of a rule, a shard
 _OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
-_AT_ONCE = 1 << 20  # characters cleaned together
+_AT_ONCE = 1 << 18  # characters cleaned together
 
 
 def clean_articles(
