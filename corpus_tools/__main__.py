@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -56,9 +57,10 @@ def clean(
         skip_bad_files: Go on without damaged files and list them in the report.
         scheduler: Address of a Dask scheduler (tcp://...) to run on; needs the extra `cluster`.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin for work that never comes
+    _keep_freed_memory()
     from corpus_tools.pipeline import build_corpus
 
-    _keep_freed_memory()
     with _executor(workers, scheduler) as executor, _progress() as progress:
         report = build_corpus(
             [source],
@@ -105,8 +107,6 @@ def _summarise(report: Mapping[str, Any], output_dir: Path) -> None:
 
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
-    import os
-
     if scheduler:
         try:
             from distributed import Client
