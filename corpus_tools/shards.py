@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -128,14 +128,19 @@ def _clean_rows(
     merged = _merge(rows, summary, tally, min_paragraph_chars, repeated)
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
-    hashes: list[bytes] = []
+    hashes: list[_Hashes] = []
     for article, data, paragraphs in clean_articles(merged, tally, ngrams, convert_simplified):
         article.cuts += repeated[len(articles)]
         articles.append(article)
         texts.append(data)
-        hashes.append(_summarise(article, paragraphs, summary, min_paragraph_chars))
+        hashes.append(_hashes(article, paragraphs, min_paragraph_chars))
+        summary.characters.append(article.length)
+        summary.paragraph_counts.append(len(paragraphs))
     tally.articles = len(articles)
-    summary.ends = store_shard(work_dir / summary.stored, texts, hashes, articles, tally)
+    summary.titles = b"".join([h.title for h in hashes])
+    summary.articles = b"".join([h.article for h in hashes])
+    of_paragraphs = [h.paragraphs for h in hashes]
+    summary.ends = store_shard(work_dir / summary.stored, texts, of_paragraphs, articles, tally)
 
 
 def _merge(
@@ -177,20 +182,22 @@ def _without_repeats(
     return [texts[i] for i in kept], [numbers[i] for i in kept], cuts
 
 
-def _summarise(
-    article: CleanedArticle, paragraphs: Sequence[bytes], summary: ShardSummary, min_paragraph_chars: int
-) -> bytes:
-    """Add an article's counts and hashes; returns the hashes of its paragraphs, `NO_HASH` where one may repeat."""
+class _Hashes(NamedTuple):
+    """Of an article: its title and author, its text, its paragraphs; `NO_HASH` for what may repeat."""
+
+    title: bytes
+    article: bytes
+    paragraphs: bytes
+
+
+def _hashes(article: CleanedArticle, paragraphs: Sequence[bytes], min_paragraph_chars: int) -> _Hashes:
     # Bytes decide for most paragraphs: a character has one to four.
     least, surely = min_paragraph_chars, 4 * min_paragraph_chars
+    title = hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH
     digests = list(map(hash_bytes, paragraphs))
-    hashes = b"".join(digests)
-    summary.articles += hash_bytes(hashes)
+    together = b"".join(digests)
     short = [i for i, size in enumerate(map(len, paragraphs)) if size < surely]
     for i in short:
         if len(paragraphs[i]) < least or len(paragraphs[i].decode()) < least:
             digests[i] = NO_HASH
-    summary.titles += hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH
-    summary.characters.append(article.length)
-    summary.paragraph_counts.append(len(paragraphs))
-    return b"".join(digests) if short else hashes
+    return _Hashes(title, hash_bytes(together), b"".join(digests) if short else together)
