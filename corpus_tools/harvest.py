@@ -20,7 +20,7 @@ _BIN = 128  # characters to a bar of the length histogram
 
 
 class PartSummary(msgspec.Struct):
-    """What a part holds: files and their sha256, document hashes in order, counts."""
+    """What a part holds: files and the sha256 of those of documents, document hashes in order, counts."""
 
     files: dict[str, str] = msgspec.field(default_factory=dict)
     hashes: bytes = b""

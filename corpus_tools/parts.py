@@ -16,7 +16,6 @@ from corpus_tools.harvest import Harvest, PartSummary
 from corpus_tools.shards import no_collector
 from corpus_tools.stored import Ends, open_shard
 from corpus_tools.tables import Writers
-from corpus_tools.writing import sha256_of
 
 
 class Selection(NamedTuple):
@@ -49,7 +48,7 @@ def write_part(
         for future in waiting:
             future.result()
     summary = harvest.summary
-    summary.files = {path.suffix[1:]: sha256_of(path) for path in writers.paths()}
+    summary.files = writers.hashes()
     summary.hashes = b"".join(harvest.hashes)
     return summary
 

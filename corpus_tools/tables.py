@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,39 +78,64 @@ def path_of(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}.{name}")
 
 
+class _HashedFile(io.RawIOBase):
+    """A file that knows the SHA-256 of what was written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 class Writers:
     """The files of a part, each opened when its first table comes: Parquet, JSON lines, Arrow for what is dropped."""
 
     def __init__(self, stem: Path, jsonl: bool) -> None:
         self._stem = stem
         self._jsonl = jsonl
+        self._files: dict[str, _HashedFile] = {}
         self._open: dict[str, Any] = {}
 
     def __enter__(self) -> Writers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for writer in self._open.values():
+        for writer in [*self._open.values(), *self._files.values()]:
             writer.close()
 
-    def paths(self) -> list[Path]:
-        """The files written so far."""
-        return [path_of(self._stem, name) for name in self._open]
+    def hashes(self) -> dict[str, str]:
+        """The files written and their SHA-256 in hexadecimal digits, when they are closed; that of `dropped` is ""."""
+        return {
+            name: self._files[name].sha256.hexdigest() if name in self._files else "" for name in self._open
+        }
 
     def append(self, name: str, table: pa.Table) -> None:
         """Append a table to a file."""
-        lines = self._jsonl and name != "dropped"
         if name not in self._open:
-            path = path_of(self._stem, name)
-            if lines:
-                self._open[name] = path.open("wb")
-            elif name == "dropped":  # compressed when the parts' are joined
-                self._open[name] = pa.ipc.new_file(path, table.schema)
-            else:
-                self._open[name] = pq.ParquetWriter(
-                    path, table.schema, compression="zstd", use_dictionary=False
-                )
-        if lines:
+            self._open[name] = self._opened(name, table.schema)
+        if self._jsonl and name != "dropped":
             self._open[name].write(b"".join(msgspec.json.encode(row) + b"\n" for row in table.to_pylist()))
         else:
             self._open[name].write_table(table)
+
+    def _opened(self, name: str, schema: pa.Schema) -> Any:
+        path = path_of(self._stem, name)
+        if name == "dropped":  # compressed when the parts' are joined
+            return pa.ipc.new_file(path, schema)
+        file = self._files[name] = _HashedFile(path)
+        return (
+            file if self._jsonl else pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
+        )
