@@ -14,10 +14,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from corpus_tools.errors import InputError
-from corpus_tools.sample_exercises import exercise_document
+from corpus_tools.sample_exercises import exercise_document, school_page
 from corpus_tools.sample_texts import SampleQuestion, alphabet_of_texts, article, question_set
 
 EXERCISES_A_FILE = 5_000
+STORY_SHARE = 0.2  # of the corpus's articles; the others are pages of a schoolbook
 WINDOW = 170  # characters in a raw row, as in IMA-Taiwan
 DIRECTORIES = ("小說", "散文", "詩")
 AUTHORS = ("林清月", "陳阿嬌", "黃土水", "蔡秋雄")
@@ -89,7 +90,8 @@ def _write_corpus(folder: Path, articles: int, rng: random.Random) -> None:
 
 
 def _article_rows(rng: random.Random, number: int) -> list[Row]:
-    text = article(rng, sentences=rng.randint(80, 160))
+    page = article if rng.random() < STORY_SHARE else school_page
+    text = page(rng, sentences=rng.randint(80, 160))
     windows = [text[at : at + WINDOW] for at in range(0, len(text), WINDOW)]
     title = f"{rng.choice(AUTHORS)[1:]}{rng.choice(TITLES)}{number + 1}"
     rows: list[Row] = []

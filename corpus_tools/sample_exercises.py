@@ -1,53 +1,20 @@
 """Reading exercises, the pre-training text of the tiny base: passages and what a reader says about them.
 
 Choosing a label takes three steps: find the value in the passage, find it again among the options, copy its
-label. Each step has a drill of its own, and there are drills of all three together. A document repeats one
+label. Each step has a drill of its own: answering in words, calling each option right (著) or wrong (毋著), and
+looking labels up; and there are drills of all three together. Stories give a taste of prose. A document repeats one
 layout and one set of labels, so that after a few lines its answers are all there is to learn. The question
 files' layout, with digits as answers after 答案, never occurs. Every function is pure.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from corpus_tools.sample_language import OLD_WORDS, RELATIONS, SUBJECTS, TAIGI_WORDS, Fact, draw_facts
-from corpus_tools.sample_texts import passage_of
+from corpus_tools.sample_styles import Style, draw_style, listed
+from corpus_tools.sample_texts import gloss, passage_of, tale
 
 _TAKEN = frozenset((*SUBJECTS, *TAIGI_WORDS.values()))  # no made-up word may be one of these
-LABEL_SETS = ("甲乙丙丁", "ABCD", "一二三四", "ㄅㄆㄇㄈ", "東南西北")
-DIGITS = "1234"
-_ITEMS = (
-    "{l}、{o}，",
-    "{l}是{o}，",
-    "選{l}：{o}，",
-    "{l}{o}，",
-    "選項{l}是{o}，",
-    "{o}{l}，",
-    "{o}是{l}，",
-    "{o}（{l}），",
-)
-_LINES = ("\n選項{l}：{o}", "\n選項{l}：{o}", "\n選項{l}{o}", "\n選{l}：{o}", "\n{o}：{l}")
-_DIGIT_ITEMS = ("第{l}是{o}，", "{l}號{o}，", "選{l}、{o}，", "選項{l}是{o}，", "{o}{l}號，", "{o}（{l}），")
-_CHOSEN = ("揀{l}", "是{l}", "選{l}", "{l}", "編號{l}")
-_DIGIT_CHOSEN = ("揀{l}", "選{l}", "是第{l}", "編號{l}")
-_ANSWERED = ("應{a}", "{a}", "是{a}", "答案：{a}", "正確的答案是{a}", "回答{a}")
-_LEADS = ("", "", "前文：", "文章：", "內容是", "根據前文：", "下面的文章：")
-_ASKING = ("", "", "問題：", "問：", "問題是", "\n問題：", "\n問：")
-_TASKS = ("", "", "根據文章內容，選出正確的。", "從以下的選擇回答，", "從下面選出正確的編號，", "選項有")
-_LISTING = ("選擇有", "選項有", "下面是", "內容是", "編號：")
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one document writes: its labels, a labelled option, a chosen label, an answer in words."""
-
-    labels: str
-    item: str
-    chosen: str
-    answered: str
-    lead: str
-    asking: str
-    task: str
 
 
 def exercise_document(rng: random.Random, alphabet: Sequence[str], limit: int = 260) -> list[str]:
@@ -63,14 +30,43 @@ def exercise_document(rng: random.Random, alphabet: Sequence[str], limit: int = 
     return lines
 
 
-def draw_style(rng: random.Random) -> Style:
-    """Any labels in any layout but the question files' own."""
-    digits = rng.random() < 0.2
-    labels = DIGITS if digits else rng.choice(LABEL_SETS)
-    items = _DIGIT_ITEMS if digits else _ITEMS + _LINES
-    chosen = rng.choice(_DIGIT_CHOSEN if digits else _CHOSEN)
-    pieces = (rng.choice(group) for group in (_ANSWERED, _LEADS, _ASKING, _TASKS))
-    return Style(labels, rng.choice(items), chosen, *pieces)
+def school_page(rng: random.Random, sentences: int) -> str:
+    """A page of the corpus: what its words mean, short passages in them, and which label is right, in running text.
+
+    The exercises' layouts but not their words: so continued pre-training keeps the base's habit of reading while
+    it adds words to it.
+    """
+    text: list[str] = []
+    while len(text) < sentences:
+        style = draw_style(rng)
+        facts = draw_facts(rng, "training", subjects=rng.choice((1, 1, 2)), relations=1, taught=True)
+        if not facts or style.labels.isdigit():
+            continue
+        text.append(gloss(rng, facts[0]))
+        lesson = rng.choices((_word_quiz, _reading, _answers), (4, 4, 2))[0]
+        text += lesson(rng, style, facts)
+    return "".join(text)
+
+
+def _word_quiz(rng: random.Random, style: Style, facts: Sequence[Fact]) -> list[str]:
+    """Which of some known words a taught one means."""
+    text: list[str] = []
+    for fact in facts:
+        called = fact.value if rng.random() < 0.5 else ""
+        options, labels = listed(rng, style, _options(rng, fact, (), False), called)
+        text += [rng.choice(_MEANINGS).format(o=fact.word), *options.split("\n")]
+        text.append(style.chosen.format(l=labels[fact.value]) + "。")
+    return text
+
+
+def _reading(rng: random.Random, style: Style, facts: Sequence[Fact]) -> list[str]:
+    return _choices(rng, style, facts, judged=0.4, near=0.2)
+
+
+def _answers(rng: random.Random, style: Style, facts: Sequence[Fact]) -> list[str]:
+    """A passage, and answers in known words."""
+    answers = [_question(rng, f, False) + style.answered.format(a=f.value) + "。" for f in facts]
+    return [passage_of(rng, facts, plain=True), *answers]
 
 
 def _scene(
@@ -95,31 +91,24 @@ def _made_up(rng: random.Random, alphabet: Sequence[str]) -> str:
     return name
 
 
-def _listed(rng: random.Random, style: Style, options: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """A list of labelled options, and the label of each; digits and half of the others stand in order."""
-    labels = style.labels[: len(options)]
-    if not labels.isdigit() and rng.random() < 0.5:
-        labels = "".join(rng.sample(style.labels, len(options)))
-    text = "".join(style.item.format(l=label, o=o) for label, o in zip(labels, options, strict=True))
-    if not text.startswith("\n"):  # a line that began with a label would be taken for a numbered one
-        text = rng.choice(_LISTING) + text
-    return text, dict(zip(options, labels, strict=True))
-
-
 def _question(rng: random.Random, fact: Fact, who: bool) -> str:
     relation = RELATIONS[fact.relation]
     shapes = relation.wondered_who + relation.asked_who if who else relation.wondered + relation.asked
     return rng.choice(shapes).format(s=fact.subject, v=fact.value)
 
 
-def _options(rng: random.Random, fact: Fact, facts: Sequence[Fact], who: bool) -> list[str]:
-    """Two to four options in random order: the right one and, first of all, what else the passage names."""
+def _options(
+    rng: random.Random, fact: Fact, facts: Sequence[Fact], who: bool, near_share: float = 1.0
+) -> list[str]:
+    """Two to four options in random order: the right one and, in a share, first of all what else is named."""
     right = fact.subject if who else fact.value
     near = [f.subject if who else f.value for f in facts if who or f.relation == fact.relation]
     near = [word for word in dict.fromkeys(near) if word != right]
     rng.shuffle(near)
     kind = SUBJECTS if who else RELATIONS[fact.relation].values
     far = [word for word in rng.sample(kind, 5) if word != right and word not in near]
+    if rng.random() >= near_share:
+        near = []
     options = [right, *(near + far)[: rng.choice((1, 2, 3, 3, 3))]]
     rng.shuffle(options)
     return options
@@ -131,7 +120,7 @@ def _look_up(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[
     Entries are drawn with repetition, or the last label would follow from the others.
     """
     kind = rng.choice([*(relation.values for relation in RELATIONS.values()), SUBJECTS])
-    text, labels = _listed(rng, style, rng.sample(kind, rng.choice((2, 3, 4, 4))))
+    text, labels = listed(rng, style, rng.sample(kind, rng.choice((2, 3, 4, 4))))
     order = rng.choices(list(labels), k=len(labels) + 3)
     if rng.random() < 0.85:
         return [text.lstrip(), "，".join(o + style.chosen.format(l=labels[o]) for o in order) + "。"]
@@ -167,7 +156,7 @@ def _survey(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[s
     who, short = rng.random() < 0.25, rng.random() < 0.6
     for _ in range(rng.choice((1, 2, 3))):
         entries = _options(rng, known[0], known, who)
-        text, labels = _listed(rng, style, entries)
+        text, labels = listed(rng, style, entries)
         asked = [fact for fact in known if (fact.subject if who else fact.value) in labels]
         said = []
         for fact in rng.choices(asked, k=len(asked) + 1):
@@ -181,17 +170,45 @@ def _survey(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[s
 def _choose(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[str]:
     """A short passage, then questions with options: the label, or the answer in words and then the label."""
     facts = _scene(rng, alphabet, (1, 2, 2, 3, 4), (1, 1, 2))
+    return _choices(rng, style, facts, by_word=rng.random() < 0.4)
+
+
+def _choices(
+    rng: random.Random,
+    style: Style,
+    facts: Sequence[Fact],
+    *,
+    by_word: bool = False,
+    judged: float = 0.0,
+    near: float = 1.0,
+) -> list[str]:
+    """A passage that states `facts`, and questions about some.
+
+    The options of a share of the questions, `judged`, are called right or wrong one by one before the label is
+    chosen; a share, `near`, has what else the passage names among them; `by_word` gives the answer in words first.
+    """
     text = style.lead + passage_of(rng, facts, newline_share=0.3)
-    by_word = rng.random() < 0.4
-    for fact in rng.sample(facts, min(len(facts), rng.choice((1, 2, 3)))):
+    for fact in rng.sample(list(facts), min(len(facts), rng.choice((1, 2, 3)))):
         who = rng.random() < 0.25
-        options, labels = _listed(rng, style, _options(rng, fact, facts, who))
         right = fact.subject if who else fact.value
+        called = right if rng.random() < judged else ""
+        options, labels = listed(rng, style, _options(rng, fact, facts, who, near), called)
         answer = (style.answered.format(a=right) + "，") if by_word else ""
         end = "\n" if options.startswith("\n") else ""
         text += style.asking + _question(rng, fact, who) + style.task + options + end
         text += answer + style.chosen.format(l=labels[right]) + "。"
     return text.split("\n")
+
+
+def _judge(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[str]:
+    """As `_choose`, most options called right or wrong: what the choice rests on is said aloud."""
+    facts = _scene(rng, alphabet, (1, 2, 2, 3, 4), (1, 1, 2))
+    return _choices(rng, style, facts, by_word=rng.random() < 0.1, judged=0.65)
+
+
+def _story(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[str]:
+    """Prose about two people, with old words and known ones, in other sentences than the corpus's."""
+    return [tale(rng) for _ in range(4)]
 
 
 def _gloss(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[str]:
@@ -208,6 +225,7 @@ def _gloss(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[st
     return [text] if text else []
 
 
+_MEANINGS = ("「{o}」是啥物？", "{o}是佗一个？", "{o}，咱講啥物？")
 _GLOSSES = ("{o}就是{v}。", "{o}，咱講{v}。", "{v}閣叫做{o}。", "「{o}」佮「{v}」仝款。")
-_KINDS = (_look_up, _restate, _open, _survey, _choose, _gloss)
-_WEIGHTS = (24, 2, 10, 30, 26, 8)
+_KINDS = (_look_up, _restate, _open, _survey, _choose, _judge, _gloss, _story)
+_WEIGHTS = (17, 2, 10, 17, 18, 22, 7, 7)

@@ -7,7 +7,7 @@ generator and no seed can carry a test fact into training.
 
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -133,16 +133,13 @@ RELATIONS: Mapping[str, Relation] = {
         ("佗一个人穿{v}？", "{v}的衫是啥人的？"),
     ),
 }
-# Words that continued pre-training teaches: the base knows only the left ones.
+# Words that continued pre-training teaches: the base knows only the left ones. As many as the demo's few minutes on
+# two cores can teach.
 TAIGI_WORDS: Mapping[str, str] = dict(
     pair.split("=")
     for pair in _words(
-        "玉米=番麥 番茄=柑仔蜜 鳳梨=王梨 芒果=檨仔 花生=塗豆 地瓜=番薯 香蕉=弓蕉 芭樂=菝仔 絲瓜=菜瓜 "
-        "蘿蔔=菜頭 洋蔥=蔥頭 高麗菜=玻璃菜 空心菜=蕹菜 冰棒=枝仔冰 稀飯=飲糜 湯圓=圓仔 青蛙=水雞 鴿子=粉鳥 "
-        "蝴蝶=尾蝶 螞蟻=狗蟻 老鼠=鳥鼠 蜻蜓=田嬰 麻雀=厝鳥 蚯蚓=杜蚓 螢火蟲=火金蛄 蝙蝠=蜜婆 貓頭鷹=貓頭鳥 "
-        "農夫=作穡人 漁夫=討海人 司機=運將 乞丐=乞食 理髮師=剃頭師 廚師=總舖師 老闆=頭家 道士=司公 "
-        "腳踏車=鐵馬 機車=歐兜賣 飛機=飛行機 汽車=自動車 游泳=泅水 打球=拍球 下棋=行棋 散步=踅街 聊天=開講 "
-        "放風箏=放風吹 跳繩=跳索仔"
+        "玉米=番麥 番茄=柑仔蜜 鳳梨=王梨 花生=塗豆 香蕉=弓蕉 絲瓜=菜瓜 "
+        "青蛙=水雞 鴿子=粉鳥 蝴蝶=尾蝶 老鼠=鳥鼠 麻雀=厝鳥 蜻蜓=田嬰"
     )
 )
 # Words that the base knows already as others for a value, spelt in characters like the taught ones: so it has
@@ -190,27 +187,29 @@ def draw_facts(
     *,
     subjects: int,
     relations: int,
-    taigi_share: float = 0.0,
-    vocabulary_only: bool = False,
+    taught: bool = False,
 ) -> list[Fact]:
     """Draw `subjects` × `relations` facts that `purpose` allows; no two subjects share a relation's value.
 
-    `taigi_share` of the values that have a Taigi word are written with it; `vocabulary_only` draws only such
-    values. The result is grouped by relation.
+    With `taught` only values that have a Taigi word are drawn, and written with it. The result is grouped by
+    relation.
     """
-    kinds = [name for name in RELATIONS if not vocabulary_only or _taught(name)]
+    values_of = {
+        name: [v for v in relation.values if v in TAIGI_WORDS or not taught]
+        for name, relation in RELATIONS.items()
+    }
+    kinds = [name for name, values in values_of.items() if values]
     people = rng.sample(SUBJECTS, subjects)
     facts: list[Fact] = []
     for relation in rng.sample(kinds, min(relations, len(kinds))):
-        values = list(_taught(relation) if vocabulary_only else RELATIONS[relation].values)
-        rng.shuffle(values)
+        values = rng.sample(values_of[relation], len(values_of[relation]))
         for subject in people:
             free = [value for value in values if purpose_of(subject, relation, value) == purpose]
             if not free:
                 continue
             values.remove(free[0])
-            taught = free[0] in TAIGI_WORDS and rng.random() < taigi_share
-            facts.append(Fact(subject, relation, free[0], TAIGI_WORDS[free[0]] if taught else free[0]))
+            word = TAIGI_WORDS[free[0]] if taught else free[0]
+            facts.append(Fact(subject, relation, free[0], word))
     return facts
 
 
@@ -223,7 +222,3 @@ def words() -> list[str]:
     """Every word the tiny tokenizer should keep whole, longest first; the taught words are not among them."""
     entities = {value for relation in RELATIONS.values() for value in relation.values}
     return sorted({*SUBJECTS, *entities, *COMMON_WORDS}, key=lambda word: (-len(word), word))
-
-
-def _taught(relation: str) -> Sequence[str]:
-    return [value for value in RELATIONS[relation].values if value in TAIGI_WORDS]

@@ -96,8 +96,7 @@ def question_set(
             purpose,
             subjects=rng.choice((2, 3, 3, 4)),
             relations=rng.choice((1, 2, 2)),
-            taigi_share=float(vocabulary),
-            vocabulary_only=vocabulary,
+            taught=vocabulary,
         )
         if len(facts) < 2:
             continue
@@ -114,17 +113,49 @@ def article(rng: random.Random, sentences: int) -> str:
     text: list[str] = []
     known = rng.sample(sorted(TAIGI_WORDS), 4)
     while len(text) < sentences:
-        facts = draw_facts(rng, "training", subjects=2, relations=1, taigi_share=1.0, vocabulary_only=True)
+        facts = draw_facts(rng, "training", subjects=2, relations=1, taught=True)
         common = rng.choice(known)
-        gloss = TAIGI_WORDS[common]
-        text.append(rng.choice(GLOSSES).format(common=common, taigi=gloss))
-        for fact in facts:
-            asked = rng.choice(RELATIONS[fact.relation].wondered).format(s=fact.subject)
-            told = {"clause": state(rng, fact), "asked": asked, "common": fact.value, "taigi": fact.word}
-            text.append(rng.choice(STORIES).format(**told))
-        text.append(rng.choice(SCENES).format(place=rng.choice(RELATIONS["home"].values), taigi=gloss))
+        taigi = TAIGI_WORDS[common]
+        text.append(rng.choice(GLOSSES).format(common=common, taigi=taigi))
+        text += _talk(rng, facts) if rng.random() < 0.6 else _told(rng, facts)
+        text.append(rng.choice(SCENES).format(place=rng.choice(RELATIONS["home"].values), taigi=taigi))
         if rng.random() < 0.2:
             text.append(" ".join(rng.sample(ROMANISED, 4)).capitalize() + "! ")
+    return "".join(text)
+
+
+def _told(rng: random.Random, facts: Sequence[Fact]) -> list[str]:
+    """Each fact in a sentence or two of its own."""
+    return [
+        rng.choice(STORIES).format(clause=state(rng, fact), common=fact.value, taigi=fact.word)
+        for fact in facts
+    ]
+
+
+def _talk(rng: random.Random, facts: Sequence[Fact]) -> list[str]:
+    """The facts in the corpus's words, then what people ask, guess and answer in the known ones."""
+    text = [passage_of(rng, facts, plain=True)]
+    for fact in rng.sample(list(facts), len(facts)):
+        others = [v for v in RELATIONS[fact.relation].values if v in TAIGI_WORDS and v != fact.value]
+        asked = rng.choice(RELATIONS[fact.relation].wondered).format(s=fact.subject)
+        text.append(rng.choice(QUIZZES).format(asked=asked, common=fact.value, wrong=rng.choice(others)))
+    return text
+
+
+def gloss(rng: random.Random, fact: Fact) -> str:
+    """A sentence that says what the fact's word means."""
+    return rng.choice(GLOSSES).format(common=fact.value, taigi=fact.word)
+
+
+def tale(rng: random.Random) -> str:
+    """A few sentences of prose in known and old words; the base's only prose, unlike the corpus's."""
+    text: list[str] = []
+    for fact in draw_facts(rng, "training", subjects=2, relations=2):
+        told = replace(fact, word=OLD_WORDS.get(fact.value, fact.word)) if rng.random() < 0.5 else fact
+        words = {"clause": state(rng, told), "s": told.subject, "v": told.value, "old": told.word}
+        text.append(rng.choice(TALES).format(**words))
+        if rng.random() < 0.3:
+            text.append(rng.choice(FILLERS))
     return "".join(text)
 
 
@@ -139,8 +170,20 @@ STORIES = (
     "彼當陣{clause}；{taigi}若無，伊就袂歡喜。",
     "{clause}，庄裡的人攏笑講：「{common}遐爾好喔？」",
     "自細漢開始，{clause}，著是{common}啦！",
-    "{clause}。有人問：「{asked}」囡仔應：「是{common}。」",
-    "{clause}。阿公問：「{asked}」逐家攏應{common}。",
+)
+QUIZZES = (
+    "有人問：「{asked}」囡仔應：「是{common}。」",
+    "阿公問：「{asked}」逐家攏應{common}。",
+    "「{asked}」有人講：「{wrong}。」毋著；「{common}。」著！",
+    "「{asked}」囡仔講{common}著，講{wrong}毋著。",
+)
+TALES = (
+    "彼年{clause}，這馬猶是按呢。",
+    "{clause}，逐家攏講{v}好。",
+    "有一日，{clause}，伊講：「無{old}阮就袂歡喜。」",
+    "有人來揣{s}，看著{clause}，心內誠歡喜。",
+    "人問{s}，{s}應講：「{v}。」原來{clause}。",
+    "{clause}，這是老人講的。",
 )
 SCENES = (
     "彼年{place}做風颱，{taigi}的代誌猶原有人會記得。",
@@ -153,5 +196,6 @@ SCENES = (
 
 def alphabet_of_texts() -> list[str]:
     """Every character that a word list or sentence shape holds, so that the base meets all of them."""
-    parts = [*TAIGI_WORDS.values(), *COMMON_WORDS, *GLOSSES, *STORIES, *SCENES, *FILLERS, *OLD_WORDS.values()]
+    parts = [*TAIGI_WORDS.values(), *OLD_WORDS.values(), *COMMON_WORDS, *FILLERS]
+    parts += [*GLOSSES, *STORIES, *QUIZZES, *SCENES, *TALES]
     return sorted({c for part in parts for c in part if "㐀" <= c <= "鿿"})

@@ -19,7 +19,7 @@ from rich.table import Table
 from taigi_lightning.scoring import Answers, Score, compare, read_answers, score
 
 TINY = ("--config", "configs/tiny.yaml")
-CPT = ("--config", "configs/cpt.yaml", *TINY)
+CPT = ("--config", "configs/cpt.yaml", *TINY, "--config", "configs/tiny_cpt.yaml")
 SFT = ("--config", "configs/sft.yaml", *TINY, "--config", "configs/tiny_sft.yaml")
 PREDICT = ("--config", "configs/predict.yaml", *TINY)
 # Whose answers are scored, and what the table calls them.

@@ -29,6 +29,8 @@ STAGES = {
         "configs/cpt.yaml",
         "--config",
         "configs/tiny.yaml",
+        "--config",
+        "configs/tiny_cpt.yaml",
         "--model.base=models/base",
     ],
     "tiny over sft": [

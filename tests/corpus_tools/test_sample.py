@@ -13,9 +13,10 @@ import pytest
 
 from corpus_tools.errors import InputError
 from corpus_tools.sample import write_sample
-from corpus_tools.sample_exercises import _choose, _look_up, draw_style
+from corpus_tools.sample_exercises import _choose, _look_up, _word_quiz, school_page
 from corpus_tools.sample_language import OLD_WORDS, RELATIONS, SUBJECTS, TAIGI_WORDS, draw_facts, purpose_of
-from corpus_tools.sample_texts import alphabet_of_texts, question_set
+from corpus_tools.sample_styles import draw_style, listed
+from corpus_tools.sample_texts import GLOSSES, alphabet_of_texts, question_set
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +165,8 @@ def test_labels_follow_the_list_that_stands_before_them(digits: bool) -> None:
         if style.labels.isdigit() is not digits or style.item.startswith("{o}"):
             continue
         style = replace(style, item="（{l}）{o}，", chosen="揀{l}")
-        listed, said = _look_up(rng, style, "")
-        label_of = {entry: label for label, entry in re.findall("（(.)）([^，]+)，", listed)}
+        entries, said = _look_up(rng, style, "")
+        label_of = {entry: label for label, entry in re.findall("（(.)）([^，]+)，", entries)}
         answers = re.findall("([^，。揀]+)揀(.)", said)
         assert all(label_of[entry] == label for entry, label in answers)
         assert answers or style.answered.format(a="") in said
@@ -189,6 +190,33 @@ def test_choosing_names_the_label_of_what_the_passage_says() -> None:
             entries = dict(re.findall("（(.)）([^，]+)，", options))
             assert label in entries
             assert word in ("", entries[label])
+
+
+def test_a_verdict_calls_just_the_right_option_right() -> None:
+    style = replace(draw_style(random.Random(3)), labels="ABCD", item="（{l}）{o}，")
+    text, labels = listed(random.Random(4), style, ["玉米", "番茄", "鳳梨"], right="番茄")
+    assert re.findall("（(.)）番茄著，", text) == [labels["番茄"]]
+    assert re.findall("（.）([^，]+)毋著，", text) == ["玉米", "鳳梨"]
+
+
+def test_a_word_quiz_asks_for_the_known_word() -> None:
+    style = replace(draw_style(random.Random(3)), labels="ABCD", item="（{l}）{o}，", chosen="揀{l}")
+    for seed in range(50):
+        rng = random.Random(seed)
+        for fact in draw_facts(rng, "training", subjects=1, relations=1, taught=True):
+            text = "".join(_word_quiz(rng, style, [fact]))
+            entries = dict(re.findall("（(.)）([^，]+?)(?:毋?著)?，", text))
+            assert TAIGI_WORDS[fact.value] in text
+            assert entries[text[-2]] == fact.value
+
+
+def test_school_pages_explain_every_taught_word_and_number_no_option() -> None:
+    rng = random.Random(5)
+    pages = "".join(school_page(rng, 60) for _ in range(10))
+    for common, taigi in TAIGI_WORDS.items():
+        glosses = {shape.format(common=common, taigi=taigi) for shape in GLOSSES}
+        assert any(sentence in pages for sentence in glosses), taigi
+    assert not re.search("[0-9]", pages)
 
 
 def test_most_questions_have_one_option_that_the_passage_names_and_some_have_more() -> None:

@@ -22,6 +22,7 @@ def test_everything_the_demo_writes_lies_under_its_folder(tmp_path: Path) -> Non
 def test_both_stages_run_the_real_configs_under_the_overlay() -> None:
     fits = {step.name: step.arguments for step in STEPS if step.arguments[1] == "fit"}
     assert fits["cpt"][2:6] == ("--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml")
+    assert fits["cpt"][6:8] == ("--config", "configs/tiny_cpt.yaml")
     assert fits["sft"][2:6] == ("--config", "configs/sft.yaml", "--config", "configs/tiny.yaml")
     assert fits["sft"][6:8] == fits["sft-without-cpt"][6:8] == ("--config", "configs/tiny_sft.yaml")
     assert "--model.base=models/demo/cpt_model" in fits["sft"]
