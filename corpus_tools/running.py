@@ -55,9 +55,8 @@ def ahead(function: Callable[[K], T], keys: Iterable[K]) -> Iterator[Callable[[K
             future = found.pop(key, None)
             if future is None:
                 return function(key)
-            result = future.result()
-            look_ahead()
-            return result
+            look_ahead()  # first, for the value may turn out an error that is not the end
+            return future.result()
 
         look_ahead()
         yield value
