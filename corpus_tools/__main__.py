@@ -83,7 +83,7 @@ def clean(
 
 
 def _keep_freed_memory() -> None:
-    """Have this process and its workers keep some memory that is free.
+    """Have this process, and workers forked from it, keep some memory that is free.
 
     Every batch of articles takes and frees the same megabytes; glibc would give them back to the system each time
     and get them anew, page by page.
@@ -94,7 +94,7 @@ def _keep_freed_memory() -> None:
         with suppress(AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(-1, 128 << 20)  # M_TRIM_THRESHOLD of malloc.h
-            mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, no more than this
+            mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD; it takes no more than this
 
 
 def _summarise(report: Mapping[str, Any], output_dir: Path) -> None:
@@ -121,7 +121,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
         with client, client.get_executor() as executor:  # type: ignore[no-untyped-call]
             yield executor
         return
-    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    count = workers or _cores()
     if count == 1:
         yield None
         return
@@ -129,6 +129,13 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
 
     with ProcessPoolExecutor(count) as executor:
         yield executor
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return min(os.cpu_count() or 1, 61)  # more processes than that no pool takes on Windows
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus_tools.__main__ import main
+from corpus_tools.__main__ import _cores, main
 from corpus_tools.sample import write_sample
 
 CLEAN = [sys.executable, "-m", "corpus_tools", "clean"]
@@ -76,3 +76,14 @@ def test_a_file_that_cannot_be_read_is_an_error_and_may_be_skipped(
     assert "skipped gone.json" in capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert list(report["skipped_files"]) == ["gone.json"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "count", "used"), [("darwin", 8, 8), ("win32", 128, 61), ("darwin", None, 1)]
+)
+def test_all_cores_are_used_where_linux_does_not_tell_which(
+    platform: str, count: int | None, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert _cores() == used
