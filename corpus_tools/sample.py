@@ -47,7 +47,7 @@ def write_sample(
     Args:
         output_dir: Folder for `IMA-Taiwan/`, `AI_conv.csv`, `1001-question-v3.csv` and the answers beside it,
             and `vocabulary-question.csv` (with answers): those that need the corpus's own words, once more.
-        articles: Titles in the raw corpus, 2-4 thousand characters each.
+        articles: Titles in the raw corpus, most of them 1-3 thousand characters long.
         questions: Training questions.
         test_questions: Held-out questions; none of their facts stands in any other file.
         pretraining_documents: Documents of reading exercises in `pretraining/`, which make the tiny base.

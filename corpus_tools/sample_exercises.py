@@ -1,4 +1,4 @@
-"""Reading exercises, the pre-training text of the tiny base: passages and what a reader says about them.
+"""Reading exercises: the pre-training text of the tiny base and, in the corpus's own words, its schoolbook pages.
 
 Choosing a label takes three steps: find the value in the passage, find it again among the options, copy its
 label. Each step has a drill of its own: answering in words, calling each option right (著) or wrong (毋著), and
