@@ -164,6 +164,12 @@ def test_spans_are_measured_like_texts_of_their_own(pieces: list[str], times: in
     assert found.rare == any(c in "\ue000\ufffd" for c in "".join(pieces))
 
 
+def test_spaces_behind_the_widest_characters_do_not_overflow_their_count() -> None:
+    text = "𪜶" * 1023
+    measured, _ = measure_spans(text + " " * 99 + text, [(0, 1023), (1122, 2145)])
+    assert [span.size for span in measured] == [4092, 4092]
+
+
 def test_a_score_does_not_depend_on_length() -> None:
     text = "阮 bô 食飯，beh 轉去。"
     assert taigi_score(text) == taigi_score(text * 4000) > 0
