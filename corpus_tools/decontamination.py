@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from corpus_tools.characters import codes_of
 from corpus_tools.cleaning import clean_text
 from corpus_tools.documents import Cut
 from corpus_tools.errors import InputError
@@ -55,8 +56,7 @@ def _folded() -> npt.NDArray[np.uint32]:
 
 
 def _letters(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    table = _folded()
+    codes, table = codes_of(text), _folded()
     folded = np.where(codes < len(table), table[np.minimum(codes, len(table) - 1)], 0)
     places = np.flatnonzero(folded)
     return folded[places].astype(np.uint32), places
