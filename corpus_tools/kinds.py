@@ -92,9 +92,8 @@ def taigi_score(text: str) -> float:
 _BITS = 10  # of a counter of characters; five of them, one of bytes and a flag share 64 bits
 _MOST = (1 << _BITS) - 1
 _SHIFTS = np.arange(0, 6 * _BITS, _BITS, dtype=np.uint64)
-_MASKS = np.array(
-    [_MOST] * 5 + [(1 << 63 - 5 * _BITS) - 1], np.uint64
-)  # bytes have what is left below the flag
+# Bytes have all that is left below the flag.
+_MASKS = np.array([_MOST] * 5 + [(1 << 63 - 5 * _BITS) - 1], np.uint64)
 _RARE = np.uint64(1 << 63)
 _LEAST_SIMPLIFIED = 10  # characters
 
