@@ -62,8 +62,8 @@ class DecoderLayer:
         for group in self.groups():
             group.drop_unpacked()
 
-    def _norm(self, site: int) -> tuple[Tensor, float]:
-        return self.norms[site].weight.detach(), self.norms[site].variance_epsilon
+    def _norm(self, half: int) -> tuple[Tensor, float]:
+        return self.norms[half].weight.detach(), self.norms[half].variance_epsilon
 
     def _dropout(self, step: Step, site: int) -> Dropout:
         group = self.groups()[site]
