@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, count
 from operator import ne, sub
 
-from corpus_tools.cleaning import LINE_RULES, NUMBERING, SEPARATOR, Rule, Step, rule_steps
+from corpus_tools.cleaning import NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
 from corpus_tools.decontamination import QuestionNgrams, drop_overlaps
 from corpus_tools.documents import Article, CleanedArticle, Cut, Tally
 from corpus_tools.kinds import TAIGI_MARKERS, looks_simplified
@@ -68,7 +68,7 @@ def _clean_lines(
     whole = SEPARATOR + SEPARATOR.join([article.text for article in articles]) + SEPARATOR
     lines = lines_to_clean(whole)
     text = SEPARATOR + "".join([whole[s : e + 1] for s, e in zip(lines.starts, lines.ends, strict=True)])
-    for rule in LINE_RULES:
+    for rule in [rule for rule in RULES if rule != NUMBERING]:
         for number, step in enumerate(rule_steps(rule, text)):
             _count(step, tally)
             if rule.name in _LISTED:
@@ -95,7 +95,7 @@ def _finish(
     ngrams: QuestionNgrams | None,
 ) -> tuple[CleanedArticle, bytes, list[bytes]]:
     """What needs the whole article: its numbering, its rows, overlaps with questions."""
-    for number, step in enumerate(rule_steps(NUMBERING, text) if numbered else ()):
+    for number, step in enumerate(rule_steps(NUMBERING, text) if numbered and NUMBERING in RULES else ()):
         _count(step, tally)
         line = at = 0
         for position, (stretch,) in step.log:

@@ -199,8 +199,11 @@ class Rule(NamedTuple):
     repeats: bool = False
 
 
+# The one rule that looks at other lines than its own.
+NUMBERING = Rule("numbering", remove_numbering, repeats=True)
 # Dashes and composition follow the removals that bring characters together; numbering sees uniform marks and spaces.
-LINE_RULES = (
+# A rule may be left out here. What a new one strikes at must also be found by `striking`; numbering stays last.
+RULES = (
     Rule("characters", replace_characters),
     Rule("urls", remove_urls, repeats=True),
     Rule("dashes", replace_box_dashes),
@@ -208,9 +211,8 @@ LINE_RULES = (
     Rule("half_width", widen_marks),
     Rule("ellipses", unify_ellipses),
     Rule("spaces", squeeze_spaces),
+    NUMBERING,
 )
-NUMBERING = Rule("numbering", remove_numbering, repeats=True)
-RULES = (*LINE_RULES, NUMBERING)
 
 
 class Step(NamedTuple):

@@ -1,4 +1,4 @@
-"""On which lines of many articles a rule could strike; on the others none need be tried.
+"""On which lines of many articles a rule could strike; on the others none need be tried. Numbering is apart.
 
 A table gives each character's kind; what is rare enough is then looked at with its neighbours. The tests may find
 a line too many, never one too few: a line on which no rule strikes is no other after them.
@@ -87,7 +87,7 @@ class Lines(NamedTuple):
 
 
 def lines_to_clean(text: str) -> Lines:
-    """The lines on which one of `LINE_RULES` could strike, and the first and the last line of each article.
+    """The lines on which a rule but numbering could strike, and the first and the last line of each article.
 
     The text is that of articles with a SEPARATOR before, between and behind them.
     """

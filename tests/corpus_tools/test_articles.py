@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools import articles
+from corpus_tools import articles, cleaning
 from corpus_tools.articles import clean_articles
-from corpus_tools.cleaning import clean_steps, clean_text
+from corpus_tools.cleaning import RULES, Rule, clean_steps, clean_text
 from corpus_tools.documents import Article, Tally
 from tests.corpus_tools.test_cleaning import TEXT
 
@@ -53,3 +53,15 @@ def test_together_as_one_by_one(texts: list[str], at_once: int) -> None:
         assert [(c.row, c.reason, c.text) for c in article.cuts if c.reason != "empty"] == found
     assert (tally.changes, tally.removed) == (expected.changes, expected.removed)
     assert tally.stretches == expected.stretches
+
+
+@pytest.mark.parametrize("left_out", RULES, ids=lambda rule: rule.name)
+def test_a_rule_left_out_of_the_order_is_tried_nowhere(
+    left_out: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "1. 阮﹐看https://a.tw/b，──e\u0301\n2. 好,來...  好"
+    whole = clean_text(text)
+    for module in (articles, cleaning):
+        monkeypatch.setattr(module, "RULES", tuple(rule for rule in RULES if rule != left_out))
+    ((_, data, _),) = clean_articles([article_of(text)], Tally())
+    assert data.decode() == clean_text(text) != whole
