@@ -95,9 +95,10 @@ def out_and(call: Callable[[Tensor], Any]) -> tuple[Any, ...]:
     return out, call(out)
 
 
-def rotated_back(ops: Any, heads: int, kv_heads: int) -> Tensor:
-    out = torch.full((7, heads + 2 * kv_heads, 16), 7.0)
-    ops.rotate_back(*after_rotation(7, heads, kv_heads, 16), COS, COS.roll(1, 0), out)
+def rotated_back(ops: Any, heads: int, kv_heads: int, size: int = 16) -> Tensor:
+    out = torch.full((7, heads + 2 * kv_heads, size), 7.0)
+    cos = COS[:, : size // 2].repeat(1, 2)
+    ops.rotate_back(*after_rotation(7, heads, kv_heads, size), cos, cos.roll(1, 0), out)
     return out
 
 
@@ -114,6 +115,12 @@ CASES: dict[str, Callable[[Any, Dropout], Any]] = {
     "rotate": lambda o, d: out_and(
         lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))
     ),
+    "rotate, half a head no power of two": lambda o, d: out_and(
+        lambda out: o.rotate(
+            X.view(7, 8, 12), COS[:, :6].repeat(1, 2), COS[:, :6].repeat(1, 2), out.unflatten(1, (8, 12))
+        )
+    ),
+    "rotate_back, half a head no power of two": lambda o, d: rotated_back(o, 6, 2, size=12),
     "rotate_back": lambda o, d: [rotated_back(o, *heads) for heads in ((6, 6), (12, 3), (16, 8), (3, 1))],
     "softmax_loss_": lambda o, d: (
         logits := torch.arange(3 * 9000.0).view(3, 9000).sin(),
