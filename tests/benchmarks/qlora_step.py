@@ -11,7 +11,7 @@ only this project is measured.
 
 Processes take turns. Where a peer was measured, this project's point at that size runs under a hard limit of the
 peer's own reserved peak. After each process the table is written anew: to --output.md, and as rows to --output.json.
-What that file holds already is not measured again, so a session that was cut off goes on with the same command.
+With --resume what that file holds already is not measured again: for a session that was cut off.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", default="configs/cpt.yaml", help="of `fit`")
     parser.add_argument("--tokenizer", type=Path, default=Path("models/tiny-taigi"), help="for `fit`")
     parser.add_argument("--output", type=Path, default=Path("qlora_step"), help="without an ending")
+    parser.add_argument("--resume", action="store_true", help="keep what --output.json holds; see above")
     parser.add_argument(
         "--seconds", type=float, default=3600, help="for everything; later parts are left out"
     )
@@ -58,8 +59,9 @@ class Session:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.end = time.monotonic() + args.seconds
-        rows = args.output.with_suffix(".json")
-        self.rows: list[Row] = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else []
+        self.rows: list[Row] = []
+        if args.resume:
+            self.rows = json.loads(args.output.with_suffix(".json").read_text(encoding="utf-8"))
         self.points = [str(HERE / "qlora_points.py"), "--corpus", str(args.corpus)]
         self.points += ["--tokenizer", str(args.tokenizer)]
 
@@ -73,7 +75,7 @@ class Session:
             return []
         started = time.monotonic()
         log = self.args.output.with_name(f"{self.args.output.name}.{name}.log")
-        with log.open("a", encoding="utf-8") as file:
+        with log.open("w", encoding="utf-8") as file:
             try:
                 code = subprocess.run(
                     [sys.executable, *command],
@@ -86,14 +88,13 @@ class Session:
                 code = 124
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         found = [json.loads(line[7:]) | {"process": name} for line in lines if line.startswith("RESULT ")]
-        fresh = [row for row in found if row not in self.rows]
-        self.rows += fresh
-        print(f"{name}: {len(fresh)} rows, exit {code}, {time.monotonic() - started:.0f} s", flush=True)
-        for line in lines if code or not fresh else []:
+        self.rows += found
+        print(f"{name}: {len(found)} rows, exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+        for line in lines if code or not found else []:
             if line.startswith("FAILED") or line is lines[-1]:
                 print(f"  {line[:300]}", flush=True)
         self.write()
-        return fresh
+        return found
 
     def write(self) -> None:
         """Write the table and the rows, as far as they have come."""
