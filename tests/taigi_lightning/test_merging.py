@@ -206,19 +206,20 @@ def test_killed_half_way_nothing_loads_and_a_second_run_succeeds(
     assert not (output / ".partial").exists()
 
 
+# Not ru_maxrss: that begins with what the process took that started this one, the test's.
 MEASURED_MERGE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from taigi_lightning.merging import merge_adapter
 for base in map(Path, sys.argv[1:]):
     merge_adapter(base, base / "adapter", base / "merged")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
 """
 
 
 def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path) -> None:
     shard_bytes = 2 * 2048 * 4096
-    for layers in (2, 24):
+    for layers in (8, 32):  # with fewer the allocator has not yet taken all that it keeps for later
         folder = tmp_path / f"{layers}-layers"
         (folder / "adapter").mkdir(parents=True)
         (folder / "config.json").write_text("{}")
@@ -233,10 +234,10 @@ def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
         save_file(lora, folder / "adapter" / "adapter_model.safetensors")
         LoraConfig(r=64).save_pretrained(folder / "adapter")
-    command = [sys.executable, "-c", MEASURED_MERGE, tmp_path / "2-layers", tmp_path / "24-layers"]
+    command = [sys.executable, "-c", MEASURED_MERGE, tmp_path / "8-layers", tmp_path / "32-layers"]
     ended = subprocess.run(command, capture_output=True, check=True, text=True)
     small, large = map(int, ended.stdout.split())
-    assert large - small < 2 * shard_bytes < 24 * shard_bytes
+    assert large - small < 2 * shard_bytes
     assert large < 1.5 * shard_bytes + 2**30
 
 
