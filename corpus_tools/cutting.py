@@ -1,11 +1,11 @@
-"""A cleaned text into the pieces that become documents, or are too short or too little Taigi to be any."""
+"""Cleaned texts into the pieces that become documents, or are too short or too little Taigi to be any."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from corpus_tools.kinds import Found, Measured, measure_spans
+from corpus_tools.kinds import Found, measure_spans
 from corpus_tools.splitting import split_spans
 
 
@@ -31,23 +31,26 @@ class Piece(NamedTuple):
     reason: str
 
 
-def cut_text(text: str, limits: Limits) -> tuple[list[Piece], Found]:
-    """The pieces of a text, and what is in it.
+def cut_texts(texts: Sequence[str], limits: Limits) -> Iterator[tuple[list[Piece], Found]]:
+    """The pieces of each text, and what is in it.
 
-    >>> pieces, _ = cut_text(" 阮佇遮。", Limits(9, 99, 0.0))
+    >>> ((pieces, _),) = cut_texts([" 阮佇遮。"], Limits(9, 99, 0.0))
     >>> pieces
     [Piece(start=1, end=5, at=1, size=12, score=1.0, reason='too_short')]
     """
-    spans = list(split_spans(text, limits.min_chars, limits.max_chars))
-    measured, found = measure_spans(text, spans)
-    return list(_pieces(spans, measured, limits)), found
+    spans = [list(split_spans(text, limits.min_chars, limits.max_chars)) for text in texts]
+    scores, sizes, found = measure_spans(texts, spans)
+    measured = zip(scores, sizes, strict=True)
+    for of_text, found_here in zip(spans, found, strict=True):
+        yield list(_pieces(of_text, measured, limits)), found_here
 
 
 def _pieces(
-    spans: Sequence[tuple[int, int]], measured: Sequence[Measured], limits: Limits
+    spans: Sequence[tuple[int, int]], measured: Iterator[tuple[float, int]], limits: Limits
 ) -> Iterator[Piece]:
     before = at = 0  # the end of the piece before, in characters and in bytes
-    for (start, end), (score, size) in zip(spans, measured, strict=True):
+    for start, end in spans:
+        score, size = next(measured)
         at += start - before  # spaces and line breaks, a byte each
         reason = ""
         if end - start < limits.min_chars:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
-from corpus_tools.cutting import Limits, Piece, cut_text
+from corpus_tools.cutting import Limits, Piece, cut_texts
 from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
 from corpus_tools.kinds import Found, looks_simplified
@@ -37,6 +38,15 @@ class PartSummary(msgspec.Struct):
     simplified_articles: int = 0
 
 
+class Given(NamedTuple):
+    """An article, its text in UTF-8, its fate, and for each of its paragraphs 1 if it repeats an earlier one."""
+
+    article: CleanedArticle
+    data: memoryview
+    fate: int
+    duplicates: bytes
+
+
 class Harvest:
     """Gathers articles; documents whose place in the part's order is in `repeated` are left out."""
 
@@ -52,21 +62,34 @@ class Harvest:
         """The tables that have rows, which are then forgotten."""
         return {name: table.take() for name, table in self._tables.items() if table.rows}
 
-    def add(self, article: CleanedArticle, data: memoryview, fate: int, duplicates: bytes) -> None:
-        """Take an article's documents, given its text in UTF-8, its fate and which of its paragraphs repeat."""
-        for cut in article.cuts:
-            self._drop(article, cut.row, cut.rows, cut.reason, len(cut.text), cut.text)
-        lost = sum([len(cut.text) for cut in article.cuts if cut.reason == "contaminated"])
-        if fate == DUPLICATE:
-            rows = sum(article.row_counts)
-            self._drop(article, article.first_rows[0], rows, "duplicate_article", article.length, data)
-            lost += article.length
-        else:
-            if any(duplicates):
-                data, repeating = self._without(article, data, duplicates)
-                lost += repeating
-            lost += self._share_out(article, data, "validation" if fate == VALIDATION else "train")
-        self.summary.edges += article.characters - lost
+    def add(self, given: Sequence[Given]) -> None:
+        """Take the documents of some articles; what many articles share a look-up for is then faster."""
+        parted = [_part_repeating(article, data, duplicates) for article, data, _, duplicates in given]
+        texts = [
+            "" if fate == DUPLICATE else str(data, "utf-8")
+            for (_, _, fate, _), (data, _) in zip(given, parted, strict=True)
+        ]
+        cut = cut_texts(texts, self.limits)
+        for (article, _, fate, _), (data, repeating), text, (pieces, found) in zip(
+            given, parted, texts, cut, strict=True
+        ):
+            for c in article.cuts:
+                self._drop(article, c.row, c.rows, c.reason, len(c.text), c.text)
+            lost = sum([len(c.text) for c in article.cuts if c.reason == "contaminated"])
+            if fate == DUPLICATE:
+                rows = sum(article.row_counts)
+                self._drop(article, article.first_rows[0], rows, "duplicate_article", article.length, data)
+                lost += article.length
+            else:
+                for row, rows, paragraph in repeating:
+                    characters = len(paragraph.decode())
+                    self._drop(article, row, rows, "duplicate_paragraph", characters, paragraph)
+                    lost += characters
+                lost += self._share_out(
+                    article, data, pieces, "validation" if fate == VALIDATION else "train"
+                )
+                self._count_oddities(text, found)
+            self.summary.edges += article.characters - lost
 
     def _drop(
         self,
@@ -82,27 +105,12 @@ class Harvest:
         self.summary.rows_dropped[reason] += rows
         self.summary.characters_dropped[reason] += characters
 
-    def _without(
-        self, article: CleanedArticle, data: memoryview, duplicates: bytes
-    ) -> tuple[memoryview, int]:
-        """The text without the paragraphs that repeat, which leave `article` too; and these paragraphs' characters."""
-        paragraphs = bytes(data).split(b"\n")
-        rows, counts, lost = article.first_rows, article.row_counts, 0
-        for i in [i for i, repeats in enumerate(duplicates) if repeats]:
-            characters = len(paragraphs[i].decode())
-            self._drop(article, rows[i], counts[i], "duplicate_paragraph", characters, paragraphs[i])
-            lost += characters
-        kept = [not repeats for repeats in duplicates]
-        article.first_rows = list(compress(rows, kept))
-        article.row_counts = list(compress(counts, kept))
-        return memoryview(b"\n".join(compress(paragraphs, kept))), lost
-
-    def _share_out(self, article: CleanedArticle, data: memoryview, name: str) -> int:
+    def _share_out(
+        self, article: CleanedArticle, data: memoryview, pieces: Sequence[Piece], name: str
+    ) -> int:
         """Each piece of a text goes to a split or to what is dropped; the characters of both."""
         split, summary = self._tables[name].rows, self.summary
         names = (article.title, article.author, article.source)
-        text = str(data, "utf-8")
-        pieces, found = cut_text(text, self.limits)
         left_out: list[tuple[Piece, str]] = []
         kept = lost = 0
         for part, piece in enumerate(pieces):
@@ -123,9 +131,8 @@ class Harvest:
         summary.documents[name] += len(pieces) - len(left_out)
         summary.characters[name] += kept
         summary.rows_kept += sum(article.row_counts)
-        self._count_oddities(text, found)
         if left_out:
-            self._leave_out(article, text, left_out)
+            self._leave_out(article, str(data, "utf-8"), left_out)
         return kept + lost
 
     def _count_oddities(self, text: str, found: Found) -> None:
@@ -147,3 +154,18 @@ class Harvest:
             rows = sum(article.row_counts[i] for i in inside)
             self._drop(article, article.first_rows[first], rows, reason, end - start, text[start:end])
             self.summary.rows_kept -= rows
+
+
+def _part_repeating(
+    article: CleanedArticle, data: memoryview, duplicates: bytes
+) -> tuple[memoryview, list[tuple[int, int, bytes]]]:
+    """The text without the paragraphs that repeat, which leave `article` too; and these: first row, rows, text."""
+    if not any(duplicates):
+        return data, []
+    paragraphs = bytes(data).split(b"\n")
+    rows, counts = article.first_rows, article.row_counts
+    repeating = list(compress(zip(rows, counts, paragraphs, strict=True), duplicates))
+    kept = [not repeats for repeats in duplicates]
+    article.first_rows = list(compress(rows, kept))
+    article.row_counts = list(compress(counts, kept))
+    return memoryview(b"\n".join(compress(paragraphs, kept))), repeating

@@ -85,8 +85,7 @@ def taigi_score(text: str) -> float:
     >>> taigi_score("阮佇遮食飯"), taigi_score("他們吃飯"), taigi_score("Góa bô beh khì")
     (1.0, 0.0, 1.0)
     """
-    (measured,), _ = measure_spans(text, [(0, len(text))])
-    return measured.score
+    return measure_spans([text], [[(0, len(text))]]).scores[0] if text else 0.0
 
 
 _BITS = 10  # of a counter of characters; five of them, one of bytes and a flag share 64 bits
@@ -119,11 +118,12 @@ def _counters() -> npt.NDArray[np.uint64]:
     return counters
 
 
-class Measured(NamedTuple):
-    """Of a span: its `taigi_score`, and its length in UTF-8."""
+class Measures(NamedTuple):
+    """Of some spans in order: their `taigi_score`, and their lengths in UTF-8. Of each text: what is `found` in it."""
 
-    score: float
-    size: int
+    scores: list[float]
+    sizes: list[int]
+    found: list[Found]
 
 
 class Found(NamedTuple):
@@ -133,29 +133,39 @@ class Found(NamedTuple):
     rare: bool
 
 
-def measure_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[Measured], Found]:
-    """What each span is, in order and with nothing but spaces and line breaks between them; and what is in them."""
-    if not text or not spans:
-        return [Measured(0.0, 0)] * len(spans), Found(False, False)
-    counters = look_up(_counters(), codes_of(text))
-    starts: list[int] = []  # of stretches so short that no counter runs over
-    firsts = []  # of each span
-    for start, end in spans:
-        firsts.append(len(starts))
-        starts += range(start, end, _MOST)
-    stretches = np.add.reduceat(counters, starts)[:, None] >> _SHIFTS & _MASKS
-    sums = np.add.reduceat(stretches, firsts, axis=0).tolist()
-    measured, all_taigi, all_simplified = [], 0, 0
-    nexts = [start for start, _ in spans[1:]] + [len(text)]
-    for (_, end), following, (han, taigi, letters, tones, simplified, size) in zip(
-        spans, nexts, sums, strict=True
-    ):
-        # What lies between spans has a byte a character.
-        measured.append(Measured(_score(han, taigi, letters, tones), size - (following - end)))
-        all_taigi += taigi
-        all_simplified += simplified
-    maybe = all_simplified >= _LEAST_SIMPLIFIED and all_simplified > 4 * all_taigi
-    return measured, Found(maybe, bool(counters.max() >= _RARE))
+def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]) -> Measures:
+    """What the spans of each text are, in order and with nothing but spaces and line breaks outside of them."""
+    counts = list(map(len, spans))
+    if not any(counts):
+        return Measures([], [], [Found(False, False)] * len(texts))
+    counters = look_up(_counters(), codes_of("".join(texts)))
+    begins = np.repeat(np.cumsum([0, *map(len, texts[:-1])]), counts)  # of the text of each span
+    starts, ends = np.array([span for of_text in spans for span in of_text]).T + begins
+    sums = _sums(counters, starts, ends)
+    # What lies behind a span has a byte a character.
+    sizes = sums[:, 5] - (np.append(starts[1:], len(counters)) - ends)
+    first_spans = np.cumsum([0, *counts[:-1]])[np.array(counts) > 0]
+    _, taigi, _, _, simplified, _ = np.add.reduceat(sums, first_spans, axis=0).T
+    maybe = (simplified >= _LEAST_SIMPLIFIED) & (simplified > 4 * taigi)
+    rare = np.maximum.reduceat(counters, starts[first_spans]) >= _RARE
+    found = map(Found, maybe.tolist(), rare.tolist())
+    return Measures(
+        list(map(_score, *sums[:, :4].T.tolist())),
+        sizes.tolist(),
+        [next(found) if count else Found(False, False) for count in counts],
+    )
+
+
+def _sums(
+    counters: npt.NDArray[np.uint64], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The six counters of each span and of what lies between it and the next one, [spans, 6]."""
+    stretches = -((starts - ends) // _MOST)  # of each span: so short that no counter runs over
+    firsts = np.cumsum(stretches) - stretches
+    places = np.arange(stretches.sum()) - np.repeat(firsts, stretches)
+    begins = np.repeat(starts, stretches) + _MOST * places
+    of_stretches = np.add.reduceat(counters, begins)[:, None] >> _SHIFTS & _MASKS
+    return np.add.reduceat(of_stretches.astype(np.int64), firsts, axis=0)
 
 
 def _score(han: int, taigi: int, letters: int, tones: int) -> float:

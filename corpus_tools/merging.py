@@ -21,7 +21,7 @@ _COMPLETE = frozenset("。！？!?…")
 _MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")
 _CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
 _UNCERTAIN = _CONTINUES | {" "}
-_head, _first, _last = itemgetter(slice(16)), itemgetter(0), itemgetter(-1)
+_first, _last = itemgetter(0), itemgetter(-1)
 
 
 def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[Sequence[int]]:
@@ -69,7 +69,7 @@ def repeated_rows(texts: Sequence[str], min_chars: int) -> set[int]:
 
     Windows break sentences, so such a copy must go before the windows are joined.
     """
-    if len(set(map(_head, texts))) == len(texts):  # so they differ
+    if len(set(texts)) == len(texts):
         return set()
     first: set[str] = set()
     repeated = set()
@@ -105,8 +105,11 @@ def _paragraph_starts(texts: Sequence[str]) -> list[bool]:
     starts = [False, *map(gt, complete, uncertain)]  # complete and not uncertain
     for i in compress(count(1), map(not_, starts[1:])):
         starts[i] = lasts[i - 1] in _MAY_END and _starts_paragraph(texts[i - 1], lasts[i - 1], texts[i])
-    for i in _numbered_in_sequence(texts, firsts):
-        starts[i] = i > 0 and lasts[i - 1] != "\n"
+    numbered = map(NUMBER_STARTS.__contains__, firsts)
+    undecided = compress(count(), map(gt, numbered, starts))  # may be numbered and begin no paragraph so far
+    if any(i and number_at(texts[i], 0) for i in undecided):
+        for i in _numbered_in_sequence(texts, firsts):
+            starts[i] = i > 0 and lasts[i - 1] != "\n"
     return starts
 
 

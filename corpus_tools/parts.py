@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from corpus_tools.cutting import Limits
 from corpus_tools.deduplication import HASH_BYTES, find_duplicates
-from corpus_tools.harvest import Harvest, PartSummary
+from corpus_tools.documents import CleanedArticle
+from corpus_tools.harvest import Given, Harvest, PartSummary
 from corpus_tools.shards import no_collector
 from corpus_tools.stored import Ends, open_shard
 from corpus_tools.tables import Writers
+
+_AT_ONCE = 1 << 19  # bytes of text handled together
 
 
 class Selection(NamedTuple):
@@ -55,14 +58,29 @@ def write_part(
 
 def _gather(selection: Selection, harvest: Harvest) -> dict[str, pa.Table]:
     """The tables to be written for a shard."""
-    text = mark = 0
     with open_shard(selection.path, selection.ends) as (articles, texts):
-        for article, fate in zip(articles, selection.fates, strict=True):
-            marks = selection.duplicates[mark : mark + len(article.first_rows)]
-            harvest.add(article, texts[text : text + article.size], fate, marks)
-            mark += len(marks)
-            text += article.size
+        for together in _batches(articles, texts, selection):
+            harvest.add(together)
+            together.clear()  # the texts cannot be unmapped while there are views of them
         return harvest.take()
+
+
+def _batches(
+    articles: Sequence[CleanedArticle], texts: memoryview, selection: Selection
+) -> Iterator[list[Given]]:
+    """A shard's articles, as many at a time as make the steps taken for each batch not count."""
+    together: list[Given] = []
+    text = mark = size = 0
+    for article, fate in zip(articles, selection.fates, strict=True):
+        marks = selection.duplicates[mark : mark + len(article.first_rows)]
+        together.append(Given(article, texts[text : text + article.size], fate, marks))
+        mark += len(marks)
+        text += article.size
+        size += article.size
+        if size >= _AT_ONCE:
+            yield together
+            together, size = [], 0
+    yield together
 
 
 def repeated_documents(parts: Sequence[PartSummary]) -> dict[int, frozenset[int]]:

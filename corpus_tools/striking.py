@@ -6,6 +6,7 @@ a line too many, never one too few: a line on which no rule strikes is no other 
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from functools import cache
 from typing import NamedTuple
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from corpus_tools.characters import HAN_RANGES, codes_of, composing, look_up
 from corpus_tools.cleaning import CHARACTERS, SEPARATOR, may_compose_pair
 from corpus_tools.numbering import NUMBER_STARTS
+
+_TWIN_STOPS = re.compile("。。")
 
 Places = npt.NDArray[np.int64]
 
@@ -28,11 +31,10 @@ class _Kind(IntEnum):
     COMPOSING = 2
     MARK = 3  # half-width; a colon or a dot may belong to an address
     DOT = 4
-    STOP = 5
-    ELLIPSIS = 6
-    BOX = 7
-    SPACE = 8
-    BREAK = 9
+    ELLIPSIS = 5
+    BOX = 6
+    SPACE = 7
+    BREAK = 8
 
 
 @cache
@@ -43,7 +45,6 @@ def _kinds() -> npt.NDArray[np.uint8]:
     for characters, kind in (
         (",?!:;", _Kind.MARK),
         (".", _Kind.DOT),
-        ("。", _Kind.STOP),
         ("…", _Kind.ELLIPSIS),
         ("─", _Kind.BOX),
         (" ", _Kind.SPACE),
@@ -98,12 +99,18 @@ def lines_to_clean(text: str) -> Lines:
     breaks = places[kinds == _Kind.BREAK]
     edges = codes[breaks] == ord(SEPARATOR)
     touched = edges[:-1] | edges[1:]
-    touched[np.searchsorted(breaks, _strikes(codes, places, kinds)) - 1] = True
+    struck = np.concatenate([_strikes(codes, places, kinds), _twin_stops(text)])
+    touched[np.searchsorted(breaks, struck) - 1] = True
     numbers = np.flatnonzero(touched)
     starts, ends = breaks[numbers] + 1, breaks[numbers + 1]
     firsts = np.flatnonzero(edges)[:-1]
     numbered = np.logical_or.reduceat(look_up(_starts_number(), codes[breaks[:-1] + 1]) & ~touched, firsts)
     return Lines(numbers.tolist(), starts.tolist(), ends.tolist(), firsts.tolist(), numbered.tolist())
+
+
+def _twin_stops(text: str) -> Places:
+    """Where two 。 or more stand together; a search of its own, for single ones are as frequent as sentences."""
+    return np.array([match.start() for match in _TWIN_STOPS.finditer(text)], np.int64)
 
 
 def _strikes(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[np.uint8]) -> Places:
@@ -120,7 +127,7 @@ def _strikes(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[n
     ]
     marks, before_mark, after_mark = of(_Kind.MARK)
     dots, before_dot, after_dot = of(_Kind.DOT)
-    stops, boxes = places[kinds == _Kind.STOP], places[kinds == _Kind.BOX]
+    boxes = places[kinds == _Kind.BOX]
     ellipses, before_ellipsis, after_ellipsis = of(_Kind.ELLIPSIS)
     spaces, before_space, after_space = of(_Kind.SPACE)
     lone = (before_ellipsis == ord("…")) == (after_ellipsis == ord("…"))  # or inside three or more
@@ -133,7 +140,7 @@ def _strikes(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[n
             places[kinds == _Kind.REPLACED],
             marks[look_up(_is_han(), before_mark) | (after_mark == ord("/"))],
             dots[(after_dot == ord(".")) | (before_dot | 0x20 == ord("w"))],
-            *(run[:-1][np.diff(run) == 1] for run in (stops, boxes)),
+            boxes[:-1][np.diff(boxes) == 1],
             ellipses[lone],
             spaces[at_edge],
         ]

@@ -149,25 +149,31 @@ def test_census_counts_each_kind() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.text(st.sampled_from("阮佇的们aê,。\ue000\ufffd"), min_size=1), max_size=4),
+    st.lists(
+        st.lists(st.text(st.sampled_from("阮佇的们aê,。\ue000\ufffd"), min_size=1), max_size=3), max_size=3
+    ),
     st.sampled_from([1, 5000]),
 )
-def test_spans_are_measured_like_texts_of_their_own(pieces: list[str], times: int) -> None:
-    pieces = [piece * times for piece in pieces]
-    spans, at = [], 0
-    for piece in pieces:
-        spans.append((at, at + len(piece)))
-        at += len(piece) + 1
-    measured, found = measure_spans("\n".join(pieces) + " ", spans)
-    assert measured == [(taigi_score(piece), len(piece.encode())) for piece in pieces]
-    assert found.simplified or not looks_simplified("".join(pieces))
-    assert found.rare == any(c in "\ue000\ufffd" for c in "".join(pieces))
+def test_spans_of_many_texts_are_measured_like_texts_of_their_own(texts: list[list[str]], times: int) -> None:
+    pieces = [[piece * times for piece in text] for text in texts]
+    spans = [[(end - len(p), end) for p, end in zip(t, _ends(t), strict=True)] for t in pieces]
+    scores, sizes, found = measure_spans(["\n".join(text) + " " for text in pieces], spans)
+    assert scores == [taigi_score(piece) for text in pieces for piece in text]
+    assert sizes == [len(piece.encode()) for text in pieces for piece in text]
+    for text, found_here in zip(pieces, found, strict=True):
+        assert found_here.simplified or not looks_simplified("".join(text))
+        assert found_here.rare == any(c in "\ue000\ufffd" for c in "".join(text))
+
+
+def _ends(pieces: list[str]) -> list[int]:
+    """Where pieces end that are joined with a character between them."""
+    return [number + sum(map(len, pieces[: number + 1])) for number in range(len(pieces))]
 
 
 def test_spaces_behind_the_widest_characters_do_not_overflow_their_count() -> None:
     text = "𪜶" * 1023
-    measured, _ = measure_spans(text + " " * 99 + text, [(0, 1023), (1122, 2145)])
-    assert [span.size for span in measured] == [4092, 4092]
+    measured = measure_spans([text + " " * 99 + text], [[(0, 1023), (1122, 2145)]])
+    assert measured.sizes == [4092, 4092]
 
 
 def test_a_score_does_not_depend_on_length() -> None:
