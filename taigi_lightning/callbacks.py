@@ -23,6 +23,7 @@ from taigi_lightning.identity import describe_data, write_lineage
 from taigi_lightning.memory import optimizer_bytes
 from taigi_lightning.merging import Onto, merge_adapter
 from taigi_lightning.shards import base_folder, weight_files
+from taigi_lightning.strategies import over_ranks
 
 RUN_CONFIG = "config.yaml"
 
@@ -131,17 +132,19 @@ class SaveOnSignal(Callback):
     """The first Ctrl-C or SIGTERM ends the optimizer step, saves and stops; a second stops at once.
 
     Stopping inside an accumulation window would lose its gradients, and with them the equality of a
-    resumed run with an unbroken one.
+    resumed run with an unbroken one. Several processes stop together, one optimizer step later.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self._step = 0
+        # Whether a process had received one a step ago, and what tells that the answer is on the host.
+        self._asked: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals for the time of training; a signal is only heard in the main thread."""
-        self._step = trainer.global_step
+        self._step, self._asked = trainer.global_step, None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._receive)
@@ -162,15 +165,25 @@ class SaveOnSignal(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        # On a GPU alone, a tensor there would make every step wait for it.
-        received = torch.tensor(self.received, device=pl_module.device if trainer.world_size > 1 else "cpu")
-        if not int(trainer.strategy.reduce(received, reduce_op="max")):
+        if not (self._heard(pl_module.device) if trainer.world_size > 1 else self.received):
             return
         path = checkpoint_folder(trainer.default_root_dir) / f"interrupted-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             print(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
         raise KeyboardInterrupt
+
+    def _heard(self, device: torch.device) -> bool:
+        """Whether a signal had come to any process a step ago: waiting for this step's answer would idle the GPU."""
+        answer = over_ranks(torch.full((), self.received, device=device), "max").to("cpu", non_blocking=True)
+        copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        before, self._asked = self._asked, (answer, copied)
+        if before is None:
+            return False
+        answer, copied = before
+        if copied is not None:
+            copied.synchronize()
+        return bool(answer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back before the export, which they may stop at once."""

@@ -197,6 +197,7 @@ def quieten() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*You have overridden `on_before_batch_transfer`.*",
         ".*is_gradient_checkpointing` is deprecated.*",
+        ".*AccumulateGrad node's stream does not match.*",  # Lightning wraps in DDP on a stream of its own
     ):
         warnings.filterwarnings("ignore", message=message)
 

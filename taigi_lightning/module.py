@@ -28,6 +28,7 @@ from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.prompts import IGNORE
 from taigi_lightning.question_batches import QuestionBatch
 from taigi_lightning.schedules import adopt_rate
+from taigi_lightning.strategies import over_ranks
 
 Batch = dict[str, Any]
 
@@ -272,8 +273,7 @@ class CausalLMModule(pl.LightningModule):
         """Each value summed over all ranks, float64."""
         # Without waiting for the device: what follows would reach it late.
         here = [torch.as_tensor(v, dtype=torch.float64).to(self.device, non_blocking=True) for v in values]
-        total: Tensor = self.trainer.strategy.reduce(torch.stack(here), reduce_op="sum")
-        return total
+        return over_ranks(torch.stack(here), "sum")
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
         """Answer a batch of questions."""

@@ -1,8 +1,11 @@
-"""Which of Lightning's strategies train this project's module rightly, and which are refused."""
+"""Which of Lightning's strategies train this project's module rightly, and how its processes add up numbers."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor, distributed
 
 from taigi_lightning.errors import InputError
 
@@ -28,3 +31,14 @@ def check_strategy(strategy: str | Strategy) -> None:
         "whole weights itself, where nothing would gather them. "
         "Use --trainer.strategy ddp, where each GPU holds the whole base."
     )
+
+
+def over_ranks(tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:
+    """The sum or the maximum of all processes' tensors, in place; alone, the tensor itself.
+
+    Lightning's `strategy.reduce` does so behind a barrier, at which NCCL lets the host wait for the device: what
+    follows in a training step would be launched too late. Here it is only queued.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation.upper()))
+    return tensor

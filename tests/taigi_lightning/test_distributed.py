@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -28,7 +29,15 @@ TORCHRUN = [
 ]  # fmt: skip
 
 
-def fit(home: Path, command: list[str], folder: str, batch_size: int, *more: str) -> str:
+class SignalToOne(pl.Callback):
+    """The second of two processes alone is asked to stop, in the first optimizer step."""
+
+    def on_before_backward(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_rank == 1 and trainer.fit_loop.total_batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def fit(home: Path, command: list[str], folder: str, batch_size: int, *more: str, code: int = 0) -> str:
     """Run the SFT stage in `home`, two micro-batches a step, without dropout; returns what it printed."""
     arguments = [
         "fit", "--config", "configs/sft.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
@@ -43,7 +52,7 @@ def fit(home: Path, command: list[str], folder: str, batch_size: int, *more: str
     done = subprocess.run(
         [*command, *arguments], cwd=home, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == code, done.stderr[-3000:]
     return done.stdout
 
 
@@ -124,6 +133,24 @@ def test_one_run_reaches_weights_and_biases(home: Path, printed: str) -> None:
 def test_one_process_finishes_what_two_began(home: Path, printed: str) -> None:
     fit(home, ALONE, "models/rest", 4, "--ckpt_path", "models/two/checkpoints/step=2.ckpt")
     wanted, found = trained(home / "models" / "two"), trained(home / "models" / "rest")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(home: Path, printed: str) -> None:
+    stop = [
+        "--trainer.callbacks",
+        f"{__name__}.SignalToOne",
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.devices",
+        "2",
+    ]
+    fit(home, TORCHRUN, "models/stopped", 2, *stop, code=1)
+    (saved,) = (home / "models" / "stopped" / "checkpoints").glob("interrupted-*")
+    assert saved.name == "interrupted-step=2.ckpt"  # one after the step in which it came
+    fit(home, ALONE, "models/stopped", 4, "--ckpt_path", "last")
+    wanted, found = trained(home / "models" / "two"), trained(home / "models" / "stopped")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
 
