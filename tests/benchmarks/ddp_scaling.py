@@ -1,0 +1,247 @@
+"""Two GPUs against one, training and predicting through the real commands, in one table.
+
+python -m tests.benchmarks.ddp_scaling --base BASE16 --corpus data/cpt_corpus --output ddp
+
+Runs of RUNS follow one another, those joined by + at the same time; --runs chooses and orders them. Training is
+`fit` with the same rows an optimizer step on one GPU and on two; "plain" is without dropout, where both losses
+should agree. A callback notes each card's peak memory and which backward passes synchronised, and traces the last
+three steps on the first rank: how long all-reduce ran, and how long while nothing else did. Prediction answers 1,001
+made-up questions with the adapter of the run "two"; time is from the first batch, kernels compiled, to the files.
+Each run leaves a folder under --output; the table is made of what lies there, so a session may take several calls.
+
+Rehearsal on a CPU: --base models/tiny-taigi --more "--config configs/tiny.yaml" --steps 8 --questions 40
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+GIB = 2**30
+WARM_UP, TRACED = 4, 3  # optimizer steps at the beginning that do not count, and at the end
+METERS = "tests.benchmarks.ddp_meters"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command: on how many GPUs, on which one if it is one, and what part of --steps."""
+
+    devices: int
+    card: int = 0
+    predict: bool = False
+    share: float = 1.0
+    options: tuple[str, ...] = ()
+
+
+PLAIN = ("--model.lora.lora_dropout", "0")
+RUNS = {
+    "one-0": Run(1), "one-1": Run(1, 1), "two": Run(2),
+    "one-again": Run(1, share=0.6), "two-again": Run(2, share=0.6),
+    "one-plain": Run(1, 1, share=0.5, options=PLAIN), "two-plain": Run(2, share=0.5, options=PLAIN),
+    "predict-one": Run(1, predict=True), "predict-two": Run(2, predict=True),
+}  # fmt: skip
+ORDER = ["one-0+one-1", "two", "predict-one+one-plain", "predict-two", "two-plain", "one-again", "two-again"]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", type=Path, required=True, help="a 16-bit base with its tokenizer")
+    parser.add_argument("--corpus", type=Path, default=Path("data/cpt_corpus"))
+    parser.add_argument("--output", type=Path, default=Path("ddp_scaling"), help="a folder")
+    parser.add_argument("--runs", nargs="*", default=ORDER, help="see above; none only makes the table")
+    parser.add_argument("--steps", type=int, default=28, help="optimizer steps, the traced ones included")
+    parser.add_argument("--accumulate", type=int, default=4, help="micro-batches a step on one GPU")
+    parser.add_argument("--questions", type=int, default=1001)
+    parser.add_argument("--more", type=shlex.split, default=[], help="for every command")
+    parser.add_argument("--limit", type=float, default=400, help="seconds for a run")
+    return parser.parse_args()
+
+
+# ---- the commands ---------------------------------------------------------------------------------
+
+
+def command(name: str, args: argparse.Namespace) -> list[str]:
+    """The command line of a run."""
+    run, folder = RUNS[name], args.output / name
+    callbacks = [{"class_path": f"{METERS}.StepMeter", "init_args": {"folder": str(folder)}}]
+    if run.predict:
+        writer = {"class_path": "PredictionWriter", "init_args": {"output": str(folder / "output.csv")}}
+        callbacks = [writer, {**callbacks[0], "class_path": f"{METERS}.PredictionMeter"}]
+    words = ["predict" if run.predict else "fit", "--config"]
+    words += ["configs/predict.yaml" if run.predict else "configs/cpt.yaml", *args.more]
+    words += ["--model.base", str(args.base), "--trainer.default_root_dir", str(folder)]
+    words += ["--trainer.devices", str(run.devices), "--trainer.logger", "null"]
+    words += ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", json.dumps(callbacks)]
+    if run.devices > 1:
+        words += ["--trainer.strategy", "ddp"]
+    if run.predict:
+        words += ["--model.adapter", str(args.output / "two" / "adapter")]
+        words += ["--data.init_args.questions", str(args.output / "questions.csv")]
+    else:
+        words += ["--trainer.accumulate_grad_batches", str(args.accumulate // run.devices)]
+        words += ["--trainer.max_steps", str(max(WARM_UP + TRACED + 1, round(args.steps * run.share)))]
+        words += ["--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"]
+        words += ["--data.init_args.data_dir", str(args.corpus), "--export.merge", "false"]
+    return [sys.executable, "-m", "taigi_lightning", *words, *run.options]
+
+
+def start(names: list[str], args: argparse.Namespace) -> None:
+    """Run commands at the same time; what each prints goes to its folder."""
+    began, running = time.monotonic(), {}
+    for name in names:
+        folder = args.output / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        visible = {"CUDA_VISIBLE_DEVICES": str(RUNS[name].card)} if RUNS[name].devices == 1 else {}
+        with (folder / "log.txt").open("w", encoding="utf-8") as log:
+            running[name] = subprocess.Popen(
+                command(name, args),
+                env={**os.environ, **visible},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # so that the second rank, its child, ends with it
+            )
+    for name, process in running.items():
+        try:
+            code = process.wait(max(1.0, args.limit - (time.monotonic() - began)))
+        except subprocess.TimeoutExpired:
+            code = 124
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        print(f"{name}: exit {code}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def write_questions(corpus: Path, file: Path, count: int) -> None:
+    """Questions as long as the test's, cut out of the corpus; 11 in 100 have the passage of the one before."""
+    texts = "".join(
+        pq.read_table(sorted(corpus.glob("train-*.parquet"))[0], columns=["text"])["text"].to_pylist()
+    )
+    draw = random.Random(9527)
+
+    def piece(characters: float) -> str:
+        begin = draw.randrange(len(texts) - 500)
+        return texts[begin : begin + round(characters)].replace("\n", "。")
+
+    lengths = np.interp((np.arange(count) + 0.5) / count, [0, 0.5, 0.95, 1], [21, 147, 303, 469]).tolist()
+    draw.shuffle(lengths)
+    passages = [piece(length) for length in lengths]
+    for row in sorted(draw.sample(range(1, count), round(0.114 * count))):
+        passages[row] = passages[row - 1]
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["ID", "前文", "題幹", "選項1", "選項2", "選項3", "選項4"])
+        for number, passage in enumerate(passages, start=1):
+            options = [f"{place}{piece(draw.randint(2, 14))}" for place in "甲乙丙丁"]
+            writer.writerow([number, passage, piece(draw.randint(8, 25)), *options])
+
+
+# ---- the table ------------------------------------------------------------------------------------
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run left: a row for the table, empty if it did not come to its end."""
+    ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank-*.json"))]
+    logs = list(folder.glob("logs/**/metrics.csv"))
+    if not ranks or not (logs or "questions" in ranks[0]):
+        return {}
+    row: dict[str, Any] = {"ranks": ranks}
+    if logs:
+        with logs[0].open(encoding="utf-8") as file:
+            steps = [step for step in csv.DictReader(file) if step.get("train/tokens_per_second")]
+        row["speeds"] = [round(float(step["train/tokens_per_second"])) for step in steps]
+        row["losses"] = [float(step["train/loss"]) for step in steps]
+        row["tokens_per_second"] = statistics.median(row["speeds"][WARM_UP : -TRACED - 1] or row["speeds"])
+    return row
+
+
+def compare_losses(one: list[float], two: list[float]) -> str:
+    pairs = list(zip(one, two, strict=False))
+    apart = [abs(a - b) for a, b in pairs]
+    ends = f"{pairs[0][0]:.4f} and {pairs[0][1]:.4f} to {pairs[-1][0]:.4f} and {pairs[-1][1]:.4f}"
+    return (
+        f"{len(pairs)} steps, {ends}; mean difference {statistics.mean(apart):.5f}, largest {max(apart):.5f}"
+    )
+
+
+def compare_answers(one: Path, two: Path) -> str:
+    first, second = (
+        list(csv.DictReader((folder / "output.probabilities.csv").open(encoding="utf-8")))
+        for folder in (one, two)
+    )
+    once = (
+        [row["ID"] for row in first]
+        == [row["ID"] for row in second]
+        == [str(n + 1) for n in range(len(first))]
+    )
+    names = [f"Probability{place}" for place in (1, 2, 3, 4)]
+    apart = [max(abs(float(a[n]) - float(b[n])) for n in names) for a, b in zip(first, second, strict=False)]
+    same = sum(a["Answer"] == b["Answer"] for a, b in zip(first, second, strict=False))
+    return f"{same} of {len(first)} answers equal, probabilities at most {max(apart):.6f} apart; each once: {once}"
+
+
+def table(rows: dict[str, dict[str, Any]], output: Path) -> str:
+    """The table, as Markdown, of the runs there are."""
+    lines = ["| run | tokens/s | median of | GiB a card, allocated / reserved |", "|-|-|-|-|"]
+    for name, row in rows.items():
+        memory = " ; ".join(f"{r['allocated'] / GIB:.2f} / {r['reserved'] / GIB:.2f}" for r in row["ranks"])
+        if "speeds" in row:
+            counted = len(row["speeds"]) - WARM_UP - TRACED - 1
+            lines.append(f"| {name} | {row['tokens_per_second']:,} | {counted} steps | {memory} |")
+        else:
+            first = row["ranks"][0]
+            speed = f"{sum(r['questions'] for r in row['ranks']) / first['seconds']:.1f} questions/s"
+            spent = " ; ".join(f"{r['own_seconds']:.2f}" for r in row["ranks"])
+            lines.append(f"| {name} | {speed} | {first['seconds']:.2f} s; batches {spent} | {memory} |")
+    lines.append("")
+    ones = [rows[name]["tokens_per_second"] for name in ("one-0", "one-1", "one-again") if name in rows]
+    for name in ("two", "two-again"):
+        if ones and name in rows:
+            ratio = rows[name]["tokens_per_second"] / 2 / statistics.mean(ones)
+            lines.append(
+                f"- {name}: {ratio:.4f} of twice the mean of {', '.join(f'{one:,}' for one in ones)}"
+            )
+    for a, b in (("one-0", "one-1"), ("one-0", "two"), ("one-plain", "two-plain")):
+        if a in rows and b in rows:
+            lines.append(f"- loss of {a} and {b}: {compare_losses(rows[a]['losses'], rows[b]['losses'])}")
+    for name, row in rows.items():
+        for rank, found in enumerate(row["ranks"]):
+            if "trace" in found:
+                lines.append(f"- trace of {name}, rank {rank}: {json.dumps(found['trace'])}")
+    if {"predict-one", "predict-two"} <= rows.keys():
+        lines.append(f"- prediction: {compare_answers(output / 'predict-one', output / 'predict-two')}")
+    card = next((row["ranks"][0]["card"] for row in rows.values()), "")
+    return f"{card}\n\n" + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    args = parse_arguments()
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_questions(args.corpus, args.output / "questions.csv", args.questions)
+    for names in [*args.runs, None]:
+        if names is not None:
+            start(names.split("+"), args)
+        rows = {name: row for name in RUNS if (row := read_run(args.output / name))}
+        (args.output / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        (args.output / "table.md").write_text(table(rows, args.output), encoding="utf-8")
+    print(table(rows, args.output))
+
+
+if __name__ == "__main__":
+    main()
