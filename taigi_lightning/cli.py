@@ -15,6 +15,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+from rich.table import Table
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning import datamodules as _datamodules  # noqa: F401
@@ -156,6 +158,15 @@ class TaigiCLI(LightningCLI):
         if self.subcommand == "test":
             trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
         return trainer
+
+    def validate(self, verbose: bool = True, **options: Any) -> None:
+        """Run `validate` and show each metric once; Lightning's table shows all of them for every dataloader."""
+        self.trainer.validate(verbose=False, **options)
+        if verbose and self.trainer.is_global_zero:
+            table = Table("held out", "")
+            for name, value in self.trainer.callback_metrics.items():
+                table.add_row(name, f"{float(value):.6g}")
+            Console().print(table)
 
     def after_fit(self) -> None:
         """Leave a report and, beside a whole model, its card."""

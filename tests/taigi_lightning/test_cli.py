@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -132,6 +133,23 @@ def test_a_run_leaves_its_config_its_log_and_a_model(home: Path, monkeypatch: py
     assert log["train/loss"].dropna().size == 4
     assert {f.name for f in (folder / "checkpoints").iterdir()} == {"step=2.ckpt", "step=4.ckpt"}
     assert json.loads((folder / "lineage.json").read_text())["base"]["name"] == "models/base"
+
+
+def test_validate_shows_each_metric_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "\n".join(f"{TEXT}{n},佗位？,市仔,學校,厝,海邊,{1 + n % 4}" for n in range(8))
+    Path("data/questions.csv").write_text(f"文章,問題,選項1,選項2,選項3,選項4,正確答案\n{rows}\n")
+    arguments = [
+        "--config", "configs/sft.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
+        "--data.train_file", "data/questions.csv", "--data.validation_fraction", "0.5",
+    ]  # fmt: skip
+    assert call(monkeypatch, "validate", *arguments) == 0
+    printed = capsys.readouterr().out
+    for name in ("val/loss", "val/perplexity", "val/accuracy"):
+        assert len(re.findall(rf"^\W*{name}\W+[\d.]+\W*$", printed, re.MULTILINE)) == 1, printed
+    assert call(monkeypatch, "validate", *arguments, "--verbose", "false") == 0
+    assert "val/loss" not in capsys.readouterr().out
 
 
 def test_a_second_run_into_the_same_folder_does_not_clash(
