@@ -135,8 +135,13 @@ class CPTDataModule(_TrainingData):
         self.cache_dir = Path(cache_dir) if cache_dir else None
 
     def prepare_data(self) -> None:
-        """Encode the corpus once, before the other processes look for it."""
-        files = [corpus_files(Path(self.source), split) for split in self._split_names("fit").values()]
+        """Encode what the trainer's stage reads of the corpus, before the other processes look for it.
+
+        Raises:
+            InputError: the folder or one of the stage's splits is missing or empty.
+        """
+        stage = (self.trainer and self.trainer.state.fn) or "fit"
+        files = [corpus_files(Path(self.source), split) for split in self._split_names(stage).values()]
         tokenizer = load_tokenizer(self.tokenizer)
         for split_files in files:
             tokenize_corpus(split_files, tokenizer, self.cache_dir)
@@ -160,7 +165,9 @@ class CPTDataModule(_TrainingData):
 
     def _split_names(self, stage: str) -> dict[str, str]:
         names = {"train": "train"} if stage == "fit" else {}
-        return names | ({"validation": self.validation_split} if self.validation_split else {})
+        if stage in ("fit", "validate") and self.validation_split:
+            names["validation"] = self.validation_split
+        return names
 
 
 class SFTDataModule(_TrainingData):

@@ -152,6 +152,20 @@ def test_validate_shows_each_metric_once(
     assert "val/loss" not in capsys.readouterr().out
 
 
+def test_validate_asks_for_the_held_out_split_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = home / "data" / "cpt_corpus"
+    (corpus / "train-00000-of-00001.parquet").unlink()
+    assert call(monkeypatch, "validate", *CPT[1:]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    assert call(monkeypatch, *CPT, "--trainer.max_steps", "1") == 1
+    assert "holds no train-*.parquet" in capsys.readouterr().err
+    (corpus / "validation-00000-of-00001.parquet").unlink()
+    assert call(monkeypatch, "validate", *CPT[1:]) == 1
+    assert "holds no validation-*.parquet; found no Parquet file at all" in capsys.readouterr().err
+
+
 def test_a_second_run_into_the_same_folder_does_not_clash(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

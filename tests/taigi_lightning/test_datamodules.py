@@ -2,12 +2,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from taigi_lightning.datamodules import CPTDataModule, SFTDataModule
@@ -113,6 +115,18 @@ def test_a_corpus_without_validation(corpus: Path, tiny_llama_dir: Path) -> None
     assert data.val_dataloader() == []
     with pytest.raises(InputError, match="There is no corpus folder"):
         cpt(corpus / "absent", tiny_llama_dir).prepare_data()
+
+
+@pytest.mark.parametrize(("stage", "encoded"), [("fit", 2), ("validate", 1), ("test", 0), (None, 2)])
+def test_only_the_splits_of_the_stage_are_encoded(
+    corpus: Path, tiny_llama_dir: Path, stage: str | None, encoded: int
+) -> None:
+    data = cpt(corpus, tiny_llama_dir)
+    if stage:
+        data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        data.trainer.state.fn = TrainerFn(stage)
+    data.prepare_data()
+    assert len(list((corpus / "cache").glob("*.arrow"))) == encoded
 
 
 def test_validate_alone_needs_no_training_split(corpus: Path, tiny_llama_dir: Path) -> None:
