@@ -32,7 +32,7 @@ from taigi_lightning.held_out_answers import HeldOutAnswers
 from taigi_lightning.held_out_text import HeldOutText
 from taigi_lightning.model_card import write_model_card
 from taigi_lightning.module import CausalLMModule
-from taigi_lightning.plan import print_plan
+from taigi_lightning.plan_text import print_plan
 from taigi_lightning.predict_report import write_predict_report
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.progress import StepProgress

@@ -104,6 +104,15 @@ def adapter_sizes(shape: Shape, rank: int, targets: Sequence[str]) -> list[int]:
     return shape.layers * [n * rank for linear in chosen for n in (linear.inputs, linear.outputs)]
 
 
+def prefill_room(hidden: int, intermediate: int, tokens: int, element_size: int = 2) -> int:
+    """Bytes that prediction keeps free before it unpacks layers, for a row of some tokens to pass through.
+
+    At its widest a layer holds the residual stream, two inputs of projections, gate and up, and their product.
+    Half of that again and 2 GiB are for the head's product in float32, kernels' workspaces and fragments.
+    """
+    return 2 * GIB + 3 * tokens * (3 * hidden + 3 * intermediate) * element_size // 2
+
+
 # Bytes of optimizer state for each trained parameter; blockwise 8-bit states have a float for each 256.
 STATE_BYTES = {"AdamW": 8.0, "Adam": 8.0, "AdamW8bit": 2 + 8 / 256, "Adam8bit": 2 + 8 / 256}
 STATE_BYTES |= {"Lion": 4.0, "Lion8bit": 1 + 4 / 256, "SGD": 0.0}

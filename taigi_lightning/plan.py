@@ -1,28 +1,19 @@
-"""python -m taigi_lightning plan: what a config will need, said before anything is downloaded or loaded."""
+"""What a training config will need of card and disk, and how it could need less; `plan_text` says it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from taigi_lightning import activation_plan, memory
-from taigi_lightning.disk import free_space, run_bytes, same_disk
+from taigi_lightning.disk import run_bytes
 from taigi_lightning.memory import GIB, Shape
-from taigi_lightning.run_settings import (
-    Settings,
-    base_shape,
-    corpus_characters,
-    found_card,
-    is_cached,
-    parse_size,
-    past_speed,
-    read_settings,
-)
+from taigi_lightning.run_settings import Settings, is_cached
 
 
 class Need(NamedTuple):
@@ -35,25 +26,6 @@ class Need(NamedTuple):
     @property
     def total(self) -> int:
         return sum(self.parts.values())
-
-
-def print_plan(config: Mapping[str, Any]) -> None:
-    """Print the plan of a config.
-
-    Args:
-        config: what the command line parsed: `fit`'s config, with `gpu_memory` and `tokens_per_second`.
-
-    Raises:
-        InputError: the base's shape is not known.
-    """
-    settings = read_settings(config)
-    size = config["gpu_memory"]
-    card = ("the card given", parse_size(size)) if size else found_card()
-    speed = config["tokens_per_second"] or past_speed(settings)
-    print(render(settings, base_shape(settings.base), card, speed))
-
-
-# ---- adding up ------------------------------------------------------------------------------------
 
 
 def needs(settings: Settings, shape: Shape, card: int | None = None, element_size: int = 2) -> Need:
@@ -128,9 +100,14 @@ def disk_needs(settings: Settings, shape: Shape) -> dict[str, dict[str, int]]:
             merged=2 * shape.parameters if settings.merge else 0,
         )
     }
-    if not Path(settings.base).is_dir() and not is_cached(settings.base):
-        needed = {HF_HUB_CACHE: {f"download of {settings.base}": 2 * shape.parameters}, **needed}
-    return needed
+    return download_needs(settings.base, shape) | needed
+
+
+def download_needs(base: str, shape: Shape) -> dict[str, dict[str, int]]:
+    """Bytes of a base that is still to be fetched, by folder and purpose; empty if it is here."""
+    if Path(base).is_dir() or is_cached(base):
+        return {}
+    return {HF_HUB_CACHE: {f"download of {base}": 2 * shape.parameters}}
 
 
 def smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
@@ -163,80 +140,3 @@ def fitting_flags(settings: Settings, shape: Shape, card: int) -> list[str] | No
         if needs(changed, shape, card).total <= card * (1 - activation_plan.MARGIN):
             return list(flags.values())
     return None
-
-
-# ---- saying it ------------------------------------------------------------------------------------
-
-
-def render(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed: float | None) -> str:
-    """The whole plan as text."""
-    size = card[1] if card else None
-    need = needs(settings, shape, size)
-    trained = f"LoRA r {settings.rank}" if settings.rank else "every weight"
-    lines = [
-        f"{settings.base}: {shape.parameters:,} parameters, {settings.quantization}, {trained}, "
-        f"{settings.batch_size} x {settings.max_length} tokens",
-        "",
-        "On the card, at the peak" + (" (GiB)" if card else ", at least (GiB)"),
-        *(
-            f"  {name:<22}{part / GIB:8.2f}  {need.notes.get(name, '')}".rstrip()
-            for name, part in need.parts.items()
-        ),
-        f"  {'total':<22}{need.total / GIB:8.2f}",
-        "",
-        *_verdict(settings, shape, card, need),
-        *_course(settings, speed),
-        *_disk(settings, shape),
-    ]
-    return "\n".join(lines)
-
-
-def _verdict(settings: Settings, shape: Shape, card: tuple[str, int] | None, need: Need) -> list[str]:
-    if card is None:
-        return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB", ""]
-    name, size = card
-    # A budget of "auto" leaves the margin itself, and the small tensors counted here lie in it.
-    usable = size if settings.activation_budget == "auto" else size * (1 - activation_plan.MARGIN)
-    if need.total <= usable:
-        return [
-            f"It fits {name} ({size / GIB:.1f} GiB), with {(size - need.total) / GIB:.1f} GiB to spare.",
-            "",
-        ]
-    flags = fitting_flags(settings, shape, size)
-    head = f"It does not fit {name} ({size / GIB:.1f} GiB): {(need.total - usable) / GIB:.1f} GiB too much."
-    if flags is None:
-        return [head, "Nothing short of a smaller base or a larger card changes that.", ""]
-    return [head, "This fits:", *(f"  {flag}" for flag in flags), ""]
-
-
-def _course(settings: Settings, speed: float | None) -> list[str]:
-    lines = [f"An optimizer step sees {settings.step_tokens:,} tokens."]
-    steps = settings.max_steps
-    total = steps * settings.step_tokens
-    characters = corpus_characters(settings.corpus) if settings.corpus else None
-    if steps > 0 and characters:
-        lines.append(
-            f"{steps:,} steps see {total:,} tokens, about {total / characters:.1f} times the corpus "
-            f"({characters:,} characters, at one token each)."
-        )
-    if steps > 0 and speed:
-        hours = total / speed / 3600
-        time = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-        lines.append(f"At {speed:,.0f} tokens/s the run takes {time}, validation and merging aside.")
-    elif steps > 0:
-        lines.append("How long it takes shows after a first run, or give --tokens_per_second.")
-    return [*lines, ""]
-
-
-def _disk(settings: Settings, shape: Shape) -> list[str]:
-    lines = ["On disk (GiB)"]
-    needed = disk_needs(settings, shape)
-    frees = {folder: free_space(folder) for folder in needed}
-    for folder, parts in needed.items():
-        total, (place, free) = sum(parts.values()), frees[folder]
-        # Folders of one disk share what is free there.
-        sharing = sum(sum(needed[other].values()) for other in needed if same_disk(frees[other][0], place))
-        verdict = "enough" if free > sharing else "NOT enough"
-        lines += [f"  {name:<44}{size / GIB:8.2f}" for name, size in parts.items()]
-        lines.append(f"  {f'in {folder}':<44}{total / GIB:8.2f}  {free / GIB:.1f} free there: {verdict}")
-    return lines

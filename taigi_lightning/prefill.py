@@ -18,10 +18,10 @@ from taigi_lightning.decoder_layer import DecoderLayer
 from taigi_lightning.elementwise import Dropout
 from taigi_lightning.fast_decoder import FastDecoder
 from taigi_lightning.fast_path import fast_decoder
+from taigi_lightning.memory import prefill_room
 from taigi_lightning.token_tree import PackedTrees
 
 NO_DROPOUT = Dropout(0.0, 0)
-MARGIN = 2 * 2**30  # bytes for the head's product in float32, kernels' workspaces and fragments
 
 
 class _Row(NamedTuple):
@@ -54,9 +54,8 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     free, total = torch.cuda.mem_get_info(weight.device)
     used, held = torch.cuda.memory_allocated(weight.device), torch.cuda.memory_reserved(weight.device)
     limit = torch.cuda.get_per_process_memory_fraction(weight.device) * total
-    # At its widest a layer holds the residual stream, two inputs of projections, gate and up, and their product.
-    a_row = tokens * (3 * first.qkv.in_features + first.gate_up.out_features + first.down.in_features)
-    room = min(free + held - used, limit - used) - MARGIN - 1.5 * a_row * weight.element_size()
+    a_row = prefill_room(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
+    room = min(free + held - used, limit - used) - a_row
     a_layer = sum(group.out_features * group.width for group in first.groups()) * weight.element_size()
     layers = min(len(decoder.layers), max(0, int(room / a_layer)))
     decoder.keep_unpacked(layers)

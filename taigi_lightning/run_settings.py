@@ -45,6 +45,14 @@ class Settings:
     corpus: str | None = "data/cpt_corpus"
     checkpoints: int = 2
     merge: bool = True
+    predicts: bool = False
+    batch_tokens: int = 16384
+    answer_strategy: str = "choice"
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the longest row of a prediction: a longer prompt goes alone."""
+        return max(self.batch_tokens, self.max_length)
 
     @property
     def tokens(self) -> int:
@@ -58,12 +66,18 @@ class Settings:
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
-    """Pick what matters out of a stage's config; what it leaves out has the command line's default."""
+    """Pick what matters out of a stage's config; what it leaves out has the command line's default.
+
+    Raises:
+        InputError: the adapter that the config names is not there.
+    """
     model, trainer, data = (config.get(name) or {} for name in ("model", "trainer", "data"))
     if isinstance(data, str):
         data = {"class_path": data}
     arguments = {**data.get("init_args", {}), **{k: v for k, v in data.items() if k != "init_args"}}
     optimizer, lora = model.get("optimizer"), model.get("lora")
+    if model.get("adapter"):
+        lora = saved_adapter(Path(model["adapter"]))  # its own settings count, as in the module
     found: dict[str, Any] = {
         "base": model.get("base"),
         "quantization": model.get("quantization"),
@@ -79,10 +93,31 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "folder": trainer.get("default_root_dir"),
         "checkpoints": (config.get("checkpoint") or {}).get("save_top_k"),
         "merge": (config.get("export") or {}).get("merge"),
+        "batch_tokens": arguments.get("batch_tokens"),
+        "answer_strategy": model.get("answer_strategy"),
     }
-    corpus = str(arguments.get("class_path", "CPTDataModule")).endswith("CPTDataModule")
-    folder = arguments.get("data_dir", Settings.corpus) if corpus else None
-    return Settings(corpus=folder, **{name: value for name, value in found.items() if value is not None})
+    kind = str(arguments.get("class_path", "CPTDataModule")).rpartition(".")[2]
+    folder = arguments.get("data_dir", Settings.corpus) if kind == "CPTDataModule" else None
+    given = {name: value for name, value in found.items() if value is not None}
+    return Settings(corpus=folder, predicts=kind == "PredictDataModule", **given)
+
+
+def saved_adapter(folder: Path) -> dict[str, Any]:
+    """The adapter_config.json of a saved adapter.
+
+    Raises:
+        InputError: it is not there, or says no rank.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no adapter_config.json, so the adapter's size is not known. It appears when the stage "
+            "that trains it has ended; until then plan with --model.adapter null --model.lora.r RANK."
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found.get("r"), int):
+        raise InputError(f"{path} says no rank r: only LoRA adapters can be planned.")
+    return dict(found)
 
 
 def count_devices(devices: Any) -> int | None:

@@ -1,0 +1,93 @@
+"""`plan` of a prediction: it counts what prediction holds, and the room that prediction keeps free."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from taigi_lightning.memory import GIB, prefill_room
+from taigi_lightning.plan import needs
+from taigi_lightning.plan_predict import fitting_tokens, predict_needs
+from taigi_lightning.run_settings import KNOWN, Settings
+from tests.taigi_lightning.test_plan import ROOT, plan, settings_of
+
+TAIGI = "Bohanlu/Taigi-Llama-2-13B"
+PREDICT = ["--config", "configs/predict.yaml", "--model.base", TAIGI]
+SFT = Settings(rank=16, predicts=True)
+SHAPE = KNOWN[TAIGI]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the configs and what `plan` reads of a trained adapter."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    adapter = tmp_path / "models" / "final_model" / "adapter"
+    adapter.mkdir(parents=True)
+    found = {"r": 16, "target_modules": ["q_proj", "v_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(found))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_prediction_is_planned_as_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(monkeypatch, *PREDICT, "--gpu_memory", "16GiB") == 0
+    printed = capsys.readouterr().out
+    for words in ("adapter r 16, prediction", "13,107,200 parameters", "of 16,384 tokens", "It fits"):
+        assert words in printed
+    for words in ("gradients", "optimizer", "checkpoints", "merged model"):
+        assert words not in printed
+
+
+def test_the_saved_adapters_settings_count(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = settings_of(monkeypatch, *PREDICT, "--data.batch_tokens", "4096")
+    assert (read.predicts, read.rank, read.row_tokens) == (True, 16, 4096)
+    assert sorted(read.targets) == ["q_proj", "v_proj"]
+    more = ["--config", "configs/cpt.yaml", "--model.adapter", "models/final_model/adapter"]
+    assert settings_of(monkeypatch, *more).rank == 16  # also where training goes on from it
+
+
+def test_it_holds_the_weights_that_training_holds_and_nothing_that_learns() -> None:
+    parts, trained = predict_needs(SFT, SHAPE).parts, needs(SFT, SHAPE, 80 * GIB).parts
+    for name in ("weights, projections", "weights, the rest", "adapter", "CUDA itself"):
+        assert parts.pop(name) == trained[name]
+    assert parts == {"room for one pass": prefill_room(SHAPE.hidden, SHAPE.intermediate, 16384)}
+
+
+def test_unpacked_layers_fill_what_the_room_leaves() -> None:
+    layers = [
+        predict_needs(SFT, SHAPE, card * GIB).parts.get("weights, unpacked", 0) for card in (12, 16, 24, 80)
+    ]
+    assert layers[0] == 0 < layers[1] < layers[2] < layers[3]
+    assert predict_needs(SFT, SHAPE, 800 * GIB).parts["weights, unpacked"] == layers[3]
+    assert all(predict_needs(SFT, SHAPE, card * GIB).total <= card * GIB for card in (16, 24, 40, 80))
+
+
+def test_fewer_tokens_are_advised_where_they_help() -> None:
+    tokens = fitting_tokens(SFT, SHAPE, 11 * GIB)
+    assert tokens
+    assert predict_needs(replace(SFT, batch_tokens=tokens), SHAPE).total <= 11 * GIB
+    assert predict_needs(replace(SFT, batch_tokens=2 * tokens), SHAPE).total > 11 * GIB
+    assert fitting_tokens(SFT, SHAPE, 8 * GIB) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model.answer_strategy", "generate"], "answer_strategy generate takes is not counted"),
+        (["--model.adapter", "models/none"], "models/none holds no adapter_config.json"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    assert plan(monkeypatch, *PREDICT, *arguments) == 1
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""
