@@ -25,6 +25,7 @@ from taigi_lightning.__main__ import COMMANDS
 from taigi_lightning.announcement import Announcement
 from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.checkpoints import checkpoint_folder, find_checkpoint
+from taigi_lightning.config_places import where
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.explanations import explain
@@ -42,6 +43,8 @@ from taigi_lightning.run_settings import MemorySize
 from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 from taigi_lightning.throughput import Throughput
+
+TOKENIZER = "data.init_args.tokenizer"
 
 
 def auto_precision(accelerator: str = "auto") -> str:
@@ -95,8 +98,11 @@ class TaigiCLI(LightningCLI):
         self.parser.commands.add_subcommand("plan", plan, help=COMMANDS["plan"])  # type: ignore[attr-defined]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Look for the checkpoint at once; a plan ends here, for it nothing is loaded."""
+        """Refuse a tokenizer, look for the checkpoint; a plan ends here, for it nothing is loaded."""
         super().parse_arguments(parser, args)
+        # The parser itself refuses other linked settings, but lets a link overwrite one of a class.
+        if where(TOKENIZER, SuggestingParser.arguments):
+            parser.error(f"model.base --> {TOKENIZER}")
         config = self.config[self.config.subcommand]
         if self.config.subcommand == "plan":
             print_plan(config.as_dict())
@@ -126,7 +132,7 @@ class TaigiCLI(LightningCLI):
             compute_fn=lambda root: str(checkpoint_folder(root)),
         )
         parser.add_lightning_class_args(ExportModel, "export")
-        parser.link_arguments("model.base", "data.init_args.tokenizer")
+        parser.link_arguments("model.base", TOKENIZER)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""

@@ -34,10 +34,8 @@ def predict_needs(settings: Settings, shape: Shape, card: int | None = None, ele
     room = memory.prefill_room(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
     taken = projections + rest + 4 * sum(adapter) + room + memory.CONTEXT
     # A layer is unpacked before its 4 bits leave the card: prediction asks for room for both.
-    layers = (
-        0 if card is None else int((card - taken) / unpacked_bytes(shape, rank, element_size, packed=False))
-    )
-    layers = max(0, min(shape.layers, layers))
+    a_layer = unpacked_bytes(shape, rank, element_size, packed=False)
+    layers = 0 if card is None else max(0, min(shape.layers, (card - taken) // a_layer))
     parts = {
         "weights, projections": projections,
         "weights, the rest": rest,

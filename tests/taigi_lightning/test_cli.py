@@ -68,6 +68,8 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ([*CPT, "--trainer.accelerator", "gpuu"], 1, "Lightning refuses the settings of trainer"),
         ([*CPT, "--data.init_args.batch_size", "0"], 2, "data.batch_size is '0'"),
         ([*CPT, "--model.lora.r", "-3"], 2, "model.lora.r is '-3'"),
+        ([*CPT, "--data.tokenizer", "models/base"], 2, "(--data.tokenizer) follows from model.base."),
+        ([*CPT, "--config", "own.yaml"], 2, "tokenizer (own.yaml, line 3) follows from model.base. Set that"),
         (
             ["merge", "--base", "models/base", "--adapter", "nowhere", "--device", "cudaa"],
             1,
@@ -89,6 +91,7 @@ def test_a_mistake_gets_a_sentence_and_an_exit_code(
     code: int,
     words: str,
 ) -> None:
+    (home / "own.yaml").write_text("data:\n  init_args:\n    tokenizer: models/another\n")
     assert call(monkeypatch, *arguments) == code
     printed = capsys.readouterr().err
     assert words in printed
@@ -133,6 +136,7 @@ def test_a_run_leaves_its_config_its_log_and_a_model(home: Path, monkeypatch: py
     assert log["train/loss"].dropna().size == 4
     assert {f.name for f in (folder / "checkpoints").iterdir()} == {"step=2.ckpt", "step=4.ckpt"}
     assert json.loads((folder / "lineage.json").read_text())["base"]["name"] == "models/base"
+    assert call(monkeypatch, "validate", "--config", "models/cpt_model/config.yaml") == 0
 
 
 def test_validate_shows_each_metric_once(
