@@ -12,6 +12,7 @@ import pytest
 
 from corpus_tools.__main__ import _cores, main
 from corpus_tools.sample import write_sample
+from tests.corpus_tools.corpus_folder import contents, rows_of, write_rows
 
 CLEAN = [sys.executable, "-m", "corpus_tools", "clean"]
 
@@ -20,10 +21,6 @@ CLEAN = [sys.executable, "-m", "corpus_tools", "clean"]
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
     return write_sample(folder, articles=40, questions=4, test_questions=4) / "IMA-Taiwan"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
 
 
 @pytest.mark.parametrize("step", ["clean", "write"])
@@ -87,3 +84,30 @@ def test_all_cores_are_used_where_linux_does_not_tell_which(
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert _cores() == used
+
+
+def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "短。"))
+    assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "no document left of 1 rows" in error and "too_short" in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--min_chars", "0"], ["--validation_fraction", "2"], ["--nonsense", "1"]]
+)
+def test_usage_errors_leave_with_2(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["clean", str(tmp_path), *arguments])
+    assert exit_.value.code == 2
+
+
+def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(tmp_path / "a.json", rows_of("甲", "阮兜,看https://a.tw/b。"))
+    before = path.read_bytes()
+    assert main(["preview", str(path)]) == 0
+    assert (
+        "urls" in capsys.readouterr().out
+        and path.read_bytes() == before
+        and len(list(tmp_path.iterdir())) == 1
+    )

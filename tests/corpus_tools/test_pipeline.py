@@ -17,36 +17,12 @@ from corpus_tools.__main__ import main
 from corpus_tools.errors import InputError
 from corpus_tools.pipeline import build_corpus
 from corpus_tools.sample import write_sample
-
-LONG = "阮兜佇台南的海邊仔，逐工攏會當看著日頭落海。隔壁的阿婆定定講起少年時陣的代誌，逐家聽甲真歡喜。"
+from tests.corpus_tools.corpus_folder import LONG, contents, documents, rows_of, write_rows
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sample(tmp_path_factory.mktemp("raw"), articles=12, questions=4, test_questions=4)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    return path
-
-
-def rows_of(title: str, *texts: str, author: str = "林") -> list[dict[str, Any]]:
-    return [
-        {"title": title, "author": author, "text": text, "paragraph_id": i} for i, text in enumerate(texts, 1)
-    ]
-
-
-def documents(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*-of-*.parquet")):
-        found += pq.read_table(path).to_pylist()
-    return found
 
 
 def test_rows_and_characters_balance(raw: Path, tmp_path: Path) -> None:
@@ -222,31 +198,6 @@ def test_the_order_in_which_sources_are_given_does_not_matter(tmp_path: Path) ->
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_of_equal_articles_the_first_in_sorted_order_stays(tmp_path: Path) -> None:
-    for names in (("a", "b"), ("b", "a")):
-        folder = tmp_path / "".join(names)
-        for name, title in zip(names, "甲乙", strict=True):
-            write_rows(folder / f"{name}.json", rows_of(title, LONG * 3))
-        build_corpus([folder], folder / "out")
-        assert [d["title"] for d in documents(folder / "out")] == ["甲" if names[0] == "a" else "乙"]
-
-
-def test_repeated_articles_and_paragraphs_go(tmp_path: Path) -> None:
-    paragraphs = [f"{LONG}第{i}擺。" for i in range(5)]
-    write_rows(tmp_path / "in" / "a.json", rows_of("甲", *paragraphs[:4]) + rows_of("乙", *paragraphs[:4]))
-    write_rows(tmp_path / "in" / "b.json", rows_of("丙", *paragraphs[2:]) + rows_of("丁", LONG * 2 + "尾。"))
-    report = build_corpus([tmp_path / "in"], tmp_path / "out", validation_fraction=0, min_chars=20)
-    assert report["rows"]["dropped"] == {"duplicate_article": 4, "duplicate_paragraph": 2}
-    assert [d["title"] for d in documents(tmp_path / "out")] == ["甲", "丙", "丁"]
-
-
-def test_an_empty_article_does_not_shift_which_paragraphs_repeat(tmp_path: Path) -> None:
-    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "") + rows_of("乙", "頭。", f"好\n{LONG}", LONG))
-    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=5)
-    assert report["rows"]["dropped"] == {"duplicate_paragraph": 1, "empty": 1}
-    assert [d["text"] for d in documents(tmp_path / "out")] == [f"頭。\n好\n{LONG}"]
-
-
 def test_validation_never_parts_an_article(raw: Path, tmp_path: Path) -> None:
     build_corpus([raw / "IMA-Taiwan"], tmp_path, max_chars=200, validation_fraction=0.3)
     titles = [
@@ -254,22 +205,6 @@ def test_validation_never_parts_an_article(raw: Path, tmp_path: Path) -> None:
         for path in sorted(tmp_path.glob("*-of-*.parquet"))
     ]
     assert titles[0] and titles[1] and not titles[0] & titles[1]
-
-
-def test_text_of_the_questions_is_dropped_across_a_line_break(tmp_path: Path) -> None:
-    questions = tmp_path / "questions.csv"
-    passage = "彼工透早，阿母叫我緊起床，講外口有一陣鳥仔。"
-    questions.write_text(f"\ufeffID,前文,題幹\n12537,{passage},佗一个著？\n", encoding="utf-8")
-    planted = ["彼工透早！阿母叫我。", "緊起床講外口有一陣鳥仔。"]
-    write_rows(tmp_path / "in" / "a.json", rows_of("甲", LONG * 3, *planted, "尾" + LONG[:-1] * 3))
-    report = build_corpus([tmp_path / "in"], tmp_path / "out", decontaminate=questions)
-    assert report["rows"]["dropped"] == {"contaminated": 2}
-    assert {h["question"] for h in report["overlaps"]} == {"12537"}
-    assert "鳥仔" not in "".join(d["text"] for d in documents(tmp_path / "out"))
-    characters = report["characters"]
-    spent = sum(characters["removed_by_rule"].values()) + sum(characters["dropped"].values())
-    read = characters["read"] + characters["line_breaks_added"]
-    assert read == spent + characters["edges"] + characters["kept"]
 
 
 def test_the_folder_loads_as_a_dataset(raw: Path, tmp_path: Path) -> None:
@@ -287,47 +222,3 @@ def test_the_manifest_names_inputs_and_outputs(raw: Path, tmp_path: Path) -> Non
     manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
     assert set(manifest["outputs"]) | {"manifest.json"} == set(contents(tmp_path))
     assert all(len(entry["sha256"]) == 64 and entry["rows"] for entry in manifest["inputs"])
-
-
-def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "短。"))
-    assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert "no document left of 1 rows" in error and "too_short" in error
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--min_chars", "0"], ["--validation_fraction", "2"], ["--nonsense", "1"]]
-)
-def test_usage_errors_leave_with_2(arguments: list[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["clean", str(tmp_path), *arguments])
-    assert exit_.value.code == 2
-
-
-def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_rows(tmp_path / "a.json", rows_of("甲", "阮兜,看https://a.tw/b。"))
-    before = path.read_bytes()
-    assert main(["preview", str(path)]) == 0
-    assert (
-        "urls" in capsys.readouterr().out
-        and path.read_bytes() == before
-        and len(list(tmp_path.iterdir())) == 1
-    )
-
-
-def test_only_simplified_articles_are_converted_and_only_when_asked(tmp_path: Path) -> None:
-    simplified = "这个时候，我们还没听说过这样的语言，他们说话的时候总是很认真。" * 5
-    taigi = "阮佇遮食飯，伊毋知影𪜶攏欲去佗位，个个攏講台語，庄跤的人才知。" * 5
-    write_rows(tmp_path / "in" / "a.json", [*rows_of("甲", simplified), *rows_of("乙", taigi)])
-    report = build_corpus([tmp_path / "in"], tmp_path / "out", convert_simplified=True)
-    texts = {d["title"]: d["text"] for d in documents(tmp_path / "out")}
-    assert texts["甲"].startswith("這个時候，我們還沒聽說過") and texts["乙"] == taigi
-    assert report["articles"]["converted"] == 1
-
-
-def test_documents_that_are_not_taigi_can_be_left_out(tmp_path: Path) -> None:
-    mandarin = "他們今天早上去學校上課，下午回家寫作業，晚上看書。" * 6
-    write_rows(tmp_path / "in" / "a.json", [*rows_of("甲", mandarin), *rows_of("乙", LONG * 4)])
-    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_taigi_score=0.2, validation_fraction=0)
-    assert report["rows"]["dropped"] == {"not_taigi": 1}
