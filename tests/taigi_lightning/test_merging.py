@@ -1,7 +1,6 @@
 """A merge gives a model that plain transformers loads and that computes what base + adapter compute."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,39 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from taigi_lightning.base_model import nf4_config
 from taigi_lightning.errors import InputError
-from taigi_lightning.identity import base_identity, read_lineage, write_lineage
 from taigi_lightning.memory import PROJECTIONS
 from taigi_lightning.merging import Onto, merge_adapter, merge_command
+from tests.taigi_lightning.saved_adapters import edited, save_adapter, save_base
 
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)
-
-
-def save_base(
-    folder: Path, *, shard_size: str = "100KB", dtype: torch.dtype = torch.bfloat16, **config: Any
-) -> Path:
-    """Save a random Llama with grouped queries and, unless told otherwise, several shards."""
-    torch.manual_seed(9527)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 256}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(**{**shape, **heads, "initializer_range": 0.1, **config})).to(dtype)
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    (folder / "tokenizer.json").write_text('{"kept": "byte for byte"}')
-    return folder
-
-
-def save_adapter(base: Path, folder: Path, **config: Any) -> Path:
-    """Save an adapter with both matrices random: PEFT starts B at zero, which would test nothing."""
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    lora = {"r": 8, "lora_alpha": 16, "target_modules": PROJECTIONS, "init_lora_weights": False, **config}
-    get_peft_model(model, LoraConfig(**lora)).save_pretrained(folder, save_embedding_layers=False)
-    return folder
 
 
 @torch.no_grad()
@@ -239,103 +216,6 @@ def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path
     small, large = map(int, ended.stdout.split())
     assert large - small < 2 * shard_bytes
     assert large < 1.5 * shard_bytes + 2**30
-
-
-def edited(folder: Path, **changes: Any) -> Path:
-    """Change fields of an adapter's config."""
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"use_dora": True}, "use_dora: True"),
-        ({"bias": "all"}, "bias: all"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa"),
-        ({"peft_type": "IA3"}, "peft_type: IA3"),
-        ({"a_field_of_the_future": 1}, "a_field_of_the_future: 1"),
-    ],
-)
-def test_an_adapter_that_is_more_than_lora_is_refused(
-    tmp_path: Path, changes: dict[str, Any], named: str
-) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = edited(save_adapter(base, tmp_path / "adapter"), **changes)
-    with pytest.raises(InputError, match=named):
-        merge_adapter(base, adapter, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-
-
-def test_a_tensor_that_is_no_lora_pair_is_named(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter")
-    file = adapter / "adapter_model.safetensors"
-    save_file(load_file(file) | {"base_model.model.lm_head.weight": torch.ones(2)}, file)
-    with pytest.raises(InputError, match=r"holds base_model\.model\.lm_head\.weight; wanted pairs"):
-        merge_adapter(base, adapter, tmp_path / "merged")
-
-
-@pytest.mark.parametrize(
-    ("other", "found"),
-    [
-        ({"num_hidden_layers": 1}, "has no model.layers.1."),
-        ({"intermediate_size": 192}, r"holds model.layers.0.mlp.\w+.weight as \[\d+, \d+\]"),
-    ],
-)
-def test_a_base_that_does_not_fit_is_refused_with_both_names(
-    tmp_path: Path, other: dict[str, int], found: str
-) -> None:
-    adapter = save_adapter(save_base(tmp_path / "base"), tmp_path / "adapter")
-    wrong = save_base(tmp_path / "wrong", **other)
-    with pytest.raises(InputError, match=f"lora_A.weight.*base {wrong} {found}"):
-        merge_adapter(wrong, adapter, tmp_path / "merged")
-
-
-def test_an_output_layer_tied_to_the_embeddings_is_refused(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base", tie_word_embeddings=True)
-    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
-    with pytest.raises(InputError, match=r"has no lm_head\.weight.*tied to the embeddings"):
-        merge_adapter(base, adapter, tmp_path / "merged")
-
-
-def test_pickled_or_damaged_weights_are_refused(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base", shard_size="1GB")
-    adapter = save_adapter(base, tmp_path / "adapter")
-    weights = base / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
-        merge_adapter(base, adapter, tmp_path / "merged")
-    weights.rename(base / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pickled weights that can run code"):
-        merge_adapter(base, adapter, tmp_path / "merged")
-
-
-def test_a_full_disk_or_the_base_as_output_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter")
-    with pytest.raises(InputError, match="is the base itself"):
-        merge_adapter(base, adapter, base)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="are free"):
-        merge_adapter(base, adapter, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-
-
-def test_an_adapter_of_another_run_is_refused_and_the_lineage_goes_with_the_model(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter")
-    lineage = write_lineage(adapter, base=base_identity(base, "nf4"))
-    merge_adapter(base, adapter, tmp_path / "merged")
-    assert read_lineage(tmp_path / "merged") == lineage
-    retrained = save_base(tmp_path / "retrained", initializer_range=0.2)
-    with pytest.raises(InputError, match="its config and weights differ"):
-        merge_adapter(retrained, adapter, tmp_path / "other")
 
 
 def test_the_command_takes_the_base_that_the_adapter_names(
