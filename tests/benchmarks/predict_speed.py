@@ -14,186 +14,32 @@ tokens, repeated passages once, take at the rate measured on the same card for t
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import bitsandbytes as bnb
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.answers import answer_log_probabilities, generate_tokens
 from taigi_lightning.fast_path import apply_fast_path, causal_lm, fast_decoder
 from taigi_lightning.module import CausalLMModule
-from taigi_lightning.predict_data import PredictDataModule
 from taigi_lightning.prediction_writer import PredictionWriter
 from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
-
-VOCABULARY = 56_064
-TOKENS_PER_CHARACTER = 0.9
-REPEATED = 114 / 1001
-CUDA = torch.cuda.is_available()
-DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
-
-
-def make_model(layers: int, hidden: int) -> Any:
-    """A 4-bit Llama with random weights and the proportions of Llama-2-13B."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=hidden * 27 // 10, num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 128), max_position_embeddings=4096, rms_norm_eps=1e-5, pad_token_id=0,
-    )  # fmt: skip
-    torch.set_default_dtype(DTYPE)
-    with torch.device(DEVICE):
-        model: Any = LlamaForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
-    for layer in model.model.layers:
-        for block in (layer.self_attn, layer.mlp):
-            for name, plain in list(block.named_children()):
-                if isinstance(plain, torch.nn.Linear):
-                    setattr(block, name, four_bit(plain))
-    model.is_loaded_in_4bit = True  # PEFT asks
-    return model.requires_grad_(False).eval()
-
-
-def four_bit(plain: torch.nn.Linear) -> Any:
-    """The same layer as `load_base_model` would make it."""
-    linear = bnb.nn.Linear4bit(
-        plain.in_features, plain.out_features, bias=False, compute_dtype=DTYPE, compress_statistics=True,
-        quant_type="nf4", device="meta",
-    )  # fmt: skip
-    linear.weight = bnb.nn.Params4bit(
-        plain.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=linear
-    ).to(DEVICE)
-    linear.support_avx512bf16_for_cpu = False  # see `base_model`
-    return linear
-
-
-def make_questions(count: int) -> list[EncodedQuestion]:
-    """Prompts of random tokens with the lengths and repeated passages of the test questions."""
-    draw = random.Random(9527)
-
-    def tokens(characters: float) -> list[int]:
-        return [draw.randrange(100, VOCABULARY) for _ in range(round(characters * TOKENS_PER_CHARACTER))]
-
-    # Characters of the prompt's fixed parts: up to the passage, to the question, to the options, of each option.
-    before, ask, choose, label = (tokens(count) for count in (13, 4, 27, 5))
-    lengths = np.interp((np.arange(count) + 0.5) / count, [0, 0.5, 0.95, 1], [21, 147, 303, 469]).tolist()
-    draw.shuffle(lengths)
-    passages = [tokens(length) for length in lengths]
-    for row in sorted(draw.sample(range(1, count), round(count * REPEATED))):
-        passages[row] = passages[row - 1]
-    questions = []
-    for row, passage in enumerate(passages, start=1):
-        options = [token for _ in range(4) for token in label + tokens(draw.randint(2, 14))]
-        prompt = [1, *before, *passage, *ask, *tokens(draw.randint(8, 25)), *choose, *options, *tokens(3)]
-        questions.append(EncodedQuestion(row, str(row), prompt, ([50], [51], [52], [53])))
-    return questions
-
-
-class MadeUpQuestions(PredictDataModule):
-    """`PredictDataModule` without a file."""
-
-    def __init__(self, encoded: list[EncodedQuestion], batch_tokens: int) -> None:
-        super().__init__(batch_tokens=batch_tokens)
-        self.made_up = encoded
-
-    def setup(self, stage: str) -> None:
-        self.encoded = self.made_up
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of work, with the device idle before and after."""
-    synchronize()
-    began = time.perf_counter()
-    work()
-    synchronize()
-    return time.perf_counter() - began
-
-
-def synchronize() -> None:
-    if CUDA:
-        torch.cuda.synchronize()
-
-
-def say(**figures: Any) -> None:
-    """One JSON line."""
-    rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in figures.items()}
-    print(json.dumps(rounded), flush=True)
-
-
-# ---- the bound ------------------------------------------------------------------------------------
-
-
-class Bound:
-    """Seconds that the decoder's products alone would take.
-
-    Args:
-        model: whose products.
-        tokens: M of the measured products.
-    """
-
-    def __init__(self, model: Any, tokens: int) -> None:
-        config = causal_lm(model).config
-        hidden, wide = config.hidden_size, config.intermediate_size
-        self.layers = config.num_hidden_layers
-        shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, 2 * wide), (wide, hidden)]
-        self.first = 2 * hidden * 3 * hidden  # flops of a token: q, k, v
-        self.rest = sum(2 * rows * columns for rows, columns in shapes[1:])
-        x = {size: torch.randn(tokens, size, device=DEVICE, dtype=DTYPE) for size in (hidden, wide)}
-        weights = [torch.randn(n, k, device=DEVICE, dtype=DTYPE) * k**-0.5 for k, n in shapes]
-
-        def products(times: int) -> None:
-            for _ in range(times):
-                for weight in weights:
-                    torch.nn.functional.linear(x[weight.shape[1]], weight)
-
-        seconds(lambda: products(2))
-        time.sleep(1.0 if CUDA else 0.0)
-        flops = tokens * (self.first + self.rest)
-        short, long = (5, 150) if CUDA else (2, 2)
-        self.burst = flops * short / seconds(lambda: products(short))
-        self.sustained = flops * long / seconds(lambda: products(long))
-        say(
-            what="products alone",
-            rows=tokens,
-            burst_tflops=self.burst / 1e12,
-            sustained_tflops=self.sustained / 1e12,
-        )
-
-    def shares(self, tokens: int, answers: int, took: float) -> dict[str, float]:
-        """Of the time that was taken, what the products need.
-
-        Args:
-            tokens: of all trees.
-            answers: tokens after which an answer's probability is asked.
-        """
-        whole = tokens * self.layers * (self.first + self.rest)
-        # The last layer's output is needed of the answers' tokens alone.
-        needed = whole - (tokens - answers) * self.rest
-        return {
-            "share of bound": whole / self.sustained / took,
-            "of burst bound": whole / self.burst / took,
-            "only needed flops": needed / self.sustained / took,
-        }
+from tests.benchmarks.predict_bound import Bound, say, seconds, synchronize
+from tests.benchmarks.predict_workload import CUDA, DEVICE, MadeUpQuestions, make_model, make_questions
 
 
 def tree_tokens(questions: Sequence[EncodedQuestion], share: bool) -> int:
     """Tokens to compute."""
     batches = plan_batches(questions, 16384, share=share)
     return sum(len(tree.tokens) for batch in batches for tree in batch.trees)
-
-
-# ---- the measurements -----------------------------------------------------------------------------
 
 
 class Clock(pl.Callback):
