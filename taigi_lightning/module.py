@@ -27,7 +27,7 @@ from taigi_lightning.memory import coming_state_bytes
 from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.prompts import IGNORE
 from taigi_lightning.question_batches import QuestionBatch
-from taigi_lightning.schedules import adopt_rate
+from taigi_lightning.schedules import adopt_rate, follow_course
 from taigi_lightning.strategies import over_ranks
 
 Batch = dict[str, Any]
@@ -175,11 +175,16 @@ class CausalLMModule(pl.LightningModule):
     # ---- training ---------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Let a learning rate changed on resume win over the one the checkpoint restored, and say so."""
+        """Let a learning rate or a course changed on resume win over what the checkpoint restored, and say so."""
         for config in self.trainer.lr_scheduler_configs:
             for found, wanted in adopt_rate(config.scheduler):
                 self.print(
                     f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}."
+                )
+            for found, wanted in follow_course(config.scheduler):
+                self.print(
+                    f"Learning rate of the next step: {found:g} by the checkpoint's schedule, {wanted:g} by this "
+                    f"config's; using {wanted:g}."
                 )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

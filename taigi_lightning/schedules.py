@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,3 +26,23 @@ def adopt_rate(schedule: Any) -> Iterator[tuple[float, float]]:
         group["initial_lr"] = wanted
         schedule.base_lrs[position] = wanted
         yield found, wanted
+
+
+def follow_course(schedule: Any) -> Iterator[tuple[float, float]]:
+    """Set the learning rates of the coming step to this run's, where a checkpoint restored another course's.
+
+    A schedule computes a rate only after a step, and the optimizer brings the first one from the checkpoint: of a
+    run that was to end there, for one, it is the rate of its end, mostly 0.
+
+    Args:
+        schedule: a torch LambdaLR, after its state was restored.
+
+    Yields:
+        the checkpoint's rate and the one now in use, for each parameter group where they differ.
+    """
+    groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, base, factor in groups:
+        found, wanted = group["lr"], base * factor(schedule.last_epoch)  # as LambdaLR does, to the last bit
+        group["lr"] = wanted
+        if not math.isclose(found, wanted):
+            yield found, wanted

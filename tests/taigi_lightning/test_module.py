@@ -61,10 +61,11 @@ def trainer(folder: Path, **options: Any) -> pl.Trainer:
 
 
 class Record(pl.Callback):
-    """Keeps the gradients of the last optimizer step, and the loss of every one by its number."""
+    """Keeps the gradients of the last optimizer step, and loss and learning rate of every one by its number."""
 
     def __init__(self) -> None:
         self.losses: dict[int, float] = {}
+        self.rates: dict[int, float] = {}
         self.gradients: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -78,6 +79,7 @@ class Record(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if "train/loss" in trainer.callback_metrics:
             self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
+            self.rates[trainer.global_step] = float(trainer.callback_metrics["train/learning_rate"])
 
 
 class Resumable:
@@ -188,6 +190,29 @@ def test_a_learning_rate_changed_on_resume_is_used_and_said(
     again.fit(model, loader(batches(4)), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
     assert again.optimizers[0].param_groups[0]["lr"] == pytest.approx(5e-4)
     assert "0.01 in the checkpoint, 0.0005 in the config; using 0.0005" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_made_longer_on_resume_has_the_longer_ones_learning_rates_from_its_first_step(
+    schedule: str, tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(steps: int, resume: Path | None = None) -> tuple[Record, pl.Trainer]:
+        record = Record()
+        model = module(tiny_llama_dir, lr_scheduler=schedule, warmup_steps=1)
+        fit = trainer(tmp_path, max_steps=steps, callbacks=[record])
+        fit.fit(model, Resumable(batches(8)), ckpt_path=resume, weights_only=True)
+        return record, fit
+
+    whole, _ = run(8)
+    short, fit = run(3)
+    fit.save_checkpoint(tmp_path / "step=3.ckpt")
+    assert fit.optimizers[0].param_groups[0]["lr"] == 0.0  # where the short run's schedule ended
+    assert short.rates[3] < whole.rates[3]
+    capsys.readouterr()
+    rest, _ = run(8, tmp_path / "step=3.ckpt")
+    assert rest.rates == {step: rate for step, rate in whole.rates.items() if step > 3}
+    said = f"of the next step: 0 by the checkpoint's schedule, {whole.rates[4]:.6g} by this config's"
+    assert said in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_base_or_rank_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
