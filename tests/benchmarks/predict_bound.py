@@ -1,4 +1,4 @@
-"""What `predict_speed` compares with: how long the model's matrix products take alone on the same card; with the clock of both."""
+"""The bound of `predict_speed`: how long the matrix products take alone on the same card; and the clock of both."""
 
 from __future__ import annotations
 
