@@ -67,7 +67,11 @@ class StepMeter(Callback):
         found = {
             **memory(pl_module.device), "gradient_bytes": gradients,
             "accumulate": trainer.accumulate_grad_batches, "synchronised": self.synchronised,
-            "trace": {"wall_ms": round(1e3 * wall, 2), **self.trace},
+            "trace": {
+                "wall_ms": round(1e3 * wall, 2),
+                "idle_ms": round(1e3 * wall - self.trace["busy_ms"], 2),
+                **self.trace,
+            },
         }  # fmt: skip
         leave(self.folder, trainer.global_rank, found)
 
@@ -81,7 +85,8 @@ class PredictionMeter(Callback):
         self.began = self.last = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        module: Any = pl_module
+        data = trainer.datamodule  # type: ignore[attr-defined]
         self.batches = plan_batches(data.encoded, data.batch_tokens, share=data.share_passages)
         for batch in (self.batches[0], self.batches[-1]):  # kernels are compiled
             predict_batch(module.model, module.tokenizer, batch, module.answer_strategy)
@@ -159,7 +164,9 @@ def read_trace(trace: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def short(event: dict[str, Any]) -> str:
     """A kernel's name without its arguments."""
-    return str(event["name"]).removeprefix("void ").partition("(")[0][:60]
+    return (
+        str(event["name"]).removeprefix("void ").replace("(anonymous namespace)::", "").partition("(")[0][:60]
+    )
 
 
 def covered(events: list[dict[str, Any]]) -> float:

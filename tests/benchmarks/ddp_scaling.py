@@ -5,7 +5,7 @@ python -m tests.benchmarks.ddp_scaling --base BASE16 --corpus data/cpt_corpus --
 Runs of RUNS follow one another, those joined by + at the same time; --runs chooses and orders them. Training is
 `fit` with the same rows an optimizer step on one GPU and on two; "plain" is without dropout, where both losses
 should agree. A callback notes each card's peak memory and which backward passes synchronised, and traces the last
-three steps on the first rank: how long all-reduce ran, and how long while nothing else did. Prediction answers 1,001
+three steps: how long collectives ran, and how long while nothing else did. Prediction answers 1,001
 made-up questions with the adapter of the run "two"; time is from the first batch, kernels compiled, to the files.
 Each run leaves a folder under --output; the table is made of what lies there, so a session may take several calls.
 
@@ -130,9 +130,8 @@ def start(names: list[str], args: argparse.Namespace) -> None:
 
 def write_questions(corpus: Path, file: Path, count: int) -> None:
     """Questions as long as the test's, cut out of the corpus; 11 in 100 have the passage of the one before."""
-    texts = "".join(
-        pq.read_table(sorted(corpus.glob("train-*.parquet"))[0], columns=["text"])["text"].to_pylist()
-    )
+    file_of_texts = min(corpus.glob("train-*.parquet"))
+    texts = "".join(pq.read_table(file_of_texts, columns=["text"])["text"].to_pylist())
     draw = random.Random(9527)
 
     def piece(characters: float) -> str:
@@ -171,63 +170,60 @@ def read_run(folder: Path) -> dict[str, Any]:
     return row
 
 
-def compare_losses(one: list[float], two: list[float]) -> str:
-    pairs = list(zip(one, two, strict=False))
+def compare_losses(one: dict[str, Any], two: dict[str, Any]) -> str:
+    pairs = list(zip(one["losses"], two["losses"], strict=False))
     apart = [abs(a - b) for a, b in pairs]
-    ends = f"{pairs[0][0]:.4f} and {pairs[0][1]:.4f} to {pairs[-1][0]:.4f} and {pairs[-1][1]:.4f}"
+    ends = " to ".join(f"{a:.4f} and {b:.4f}" for a, b in (pairs[0], pairs[-1]))
     return (
-        f"{len(pairs)} steps, {ends}; mean difference {statistics.mean(apart):.5f}, largest {max(apart):.5f}"
+        f"{len(apart)} steps, {ends}; apart {statistics.mean(apart):.5f} on average, {max(apart):.5f} at most"
     )
 
 
-def compare_answers(one: Path, two: Path) -> str:
-    first, second = (
+def compare_answers(*folders: Path) -> str:
+    one, two = (
         list(csv.DictReader((folder / "output.probabilities.csv").open(encoding="utf-8")))
-        for folder in (one, two)
+        for folder in folders
     )
-    once = (
-        [row["ID"] for row in first]
-        == [row["ID"] for row in second]
-        == [str(n + 1) for n in range(len(first))]
-    )
+    once = all([row["ID"] for row in rows] == [str(n + 1) for n in range(len(one))] for rows in (one, two))
+    pairs = list(zip(one, two, strict=False))
     names = [f"Probability{place}" for place in (1, 2, 3, 4)]
-    apart = [max(abs(float(a[n]) - float(b[n])) for n in names) for a, b in zip(first, second, strict=False)]
-    same = sum(a["Answer"] == b["Answer"] for a, b in zip(first, second, strict=False))
-    return f"{same} of {len(first)} answers equal, probabilities at most {max(apart):.6f} apart; each once: {once}"
+    apart = max(abs(float(a[name]) - float(b[name])) for a, b in pairs for name in names)
+    same = sum(a["Answer"] == b["Answer"] for a, b in pairs)
+    return f"{same} of {len(one)} answers equal, probabilities at most {apart:.6f} apart; each once: {once}"
 
 
 def table(rows: dict[str, dict[str, Any]], output: Path) -> str:
     """The table, as Markdown, of the runs there are."""
-    lines = ["| run | tokens/s | median of | GiB a card, allocated / reserved |", "|-|-|-|-|"]
+    card = next((row["ranks"][0]["card"] for row in rows.values()), "no run")
+    lines = [card, "", "| run | a second | of | GiB a card, allocated / reserved |", "|-|-|-|-|"]
+    notes = []
     for name, row in rows.items():
-        memory = " ; ".join(f"{r['allocated'] / GIB:.2f} / {r['reserved'] / GIB:.2f}" for r in row["ranks"])
-        if "speeds" in row:
-            counted = len(row["speeds"]) - WARM_UP - TRACED - 1
-            lines.append(f"| {name} | {row['tokens_per_second']:,} | {counted} steps | {memory} |")
-        else:
-            first = row["ranks"][0]
-            speed = f"{sum(r['questions'] for r in row['ranks']) / first['seconds']:.1f} questions/s"
-            spent = " ; ".join(f"{r['own_seconds']:.2f}" for r in row["ranks"])
-            lines.append(f"| {name} | {speed} | {first['seconds']:.2f} s; batches {spent} | {memory} |")
-    lines.append("")
-    ones = [rows[name]["tokens_per_second"] for name in ("one-0", "one-1", "one-again") if name in rows]
-    for name in ("two", "two-again"):
-        if ones and name in rows:
-            ratio = rows[name]["tokens_per_second"] / 2 / statistics.mean(ones)
-            lines.append(
-                f"- {name}: {ratio:.4f} of twice the mean of {', '.join(f'{one:,}' for one in ones)}"
+        ranks = row["ranks"]
+        memory = " ; ".join(f"{r['allocated'] / GIB:.2f} / {r['reserved'] / GIB:.2f}" for r in ranks)
+        if "speeds" not in row:
+            speed = f"{sum(r['questions'] for r in ranks) / ranks[0]['seconds']:.1f} questions"
+            spent = " ; ".join(f"{r['own_seconds']:.2f} s" for r in ranks)
+            lines.append(f"| {name} | {speed} | {spent} | {memory} |")
+            continue
+        counted = len(row["speeds"]) - WARM_UP - TRACED - 1
+        lines.append(f"| {name} | {row['tokens_per_second']:,} tokens | {counted} steps | {memory} |")
+        for rank, found in enumerate(ranks):
+            trace, flags = found["trace"], found["synchronised"][: found["accumulate"]]
+            notes.append(
+                f"- {name}, rank {rank}: {trace['wall_ms']} ms a step, nothing running {trace['idle_ms']}, "
+                f"collectives {trace['collectives_ms']}, alone {trace['collectives_alone_ms']}; "
+                f"backward passes synchronise: {flags}"
             )
+    ones = [rows[name]["tokens_per_second"] for name in ("one-0", "one-1", "one-again") if name in rows]
+    for name in [name for name in ("two", "two-again") if ones and name in rows]:
+        ratio = rows[name]["tokens_per_second"] / 2 / statistics.mean(ones)
+        notes.append(f"- {name}: {ratio:.3f} of twice the mean on one card")
     for a, b in (("one-0", "one-1"), ("one-0", "two"), ("one-plain", "two-plain")):
-        if a in rows and b in rows:
-            lines.append(f"- loss of {a} and {b}: {compare_losses(rows[a]['losses'], rows[b]['losses'])}")
-    for name, row in rows.items():
-        for rank, found in enumerate(row["ranks"]):
-            if "trace" in found:
-                lines.append(f"- trace of {name}, rank {rank}: {json.dumps(found['trace'])}")
+        if {a, b} <= rows.keys():
+            notes.append(f"- loss, {a} and {b}: {compare_losses(rows[a], rows[b])}")
     if {"predict-one", "predict-two"} <= rows.keys():
-        lines.append(f"- prediction: {compare_answers(output / 'predict-one', output / 'predict-two')}")
-    card = next((row["ranks"][0]["card"] for row in rows.values()), "")
-    return f"{card}\n\n" + "\n".join(lines) + "\n"
+        notes.append(f"- {compare_answers(output / 'predict-one', output / 'predict-two')}")
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def main() -> None:
