@@ -16,6 +16,7 @@ from corpus_tools.numbering import NUMBER_STARTS
 from corpus_tools.striking import Lines, lines_to_clean
 
 SAMPLES = 4  # of a rule, a shard
+_BEHIND, _LONGEST = 45, 200  # characters of a sample: behind the change, of it
 _OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
 _AT_ONCE = 1 << 18  # characters cleaned together
@@ -207,15 +208,26 @@ def _take_samples(rule: Rule, step: Step, articles: Sequence[Article], tally: Ta
 
 
 def _sample(step: Step, article: Article) -> dict[str, str]:
-    """The first change of a step in its surroundings, before and after."""
+    """The first change of a step in its surroundings, before and after.
+
+    Two windows of a line that start at the same place. They hold what was changed and some text behind it, that
+    of `after` more of it; if the line ends before they do, both end with its break.
+    """
     position, (stretch, *_) = step.log[0]
     position += stretch.startswith("\n")  # the line behind the break is the one that changes
     line = step.before.count("\n", 0, position)
-    before, after = (text.split("\n", line + 1)[line] for text in (step.before, step.after))
-    start = max(0, position - step.before.rfind("\n", 0, position) - 1 - 15)
+    before, after = (text.split("\n", line + 1)[line] + "\n" for text in (step.before, step.after))
+    place = position - step.before.rfind("\n", 0, position) - 1
+    start = max(0, place - 15)
+    end = place + len(stretch.strip("\n")) + _BEHIND
+    ends = (end, end + _BEHIND)
+    if len(stretch) > _LONGEST:
+        ends = (place + _LONGEST, place)
+    elif end < len(before):  # only what ends in both ends here
+        after = after[:-1]
     return {
         "source": article.source,
         "title": article.title,
-        "before": before[start : start + 60],
-        "after": after[start : start + 60],
+        "before": before[start : ends[0]],
+        "after": after[start : ends[1]],
     }

@@ -177,8 +177,12 @@ def squeeze_spaces(text: str, log: Log | None = None) -> str:
             text = _logged_sub(edge, lambda _: "\n", text, log)
     articles = text.split(SEPARATOR)
     stripped = [article.strip(" ") for article in articles]
-    if log is not None and (changed := sum(map(ne, stripped, articles))):
-        log.append((0, [" "] * changed))
+    if log is not None and (changed := list(map(ne, stripped, articles))) and any(changed):
+        first = changed.index(True)
+        place = sum(map(len, articles[:first])) + first
+        if not articles[first].startswith(" "):
+            place += len(stripped[first])
+        log.append((place, [" "] * sum(changed)))
     return SEPARATOR.join(stripped)
 
 

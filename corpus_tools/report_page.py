@@ -164,7 +164,7 @@ def _rule(name: str, rule: Mapping[str, Any]) -> str:
 def marked(before: str, after: str) -> str:
     """One text as HTML in which what a rule took away and what it put there are marked.
 
-    Both are windows of a longer text, so that `after` may go on where `before` has ended: that is no change.
+    Both may be windows of a longer text, of which `after` goes on where `before` has ended: that is no change.
 
     >>> marked("看https://is.gd/x喔", "看喔好啊")
     '看<del>https://is.gd/x</del>喔'
@@ -178,25 +178,34 @@ def marked(before: str, after: str) -> str:
         if kind == "equal":
             parts.append(escape(before[start:end]))
             continue
-        at_the_end = end == len(before)
-        if start < end and not (at_the_end and len(after) > len(before) and kind == "delete"):
+        if end == len(before) and new_end - new_start > end - start:
+            break
+        if start < end:
             parts.append(f"<del>{visible(before[start:end])}</del>")
-        if new_start < new_end and not (at_the_end and new_end - new_start > end - start):
+        if new_start < new_end:
             parts.append(f"<ins>{visible(after[new_start:new_end])}</ins>")
     return "".join(parts)
 
 
 def visible(text: str) -> str:
-    """Text as HTML in which spaces, line breaks and characters without a shape can be seen.
+    """Text as HTML in which spaces, line breaks and characters without a shape of their own can be seen.
 
-    >>> visible("a \\n"), visible("\\ue701")
-    ('a␣↵', '[U+E701]')
+    >>> visible("a \\n"), visible("\\ue701"), visible("e\\u0301"), visible("é")
+    ('a␣↵', '[U+E701]', 'e[U+0301]', 'é')
     """
     shapes = {" ": "␣", "\n": "↵", "\t": "⇥"}
     return "".join(
-        shapes.get(character)
-        or (f"[U+{ord(character):04X}]" if unicodedata.category(character)[0] in "CZ" else escape(character))
+        shapes.get(character) or (f"[U+{ord(character):04X}]" if _shapeless(character) else escape(character))
         for character in text
+    )
+
+
+def _shapeless(character: str) -> bool:
+    """Whether nothing is drawn for a character, or what is drawn for another one."""
+    return (
+        unicodedata.category(character)[0] in "CZ"
+        or unicodedata.combining(character) > 0
+        or not unicodedata.is_normalized("NFC", character)
     )
 
 

@@ -10,6 +10,7 @@ from corpus_tools import articles, cleaning
 from corpus_tools.articles import clean_articles
 from corpus_tools.cleaning import RULES, Rule, clean_steps, clean_text
 from corpus_tools.documents import Article, Tally
+from corpus_tools.report_page import marked
 from tests.corpus_tools.test_cleaning import TEXT
 
 LINE = st.one_of(
@@ -65,3 +66,41 @@ def test_a_rule_left_out_of_the_order_is_tried_nowhere(
         monkeypatch.setattr(module, "RULES", tuple(rule for rule in RULES if rule != left_out))
     ((_, data, _),) = clean_articles([article_of(text)], Tally())
     assert data.decode() == clean_text(text) != whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS)
+def test_every_rule_that_changed_something_has_samples_and_each_shows_a_change(texts: list[str]) -> None:
+    tally = Tally()
+    list(clean_articles([article_of(text.replace("\r", "")) for text in texts], tally))
+    assert set(tally.samples) == set(tally.changes)
+    for rule, samples in tally.samples.items():
+        assert samples, rule
+        for sample in samples:
+            page = marked(sample["before"], sample["after"])
+            assert "<del>" in page or "<ins>" in page, (rule, sample)
+
+
+LINE_OF_100 = "阮兜佇台南的海邊仔，" * 10
+LONG_URL = f"https://a.tw/{'b' * 100}"
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        (f"{LINE_OF_100} ", "海邊仔，阮兜佇台南的海邊仔，<del>␣</del>\n"),
+        (f" {LINE_OF_100}", f"<del>␣</del>{LINE_OF_100[:45]}"),
+        (f"好\n{LINE_OF_100} \n好", "海邊仔，阮兜佇台南的海邊仔，<del>␣</del>\n"),
+        (f"好\n {LINE_OF_100}", f"<del>␣</del>{LINE_OF_100[:45]}"),
+        (f"好…{LINE_OF_100}", f"好<ins>…</ins>…{LINE_OF_100[:45]}"),
+        ("好…", "好…<ins>…</ins>\n"),
+        (f"看{LONG_URL}{LINE_OF_100}", f"看<del>{LONG_URL}</del>{LINE_OF_100[:45]}"),
+        (f"看{LONG_URL * 3}{LINE_OF_100}", f"看<del>{(LONG_URL * 3)[:200]}</del>"),
+        (f"好{' ' * 300}{LINE_OF_100}", f"好<del>{'␣' * 200}</del>"),
+    ],
+)  # fmt: skip
+def test_a_sample_shows_its_change_and_no_other(text: str, page: str) -> None:
+    tally = Tally()
+    list(clean_articles([article_of(text)], tally))
+    samples = next(iter(tally.samples.values()))
+    assert marked(samples[0]["before"], samples[0]["after"])[-len(page) :] == page

@@ -47,6 +47,10 @@ def test_one_change_is_no_changes(report: Path) -> None:
         ("了後\n\n閣", "了後\n閣", "了後\n<del>↵</del>閣"),
         ("去\ue701啉", "去𪜶啉", "去<del>[U+E701]</del><ins>𪜶</ins>啉"),
         ("1. 早起時", "早起時仔食飯", "<del>1.␣</del>早起時"),  # the window goes on: no change
+        ("好,好,", "好，好，後擺", "好<del>,</del><ins>，</ins>好"),  # nor can what it cuts be told
+        ("好…\n", "好……\n", "好…<ins>…</ins>\n"),
+        ("e\u0301好", "é好", "<del>e[U+0301]</del><ins>é</ins>好"),
+        ("\uf941好", "論好", "<del>[U+F941]</del><ins>論</ins>好"),
     ],
 )
 def test_a_change_is_marked_where_it_is(before: str, after: str, page: str) -> None:
