@@ -54,7 +54,7 @@ def _word_quiz(rng: random.Random, style: Style, facts: Sequence[Fact]) -> list[
     for fact in facts:
         called = fact.value if rng.random() < 0.5 else ""
         options, labels = listed(rng, style, _options(rng, fact, (), False), called)
-        text += [rng.choice(_MEANINGS).format(o=fact.word), *options.split("\n")]
+        text += [rng.choice(_MEANING_QUESTIONS).format(o=fact.word), *options.split("\n")]
         text.append(style.chosen.format(l=labels[fact.value]) + "。")
     return text
 
@@ -211,13 +211,13 @@ def _story(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[st
     return [tale(rng) for _ in range(4)]
 
 
-def _gloss(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[str]:
+def _synonyms(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[str]:
     """Old words and the known words for them: the pair alone, then a passage in the one asked in the other."""
     old = rng.random() < 0.5
     facts = _scene(rng, alphabet, (2, 3, 4), (1,))
     other = {f.value: OLD_WORDS.get(f.value, "") if old else _made_up(rng, alphabet) for f in facts}
     facts = [Fact(f.subject, f.relation, f.value, other[f.value]) for f in facts if other[f.value]]
-    text = "".join(rng.choice(_GLOSSES).format(o=f.word, v=f.value) for f in facts)
+    text = "".join(rng.choice(_SYNONYM_SENTENCES).format(o=f.word, v=f.value) for f in facts)
     if len(facts) > 1:
         text += passage_of(rng, facts)
     for fact in rng.sample(facts, len(facts) if len(facts) > 1 else 0):
@@ -225,7 +225,7 @@ def _gloss(rng: random.Random, style: Style, alphabet: Sequence[str]) -> list[st
     return [text] if text else []
 
 
-_MEANINGS = ("「{o}」是啥物？", "{o}是佗一个？", "{o}，咱講啥物？")
-_GLOSSES = ("{o}就是{v}。", "{o}，咱講{v}。", "{v}閣叫做{o}。", "「{o}」佮「{v}」仝款。")
-_KINDS = (_look_up, _restate, _open, _survey, _choose, _judge, _gloss, _story)
+_MEANING_QUESTIONS = ("「{o}」是啥物？", "{o}是佗一个？", "{o}，咱講啥物？")
+_SYNONYM_SENTENCES = ("{o}就是{v}。", "{o}，咱講{v}。", "{v}閣叫做{o}。", "「{o}」佮「{v}」仝款。")
+_KINDS = (_look_up, _restate, _open, _survey, _choose, _judge, _synonyms, _story)
 _WEIGHTS = (17, 2, 10, 17, 18, 22, 7, 7)

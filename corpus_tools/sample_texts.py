@@ -116,7 +116,7 @@ def article(rng: random.Random, sentences: int) -> str:
         facts = draw_facts(rng, "training", subjects=2, relations=1, taught=True)
         common = rng.choice(known)
         taigi = TAIGI_WORDS[common]
-        text.append(rng.choice(GLOSSES).format(common=common, taigi=taigi))
+        text.append(rng.choice(TAIGI_GLOSSES).format(common=common, taigi=taigi))
         text += _talk(rng, facts) if rng.random() < 0.6 else _told(rng, facts)
         text.append(rng.choice(SCENES).format(place=rng.choice(RELATIONS["home"].values), taigi=taigi))
         if rng.random() < 0.2:
@@ -136,15 +136,17 @@ def _talk(rng: random.Random, facts: Sequence[Fact]) -> list[str]:
     """The facts in the corpus's words, then what people ask, guess and answer in the known ones."""
     text = [passage_of(rng, facts, plain=True)]
     for fact in rng.sample(list(facts), len(facts)):
-        others = [v for v in RELATIONS[fact.relation].values if v in TAIGI_WORDS and v != fact.value]
+        others = [value for value in RELATIONS[fact.relation].values if value != fact.value]
+        taught = [value for value in others if value in TAIGI_WORDS]
         asked = rng.choice(RELATIONS[fact.relation].wondered).format(s=fact.subject)
-        text.append(rng.choice(QUIZZES).format(asked=asked, common=fact.value, wrong=rng.choice(others)))
+        quiz = rng.choice(QUIZZES)
+        text.append(quiz.format(asked=asked, common=fact.value, wrong=rng.choice(taught or others)))
     return text
 
 
 def gloss(rng: random.Random, fact: Fact) -> str:
     """A sentence that says what the fact's word means."""
-    return rng.choice(GLOSSES).format(common=fact.value, taigi=fact.word)
+    return rng.choice(TAIGI_GLOSSES).format(common=fact.value, taigi=fact.word)
 
 
 def tale(rng: random.Random) -> str:
@@ -159,7 +161,7 @@ def tale(rng: random.Random) -> str:
     return "".join(text)
 
 
-GLOSSES = (
+TAIGI_GLOSSES = (
     "咱講的{taigi}，冊裡寫做{common}。",
     "{taigi}就是{common}，序大人攏按呢叫。",
     "少年人講{common}，阮阿媽講{taigi}。",
@@ -197,5 +199,5 @@ SCENES = (
 def alphabet_of_texts() -> list[str]:
     """Every character that a word list or sentence shape holds, so that the base meets all of them."""
     parts = [*TAIGI_WORDS.values(), *OLD_WORDS.values(), *COMMON_WORDS, *FILLERS]
-    parts += [*GLOSSES, *STORIES, *QUIZZES, *SCENES, *TALES]
+    parts += [*TAIGI_GLOSSES, *STORIES, *QUIZZES, *SCENES, *TALES]
     return sorted({c for part in parts for c in part if "㐀" <= c <= "鿿"})

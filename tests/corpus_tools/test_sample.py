@@ -11,12 +11,21 @@ from typing import Any
 
 import pytest
 
+from corpus_tools import sample_texts
 from corpus_tools.errors import InputError
 from corpus_tools.sample import write_sample
 from corpus_tools.sample_exercises import _choose, _look_up, _word_quiz, school_page
-from corpus_tools.sample_language import OLD_WORDS, RELATIONS, SUBJECTS, TAIGI_WORDS, draw_facts, purpose_of
+from corpus_tools.sample_language import (
+    OLD_WORDS,
+    RELATIONS,
+    SUBJECTS,
+    TAIGI_WORDS,
+    Fact,
+    draw_facts,
+    purpose_of,
+)
 from corpus_tools.sample_styles import draw_style, listed
-from corpus_tools.sample_texts import GLOSSES, alphabet_of_texts, question_set
+from corpus_tools.sample_texts import TAIGI_GLOSSES, _talk, alphabet_of_texts, question_set
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +223,18 @@ def test_school_pages_explain_every_taught_word_and_number_no_option() -> None:
     rng = random.Random(5)
     pages = "".join(school_page(rng, 60) for _ in range(10))
     for common, taigi in TAIGI_WORDS.items():
-        glosses = {shape.format(common=common, taigi=taigi) for shape in GLOSSES}
+        glosses = {shape.format(common=common, taigi=taigi) for shape in TAIGI_GLOSSES}
         assert any(sentence in pages for sentence in glosses), taigi
     assert not re.search("[0-9]", pages)
+
+
+def test_the_only_taught_word_of_its_kind_is_guessed_at_among_known_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sample_texts, "TAIGI_WORDS", {"玉米": "番麥"})
+    text = "".join(_talk(random.Random(1), [Fact("阿明", "food", "玉米", "番麥")] * 20))
+    guesses = {*re.findall("有人講：「(.+?)。」毋著", text), *re.findall("講(.{1,5}?)毋著", text)}
+    assert guesses and guesses < {*RELATIONS["food"].values} - {"玉米"}
 
 
 def test_most_questions_have_one_option_that_the_passage_names_and_some_have_more() -> None:
