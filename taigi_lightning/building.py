@@ -1,4 +1,4 @@
-"""A base and what trains on top of it, put together."""
+"""A base and what trains on top of it, put together and made fast for its stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,26 @@ import torch
 from taigi_lightning.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.base_model import Quantization, load_base_model
 from taigi_lightning.errors import InputError
+from taigi_lightning.fast_decoder import Budget
+from taigi_lightning.fast_path import apply_fast_path
 from taigi_lightning.identity import check_lineage
+from taigi_lightning.prefill import unpack_what_fits
+
+COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """What a stage computes in, by `trainer.precision`.
+
+    Raises:
+        InputError: that precision would round the adapter itself to 16 bits.
+    """
+    if precision not in COMPUTE_DTYPES:
+        raise InputError(
+            f"trainer.precision is {precision}, which would store the adapter in 16 bits, where a small "
+            f"step is lost to rounding. Use one of {', '.join(COMPUTE_DTYPES)}."
+        )
+    return COMPUTE_DTYPES[precision]
 
 
 def build_model(
@@ -49,3 +68,28 @@ def build_model(
     if training and not any(p.requires_grad for p in model.parameters()):
         raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
     return model.train(training)  # transformers loads in eval mode, where dropout is off
+
+
+def take_fast_path(
+    model: Any,
+    *,
+    device: torch.device,
+    training: bool,
+    compile: bool | None,
+    activation_budget: Budget,
+    row_tokens: int | None,
+) -> None:
+    """Prepare a built model for its stage, in place; outside training a CPU keeps transformers' own path.
+
+    Args:
+        compile, activation_budget: as for `apply_fast_path`; `compile` None means on a GPU.
+        row_tokens: of the longest row to come, for which a GPU outside training unpacks the layers that fit; None
+            unpacks none.
+    """
+    compiled = device.type == "cuda" if compile is None else compile
+    if training:
+        apply_fast_path(model, compile=compiled, activation_budget=activation_budget)
+    elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
+        apply_fast_path(model, compile=compiled, activation_budget=1.0, offload=False)
+        if row_tokens is not None:
+            unpack_what_fits(model, tokens=row_tokens)

@@ -1,9 +1,11 @@
-"""Finding the checkpoint to resume from."""
+"""Finding the checkpoint to resume from, and whether it is this run's."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from taigi_lightning.errors import InputError
 
@@ -47,6 +49,29 @@ def find_checkpoint(name: str, folder: Path) -> str:
         there = ", ".join(str(path) for path in sorted(folder.glob("*.ckpt"), key=_step)) or "none"
         raise InputError(f"{found}. In {folder} there are: {there}. `last` takes the newest.")
     return name
+
+
+def check_trained(found: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose trained parameters are not the model's, which loading would not notice.
+
+    Args:
+        found: the checkpoint's tensors by name.
+        here: all parameters of the model by name.
+
+    Raises:
+        InputError: a name or a shape differs, or a parameter that trains is missing.
+    """
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    known = {name: tuple(parameter.shape) for name, parameter in here.items()}
+    unknown = [name for name, shape in shapes.items() if known.get(name) != shape]
+    missing = [name for name, parameter in here.items() if parameter.requires_grad and name not in shapes]
+    if unknown or missing:
+        first = (unknown or missing)[0]
+        raise InputError(
+            f"The checkpoint's trained parameters are not this config's: {len(unknown)} differ and "
+            f"{len(missing)} are missing, the first being {first} (checkpoint {shapes.get(first)}, here "
+            f"{known.get(first)}). Use the config the checkpoint was trained with."
+        )
 
 
 def _step(path: Path) -> int:

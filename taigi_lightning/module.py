@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -18,34 +17,24 @@ from taigi_lightning.adapters import LoraSettings, adapter_settings, check_adapt
 from taigi_lightning.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
 from taigi_lightning.attention import find_documents
 from taigi_lightning.base_model import Quantization, check_base, check_head, load_tokenizer
-from taigi_lightning.building import build_model
+from taigi_lightning.building import build_model, compute_dtype, take_fast_path
+from taigi_lightning.checkpoints import check_trained
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path import apply_fast_path, causal_lm, expect_state, forward_hidden
+from taigi_lightning.fast_path import causal_lm, expect_state, forward_hidden
+from taigi_lightning.held_out_sums import HeldOutSums
 from taigi_lightning.identity import base_identity, check_identity
 from taigi_lightning.loss import linear_cross_entropy_sum
 from taigi_lightning.memory import coming_state_bytes
-from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.prompts import IGNORE
 from taigi_lightning.question_batches import QuestionBatch
-from taigi_lightning.schedules import adopt_rate, follow_course
-from taigi_lightning.strategies import over_ranks
+from taigi_lightning.schedules import resume_schedule
+from taigi_lightning.strategies import sum_over_ranks
 
 Batch = dict[str, Any]
 
-COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 # Micro-batch losses are sums over tokens; this keeps their gradients far from float16's limits.
 # A power of two, so that undoing it changes no bit.
 LOSS_UNIT = 2.0**-10
-
-
-@dataclass
-class _HeldOut:
-    """Sums of one pass over the held-out data: nats, supervised tokens, right answers, questions."""
-
-    loss: Tensor | float = 0.0
-    tokens: int = 0
-    correct: int = 0
-    questions: int = 0
 
 
 class CausalLMModule(pl.LightningModule):
@@ -115,7 +104,7 @@ class CausalLMModule(pl.LightningModule):
         self._identity: dict[str, str] | None = None
         self._window_loss: Tensor | float = 0.0
         self._window_tokens = 0
-        self._held_out = _HeldOut()
+        self._held_out = HeldOutSums()
 
     # ---- building ---------------------------------------------------------------------------------
 
@@ -130,30 +119,22 @@ class CausalLMModule(pl.LightningModule):
             adapter=self.adapter,
             quantization=self.quantization,
             from_scratch=self.from_scratch,
-            compute_dtype=self._compute_dtype(),
+            compute_dtype=compute_dtype(str(self.trainer.precision)),
             device=device,
             training=training,
         )
         if training or self.trainer.validating:
             check_head(causal_lm(model))
-        compiled = device.type == "cuda" if self.compile_layers is None else self.compile_layers
-        if training:
-            apply_fast_path(model, compile=compiled, activation_budget=self.activation_budget)
-        elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
-            apply_fast_path(model, compile=compiled, activation_budget=1.0, offload=False)
-            if self.answer_strategy == "choice":
-                data: Any = getattr(self.trainer, "datamodule", None)
-                unpack_what_fits(model, tokens=getattr(data, "batch_tokens", 32768))
+        data: Any = getattr(self.trainer, "datamodule", None)
+        take_fast_path(
+            model,
+            device=device,
+            training=training,
+            compile=self.compile_layers,
+            activation_budget=self.activation_budget,
+            row_tokens=getattr(data, "batch_tokens", 32768) if self.answer_strategy == "choice" else None,
+        )
         self.model = model
-
-    def _compute_dtype(self) -> torch.dtype:
-        precision = str(self.trainer.precision)
-        if precision not in COMPUTE_DTYPES:
-            raise InputError(
-                f"trainer.precision is {precision}, which would store the adapter in 16 bits, where a small "
-                f"step is lost to rounding. Use one of {', '.join(COMPUTE_DTYPES)}."
-            )
-        return COMPUTE_DTYPES[precision]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -177,15 +158,8 @@ class CausalLMModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Let a learning rate or a course changed on resume win over what the checkpoint restored, and say so."""
         for config in self.trainer.lr_scheduler_configs:
-            for found, wanted in adopt_rate(config.scheduler):
-                self.print(
-                    f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}."
-                )
-            for found, wanted in follow_course(config.scheduler):
-                self.print(
-                    f"Learning rate of the next step: {found:g} by the checkpoint's schedule, {wanted:g} by this "
-                    f"config's; using {wanted:g}."
-                )
+            for change in resume_schedule(config.scheduler):
+                self.print(change)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout from the run's seed, the rank and the batch's number alone; say what memory is taken.
@@ -232,7 +206,7 @@ class CausalLMModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn summed gradients into those of the mean over all supervised tokens of the window and ranks."""
-        loss, tokens = self._sum_over_ranks(self._window_loss, self._window_tokens)
+        loss, tokens = sum_over_ranks([self._window_loss, self._window_tokens], self.device)
         tokens = tokens.clamp(min=1)
         # DDP has averaged the ranks' gradients, so the world size turns that mean back into a sum.
         scale = (self.trainer.world_size / LOSS_UNIT / tokens).float()
@@ -249,36 +223,19 @@ class CausalLMModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of one pass over the held-out data."""
-        self._held_out = _HeldOut()
+        self._held_out = HeldOutSums()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the held-out loss, or a batch of questions to the accuracy."""
-        sums = self._held_out
         if isinstance(batch, QuestionBatch):
-            correct, questions = choice_accuracy_batch(self.model, batch)
-            sums.correct += correct
-            sums.questions += questions
+            self._held_out.add_answers(*choice_accuracy_batch(self.model, batch))
         else:
-            sums.loss = sums.loss + self.loss_sum(batch).double()
-            sums.tokens += batch["supervised_tokens"]
+            self._held_out.add_loss(self.loss_sum(batch), batch["supervised_tokens"])
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy over every held-out token and question of every rank."""
-        sums = self._held_out
-        loss, tokens, correct, questions = self._sum_over_ranks(
-            sums.loss, sums.tokens, sums.correct, sums.questions
-        )
-        mean = loss / tokens.clamp(min=1)
-        self.log("val/loss", mean.float(), prog_bar=True)
-        self.log("val/perplexity", mean.exp().float())
-        if questions > 0:
-            self.log("val/accuracy", (correct / questions).float(), prog_bar=True)
-
-    def _sum_over_ranks(self, *values: Tensor | float) -> Tensor:
-        """Each value summed over all ranks, float64."""
-        # Without waiting for the device: what follows would reach it late.
-        here = [torch.as_tensor(v, dtype=torch.float64).to(self.device, non_blocking=True) for v in values]
-        return over_ranks(torch.stack(here), "sum")
+        for name, value in self._held_out.metrics(self.device).items():
+            self.log(name, value, prog_bar=name != "val/perplexity")
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
         """Answer a batch of questions."""
@@ -312,14 +269,4 @@ class CausalLMModule(pl.LightningModule):
             InputError: the base or the trained parameters differ from the checkpoint's.
         """
         check_identity(found=self.identity, wanted=checkpoint.get("base_identity", {}))
-        found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        here = {name: tuple(p.shape) for name, p in self.named_parameters()}
-        unknown = [name for name, shape in found.items() if here.get(name) != shape]
-        missing = [n for n, p in self.named_parameters() if p.requires_grad and n not in found]
-        if unknown or missing:
-            first = (unknown or missing)[0]
-            raise InputError(
-                f"The checkpoint's trained parameters are not this config's: {len(unknown)} differ and "
-                f"{len(missing)} are missing, the first being {first} (checkpoint {found.get(first)}, here "
-                f"{here.get(first)}). Use the config the checkpoint was trained with."
-            )
+        check_trained(checkpoint["state_dict"], dict(self.named_parameters()))

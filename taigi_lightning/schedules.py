@@ -7,6 +7,24 @@ from collections.abc import Iterator
 from typing import Any
 
 
+def resume_schedule(schedule: Any) -> Iterator[str]:
+    """Let the config's learning rate and course win over those that a checkpoint restored.
+
+    Args:
+        schedule: a torch LambdaLR, after its state was restored.
+
+    Yields:
+        a sentence for each change.
+    """
+    for found, wanted in adopt_rate(schedule):
+        yield f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}."
+    for found, wanted in follow_course(schedule):
+        yield (
+            f"Learning rate of the next step: {found:g} by the checkpoint's schedule, {wanted:g} by this config's; "
+            f"using {wanted:g}."
+        )
+
+
 def adopt_rate(schedule: Any) -> Iterator[tuple[float, float]]:
     """Let the optimizer's own learning rate win over the one that a checkpoint restored.
 

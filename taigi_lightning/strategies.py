@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, distributed
 
@@ -42,3 +44,10 @@ def over_ranks(tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation.upper()))
     return tensor
+
+
+def sum_over_ranks(values: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    """Each value summed over all processes: float64 [N] on the device."""
+    # Without waiting for the device: what follows would reach it late.
+    here = [torch.as_tensor(v, dtype=torch.float64).to(device, non_blocking=True) for v in values]
+    return over_ranks(torch.stack(here), "sum")

@@ -1,0 +1,40 @@
+"""What one pass over the held-out data adds up to: loss and perplexity per token, accuracy per question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taigi_lightning.strategies import sum_over_ranks
+
+
+@dataclass
+class HeldOutSums:
+    """Nats, supervised tokens, right answers and questions of this process so far."""
+
+    loss: Tensor | float = 0.0
+    tokens: int = 0
+    correct: int = 0
+    questions: int = 0
+
+    def add_loss(self, loss: Tensor, tokens: int) -> None:
+        """Add a batch's summed loss, a scalar in nats, and how many tokens it is of."""
+        self.loss = self.loss + loss.double()
+        self.tokens += tokens
+
+    def add_answers(self, correct: int, questions: int) -> None:
+        """Add a batch's right answers and questions."""
+        self.correct += correct
+        self.questions += questions
+
+    def metrics(self, device: torch.device) -> dict[str, Tensor]:
+        """Float32 scalars over all processes: val/loss in nats a token, val/perplexity, and val/accuracy if asked."""
+        sums = [self.loss, self.tokens, self.correct, self.questions]
+        loss, tokens, correct, questions = sum_over_ranks(sums, device)
+        mean = loss / tokens.clamp(min=1)
+        found = {"val/loss": mean.float(), "val/perplexity": mean.exp().float()}
+        if questions > 0:
+            found["val/accuracy"] = (correct / questions).float()
+        return found
