@@ -226,7 +226,7 @@ class SFTDataModule(_TrainingData):
         Raises:
             InputError: a file or one of its rows cannot be used.
         """
-        train = self._read(self.source)
+        train = [] if self.validation_file and stage != "fit" else self._read(self.source)
         if self.validation_file:
             held_out = self._read(self.validation_file)
             known = {passage_key(question) for question in train}

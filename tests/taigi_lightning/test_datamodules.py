@@ -180,6 +180,16 @@ def test_a_validation_file_and_a_warning_about_shared_passages(
     assert "40 questions have a passage of the training file" in caplog.text
 
 
+def test_validate_alone_needs_no_training_file_beside_a_validation_file(
+    questions_file: Path, tiny_llama_dir: Path
+) -> None:
+    data = SFTDataModule("absent.csv", str(tiny_llama_dir), validation_file=str(questions_file))
+    data.setup("validate")
+    assert list(data.splits) == ["validation"]
+    with pytest.raises(InputError, match=r"absent\.csv"):
+        data.setup("fit")
+
+
 def test_cut_examples_are_counted(questions_file: Path, tiny_llama_dir: Path) -> None:
     data = SFTDataModule(str(questions_file), str(tiny_llama_dir), validation_fraction=0, max_length=72)
     data.setup("fit")
