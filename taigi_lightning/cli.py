@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from taigi_lightning.predict_report import write_predict_report
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.progress import StepProgress
 from taigi_lightning.questions import read_questions
+from taigi_lightning.quieting import quieten
 from taigi_lightning.run_report import write_fit_report
 from taigi_lightning.run_settings import MemorySize
 from taigi_lightning.strategies import check_strategy
@@ -45,6 +44,13 @@ from taigi_lightning.suggestions import SuggestingParser
 from taigi_lightning.throughput import Throughput
 
 TOKENIZER = "data.init_args.tokenizer"
+# What a command calls of its data, and whose data have it.
+LOADERS = {
+    "fit": ("train_dataloader", "CPTDataModule or SFTDataModule"),
+    "validate": ("val_dataloader", "CPTDataModule or SFTDataModule"),
+    "test": ("test_dataloader", "PredictDataModule"),
+    "predict": ("predict_dataloader", "PredictDataModule"),
+}
 
 
 def auto_precision(accelerator: str = "auto") -> str:
@@ -165,9 +171,32 @@ class TaigiCLI(LightningCLI):
             trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
         return trainer
 
+    def after_instantiate_classes(self) -> None:
+        """Refuse data of another stage before anything is loaded.
+
+        Raises:
+            InputError: the data have no loader for this command.
+        """
+        loader, wanted = LOADERS[str(self.subcommand)]
+        kind = type(self.datamodule)
+        if getattr(kind, loader) is getattr(pl.LightningDataModule, loader):
+            raise InputError(
+                f"`{self.subcommand}` cannot use the data of this config: {kind.__name__} has no {loader}. "
+                f"Give the config of another stage, or --data {wanted}."
+            )
+
     def validate(self, verbose: bool = True, **options: Any) -> None:
-        """Run `validate` and show each metric once; Lightning's table shows all of them for every dataloader."""
+        """Run `validate` and show each metric once; Lightning's table shows all of them for every dataloader.
+
+        Raises:
+            InputError: nothing is held out.
+        """
         self.trainer.validate(verbose=False, **options)
+        if not self.trainer.callback_metrics:
+            raise InputError(
+                "Nothing is held out to validate on. Set data.validation_split for texts, or "
+                "data.validation_fraction or data.validation_file for questions."
+            )
         if verbose and self.trainer.is_global_zero:
             table = Table("held out", "")
             for name, value in self.trainer.callback_metrics.items():
@@ -194,29 +223,6 @@ class TaigiCLI(LightningCLI):
             if writer.output.is_file() and details.is_file():
                 questions = read_questions(data.path, data.columns, need_answers=False)
                 print(f"Report: {write_predict_report(writer.output, details, questions)}")
-
-
-def quieten() -> None:
-    """Keep advertisements and warnings that no user can act on out of the output."""
-    noise = (
-        "litlogger",
-        "To properly utilize them",
-        "TPU available",
-        "GPU available",
-        "Seed set",
-        "` stopped: `max_",
-    )
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
-        logger = logging.getLogger(f"lightning.{name}")
-        logger.addFilter(lambda record: not any(words in record.getMessage() for words in noise))
-    for message in (
-        ".*does not have many workers.*",
-        ".*isinstance\\(treespec, LeafSpec\\).*",
-        ".*You have overridden `on_before_batch_transfer`.*",
-        ".*is_gradient_checkpointing` is deprecated.*",
-        ".*AccumulateGrad node's stream does not match.*",  # Lightning wraps in DDP on a stream of its own
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def main(

@@ -29,6 +29,8 @@ CPT = [
     "--trainer.enable_checkpointing", "true",
 ]  # fmt: skip
 
+PREDICT = ["--config", "configs/predict.yaml", "--model.base", "models/base", "--model.adapter", "null"]
+
 
 @pytest.fixture
 def home(tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -81,6 +83,10 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             "adapter_config.json",
         ),
         (["score", "a.csv", "b.csv"], 1, "There is no file"),
+        (["test", *CPT[1:]], 1, "CPTDataModule has no test_dataloader. Give the config of another stage"),
+        (["validate", *PREDICT], 1, "PredictDataModule has no val_dataloader"),
+        (["fit", *PREDICT], 1, "or --data CPTDataModule or SFTDataModule"),
+        (["validate", *CPT[1:], "--data.validation_split", "null"], 1, "Nothing is held out to validate on"),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_an_exit_code(
