@@ -13,6 +13,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.fast_decoder import Budget
 from taigi_lightning.fast_path import apply_fast_path
 from taigi_lightning.identity import check_lineage
+from taigi_lightning.prefill import unpack_what_fits
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
@@ -76,14 +77,19 @@ def take_fast_path(
     training: bool,
     compile: bool | None,
     activation_budget: Budget,
+    row_tokens: int | None,
 ) -> None:
     """Prepare a built model for its stage, in place; outside training a CPU keeps transformers' own path.
 
     Args:
         compile, activation_budget: as for `apply_fast_path`; `compile` None means on a GPU.
+        row_tokens: of the longest row to come, for which a GPU outside training unpacks the layers that fit; None
+            unpacks none.
     """
     compiled = device.type == "cuda" if compile is None else compile
     if training:
         apply_fast_path(model, compile=compiled, activation_budget=activation_budget)
     elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
         apply_fast_path(model, compile=compiled, activation_budget=1.0, offload=False)
+        if row_tokens is not None:
+            unpack_what_fits(model, tokens=row_tokens)

@@ -52,10 +52,10 @@ class DecoderLayer:
         """Whether it holds its base weights unpacked."""
         return self.qkv.resident is not None
 
-    def keep_unpacked(self, dtype: torch.dtype) -> None:
+    def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
         """Hold the base weights unpacked."""
         for group in self.groups():
-            group.keep_unpacked(dtype)
+            group.keep_unpacked(dtype, packed_on_host)
 
     def drop_unpacked(self) -> None:
         """Unpack them for each product again."""

@@ -81,11 +81,11 @@ class FastDecoder:
 
     # ---- memory ------------------------------------------------------------------------------------
 
-    def keep_unpacked(self, layers: int) -> None:
-        """Hold the base weights of just the first layers unpacked."""
+    def keep_unpacked(self, layers: int, packed_on_host: bool = True) -> None:
+        """Hold the base weights of just the first layers unpacked; packed, they wait on the host or stay."""
         for index, layer in enumerate(self.layers):
             if index < layers and not layer.unpacked:
-                layer.keep_unpacked(self.backbone.norm.weight.dtype)
+                layer.keep_unpacked(self.backbone.norm.weight.dtype, packed_on_host)
             elif index >= layers and layer.unpacked:
                 layer.drop_unpacked()
         self.unpacked = layers

@@ -25,7 +25,6 @@ from taigi_lightning.held_out_sums import HeldOutSums
 from taigi_lightning.identity import base_identity, check_identity
 from taigi_lightning.loss import linear_cross_entropy_sum
 from taigi_lightning.memory import coming_state_bytes
-from taigi_lightning.prefill import unpack_what_fits
 from taigi_lightning.prompts import IGNORE
 from taigi_lightning.question_batches import QuestionBatch
 from taigi_lightning.schedules import resume_schedule
@@ -106,7 +105,6 @@ class CausalLMModule(pl.LightningModule):
         self._window_loss: Tensor | float = 0.0
         self._window_tokens = 0
         self._held_out = HeldOutSums()
-        self._may_unpack = False
 
     # ---- building ---------------------------------------------------------------------------------
 
@@ -127,25 +125,16 @@ class CausalLMModule(pl.LightningModule):
         )
         if training or self.trainer.validating:
             check_head(causal_lm(model))
+        data: Any = getattr(self.trainer, "datamodule", None)
         take_fast_path(
             model,
             device=device,
             training=training,
             compile=self.compile_layers,
             activation_budget=self.activation_budget,
+            row_tokens=getattr(data, "batch_tokens", 32768) if self.answer_strategy == "choice" else None,
         )
         self.model = model
-        self._may_unpack = not training and self.answer_strategy == "choice"
-
-    def _unpack_what_fits(self) -> None:
-        """Unpack what layers fit the GPU: now, for Lightning has just moved the model there, and would also fetch
-        the packed weights of unpacked layers, which wait on the host."""
-        if self._may_unpack:
-            self._may_unpack = False
-            data: Any = getattr(self.trainer, "datamodule", None)
-            unpack_what_fits(self.model, tokens=getattr(data, "batch_tokens", 32768))
-
-    on_validation_start = on_predict_start = on_test_start = _unpack_what_fits
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

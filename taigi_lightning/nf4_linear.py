@@ -124,10 +124,10 @@ class ProjectionGroup:
         """A and B of each member that has LoRA, in order: the order `gradients` answers in."""
         return [p for m in self.members if m.lora is not None for p in m.lora]
 
-    def keep_unpacked(self, dtype: torch.dtype) -> None:
-        """Hold the frozen weights unpacked from now on; packed, they wait on the host."""
+    def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
+        """Hold the frozen weights unpacked from now on; packed, they wait on the host or where they are."""
         self.resident = self._unpacked(dtype)
-        for member in self.members:
+        for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
 
     def drop_unpacked(self) -> None:

@@ -28,18 +28,17 @@ def predict_needs(settings: Settings, shape: Shape, card: int | None = None, ele
             f"What answer_strategy {settings.answer_strategy} takes is not counted: its cache grows with the "
             "prompts of a batch. Plan with --model.answer_strategy choice for what the weights take."
         )
-    rank, packed = settings.rank or 0, settings.quantization == "nf4"
+    rank = settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
     room = memory.prefill_room(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
     taken = projections + rest + 4 * sum(adapter) + room + memory.CONTEXT
-    # A layer is unpacked before its 4 bits leave the card: prediction asks for room for both.
-    a_layer = unpacked_bytes(shape, rank, element_size, packed=False)
+    a_layer = unpacked_bytes(shape, rank, element_size, packed=False)  # its 4 bits stay on the card as well
     layers = 0 if card is None else max(0, min(shape.layers, (card - taken) // a_layer))
     parts = {
         "weights, projections": projections,
         "weights, the rest": rest,
-        "weights, unpacked": layers * unpacked_bytes(shape, rank, element_size, packed),
+        "weights, unpacked": layers * a_layer,
         "adapter": 4 * sum(adapter),
         ROW: room,
         "CUDA itself": memory.CONTEXT,
@@ -47,7 +46,7 @@ def predict_needs(settings: Settings, shape: Shape, card: int | None = None, ele
     notes = {
         "weights, projections": settings.quantization,
         "weights, the rest": "16 bits: embeddings, norms",
-        "weights, unpacked": f"16 bits instead, of {layers} of {shape.layers} layers, for speed",
+        "weights, unpacked": f"16 bits as well, of {layers} of {shape.layers} layers, for speed",
         "adapter": f"{sum(adapter):,} parameters, 32 bits",
         ROW: f"of {settings.row_tokens:,} tokens: kept free, generous, not measured",
         "CUDA itself": "about",

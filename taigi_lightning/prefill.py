@@ -58,7 +58,9 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     room = min(free + held - used, limit - used) - a_row
     a_layer = sum(group.out_features * group.width for group in first.groups()) * weight.element_size()
     layers = min(len(decoder.layers), max(0, int(room / a_layer)))
-    decoder.keep_unpacked(layers)
+    # To the host and, when Lightning moves the model, back again they would take longer than they save in a thousand
+    # questions; the room they stay in is counted as taken.
+    decoder.keep_unpacked(layers, packed_on_host=False)
     return layers
 
 

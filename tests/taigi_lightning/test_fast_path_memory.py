@@ -109,6 +109,17 @@ def test_transformers_own_pass_finds_packed_weights_again(nf4_folder: Path) -> N
     assert [layer.unpacked for layer in decoder.layers] == [False, False]
 
 
+@pytest.mark.parametrize("packed_on_host", [True, False])
+def test_layers_unpacked_and_packed_again_compute_the_same(nf4_folder: Path, packed_on_host: bool) -> None:
+    model = with_lora(nf4_llama(nf4_folder))
+    apply_fast_path(model)
+    wanted = gradients(model)
+    decoder = causal_lm(model).fast_decoder
+    for layers in (2, 1, 0):
+        decoder.keep_unpacked(layers, packed_on_host)
+        assert worst(gradients(model), wanted) < 1e-5
+
+
 def test_a_larger_shape_takes_the_memory_of_unpacked_weights_back(
     nf4_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -282,18 +281,3 @@ def test_room_is_left_for_the_optimizers_state_until_it_is_there(
     trainer(tmp_path, **options).fit(model, loader(batches(4)))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert expected.bytes == [8 * trained, 8 * trained, 0, 0]
-
-
-def test_layers_are_unpacked_when_lightning_has_moved_the_model_and_only_outside_training(
-    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[str] = []
-    move = SingleDeviceStrategy.model_to_device
-    monkeypatch.setattr(SingleDeviceStrategy, "model_to_device", lambda s: (order.append("moved"), move(s)))
-    unpack = "taigi_lightning.module.unpack_what_fits"
-    monkeypatch.setattr(unpack, lambda model, tokens: order.append(f"unpacked for {tokens}"))
-    trainer(tmp_path, max_steps=1).fit(module(tiny_llama_dir), loader(batches(1)), loader(batches(1)))
-    assert order == ["moved"]
-    model = module(tiny_llama_dir)
-    trainer(tmp_path).validate(model, loader(batches(1)), verbose=False)
-    assert order == ["moved", "moved", "unpacked for 32768"]
