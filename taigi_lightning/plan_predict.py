@@ -48,7 +48,7 @@ def predict_needs(settings: Settings, shape: Shape, card: int | None = None, ele
         "weights, the rest": "16 bits: embeddings, norms",
         "weights, unpacked": f"16 bits as well, of {layers} of {shape.layers} layers, for speed",
         "adapter": f"{sum(adapter):,} parameters, 32 bits",
-        ROW: f"of {settings.row_tokens:,} tokens: kept free, generous, not measured",
+        ROW: f"of {settings.row_tokens:,} tokens: kept free, generously",
         "CUDA itself": "about",
     }
     return Need({name: size for name, size in parts.items() if size}, notes, host=0)
