@@ -2,13 +2,15 @@
 
 DIR (or $CORPUS_BENCH_PEERS) holds `gen.py` (writes the input) and the peers' scripts `v_*.py`; it is read at
 run time only. Without it, or with --source, the input is any folder of raw files and no peer runs.
-Prints seconds, MB/s and the peak memory of all processes together.
+Prints, as the median of some rounds, seconds, MB/s, CPU seconds and the peak memory of all processes together, and how
+many times slower than this project with two processes each is.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -58,6 +60,10 @@ def measure(command: list[str], cwd: Path) -> Measurement:
     return Measurement(seconds, sum(cpu.values()) / os.sysconf("SC_CLK_TCK"), peak)
 
 
+def _medians(found: list[Measurement]) -> Measurement:
+    return Measurement(*map(statistics.median, zip(*found, strict=True)))
+
+
 def main() -> None:
     """Measure the project and the peers there are, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,14 +95,18 @@ def main() -> None:
             if script.exists():
                 peer = [options.python, str(script), str(source.resolve()), str(work / name), *arguments]
                 commands[f"{name} {' '.join(arguments)}".strip()] = peer
-        best: dict[str, Measurement] = {}
+        rounds: dict[str, list[Measurement]] = {name: [] for name in commands}
         for _ in range(options.rounds):  # in turn, so that a busy moment strikes all
             for name, command in commands.items():
-                found = measure(command, root)
-                best[name] = min(found, best.get(name, found))
-    print(f"| {megabytes:.0f} MB | s | MB/s | CPU s | peak MB |\n|-|-|-|-|-|")
-    for name, m in best.items():
-        print(f"| {name} | {m.seconds:.2f} | {megabytes / m.seconds:.1f} | {m.cpu:.1f} | {m.peak_mb:.0f} |")
+                rounds[name].append(measure(command, root))
+    print(f"| {megabytes:.0f} MB | s (least) | MB/s | CPU s | peak MB | times |\n|-|-|-|-|-|-|")
+    ours = _medians(rounds["corpus_tools, 2 processes"])
+    for name, found in rounds.items():
+        m, least = _medians(found), min(found).seconds
+        print(
+            f"| {name} | {m.seconds:.2f} ({least:.2f}) | {megabytes / m.seconds:.1f} | {m.cpu:.1f} | {m.peak_mb:.0f} "
+            f"| {m.seconds / ours.seconds:.1f} |"
+        )
 
 
 if __name__ == "__main__":
