@@ -93,7 +93,7 @@ def _keep_freed_memory() -> None:
 
         with suppress(AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-1, 128 << 20)  # M_TRIM_THRESHOLD of malloc.h
+            mallopt(-1, 16 << 20)  # M_TRIM_THRESHOLD of malloc.h
             mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD; it takes no more than this
 
 
