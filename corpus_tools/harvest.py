@@ -63,7 +63,7 @@ class Harvest:
         return {name: table.take() for name, table in self._tables.items() if table.rows}
 
     def add(self, given: Sequence[Given]) -> None:
-        """Take the documents of some articles; what many articles share a look-up for is then faster."""
+        """Take the documents of some articles, whose characters are looked up together."""
         parted = [_part_repeating(article, data, duplicates) for article, data, _, duplicates in given]
         texts = [
             "" if fate == DUPLICATE else str(data, "utf-8")

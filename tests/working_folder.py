@@ -1,11 +1,18 @@
 """A folder to run commands in, as a user's checkout looks after the corpus was cleaned."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 ROOT = Path(__file__).parent.parent
+TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
+CPT = [
+    "fit", "--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
+    "--data.init_args.max_length", "64", "--trainer.val_check_interval", "1000",
+    "--trainer.enable_checkpointing", "true",
+]  # fmt: skip
 
 
 def lay_out(folder: Path, base: Path, texts: Sequence[str], *, held_out: int, manifest: str = "{}") -> None:
@@ -24,3 +31,8 @@ def lay_out(folder: Path, base: Path, texts: Sequence[str], *, held_out: int, ma
     rows[:-held_out].to_parquet(corpus / "train-00000-of-00001.parquet")
     rows[-held_out:].to_parquet(corpus / "validation-00000-of-00001.parquet")
     (corpus / "manifest.json").write_text(manifest)
+
+
+def environment() -> dict[str, str]:
+    """The variables of a command that runs in such a folder, in a process of its own."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

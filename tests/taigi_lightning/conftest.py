@@ -1,10 +1,11 @@
-"""A base for the tests of the fast path."""
+"""A base for the tests of the fast path, and a folder for those that run commands."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.taigi_lightning.small_decoders import llama
+from tests.working_folder import TEXT, lay_out
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +14,12 @@ def nf4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     llama().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the project's configs, a tiny base and a small corpus; it is the current one."""
+    lay_out(tmp_path, tiny_llama_dir, [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path

@@ -2,13 +2,10 @@
 
 import json
 import logging
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -19,26 +16,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from taigi_lightning.__main__ import main
-from tests.working_folder import lay_out
-
-ROOT = Path(__file__).parent.parent.parent
-TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
-CPT = [
-    "fit", "--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
-    "--data.init_args.max_length", "64", "--trainer.val_check_interval", "1000",
-    "--trainer.enable_checkpointing", "true",
-]  # fmt: skip
+from tests.working_folder import CPT, TEXT, environment
 
 PREDICT = ["--config", "configs/predict.yaml", "--model.base", "models/base", "--model.adapter", "null"]
-
-
-@pytest.fixture
-def home(tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the project's configs, a tiny base and a small corpus; it is the current one."""
-    lay_out(tmp_path, tiny_llama_dir, [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return tmp_path
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -239,77 +219,3 @@ def test_a_finished_model_is_plain_transformers_and_its_adapter_plain_peft(
     assert (adapted - before).abs().max() > 1e-3
     # What is left is the merged weights' rounding to 16 bits.
     assert (found - adapted).norm() < 0.05 * (adapted - before).norm() + 0.02
-
-
-def command(*more: str) -> list[str]:
-    steps = ["--trainer.max_steps", "12", "--checkpoint.every_n_train_steps", "3", "--model.lora.r", "4"]
-    return [sys.executable, "-m", "taigi_lightning", *CPT, *steps, *more]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def wait_for(condition: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
-    """Wait until a checkpoint is there, or the process is not."""
-    end = time.monotonic() + seconds
-    while not condition.exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-
-
-def trained(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(folder / "checkpoints" / "step=12.ckpt", weights_only=True)
-    weights: dict[str, torch.Tensor] = checkpoint["state_dict"]
-    return weights
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
-    home: Path, number: signal.Signals
-) -> None:
-    whole = [*command(), "--trainer.default_root_dir", "models/whole"]
-    subprocess.run(whole, check=True, capture_output=True, env=environment())
-    with subprocess.Popen(
-        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-    ) as run:
-        checkpoints = home / "models" / "cpt_model" / "checkpoints"
-        wait_for(checkpoints / "step=3.ckpt", run)
-        run.send_signal(number)
-        output = run.communicate(timeout=120)[0]
-    if number is not signal.SIGKILL:
-        assert "Resume with --ckpt_path last" in output
-    assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
-    subprocess.run(command("--ckpt_path", "last"), check=True, capture_output=True, env=environment())
-    wanted, found = trained(home / "models" / "whole"), trained(home / "models" / "cpt_model")
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-
-
-# ---- two processes --------------------------------------------------------------------------------
-
-
-def run_until(folder: str, step: int, *more: str) -> dict[str, torch.Tensor]:
-    """Train without dropout to a step; returns what was trained."""
-    arguments = [
-        *CPT, "--trainer.default_root_dir", folder, "--trainer.max_steps", str(step), "--model.lora.r", "4",
-        "--model.lora.lora_dropout", "0.0", "--checkpoint.every_n_train_steps", str(step), *more,
-    ]  # fmt: skip
-    command = [sys.executable, "-m", "taigi_lightning", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    weights: dict[str, torch.Tensor] = torch.load(
-        f"{folder}/checkpoints/step={step}.ckpt", weights_only=True
-    )["state_dict"]
-    return weights
-
-
-def test_two_processes_train_as_one_with_the_whole_batch(home: Path) -> None:
-    sft = ["--data.class_path", "CPTDataModule", "--data.init_args.packing", "false"]
-    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.init_args.batch_size", "2"]
-    alone = run_until("models/alone", 4, *sft, "--data.init_args.batch_size", "4")
-    shared = run_until("models/shared", 4, *sft, *two)
-    assert alone.keys() == shared.keys()
-    for name, value in alone.items():
-        torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6)
-    assert len(list((home / "models/shared/logs").rglob("metrics.csv"))) == 1
-    assert (home / "models/shared/config.json").is_file()

@@ -1,0 +1,82 @@
+"""Runs in processes of their own: stopped and resumed, two at once."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.working_folder import CPT, environment
+
+
+def command(*more: str) -> list[str]:
+    steps = ["--trainer.max_steps", "12", "--checkpoint.every_n_train_steps", "3", "--model.lora.r", "4"]
+    return [sys.executable, "-m", "taigi_lightning", *CPT, *steps, *more]
+
+
+def wait_for(condition: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    """Wait until a checkpoint is there, or the process is not."""
+    end = time.monotonic() + seconds
+    while not condition.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "checkpoints" / "step=12.ckpt", weights_only=True)
+    weights: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    return weights
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
+    home: Path, number: signal.Signals
+) -> None:
+    whole = [*command(), "--trainer.default_root_dir", "models/whole"]
+    subprocess.run(whole, check=True, capture_output=True, env=environment())
+    with subprocess.Popen(
+        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+    ) as run:
+        checkpoints = home / "models" / "cpt_model" / "checkpoints"
+        wait_for(checkpoints / "step=3.ckpt", run)
+        run.send_signal(number)
+        output = run.communicate(timeout=120)[0]
+    if number is not signal.SIGKILL:
+        assert "Resume with --ckpt_path last" in output
+    assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
+    subprocess.run(command("--ckpt_path", "last"), check=True, capture_output=True, env=environment())
+    wanted, found = trained(home / "models" / "whole"), trained(home / "models" / "cpt_model")
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+# ---- two processes --------------------------------------------------------------------------------
+
+
+def run_until(folder: str, step: int, *more: str) -> dict[str, torch.Tensor]:
+    """Train without dropout to a step; returns what was trained."""
+    arguments = [
+        *CPT, "--trainer.default_root_dir", folder, "--trainer.max_steps", str(step), "--model.lora.r", "4",
+        "--model.lora.lora_dropout", "0.0", "--checkpoint.every_n_train_steps", str(step), *more,
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "taigi_lightning", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights: dict[str, torch.Tensor] = torch.load(
+        f"{folder}/checkpoints/step={step}.ckpt", weights_only=True
+    )["state_dict"]
+    return weights
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(home: Path) -> None:
+    sft = ["--data.class_path", "CPTDataModule", "--data.init_args.packing", "false"]
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.init_args.batch_size", "2"]
+    alone = run_until("models/alone", 4, *sft, "--data.init_args.batch_size", "4")
+    shared = run_until("models/shared", 4, *sft, *two)
+    assert alone.keys() == shared.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6)
+    assert len(list((home / "models/shared/logs").rglob("metrics.csv"))) == 1
+    assert (home / "models/shared/config.json").is_file()
