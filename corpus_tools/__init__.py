@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corpus_tools.cleaning import clean_text
+    from corpus_tools.cleaning.rules import clean_text
     from corpus_tools.pipeline import build_corpus
 
 __all__ = ["build_corpus", "clean_text"]
 
-_HOMES = {"build_corpus": "pipeline", "clean_text": "cleaning"}
+_HOMES = {"build_corpus": "pipeline", "clean_text": "cleaning.rules"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from corpus_tools.kinds import Found, measure_spans
+from corpus_tools.cleaning.language import Found, measure_spans
 from corpus_tools.splitting import split_spans
 
 

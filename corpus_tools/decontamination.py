@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.characters import codes_of
-from corpus_tools.cleaning import clean_text
+from corpus_tools.cleaning.characters import codes_of
+from corpus_tools.cleaning.rules import clean_text
 from corpus_tools.documents import Cut
 from corpus_tools.errors import InputError
 

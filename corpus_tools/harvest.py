@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 import pyarrow as pa
 
+from corpus_tools.cleaning.language import Found, looks_simplified
 from corpus_tools.cutting import Limits, Piece, cut_texts
 from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
-from corpus_tools.kinds import Found, looks_simplified
 from corpus_tools.tables import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
 
 TRAIN, VALIDATION, DUPLICATE = range(3)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain, compress, count, groupby, islice
 from operator import add, attrgetter, gt, itemgetter, lt, not_
 
-from corpus_tools.documents import Article, Row
-from corpus_tools.numbering import (
+from corpus_tools.cleaning.numbering import (
     CLOSERS,
     NUMBER_STARTS,
     SENTENCE_ENDS,
@@ -16,6 +15,7 @@ from corpus_tools.numbering import (
     in_sequence,
     number_at,
 )
+from corpus_tools.documents import Article, Row
 
 _COMPLETE = frozenset("。！？!?…")
 _MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from corpus_tools.cleaning import Step, clean_steps
+from corpus_tools.cleaning.rules import Step, clean_steps
 from corpus_tools.merging import group_rows, merge_rows
 from corpus_tools.reading import read_rows
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from corpus_tools.numbering import CLOSERS, ends_sentence
+from corpus_tools.cleaning.numbering import CLOSERS, ends_sentence
 
 _ENDS = "。！？…"
 _ROMANISED_END = re.compile(r"[.!?][" + re.escape(CLOSERS) + r"]* ")

@@ -15,7 +15,7 @@ from functools import lru_cache
 from operator import ne
 from typing import NamedTuple
 
-from corpus_tools.characters import (
+from corpus_tools.cleaning.characters import (
     HAN,
     INVISIBLE,
     ODD_SPACES,
@@ -23,8 +23,8 @@ from corpus_tools.characters import (
     SMALL_FORMS,
     may_compose,
 )
-from corpus_tools.numbering import find_numbering
-from corpus_tools.urls import find_urls
+from corpus_tools.cleaning.numbering import find_numbering
+from corpus_tools.cleaning.urls import find_urls
 
 # Stands between articles that are cleaned at once: half a character, which no file has.
 SEPARATOR = "\udfff"

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.characters import HAN_RANGES, codes_of, composing, look_up
-from corpus_tools.cleaning import CHARACTERS, SEPARATOR, may_compose_pair
-from corpus_tools.numbering import NUMBER_STARTS
+from corpus_tools.cleaning.characters import HAN_RANGES, codes_of, composing, look_up
+from corpus_tools.cleaning.numbering import NUMBER_STARTS
+from corpus_tools.cleaning.rules import CHARACTERS, SEPARATOR, may_compose_pair
 
 _TWIN_STOPS = re.compile("。。")
 

@@ -6,8 +6,8 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools.characters import HAN_RANGES, INVISIBLE, ODD_SPACES, PRIVATE_USE, SMALL_FORMS
-from corpus_tools.cleaning import clean_text
+from corpus_tools.cleaning.characters import HAN_RANGES, INVISIBLE, ODD_SPACES, PRIVATE_USE, SMALL_FORMS
+from corpus_tools.cleaning.rules import clean_text
 
 WIDE = dict(zip(",?!:;", "，？！：；", strict=True))
 

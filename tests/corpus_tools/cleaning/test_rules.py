@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools.characters import PRIVATE_USE
-from corpus_tools.cleaning import RULES, clean_steps, clean_text, remove_numbering, remove_urls
-from corpus_tools.kinds import Kind, census, looks_simplified, measure_spans, taigi_score
+from corpus_tools.cleaning.characters import PRIVATE_USE
+from corpus_tools.cleaning.language import Kind, census, looks_simplified, measure_spans, taigi_score
+from corpus_tools.cleaning.rules import RULES, clean_steps, clean_text, remove_numbering, remove_urls
 
 KEPT = [
     "ⁿ ᴺ ① ㈠ ℃ ㆦ ㆷ ˪ ˫",  # NFKC would change these

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.characters import HAN_RANGES, codes_of, look_up
+from corpus_tools.cleaning.characters import HAN_RANGES, codes_of, look_up
 
 # Written in nearly every Taigi passage and in under 1 % of Mandarin lines.
 TAIGI_MARKERS = "佇佮毋袂閣咧矣攏伊予欲遮遐揣媠爾囡囝啉阮恁𪜶跤喙濟"
