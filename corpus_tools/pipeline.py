@@ -163,7 +163,7 @@ def _need_documents(report: Mapping[str, Any]) -> None:
 def _salt(options: Mapping[str, Any], questions: Path | None) -> str:
     """Stands for all that a shard's result depends on besides its files: the options and this very code."""
     digest = hashlib.sha256(repr(sorted(options.items())).encode())
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), *([questions] if questions else [])]:
+    for path in [*sorted(Path(__file__).parent.rglob("*.py")), *([questions] if questions else [])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
