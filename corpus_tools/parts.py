@@ -13,10 +13,10 @@ import pyarrow as pa
 from corpus_tools.cutting import Limits
 from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.documents import CleanedArticle
+from corpus_tools.files.shard_file import Ends, open_shard
+from corpus_tools.files.writers import Writers
 from corpus_tools.harvest import Given, Harvest, PartSummary
 from corpus_tools.shards import no_collector
-from corpus_tools.stored import Ends, open_shard
-from corpus_tools.tables import Writers
 
 _AT_ONCE = 1 << 19  # bytes of text handled together
 

@@ -23,16 +23,16 @@ from corpus_tools.decontamination import read_questions
 from corpus_tools.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.documents import Tally
 from corpus_tools.errors import InputError
+from corpus_tools.files.readers import Source, find_sources
+from corpus_tools.files.shard_file import read_tally
+from corpus_tools.files.writers import path_of
 from corpus_tools.harvest import PartSummary
 from corpus_tools.parts import Selection, repeated_documents, write_part
-from corpus_tools.reading import Source, find_sources
 from corpus_tools.report import corpus_report
 from corpus_tools.report_page import render_page
 from corpus_tools.running import Progress, ahead, run_tasks, work_folder
 from corpus_tools.selection import select
 from corpus_tools.shards import ShardSummary, clean_shard, read_input
-from corpus_tools.stored import read_tally
-from corpus_tools.tables import path_of
 from corpus_tools.writing import joined, publish
 
 PART_CHARACTERS = 10_000_000

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from corpus_tools.cleaning.rules import Step, clean_steps
+from corpus_tools.files.readers import read_rows
 from corpus_tools.merging import group_rows, merge_rows
-from corpus_tools.reading import read_rows
 
 _CONTEXT = 12
 

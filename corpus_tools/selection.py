@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus_tools.deduplication import HASH_BYTES, find_duplicates
+from corpus_tools.files.shard_file import read_hashes
 from corpus_tools.harvest import DUPLICATE, TRAIN, VALIDATION
 from corpus_tools.parts import Selection
 from corpus_tools.shards import ShardSummary
-from corpus_tools.stored import read_hashes
 
 
 def select(

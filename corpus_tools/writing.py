@@ -78,7 +78,7 @@ def joined(path: Path) -> Iterator[Callable[[Path], None]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from corpus_tools.tables import DROPPED_SCHEMA
+    from corpus_tools.files.writers import DROPPED_SCHEMA
 
     def append(part: Path) -> None:
         with pa.memory_map(str(part)) as file:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
-from corpus_tools.reading import find_sources, read_rows
+from corpus_tools.files.readers import find_sources, read_rows
 
 ROWS = [Row("阮佇遮，\n好。", "甲", "林", 1), Row("Lí hó, lán.", "甲", "林", 2)]
 RECORDS = [

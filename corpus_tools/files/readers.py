@@ -15,7 +15,7 @@ import zstandard
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
-from corpus_tools.json_faults import explain_json, name_columns
+from corpus_tools.files.json_errors import explain_json, name_columns
 
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".zst")

@@ -1,0 +1,1 @@
+"""Reading and writing files: sources, shards, tables, atomic writes."""
