@@ -12,8 +12,8 @@ from corpus_tools.cleaning.language import TAIGI_MARKERS, looks_simplified
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
 from corpus_tools.cleaning.prefilter import Lines, lines_to_clean
 from corpus_tools.cleaning.rules import NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
-from corpus_tools.decontamination import QuestionNgrams, drop_overlaps
 from corpus_tools.documents import Article, CleanedArticle, Cut, Tally
+from corpus_tools.filtering.decontamination import QuestionNgrams, drop_overlaps
 
 SAMPLES = 4  # of a rule, a shard
 _BEHIND, _LONGEST = 45, 200  # characters of a sample: behind the change, of it

@@ -11,10 +11,10 @@ import msgspec
 import pyarrow as pa
 
 from corpus_tools.cleaning.language import Found, looks_simplified
-from corpus_tools.cutting import Limits, Piece, cut_texts
-from corpus_tools.deduplication import hash_bytes
 from corpus_tools.documents import CleanedArticle
 from corpus_tools.files.writers import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
+from corpus_tools.filtering.deduplication import hash_bytes
+from corpus_tools.filtering.segments import Limits, Piece, cut_texts
 
 TRAIN, VALIDATION, DUPLICATE = range(3)
 _BIN = 128  # characters to a bar of the length histogram

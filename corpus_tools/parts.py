@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from corpus_tools.cutting import Limits
-from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.documents import CleanedArticle
 from corpus_tools.files.shard_file import Ends, open_shard
 from corpus_tools.files.writers import Writers
+from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
+from corpus_tools.filtering.segments import Limits
 from corpus_tools.harvest import Given, Harvest, PartSummary
 from corpus_tools.shards import no_collector
 

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corpus_tools.cutting import Limits
-from corpus_tools.decontamination import read_questions
-from corpus_tools.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.documents import Tally
 from corpus_tools.errors import InputError
 from corpus_tools.files.readers import Source, find_sources
 from corpus_tools.files.shard_file import read_tally
 from corpus_tools.files.writers import path_of
+from corpus_tools.filtering.decontamination import read_questions
+from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
+from corpus_tools.filtering.segments import Limits
 from corpus_tools.harvest import PartSummary
 from corpus_tools.parts import Selection, repeated_documents, write_part
 from corpus_tools.report import corpus_report

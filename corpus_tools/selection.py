@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.files.shard_file import read_hashes
+from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.harvest import DUPLICATE, TRAIN, VALIDATION
 from corpus_tools.parts import Selection
 from corpus_tools.shards import ShardSummary

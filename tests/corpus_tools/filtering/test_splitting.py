@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools.splitting import split_text
+from corpus_tools.filtering.splitting import split_text
 
 TEXT = st.text(st.sampled_from("阮佇𪜶𠢕。！？…」，\n -.ao0123\u0301\u030d\u0358"), max_size=300)
 

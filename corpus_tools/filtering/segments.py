@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from corpus_tools.cleaning.language import Found, measure_spans
-from corpus_tools.splitting import split_spans
+from corpus_tools.filtering.splitting import split_spans
 
 
 class Limits(NamedTuple):

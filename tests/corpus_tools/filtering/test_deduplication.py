@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus_tools.deduplication import find_duplicates
+from corpus_tools.filtering.deduplication import find_duplicates
 
 HALVES = st.sampled_from([b"a" * 8, b"b" * 8, b"c" * 8])
 

@@ -1,0 +1,1 @@
+"""What leaves the corpus, and where texts are split."""
