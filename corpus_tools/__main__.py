@@ -173,7 +173,7 @@ def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt
     """
     from rich.console import Console
 
-    from corpus_tools.preview import preview_file
+    from corpus_tools.report.preview import preview_file
 
     if not file.is_file():
         raise InputError(f"{file} is no file; give one of the raw files.")

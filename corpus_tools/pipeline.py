@@ -28,8 +28,8 @@ from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.harvest import PartSummary
 from corpus_tools.parts import Selection, repeated_documents, write_part
-from corpus_tools.report import corpus_report
-from corpus_tools.report_page import render_page
+from corpus_tools.report.counts import corpus_report
+from corpus_tools.report.html_page import render_page
 from corpus_tools.running import Progress, ahead, run_tasks, work_folder
 from corpus_tools.selection import select
 from corpus_tools.shards import ShardSummary, clean_shard, read_input

@@ -11,7 +11,7 @@ from corpus_tools.articles import clean_articles
 from corpus_tools.cleaning import rules as cleaning
 from corpus_tools.cleaning.rules import RULES, Rule, clean_steps, clean_text
 from corpus_tools.documents import Article, Tally
-from corpus_tools.report_page import marked
+from corpus_tools.report.html_page import marked
 from tests.corpus_tools.cleaning.test_rules import TEXT
 
 LINE = st.one_of(

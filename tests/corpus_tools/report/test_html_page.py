@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from corpus_tools.pipeline import build_corpus
-from corpus_tools.report_page import marked, render_page, visible
+from corpus_tools.report.html_page import marked, render_page, visible
 from corpus_tools.sample import write_sample
 from tests.browser import CHROMIUM, check_page, check_width
 

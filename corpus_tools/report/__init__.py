@@ -1,0 +1,1 @@
+"""What a run counted, and the pages that show it."""
