@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Any] = {"clean": clean, "preview": preview}
     if arguments[:1] not in (["clean"], ["preview"]):  # its words take a while to load
-        from corpus_tools.sample import write_sample
+        from corpus_tools.sample.write import write_sample
 
         commands["sample"] = write_sample
     completing = arguments[:1] == ["--print_completion"]

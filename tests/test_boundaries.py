@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-MODULES = ["corpus_tools", "corpus_tools.__main__", "corpus_tools.pipeline", "corpus_tools.sample"]
+MODULES = ["corpus_tools", "corpus_tools.__main__", "corpus_tools.pipeline", "corpus_tools.sample.write"]
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from corpus_tools.__main__ import _cores, main
-from corpus_tools.sample import write_sample
+from corpus_tools.sample.write import write_sample
 from tests.corpus_tools.corpus_folder import contents, rows_of, write_rows
 
 CLEAN = [sys.executable, "-m", "corpus_tools", "clean"]

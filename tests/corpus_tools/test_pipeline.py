@@ -16,7 +16,7 @@ from corpus_tools import pipeline
 from corpus_tools.__main__ import main
 from corpus_tools.errors import InputError
 from corpus_tools.pipeline import build_corpus
-from corpus_tools.sample import write_sample
+from corpus_tools.sample.write import write_sample
 from tests.corpus_tools.corpus_folder import LONG, contents, documents, rows_of, write_rows
 
 

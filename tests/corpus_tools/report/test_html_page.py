@@ -8,7 +8,7 @@ import pytest
 
 from corpus_tools.pipeline import build_corpus
 from corpus_tools.report.html_page import marked, render_page, visible
-from corpus_tools.sample import write_sample
+from corpus_tools.sample.write import write_sample
 from tests.browser import CHROMIUM, check_page, check_width
 
 

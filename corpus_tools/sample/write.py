@@ -14,8 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from corpus_tools.errors import InputError
-from corpus_tools.sample_exercises import exercise_document, school_page
-from corpus_tools.sample_texts import SampleQuestion, alphabet_of_texts, article, question_set
+from corpus_tools.sample.exercises import exercise_document, school_page
+from corpus_tools.sample.texts import SampleQuestion, alphabet_of_texts, article, question_set
 
 EXERCISES_A_FILE = 5_000
 STORY_SHARE = 0.2  # of the corpus's articles; the others are pages of a schoolbook

@@ -10,9 +10,9 @@ files' layout, with digits as answers after 答案, never occurs. Every function
 import random
 from collections.abc import Sequence
 
-from corpus_tools.sample_language import OLD_WORDS, RELATIONS, SUBJECTS, TAIGI_WORDS, Fact, draw_facts
-from corpus_tools.sample_styles import Style, draw_style, listed
-from corpus_tools.sample_texts import gloss, passage_of, tale
+from corpus_tools.sample.language import OLD_WORDS, RELATIONS, SUBJECTS, TAIGI_WORDS, Fact, draw_facts
+from corpus_tools.sample.styles import Style, draw_style, listed
+from corpus_tools.sample.texts import gloss, passage_of, tale
 
 _TAKEN = frozenset((*SUBJECTS, *TAIGI_WORDS.values()))  # no made-up word may be one of these
 

@@ -7,9 +7,9 @@ import pytest
 import sentencepiece
 
 from corpus_tools.errors import InputError
-from corpus_tools.sample import write_sample
-from corpus_tools.sample_language import TAIGI_WORDS, words
-from corpus_tools.sample_tokenizer import train_tokenizer
+from corpus_tools.sample.language import TAIGI_WORDS, words
+from corpus_tools.sample.tokenizer import train_tokenizer
+from corpus_tools.sample.write import write_sample
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from corpus_tools.sample_language import (
+from corpus_tools.sample.language import (
     COMMON_WORDS,
     FILLERS,
     OLD_WORDS,

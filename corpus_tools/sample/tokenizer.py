@@ -1,6 +1,6 @@
 """The tiny base's SentencePiece model, trained on the sample's reading exercises.
 
-    python -m corpus_tools.sample_tokenizer FOLDER OUTPUT
+    python -m corpus_tools.sample.tokenizer FOLDER OUTPUT
 
 FOLDER is what `corpus_tools sample` wrote; OUTPUT gets `tokenizer.model` and two small JSON files, shaped
 like a Llama-2 model's: byte fallback, `<s>`, `</s>`, and a `<pad>` apart from `</s>`.
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corpus_tools.errors import InputError
-from corpus_tools.sample_language import words
-from corpus_tools.sample_texts import alphabet_of_texts
+from corpus_tools.sample.language import words
+from corpus_tools.sample.texts import alphabet_of_texts
 
 DELIMITER = "\t"
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}

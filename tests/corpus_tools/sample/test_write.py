@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from corpus_tools import sample_texts
 from corpus_tools.errors import InputError
-from corpus_tools.sample import write_sample
-from corpus_tools.sample_exercises import _choose, _look_up, _word_quiz, school_page
-from corpus_tools.sample_language import (
+from corpus_tools.sample import texts as sample_texts
+from corpus_tools.sample.exercises import _choose, _look_up, _word_quiz, school_page
+from corpus_tools.sample.language import (
     OLD_WORDS,
     RELATIONS,
     SUBJECTS,
@@ -24,8 +23,9 @@ from corpus_tools.sample_language import (
     draw_facts,
     purpose_of,
 )
-from corpus_tools.sample_styles import draw_style, listed
-from corpus_tools.sample_texts import TAIGI_GLOSSES, _talk, alphabet_of_texts, question_set
+from corpus_tools.sample.styles import draw_style, listed
+from corpus_tools.sample.texts import TAIGI_GLOSSES, _talk, alphabet_of_texts, question_set
+from corpus_tools.sample.write import write_sample
 
 
 @pytest.fixture(scope="module")

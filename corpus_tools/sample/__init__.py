@@ -1,0 +1,1 @@
+"""A made-up language: texts, questions and a tokenizer for the demo."""
