@@ -26,14 +26,14 @@ from corpus_tools.files.writers import path_of
 from corpus_tools.filtering.decontamination import read_questions
 from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.filtering.segments import Limits
-from corpus_tools.harvest import PartSummary
-from corpus_tools.parts import Selection, repeated_documents, write_part
 from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
-from corpus_tools.running import Progress, ahead, run_tasks, work_folder
-from corpus_tools.selection import select
-from corpus_tools.shards import ShardSummary, clean_shard, read_input
-from corpus_tools.writing import joined, publish
+from corpus_tools.steps.clean_shard import ShardSummary, clean_shard, read_input
+from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
+from corpus_tools.steps.part_tables import PartSummary
+from corpus_tools.steps.publish import joined, publish
+from corpus_tools.steps.select import select
+from corpus_tools.steps.write_part import Selection, repeated_documents, write_part
 
 PART_CHARACTERS = 10_000_000
 

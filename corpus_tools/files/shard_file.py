@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus_tools.documents import CleanedArticle, Tally
-from corpus_tools.writing import written_aside
+from corpus_tools.steps.publish import written_aside
 
 
 class Ends(NamedTuple):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from corpus_tools.documents import Tally
 
 if TYPE_CHECKING:
-    from corpus_tools.harvest import PartSummary
-    from corpus_tools.shards import ShardSummary
+    from corpus_tools.steps.clean_shard import ShardSummary
+    from corpus_tools.steps.part_tables import PartSummary
 
 SAMPLES = 12  # of a rule
 STRETCHES = 40  # most frequent changed stretches of a rule

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from corpus_tools.cleaning.rules import Step, clean_steps
 from corpus_tools.files.readers import read_rows
-from corpus_tools.merging import group_rows, merge_rows
+from corpus_tools.steps.merge_rows import group_rows, merge_rows
 
 _CONTEXT = 12
 

@@ -78,7 +78,7 @@ def test_a_killed_run_is_taken_up_again(raw: Path, tmp_path: Path, monkeypatch: 
         build_corpus([raw / "IMA-Taiwan"], tmp_path / "b")
     assert contents(tmp_path / "b") == {}
     monkeypatch.setattr(pipeline, "write_part", original)
-    monkeypatch.setattr("corpus_tools.shards._clean_rows", lambda *a: cleaned.append(a))
+    monkeypatch.setattr("corpus_tools.steps.clean_shard._clean_rows", lambda *a: cleaned.append(a))
     build_corpus([raw / "IMA-Taiwan"], tmp_path / "b")
     assert not cleaned
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -15,8 +15,8 @@ from corpus_tools.files.shard_file import Ends, open_shard
 from corpus_tools.files.writers import Writers
 from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.filtering.segments import Limits
-from corpus_tools.harvest import Given, Harvest, PartSummary
-from corpus_tools.shards import no_collector
+from corpus_tools.steps.clean_shard import no_collector
+from corpus_tools.steps.part_tables import Given, Harvest, PartSummary
 
 _AT_ONCE = 1 << 19  # bytes of text handled together
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools import articles
-from corpus_tools.articles import clean_articles
 from corpus_tools.cleaning import rules as cleaning
 from corpus_tools.cleaning.rules import RULES, Rule, clean_steps, clean_text
 from corpus_tools.documents import Article, Tally
 from corpus_tools.report.html_page import marked
+from corpus_tools.steps import clean_articles as articles
+from corpus_tools.steps.clean_articles import clean_articles
 from tests.corpus_tools.cleaning.test_rules import TEXT
 
 LINE = st.one_of(

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from corpus_tools.files.shard_file import read_hashes
 from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
-from corpus_tools.harvest import DUPLICATE, TRAIN, VALIDATION
-from corpus_tools.parts import Selection
-from corpus_tools.shards import ShardSummary
+from corpus_tools.steps.clean_shard import ShardSummary
+from corpus_tools.steps.part_tables import DUPLICATE, TRAIN, VALIDATION
+from corpus_tools.steps.write_part import Selection
 
 
 def select(

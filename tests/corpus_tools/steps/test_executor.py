@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from corpus_tools.running import ahead
+from corpus_tools.steps.executor import ahead
 
 
 def test_a_value_is_found_while_the_one_before_it_is_in_use() -> None:

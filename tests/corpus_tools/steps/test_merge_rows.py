@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus_tools.documents import Row
-from corpus_tools.merging import group_rows, join_rows, repeated_rows
+from corpus_tools.steps.merge_rows import group_rows, join_rows, repeated_rows
 
 
 def test_a_date_that_straddles_rows_is_joined() -> None:

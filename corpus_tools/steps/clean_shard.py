@@ -13,15 +13,15 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from corpus_tools.articles import clean_articles
 from corpus_tools.documents import Article, CleanedArticle, Cut, Row, Tally
 from corpus_tools.errors import InputError
 from corpus_tools.files.readers import Source, read_bytes, read_rows
 from corpus_tools.files.shard_file import Ends, store_shard
 from corpus_tools.filtering.decontamination import QuestionNgrams, read_questions
 from corpus_tools.filtering.deduplication import NO_HASH, hash_bytes, hash_text
-from corpus_tools.merging import group_rows, merge_rows, repeated_rows
-from corpus_tools.writing import written_aside
+from corpus_tools.steps.clean_articles import clean_articles
+from corpus_tools.steps.merge_rows import group_rows, merge_rows, repeated_rows
+from corpus_tools.steps.publish import written_aside
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corpus_tools.harvest import PartSummary
-    from corpus_tools.shards import ShardSummary
+    from corpus_tools.steps.clean_shard import ShardSummary
+    from corpus_tools.steps.part_tables import PartSummary
 
 CARD = """---
 language: nan
