@@ -15,7 +15,7 @@ from taigi_lightning import activation_plan, nf4_linear
 from taigi_lightning.activation_plan import Saving
 from taigi_lightning.attention import Documents, find_documents
 from taigi_lightning.decoder_layer import DecoderLayer
-from taigi_lightning.elementwise import Dropout
+from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.memory import Shape
 from taigi_lightning.micro_batch import Step
 from taigi_lightning.offload import HostStash, host_bytes

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from taigi_lightning import elementwise, general_path, nf4_linear
+from taigi_lightning import general_path, nf4_linear
 from taigi_lightning.attention import Documents
 from taigi_lightning.fast_decoder import Budget, FastDecoder
+from taigi_lightning.kernels import elementwise
 
 LLAMA_SHAPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 PROJECTIONS = {
@@ -88,7 +89,7 @@ def fast_decoder(model: Any) -> "FastDecoder | None":
 def _operations(fused: bool) -> ModuleType:
     if not fused:
         return elementwise
-    from taigi_lightning import elementwise_triton
+    from taigi_lightning.kernels import elementwise_triton
 
     return elementwise_triton
 

@@ -7,7 +7,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
-from taigi_lightning.elementwise import Dropout
+from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.nf4_linear import ProjectionGroup, refusal
 
 

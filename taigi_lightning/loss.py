@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taigi_lightning import elementwise
 from taigi_lightning.activation_plan import SLICE_TOKENS
+from taigi_lightning.kernels import elementwise
 from taigi_lightning.prompts import IGNORE
 
 
@@ -45,7 +45,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
 def _operations(like: Tensor) -> ModuleType:
     if not like.is_cuda:
         return elementwise
-    from taigi_lightning import elementwise_triton
+    from taigi_lightning.kernels import elementwise_triton
 
     return elementwise_triton
 

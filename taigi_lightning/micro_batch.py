@@ -8,7 +8,7 @@ from torch import Tensor
 
 from taigi_lightning.activation_plan import Saving
 from taigi_lightning.attention import Documents
-from taigi_lightning.elementwise import Dropout
+from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.offload import HostStash
 
 

@@ -54,7 +54,7 @@ class LoraLinear:
             return
         state = weight.quant_state
         if fused and out.is_cuda and state.blocksize == 64 and self.in_features % 64 == 0:
-            from taigi_lightning.nf4_triton import unpack
+            from taigi_lightning.kernels.nf4_triton import unpack
 
             unpack(weight.data, state, out)
         else:
@@ -154,7 +154,7 @@ class ProjectionGroup:
     def _write_sides(self, side: Tensor) -> None:
         """Write B, scaled, into side (N, R): each member's rows have their own columns, and zeros beside them."""
         if self.fused and side.is_cuda:
-            from taigi_lightning.nf4_triton import write_sides
+            from taigi_lightning.kernels.nf4_triton import write_sides
 
             found = [(None if m.lora is None else m.lora[1].detach(), m.scale) for m in self.members]
             write_sides(found, [m.out_features for m in self.members], side)
@@ -174,7 +174,7 @@ class ProjectionGroup:
             return self._resident_a
         parts = [m.lora[0].detach() for m in self.members if m.lora is not None]
         if self.fused and parts[0].is_cuda:
-            from taigi_lightning.nf4_triton import stack_rows
+            from taigi_lightning.kernels.nf4_triton import stack_rows
 
             stacked = stack_rows(parts, self.rank, dtype)
         else:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from taigi_lightning.attention import has_flash
 from taigi_lightning.decoder_layer import DecoderLayer
-from taigi_lightning.elementwise import Dropout
 from taigi_lightning.fast_decoder import FastDecoder
 from taigi_lightning.fast_path import fast_decoder
+from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.memory import prefill_room
 from taigi_lightning.token_tree import PackedTrees
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning import elementwise
 from taigi_lightning.activation_plan import (
     EVERYTHING,
     INPUT_ONLY,
@@ -18,6 +17,7 @@ from taigi_lightning.activation_plan import (
     unpacked_bytes,
 )
 from taigi_lightning.fast_path import apply_fast_path, causal_lm
+from taigi_lightning.kernels import elementwise
 from tests.taigi_lightning.small_decoders import (
     PACKED,
     TOKENS,

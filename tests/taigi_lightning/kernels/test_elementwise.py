@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from taigi_lightning import elementwise
-from taigi_lightning.elementwise import Dropout, drop, keep_mask
+from taigi_lightning.kernels import elementwise
+from taigi_lightning.kernels.elementwise import Dropout, drop, keep_mask
 
 CPU = torch.device("cpu")
 
@@ -78,7 +78,7 @@ def kernels() -> ModuleType:
     pytest.importorskip(
         "triton", reason="Triton comes with torch for CUDA; its interpreter runs these anywhere"
     )
-    return importlib.import_module("taigi_lightning.elementwise_triton")
+    return importlib.import_module("taigi_lightning.kernels.elementwise_triton")
 
 
 def wide(rows: int, columns: int) -> Tensor:

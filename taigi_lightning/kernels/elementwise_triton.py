@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taigi_lightning.dropout_triton import drop_element, keep_element, row_key
-from taigi_lightning.elementwise import Dropout
-from taigi_lightning.loss_triton import softmax_loss_
-from taigi_lightning.norm_triton import add_rms_norm, rms_norm, rms_norm_backward
-from taigi_lightning.rotation_triton import rotate, rotate_back
+from taigi_lightning.kernels.cross_entropy_triton import softmax_loss_
+from taigi_lightning.kernels.dropout_triton import drop_element, keep_element, row_key
+from taigi_lightning.kernels.elementwise import Dropout
+from taigi_lightning.kernels.norm_triton import add_rms_norm, rms_norm, rms_norm_backward
+from taigi_lightning.kernels.rope_triton import rotate, rotate_back
 
 __all__ = [
     "add_rms_norm",

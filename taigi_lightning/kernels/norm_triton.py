@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taigi_lightning.dropout_triton import drop_element, keep_element, row_key
-from taigi_lightning.elementwise import Dropout
+from taigi_lightning.kernels.dropout_triton import drop_element, keep_element, row_key
+from taigi_lightning.kernels.elementwise import Dropout
 
 
 @triton.jit(do_not_specialize=["seed"])

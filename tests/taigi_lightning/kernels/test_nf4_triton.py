@@ -17,7 +17,7 @@ def kernels() -> ModuleType:
         pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
     os.environ["TRITON_INTERPRET"] = "1"
     pytest.importorskip("triton")
-    return importlib.import_module("taigi_lightning.nf4_triton")
+    return importlib.import_module("taigi_lightning.kernels.nf4_triton")
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -1,0 +1,1 @@
+"""Elementwise operations, plain and in Triton."""
