@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.packing import Row
-from taigi_lightning.prompts import IGNORE
+from taigi_lightning.tasks.prompts import IGNORE
 
 
 def pad_right(rows: Sequence[Row], pad_id: int, multiple_of: int = 1) -> dict[str, Tensor]:

@@ -21,15 +21,15 @@ from taigi_lightning.comparison_report import ComparedRow, comparison_table, wri
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import by_question
 from taigi_lightning.fast_path import apply_fast_path
-from taigi_lightning.few_shot import example_preamble
 from taigi_lightning.identity import check_lineage
 from taigi_lightning.perplexity import held_out_texts, perplexity_per_character
 from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.prediction_writer import write_predictions
 from taigi_lightning.prefill import unpack_what_fits
-from taigi_lightning.question_batches import plan_batches
-from taigi_lightning.questions import Question, read_questions
 from taigi_lightning.scoring import Answers, compare, read_answers, score
+from taigi_lightning.tasks.few_shot import example_preamble
+from taigi_lightning.tasks.question_batches import plan_batches
+from taigi_lightning.tasks.questions import Question, read_questions
 
 
 @dataclass(frozen=True)

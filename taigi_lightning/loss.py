@@ -8,7 +8,7 @@ from torch import Tensor
 
 from taigi_lightning.activation_plan import SLICE_TOKENS
 from taigi_lightning.kernels import elementwise
-from taigi_lightning.prompts import IGNORE
+from taigi_lightning.tasks.prompts import IGNORE
 
 
 class _LinearCrossEntropySum(torch.autograd.Function):

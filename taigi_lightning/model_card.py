@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.prompts import render_prompt
-from taigi_lightning.questions import Question
 from taigi_lightning.run_log import read_run_log
 from taigi_lightning.run_report import fit_figures, read_json
+from taigi_lightning.tasks.prompts import render_prompt
+from taigi_lightning.tasks.questions import Question
 
 CARD = "README.md"
 # What a reader of the card wants to know of `run_report.fit_figures`; the rest is about the machine.

@@ -25,10 +25,10 @@ from taigi_lightning.held_out_sums import HeldOutSums
 from taigi_lightning.identity import base_identity, check_identity
 from taigi_lightning.loss import linear_cross_entropy_sum
 from taigi_lightning.memory import coming_state_bytes
-from taigi_lightning.prompts import IGNORE
-from taigi_lightning.question_batches import QuestionBatch
 from taigi_lightning.schedules import resume_schedule
 from taigi_lightning.strategies import sum_over_ranks
+from taigi_lightning.tasks.prompts import IGNORE
+from taigi_lightning.tasks.question_batches import QuestionBatch
 
 Batch = dict[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 
 if TYPE_CHECKING:
     from taigi_lightning.answers import Prediction

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from taigi_lightning.prompts import IGNORE
+from taigi_lightning.tasks.prompts import IGNORE
 
 Row = dict[str, NDArray[np.int64]]  # input_ids, labels, position_ids, each [T] int64
 

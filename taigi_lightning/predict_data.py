@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from taigi_lightning.base_model import load_tokenizer
 from taigi_lightning.errors import InputError
 from taigi_lightning.option_orders import rotate_options
-from taigi_lightning.prompts import encode_prompt
-from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
-from taigi_lightning.questions import Question, read_questions
+from taigi_lightning.tasks.prompts import encode_prompt
+from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
+from taigi_lightning.tasks.questions import Question, read_questions
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from taigi_lightning.charts import histogram
 from taigi_lightning.errors import InputError
-from taigi_lightning.questions import Question
 from taigi_lightning.report_page import bar, chart, question_card, tiles, write_page
+from taigi_lightning.tasks.questions import Question
 
 SAMPLES = 10  # questions shown of each kind
 

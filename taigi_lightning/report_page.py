@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from taigi_lightning.charts import Series
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 
 LONG_PASSAGE = 320  # characters; of a longer one only the beginning is shown until the reader asks
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from taigi_lightning.charts import Series, line_chart, smoothed
 from taigi_lightning.errors import InputError
-from taigi_lightning.questions import Question
 from taigi_lightning.report_page import chart, question_card, table, tiles, write_page
 from taigi_lightning.run_log import Metrics, RunLog, read_run_log
+from taigi_lightning.tasks.questions import Question
 
 REPORT = "report.html"
 ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`

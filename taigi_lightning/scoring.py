@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.questions import parse_answer, read_questions
-from taigi_lightning.tables import read_table
+from taigi_lightning.tasks.question_files import read_table
+from taigi_lightning.tasks.questions import parse_answer, read_questions
 
 Answers = Sequence[tuple[str, int]]  # (ID, answer 1-4) in file order
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.prompts import encode_text
+from taigi_lightning.tasks.prompts import encode_text
 
 CACHE_VERSION = "1"  # raise it whenever the same text would give other ids
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from taigi_lightning.answers import predict_batch
-from taigi_lightning.question_batches import plan_batches
+from taigi_lightning.tasks.question_batches import plan_batches
 
 
 class StepMeter(Callback):

@@ -31,7 +31,7 @@ from taigi_lightning.answers import answer_log_probabilities, generate_tokens
 from taigi_lightning.fast_path import apply_fast_path, causal_lm, fast_decoder
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.prediction_writer import PredictionWriter
-from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
+from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 from tests.benchmarks.predict_bound import Bound, say, seconds, synchronize
 from tests.benchmarks.predict_workload import CUDA, DEVICE, MadeUpQuestions, make_model, make_questions
 

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from taigi_lightning.predict_data import PredictDataModule
-from taigi_lightning.question_batches import EncodedQuestion
+from taigi_lightning.tasks.question_batches import EncodedQuestion
 
 VOCABULARY = 56_064
 TOKENS_PER_CHARACTER = 0.9

@@ -24,8 +24,8 @@ from taigi_lightning.base_model import load_base_model
 from taigi_lightning.fast_path import apply_fast_path
 from taigi_lightning.memory import PROJECTIONS
 from taigi_lightning.predict_data import encode_questions
-from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
+from taigi_lightning.tasks.questions import Question
 
 PASSAGES = ["阿明下晡欲去市仔買菜。", "早起時仔，阿母佇灶跤煮糜，囡仔攏閣咧睏。" * 3, "阮兜蹛佇台南。"]
 

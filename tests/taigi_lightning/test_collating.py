@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from taigi_lightning.collating import pad_left, pad_right
 from taigi_lightning.packing import Row
-from taigi_lightning.prompts import IGNORE
+from taigi_lightning.tasks.prompts import IGNORE
 
 PAD = 3
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from taigi_lightning.datamodules import CPTDataModule, SFTDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.prompts import IGNORE, encode_example
-from taigi_lightning.question_batches import QuestionBatch
-from taigi_lightning.questions import read_questions
+from taigi_lightning.tasks.prompts import IGNORE, encode_example
+from taigi_lightning.tasks.question_batches import QuestionBatch
+from taigi_lightning.tasks.questions import read_questions
 
 SENTENCE = "阿明下晡欲去市仔買菜，伊毋知影按怎行。"
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 
 from taigi_lightning.answers import predict_batch
 from taigi_lightning.predict_data import encode_questions
-from taigi_lightning.question_batches import QuestionBatch
-from taigi_lightning.questions import read_questions
+from taigi_lightning.tasks.question_batches import QuestionBatch
+from taigi_lightning.tasks.questions import read_questions
 
 TASK = Path("configs/lm_eval/taigi_reading.yaml")
 pytest.importorskip("lm_eval", reason="pip install lm-eval")

@@ -6,7 +6,7 @@ import pytest
 
 from taigi_lightning.answers import Prediction
 from taigi_lightning.option_orders import choose, combine_rotations, rotate_options
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 
 
 def turn(answer: int, *probabilities: float, rotation: int = 0, text: str | None = None) -> Prediction:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from taigi_lightning.packing import Blocks, best_fit_decreasing, pack_documents, separate_documents
-from taigi_lightning.prompts import IGNORE
+from taigi_lightning.tasks.prompts import IGNORE
 
 PAD = 0
 

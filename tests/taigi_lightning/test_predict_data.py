@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.predict_data import PredictDataModule, encode_questions
-from taigi_lightning.prompts import render_prompt
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.prompts import render_prompt
+from taigi_lightning.tasks.questions import Question
 
 PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早起時仔，阿母佇灶跤煮糜。" * 4, "阮兜蹛佇台南。"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.predict_report import write_predict_report
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 from tests.browser import CHROMIUM, check_page, check_width
 
 

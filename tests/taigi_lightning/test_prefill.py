@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from taigi_lightning.fast_path import apply_fast_path, fast_decoder
 from taigi_lightning.prefill import last_hidden, unpack_what_fits
-from taigi_lightning.token_tree import pack_trees, token_tree
+from taigi_lightning.tasks.prefix_tree import pack_trees, token_tree
 
 SHAPE = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,

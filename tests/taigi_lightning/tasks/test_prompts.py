@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.prompts import (
+from taigi_lightning.tasks.prompts import (
     IGNORE,
     cut_middle,
     encode_example,
@@ -17,7 +17,7 @@ from taigi_lightning.prompts import (
     encode_text,
     render_prompt,
 )
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 
 PASSAGE = "阿明下晡欲去市仔買菜，伊毋知影按怎行。"
 QUESTION = Question("1", PASSAGE, "阿明欲去佗位？", ("市仔", "學校", "厝--lìn", "海邊"), 3, 1)

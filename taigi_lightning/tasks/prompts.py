@@ -9,7 +9,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 
 ANSWERS = ("1", "2", "3", "4")
 IGNORE = -100  # a label that is not trained on

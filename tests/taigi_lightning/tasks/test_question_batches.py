@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taigi_lightning.question_batches import EncodedQuestion, QuestionBatch, plan_batches
-from taigi_lightning.token_tree import token_tree
+from taigi_lightning.tasks.prefix_tree import token_tree
+from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 
 DIGITS = ([501], [502], [503], [504])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.tables import Row, read_table
+from taigi_lightning.tasks.question_files import Row, read_table
 
 logger = logging.getLogger(__name__)
 

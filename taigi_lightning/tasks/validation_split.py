@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
 
 
 def split_by_passage(questions: list[Question], fraction: float) -> tuple[list[Question], list[Question]]:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taigi_lightning.token_tree import (
+from taigi_lightning.tasks.prefix_tree import (
     ancestor_mask,
     common_prefix_length,
     pack_trees,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.held_out import passage_key
-from taigi_lightning.prompts import render_prompt
-from taigi_lightning.questions import Question, read_questions
+from taigi_lightning.tasks.prompts import render_prompt
+from taigi_lightning.tasks.questions import Question, read_questions
+from taigi_lightning.tasks.validation_split import passage_key
 
 
 def example_preamble(source: Path | None, asked: Sequence[Question], count: int) -> str:

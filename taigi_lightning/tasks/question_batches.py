@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from taigi_lightning.token_tree import TokenTree, common_prefix_length, token_tree
+from taigi_lightning.tasks.prefix_tree import TokenTree, common_prefix_length, token_tree
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.held_out import split_by_passage
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.questions import Question
+from taigi_lightning.tasks.validation_split import split_by_passage
 
 
 def questions(count: int, passages: int) -> list[Question]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.questions import Question, read_questions
+from taigi_lightning.tasks.questions import Question, read_questions
 
 TRAIN = "文章,問題,選項1,選項2,選項3,選項4,正確答案\n"
 TEST = "ID,前文,題幹,選項1,選項2,選項3,選項4\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.few_shot import example_preamble
-from taigi_lightning.questions import Question
+from taigi_lightning.tasks.few_shot import example_preamble
+from taigi_lightning.tasks.questions import Question
 
 ASKED = [Question("1", "文章零", "問？", ("一", "二", "三", "四"), 1, 1)]
 

@@ -1,0 +1,1 @@
+"""Questions, their prompts and their batches."""
