@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.memory import PROJECTIONS
+from taigi_lightning.planning.memory import PROJECTIONS
 
 
 @dataclass

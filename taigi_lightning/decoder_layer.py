@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning import attention
-from taigi_lightning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, QKV
 from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.micro_batch import Step
 from taigi_lightning.nf4_linear import LoraLinear, ProjectionGroup
+from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, QKV
 
 
 class DecoderLayer:

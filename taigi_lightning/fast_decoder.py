@@ -11,14 +11,15 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
-from taigi_lightning import activation_plan, nf4_linear
-from taigi_lightning.activation_plan import Saving
+from taigi_lightning import nf4_linear
 from taigi_lightning.attention import Documents, find_documents
 from taigi_lightning.decoder_layer import DecoderLayer
 from taigi_lightning.kernels.elementwise import Dropout
-from taigi_lightning.memory import Shape
 from taigi_lightning.micro_batch import Step
 from taigi_lightning.offload import HostStash, host_bytes
+from taigi_lightning.planning import activation_plan
+from taigi_lightning.planning.activation_plan import Saving
+from taigi_lightning.planning.memory import Shape
 
 Budget = float | Literal["auto"]
 

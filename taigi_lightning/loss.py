@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taigi_lightning.activation_plan import SLICE_TOKENS
 from taigi_lightning.kernels import elementwise
+from taigi_lightning.planning.activation_plan import SLICE_TOKENS
 from taigi_lightning.tasks.prompts import IGNORE
 
 

@@ -10,10 +10,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from taigi_lightning.disk import check_space
 from taigi_lightning.errors import InputError
 from taigi_lightning.identity import LINEAGE, check_lineage
 from taigi_lightning.lora_updates import LoraUpdate, read_adapter_config, read_updates
+from taigi_lightning.planning.disk import check_space
 from taigi_lightning.retention import (
     PIECE,
     Survival,

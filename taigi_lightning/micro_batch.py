@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from taigi_lightning.activation_plan import Saving
 from taigi_lightning.attention import Documents
 from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.offload import HostStash
+from taigi_lightning.planning.activation_plan import Saving
 
 
 @dataclass

@@ -24,7 +24,7 @@ from taigi_lightning.fast_path import causal_lm, expect_state, forward_hidden
 from taigi_lightning.held_out_sums import HeldOutSums
 from taigi_lightning.identity import base_identity, check_identity
 from taigi_lightning.loss import linear_cross_entropy_sum
-from taigi_lightning.memory import coming_state_bytes
+from taigi_lightning.planning.memory import coming_state_bytes
 from taigi_lightning.schedules import resume_schedule
 from taigi_lightning.strategies import sum_over_ranks
 from taigi_lightning.tasks.prompts import IGNORE

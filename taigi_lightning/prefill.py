@@ -18,7 +18,7 @@ from taigi_lightning.decoder_layer import DecoderLayer
 from taigi_lightning.fast_decoder import FastDecoder
 from taigi_lightning.fast_path import fast_decoder
 from taigi_lightning.kernels.elementwise import Dropout
-from taigi_lightning.memory import prefill_room
+from taigi_lightning.planning.memory import prefill_room
 from taigi_lightning.tasks.prefix_tree import PackedTrees
 
 NO_DROPOUT = Dropout(0.0, 0)

@@ -170,7 +170,7 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
     """What computes a micro-batch's mean loss."""
     from taigi_lightning.fast_path import apply_fast_path, causal_lm, expect_state, forward_hidden
     from taigi_lightning.loss import linear_cross_entropy_sum
-    from taigi_lightning.memory import coming_state_bytes
+    from taigi_lightning.planning.memory import coming_state_bytes
 
     if point.path == "peft":
         base = causal_lm(model)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PretrainedConfig
 
-from taigi_lightning.memory import Shape
+from taigi_lightning.planning.memory import Shape
 
 TAIGI_13B = Shape(40, 5120, 13824, 40, 40, 128, 56064)
 

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.memory import PROJECTIONS
+from taigi_lightning.planning.memory import PROJECTIONS
 
 
 def save_base(

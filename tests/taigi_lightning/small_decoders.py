@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from taigi_lightning.fast_path import forward_hidden
 from taigi_lightning.loss import linear_cross_entropy_sum
-from taigi_lightning.memory import PROJECTIONS
+from taigi_lightning.planning.memory import PROJECTIONS
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

@@ -22,7 +22,7 @@ from taigi_lightning.answers import (
 )
 from taigi_lightning.base_model import load_base_model
 from taigi_lightning.fast_path import apply_fast_path
-from taigi_lightning.memory import PROJECTIONS
+from taigi_lightning.planning.memory import PROJECTIONS
 from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
 from taigi_lightning.tasks.questions import Question

@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from taigi_lightning.disk import check_space, free_space, run_bytes
 from taigi_lightning.errors import InputError
 from taigi_lightning.exporting import export_full_model
+from taigi_lightning.planning.disk import check_space, free_space, run_bytes
 from taigi_lightning.shards import tokenizer_files
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"

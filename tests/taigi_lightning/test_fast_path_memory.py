@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning.activation_plan import (
+from taigi_lightning.fast_path import apply_fast_path, causal_lm
+from taigi_lightning.kernels import elementwise
+from taigi_lightning.planning.activation_plan import (
     EVERYTHING,
     INPUT_ONLY,
     RESIDUAL,
@@ -16,8 +18,6 @@ from taigi_lightning.activation_plan import (
     small_bytes,
     unpacked_bytes,
 )
-from taigi_lightning.fast_path import apply_fast_path, causal_lm
-from taigi_lightning.kernels import elementwise
 from tests.taigi_lightning.small_decoders import (
     PACKED,
     TOKENS,

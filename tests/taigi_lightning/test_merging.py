@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from taigi_lightning.base_model import nf4_config
 from taigi_lightning.errors import InputError
-from taigi_lightning.memory import PROJECTIONS
 from taigi_lightning.merging import Onto, merge_adapter, merge_command
+from taigi_lightning.planning.memory import PROJECTIONS
 from tests.taigi_lightning.saved_adapters import edited, save_adapter, save_base
 
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)

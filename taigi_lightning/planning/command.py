@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taigi_lightning import activation_plan
-from taigi_lightning.disk import free_space, same_disk
-from taigi_lightning.memory import GIB, Shape
-from taigi_lightning.plan import Need, disk_needs, download_needs, fitting_flags, needs
-from taigi_lightning.plan_predict import fitting_tokens, predict_needs
-from taigi_lightning.run_settings import (
+from taigi_lightning.planning import activation_plan
+from taigi_lightning.planning.disk import free_space, same_disk
+from taigi_lightning.planning.memory import GIB, Shape
+from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
+from taigi_lightning.planning.settings import (
     Settings,
     base_shape,
     corpus_characters,
@@ -19,6 +18,7 @@ from taigi_lightning.run_settings import (
     past_speed,
     read_settings,
 )
+from taigi_lightning.planning.training_needs import Need, disk_needs, download_needs, fitting_flags, needs
 
 
 def print_plan(config: Mapping[str, Any]) -> None:

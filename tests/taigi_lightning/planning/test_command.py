@@ -12,11 +12,11 @@ import pytest
 from taigi_lightning import cli
 from taigi_lightning.__main__ import main
 from taigi_lightning.errors import InputError
-from taigi_lightning.memory import GIB
-from taigi_lightning.plan import fitting_flags, needs
-from taigi_lightning.run_settings import KNOWN, Settings, base_shape, read_settings
+from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.settings import KNOWN, Settings, base_shape, read_settings
+from taigi_lightning.planning.training_needs import fitting_flags, needs
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 CPT = ["--config", "configs/cpt.yaml"]
 
 

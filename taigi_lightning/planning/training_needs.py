@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from taigi_lightning import activation_plan, memory
-from taigi_lightning.disk import run_bytes
-from taigi_lightning.memory import GIB, Shape
-from taigi_lightning.run_settings import Settings, is_cached
+from taigi_lightning.planning import activation_plan, memory
+from taigi_lightning.planning.disk import run_bytes
+from taigi_lightning.planning.memory import GIB, Shape
+from taigi_lightning.planning.settings import Settings, is_cached
 
 
 class Need(NamedTuple):

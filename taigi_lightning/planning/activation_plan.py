@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from taigi_lightning.memory import Shape
+from taigi_lightning.planning.memory import Shape
 
 INPUT, QKV, ATTENTION, MIDDLE, GATE_UP = "input", "qkv", "attention", "middle", "gate_up"
 PRODUCTS = (QKV, ATTENTION, MIDDLE, GATE_UP)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from taigi_lightning import memory
-from taigi_lightning.activation_plan import unpacked_bytes
 from taigi_lightning.errors import InputError
-from taigi_lightning.memory import Shape
-from taigi_lightning.plan import Need
-from taigi_lightning.run_settings import Settings
+from taigi_lightning.planning import memory
+from taigi_lightning.planning.activation_plan import unpacked_bytes
+from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.training_needs import Need
 
 ROW = "room for one pass"
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from taigi_lightning.activation_plan import (
+from taigi_lightning.planning.activation_plan import (
     EVERYTHING,
     INPUT_ONLY,
     MOVED,
@@ -18,7 +18,7 @@ from taigi_lightning.activation_plan import (
     small_bytes,
     unpacked_bytes,
 )
-from taigi_lightning.memory import GIB, Shape
+from taigi_lightning.planning.memory import GIB, Shape
 
 BIG = Shape(40, 5120, 13824, 40, 40, 128, 56064)
 SMALL = Shape(4, 64, 128, 4, 2, 16, 97)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from taigi_lightning.memory import GIB, prefill_room
-from taigi_lightning.plan import needs
-from taigi_lightning.plan_predict import fitting_tokens, predict_needs
-from taigi_lightning.run_settings import KNOWN, Settings
-from tests.taigi_lightning.test_plan import ROOT, plan, settings_of
+from taigi_lightning.planning.memory import GIB, prefill_room
+from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
+from taigi_lightning.planning.settings import KNOWN, Settings
+from taigi_lightning.planning.training_needs import needs
+from tests.taigi_lightning.planning.test_command import ROOT, plan, settings_of
 
 TAIGI = "Bohanlu/Taigi-Llama-2-13B"
 PREDICT = ["--config", "configs/predict.yaml", "--model.base", TAIGI]

@@ -16,7 +16,7 @@ from typing import Any
 from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.memory import PROJECTIONS, Shape
+from taigi_lightning.planning.memory import PROJECTIONS, Shape
 
 KNOWN = {
     "Bohanlu/Taigi-Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 128, 56064),

@@ -1,0 +1,1 @@
+"""The memory and disk that a run needs, before it runs."""
