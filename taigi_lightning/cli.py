@@ -29,15 +29,15 @@ from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.explanations import explain
 from taigi_lightning.held_out_answers import HeldOutAnswers
 from taigi_lightning.held_out_text import HeldOutText
-from taigi_lightning.model_card import write_model_card
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.planning.settings import MemorySize
-from taigi_lightning.predict_report import write_predict_report
 from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.progress import StepProgress
 from taigi_lightning.quieting import quieten
-from taigi_lightning.run_report import write_fit_report
+from taigi_lightning.reports.model_card import write_model_card
+from taigi_lightning.reports.prediction_report import write_predict_report
+from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 from taigi_lightning.tasks.questions import read_questions

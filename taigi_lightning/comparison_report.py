@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from taigi_lightning.report_page import write_page
+from taigi_lightning.reports.html_page import write_page
 from taigi_lightning.scoring import Score
 
 HEADER = (

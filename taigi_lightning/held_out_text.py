@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.fast_path import forward_hidden
 from taigi_lightning.held_out_answers import evaluating
-from taigi_lightning.run_report import TEXT
+from taigi_lightning.reports.training_report import TEXT
 
 TOKENS = 400
 ROWS = 64  # positions whose logits are held at once

@@ -13,7 +13,7 @@ from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.datamodules import CPTDataModule
 from taigi_lightning.held_out_text import TOKENS, HeldOutText, pieces, surprise
 from taigi_lightning.module import CausalLMModule
-from taigi_lightning.run_report import TEXT
+from taigi_lightning.reports.training_report import TEXT
 
 HELD_OUT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。Lí hó! 咱來去海邊仔𨑨迌。" * 40
 

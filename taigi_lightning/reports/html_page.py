@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from taigi_lightning.charts import Series
+from taigi_lightning.reports.svg_charts import Series
 from taigi_lightning.tasks.questions import Question
 
 LONG_PASSAGE = 320  # characters; of a longer one only the beginning is shown until the reader asks

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from taigi_lightning.charts import MOST_POINTS, Series, histogram, line_chart, smoothed, thin
+from taigi_lightning.reports.svg_charts import MOST_POINTS, Series, histogram, line_chart, smoothed, thin
 
 
 def drawn(chart: str) -> list[tuple[float, float]]:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from taigi_lightning.charts import histogram
 from taigi_lightning.errors import InputError
-from taigi_lightning.report_page import bar, chart, question_card, tiles, write_page
+from taigi_lightning.reports.html_page import bar, chart, question_card, tiles, write_page
+from taigi_lightning.reports.svg_charts import histogram
 from taigi_lightning.tasks.questions import Question
 
 SAMPLES = 10  # questions shown of each kind

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.run_log import read_run_log
-from taigi_lightning.run_report import fit_figures, read_json
+from taigi_lightning.reports.csv_log import read_run_log
+from taigi_lightning.reports.training_report import fit_figures, read_json
 from taigi_lightning.tasks.prompts import render_prompt
 from taigi_lightning.tasks.questions import Question
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.predict_report import write_predict_report
+from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.tasks.questions import Question
 from tests.browser import CHROMIUM, check_page, check_width
 

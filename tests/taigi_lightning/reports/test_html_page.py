@@ -3,7 +3,7 @@
 import re
 from html import unescape
 
-from taigi_lightning.report_page import LONG_PASSAGE, bar, question_card, table, tiles
+from taigi_lightning.reports.html_page import LONG_PASSAGE, bar, question_card, table, tiles
 from taigi_lightning.tasks.questions import Question
 
 OPTIONS = ("厝", "<市仔>", "海邊", "學校")

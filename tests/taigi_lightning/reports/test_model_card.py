@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model_card import card_command, write_model_card
+from taigi_lightning.reports.model_card import card_command, write_model_card
 
 CPT = {
     "base": {"name": "Bohanlu/Taigi-Llama-2-13B", "weights": "a1", "quantization": "nf4", "lineage": None},
@@ -21,7 +21,7 @@ SFT = {
 
 def test_a_card_names_base_terms_data_settings_and_metrics(tmp_path: Path) -> None:
     (tmp_path / "lineage.json").write_text(json.dumps(SFT))
-    (tmp_path / "config.yaml").write_text((Path(__file__).parents[2] / "configs" / "sft.yaml").read_text())
+    (tmp_path / "config.yaml").write_text((Path(__file__).parents[3] / "configs" / "sft.yaml").read_text())
     (tmp_path / "logs" / "version_0").mkdir(parents=True)
     (tmp_path / "logs" / "version_0" / "metrics.csv").write_text(
         "epoch,step,train/loss,val/accuracy\n0,0,2.5,\n0,1,1.5,0.875\n"

@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from taigi_lightning.charts import Series, line_chart, smoothed
 from taigi_lightning.errors import InputError
-from taigi_lightning.report_page import chart, question_card, table, tiles, write_page
-from taigi_lightning.run_log import Metrics, RunLog, read_run_log
+from taigi_lightning.reports.csv_log import Metrics, RunLog, read_run_log
+from taigi_lightning.reports.html_page import chart, question_card, table, tiles, write_page
+from taigi_lightning.reports.svg_charts import Series, line_chart, smoothed
 from taigi_lightning.tasks.questions import Question
 
 REPORT = "report.html"
