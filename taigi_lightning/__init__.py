@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taigi_lightning.adapters import LoraSettings
     from taigi_lightning.datamodules import CPTDataModule, SFTDataModule
-    from taigi_lightning.merging import merge_adapter
+    from taigi_lightning.model.adapters import LoraSettings
+    from taigi_lightning.model.merge import merge_adapter
     from taigi_lightning.module import CausalLMModule
     from taigi_lightning.predict_data import PredictDataModule
 
@@ -22,10 +22,10 @@ __all__ = [
 _HOMES = {
     "CPTDataModule": "datamodules",
     "CausalLMModule": "module",
-    "LoraSettings": "adapters",
+    "LoraSettings": "model.adapters",
     "PredictDataModule": "predict_data",
     "SFTDataModule": "datamodules",
-    "merge_adapter": "merging",
+    "merge_adapter": "model.merge",
 }
 
 

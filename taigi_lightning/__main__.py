@@ -17,7 +17,7 @@ COMMANDS = {
     "predict": "answer questions (configs/predict.yaml unless --config names another)",
 }
 TOOLS = {
-    "merge": ("taigi_lightning.merging", "merge_command", "add an adapter to its 16-bit base"),
+    "merge": ("taigi_lightning.model.merge", "merge_command", "add an adapter to its 16-bit base"),
     "score": ("taigi_lightning.scoring", "score_command", "predictions × answers → accuracy"),
     "compare": ("taigi_lightning.comparing", "compare_command", "several models on the same questions"),
     "card": ("taigi_lightning.reports.model_card", "card_command", "write a finished model's README.md"),

@@ -14,9 +14,9 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.base_model import load_tokenizer
 from taigi_lightning.errors import InputError
 from taigi_lightning.loading import EpochBatches, ResumableLoader
+from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.predict_data import encode_questions, question_loader
 from taigi_lightning.tasks.prompts import Supervise, encode_example

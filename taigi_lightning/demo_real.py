@@ -73,7 +73,7 @@ def demo_real(output_dir: Path = Path("models/demo-real"), seed: int = 9527) -> 
     """
     import torch  # here, as is what reads GGUF files: --help would wait for seconds
 
-    from taigi_lightning.gguf_base import packaged_gguf, unpack_gguf
+    from taigi_lightning.model.gguf import packaged_gguf, unpack_gguf
 
     began = time.monotonic()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
-from taigi_lightning.adapters import LoraSettings, attach_adapter, save_adapter
-from taigi_lightning.base_model import load_base_model
 from taigi_lightning.callbacks import ExportModel
 from taigi_lightning.cli import TaigiCLI, main
+from taigi_lightning.model.adapters import LoraSettings, attach_adapter, save_adapter
+from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.module import CausalLMModule
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.merge_retention layer     # one 13B-shaped weight, updates of chosen sizes
     python -m tests.benchmarks.merge_retention model     # a small model, pre-trained, adapted, merged, scored
 
-Both run on a GPU if there is one. `taigi_lightning/retention.py` defines what "kept" means.
+Both run on a GPU if there is one. `taigi_lightning/model/merge_precision.py` defines what "kept" means.
 
 Measured on one H100 (torch 2.11, bitsandbytes 0.50.2, 2026-11-24). One weight, 5120 x 13824, Gaussian, with a
 rank-64 update whose singular values fall as 1/k; "error" is the 4-bit merged weight against the trained
@@ -58,7 +58,13 @@ import torch
 from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.retention import Survival, measure_survival, nf4_round_trip, pool, round_stochastically
+from taigi_lightning.model.merge_precision import (
+    Survival,
+    measure_survival,
+    nf4_round_trip,
+    pool,
+    round_stochastically,
+)
 
 Weights = dict[str, torch.Tensor]
 WAYS = [(onto, rounding) for onto in ("original", "dequantized") for rounding in ("nearest", "stochastic")]

@@ -135,7 +135,7 @@ def load_model(args: argparse.Namespace) -> Any:
     from random_base import TAIGI_13B, llama_config, random_base, write_base
     from transformers import AutoModelForCausalLM
 
-    from taigi_lightning.adapters import LoraSettings, attach_adapter
+    from taigi_lightning.model.adapters import LoraSettings, attach_adapter
 
     if args.model is None:
         base = random_base(llama_config(TAIGI_13B))

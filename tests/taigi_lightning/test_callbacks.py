@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.callbacks import SaveOnSignal
 from taigi_lightning.checkpoints import newest_checkpoint
 from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 
 STEPS = 8

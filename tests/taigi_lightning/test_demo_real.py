@@ -12,7 +12,7 @@ from taigi_lightning import demo_real
 from taigi_lightning.demo import Step
 from taigi_lightning.demo_real import CPU, NAMES, PACKAGE, Size, finish, real_steps
 from taigi_lightning.errors import InputError
-from taigi_lightning.gguf_base import packaged_gguf, unpack_gguf
+from taigi_lightning.model.gguf import packaged_gguf, unpack_gguf
 
 STEPS = real_steps(Path("models/demo-real"), CPU, 9527)
 

@@ -9,10 +9,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.answers import predict_batch
 from taigi_lightning.datamodules import SFTDataModule
 from taigi_lightning.held_out_answers import SHOWN, HeldOutAnswers, evaluating, spread
+from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.reports.training_report import ANSWERS
 from taigi_lightning.tasks.question_batches import plan_batches

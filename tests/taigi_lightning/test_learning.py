@@ -37,8 +37,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from taigi_lightning.__main__ import main
-from taigi_lightning.base_model import load_base_model
 from taigi_lightning.datamodules import SFTDataModule
+from taigi_lightning.model.base_model import load_base_model
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ["阿明", "阿母", "阿公", "囡仔", "伊", "咱"]

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from taigi_lightning.adapters import LoraSettings
 from taigi_lightning.announcement import Announcement, stored_bytes
-from taigi_lightning.base_model import load_base_model
 from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.planning.memory import nf4_bytes
 from taigi_lightning.progress import StepProgress

@@ -7,8 +7,8 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from taigi_lightning.adapters import PROJECTIONS, LoraSettings, attach_adapter
-from taigi_lightning.base_model import load_base_model
+from taigi_lightning.model.adapters import PROJECTIONS, LoraSettings, attach_adapter
+from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning import memory
 from taigi_lightning.planning.memory import Shape
 

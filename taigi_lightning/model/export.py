@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from taigi_lightning.shards import tokenizer_files
+from taigi_lightning.model.safetensors_files import tokenizer_files
 
 
 def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard_size: str) -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-from taigi_lightning.retention import PIECE, measure_survival, nf4_round_trip, pool, round_stochastically
+from taigi_lightning.model.merge_precision import (
+    PIECE,
+    measure_survival,
+    nf4_round_trip,
+    pool,
+    round_stochastically,
+)
 
 
 def seeded() -> torch.Generator:

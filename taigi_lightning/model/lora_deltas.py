@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.shards import TensorEntry, read_header, read_tensor
+from taigi_lightning.model.safetensors_files import TensorEntry, read_header, read_tensor
 
 if TYPE_CHECKING:
     import torch

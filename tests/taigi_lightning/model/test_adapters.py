@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from taigi_lightning.adapters import (
+from taigi_lightning.errors import InputError
+from taigi_lightning.model.adapters import (
     PROJECTIONS,
     LoraSettings,
     adapter_settings,
@@ -13,8 +14,7 @@ from taigi_lightning.adapters import (
     load_adapter,
     save_adapter,
 )
-from taigi_lightning.base_model import load_base_model
-from taigi_lightning.errors import InputError
+from taigi_lightning.model.base_model import load_base_model
 
 
 def four_bit(folder: Path) -> torch.nn.Module:

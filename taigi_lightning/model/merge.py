@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.identity import LINEAGE, check_lineage
-from taigi_lightning.lora_updates import LoraUpdate, read_adapter_config, read_updates
-from taigi_lightning.planning.disk import check_space
-from taigi_lightning.retention import (
+from taigi_lightning.model.lineage import LINEAGE, check_lineage
+from taigi_lightning.model.lora_deltas import LoraUpdate, read_adapter_config, read_updates
+from taigi_lightning.model.merge_precision import (
     PIECE,
     Survival,
     measure_survival,
@@ -22,7 +21,7 @@ from taigi_lightning.retention import (
     pool,
     round_stochastically,
 )
-from taigi_lightning.shards import (
+from taigi_lightning.model.safetensors_files import (
     INDEX,
     TensorEntry,
     base_folder,
@@ -31,6 +30,7 @@ from taigi_lightning.shards import (
     tokenizer_files,
     weight_files,
 )
+from taigi_lightning.planning.disk import check_space
 
 if TYPE_CHECKING:
     import torch

@@ -13,11 +13,11 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from taigi_lightning.base_model import nf4_config
 from taigi_lightning.errors import InputError
-from taigi_lightning.merging import Onto, merge_adapter, merge_command
+from taigi_lightning.model.base_model import nf4_config
+from taigi_lightning.model.merge import Onto, merge_adapter, merge_command
 from taigi_lightning.planning.memory import PROJECTIONS
-from tests.taigi_lightning.saved_adapters import edited, save_adapter, save_base
+from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
 
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)
 
@@ -149,7 +149,7 @@ def test_an_earlier_model_is_replaced_and_folders_beside_it_are_left_alone(tmp_p
 KILLED_MERGE = """
 import os, signal, sys
 from pathlib import Path
-from taigi_lightning import merging
+from taigi_lightning.model import merge as merging
 base, adapter, output, name, count = sys.argv[1:]
 owner = merging if name == "rewrite_shard" else Path
 original, calls = getattr(owner, name), []
@@ -187,7 +187,7 @@ def test_killed_half_way_nothing_loads_and_a_second_run_succeeds(
 MEASURED_MERGE = """
 import re, sys
 from pathlib import Path
-from taigi_lightning.merging import merge_adapter
+from taigi_lightning.model.merge import merge_adapter
 for base in map(Path, sys.argv[1:]):
     merge_adapter(base, base / "adapter", base / "merged")
     print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.shards import base_folder, weight_files
+from taigi_lightning.model.safetensors_files import base_folder, weight_files
 
 LINEAGE = "lineage.json"
 QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.identity import base_identity, read_lineage, write_lineage
-from taigi_lightning.merging import merge_adapter
-from tests.taigi_lightning.saved_adapters import edited, save_adapter, save_base
+from taigi_lightning.model.lineage import base_identity, read_lineage, write_lineage
+from taigi_lightning.model.merge import merge_adapter
+from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.exporting import export_full_model
+from taigi_lightning.model.export import export_full_model
+from taigi_lightning.model.safetensors_files import tokenizer_files
 from taigi_lightning.planning.disk import check_space, free_space, run_bytes
-from taigi_lightning.shards import tokenizer_files
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 

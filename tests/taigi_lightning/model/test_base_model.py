@@ -8,8 +8,8 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from taigi_lightning.base_model import check_base, load_base_model, load_tokenizer
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.base_model import check_base, load_base_model, load_tokenizer
 
 CPU = torch.device("cpu")
 

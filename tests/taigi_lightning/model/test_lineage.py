@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.identity import (
+from taigi_lightning.model.lineage import (
     base_identity,
     check_identity,
     check_lineage,
     read_lineage,
     write_lineage,
 )
-from taigi_lightning.shards import INDEX
+from taigi_lightning.model.safetensors_files import INDEX
 
 
 def save_base(folder: Path) -> Path:

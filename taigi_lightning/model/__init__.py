@@ -1,0 +1,1 @@
+"""The base model, adapters, the merge, and where each came from."""
