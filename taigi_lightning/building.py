@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_decoder import Budget
-from taigi_lightning.fast_path import apply_fast_path
+from taigi_lightning.fast_path.apply import apply_fast_path
+from taigi_lightning.fast_path.decoder import Budget
+from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.lineage import check_lineage
-from taigi_lightning.prefill import unpack_what_fits
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 

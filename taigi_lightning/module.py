@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from taigi_lightning.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
-from taigi_lightning.attention import find_documents
 from taigi_lightning.building import build_model, compute_dtype, take_fast_path
 from taigi_lightning.checkpoints import check_trained
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path import causal_lm, expect_state, forward_hidden
+from taigi_lightning.fast_path.apply import causal_lm, expect_state, forward_hidden
+from taigi_lightning.fast_path.attention import find_documents
+from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.held_out_sums import HeldOutSums
-from taigi_lightning.loss import linear_cross_entropy_sum
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization, check_base, check_head, load_tokenizer
 from taigi_lightning.model.lineage import base_identity, check_identity

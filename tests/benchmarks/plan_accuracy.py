@@ -26,8 +26,8 @@ import torch
 from random_base import llama_config, random_base
 from transformers import MistralConfig, PretrainedConfig, Qwen2Config
 
-from taigi_lightning.fast_path import apply_fast_path, causal_lm, expect_state, forward_hidden
-from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, expect_state, forward_hidden
+from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter
 from taigi_lightning.planning.memory import CONTEXT, GIB, Shape, coming_state_bytes
 from taigi_lightning.planning.settings import KNOWN, Settings

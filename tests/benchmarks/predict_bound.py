@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from taigi_lightning.fast_path import causal_lm
+from taigi_lightning.fast_path.apply import causal_lm
 from tests.benchmarks.predict_workload import CUDA, DEVICE, DTYPE
 
 

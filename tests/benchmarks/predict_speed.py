@@ -27,7 +27,7 @@ import lightning.pytorch as pl
 import torch
 
 from taigi_lightning.answers import answer_log_probabilities, generate_tokens
-from taigi_lightning.fast_path import apply_fast_path, causal_lm, fast_decoder
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, fast_decoder
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.prediction_writer import PredictionWriter

@@ -151,7 +151,7 @@ def load_model(args: argparse.Namespace) -> Any:
 
 def start_over(model: Any, optimizer: Any, limit: float) -> None:
     """Undo what a point before did to the model, free what it held, and set what the process may take."""
-    from taigi_lightning.fast_path import causal_lm
+    from taigi_lightning.fast_path.apply import causal_lm
 
     base = causal_lm(model)
     if (decoder := base.__dict__.pop("fast_decoder", None)) is not None:
@@ -168,8 +168,8 @@ def start_over(model: Any, optimizer: Any, limit: float) -> None:
 
 def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tensor]:
     """What computes a micro-batch's mean loss."""
-    from taigi_lightning.fast_path import apply_fast_path, causal_lm, expect_state, forward_hidden
-    from taigi_lightning.loss import linear_cross_entropy_sum
+    from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, expect_state, forward_hidden
+    from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
     from taigi_lightning.planning.memory import coming_state_bytes
 
     if point.path == "peft":
@@ -202,7 +202,7 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
 
 def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Warm up, then time."""
-    from taigi_lightning.fast_path import causal_lm
+    from taigi_lightning.fast_path.apply import causal_lm
 
     start_over(model, optimizer, point.limit)
     batches, pad = make_batches(args, point.data, model.config.vocab_size)

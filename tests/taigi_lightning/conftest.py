@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.taigi_lightning.small_decoders import llama
+from tests.taigi_lightning.fast_path.small_decoders import llama
 from tests.working_folder import TEXT, lay_out
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path import causal_lm
+from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 

@@ -13,15 +13,15 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from taigi_lightning.fast_path import apply_fast_path, causal_lm, forward_hidden, unsupported
-from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, forward_hidden, unsupported
+from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.planning.activation_plan import (
     EVERYTHING,
     INPUT_ONLY,
     RESIDUAL,
 )
 from taigi_lightning.planning.memory import PROJECTIONS
-from tests.taigi_lightning.small_decoders import (
+from tests.taigi_lightning.fast_path.small_decoders import (
     PACKED,
     SIZES,
     TOKENS,

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning import attention
+from taigi_lightning.fast_path import attention
+from taigi_lightning.fast_path.micro_batch import Step
+from taigi_lightning.fast_path.nf4_linear import LoraLinear, ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout
-from taigi_lightning.micro_batch import Step
-from taigi_lightning.nf4_linear import LoraLinear, ProjectionGroup
 from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, QKV
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning.fast_path import apply_fast_path, causal_lm
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.planning.activation_plan import (
     EVERYTHING,
@@ -18,7 +18,7 @@ from taigi_lightning.planning.activation_plan import (
     small_bytes,
     unpacked_bytes,
 )
-from tests.taigi_lightning.small_decoders import (
+from tests.taigi_lightning.fast_path.small_decoders import (
     PACKED,
     TOKENS,
     gradients,

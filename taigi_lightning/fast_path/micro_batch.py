@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from taigi_lightning.attention import Documents
+from taigi_lightning.fast_path.activation_offload import HostStash
+from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.kernels.elementwise import Dropout
-from taigi_lightning.offload import HostStash
 from taigi_lightning.planning.activation_plan import Saving
 
 

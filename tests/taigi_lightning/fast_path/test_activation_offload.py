@@ -2,7 +2,7 @@
 
 import pytest
 
-from taigi_lightning.offload import host_bytes
+from taigi_lightning.fast_path.activation_offload import host_bytes
 
 
 def test_processes_of_one_machine_share_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

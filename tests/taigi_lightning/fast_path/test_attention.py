@@ -2,7 +2,7 @@
 
 import torch
 
-from taigi_lightning.attention import attend, attend_backward, find_documents
+from taigi_lightning.fast_path.attention import attend, attend_backward, find_documents
 
 
 def test_boundaries_are_where_positions_stop_counting_on() -> None:

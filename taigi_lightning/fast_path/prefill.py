@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from taigi_lightning.attention import has_flash
-from taigi_lightning.decoder_layer import DecoderLayer
-from taigi_lightning.fast_decoder import FastDecoder
-from taigi_lightning.fast_path import fast_decoder
+from taigi_lightning.fast_path.apply import fast_decoder
+from taigi_lightning.fast_path.attention import has_flash
+from taigi_lightning.fast_path.decoder import FastDecoder
+from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.kernels.elementwise import Dropout
 from taigi_lightning.planning.memory import prefill_room
 from taigi_lightning.tasks.prefix_tree import PackedTrees

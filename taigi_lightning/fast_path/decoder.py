@@ -11,12 +11,12 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
-from taigi_lightning import nf4_linear
-from taigi_lightning.attention import Documents, find_documents
-from taigi_lightning.decoder_layer import DecoderLayer
+from taigi_lightning.fast_path import nf4_linear
+from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes
+from taigi_lightning.fast_path.attention import Documents, find_documents
+from taigi_lightning.fast_path.decoder_layer import DecoderLayer
+from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.kernels.elementwise import Dropout
-from taigi_lightning.micro_batch import Step
-from taigi_lightning.offload import HostStash, host_bytes
 from taigi_lightning.planning import activation_plan
 from taigi_lightning.planning.activation_plan import Saving
 from taigi_lightning.planning.memory import Shape

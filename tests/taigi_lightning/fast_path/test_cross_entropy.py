@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from taigi_lightning import loss
-from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.fast_path import cross_entropy as loss
+from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 
 
 @pytest.mark.parametrize("slice_tokens", [5, 2048])

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from taigi_lightning.fast_path import apply_fast_path, fast_decoder
-from taigi_lightning.prefill import last_hidden, unpack_what_fits
+from taigi_lightning.fast_path.apply import apply_fast_path, fast_decoder
+from taigi_lightning.fast_path.prefill import last_hidden, unpack_what_fits
 from taigi_lightning.tasks.prefix_tree import pack_trees, token_tree
 
 SHAPE = {

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from taigi_lightning import general_path, nf4_linear
-from taigi_lightning.attention import Documents
-from taigi_lightning.fast_decoder import Budget, FastDecoder
+from taigi_lightning.fast_path import fallback as general_path
+from taigi_lightning.fast_path import nf4_linear
+from taigi_lightning.fast_path.attention import Documents
+from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.kernels import elementwise
 
 LLAMA_SHAPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")

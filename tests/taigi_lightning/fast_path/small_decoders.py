@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.fast_path import forward_hidden
-from taigi_lightning.loss import linear_cross_entropy_sum
+from taigi_lightning.fast_path.apply import forward_hidden
+from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.planning.memory import PROJECTIONS
 
 SIZES: dict[str, Any] = {

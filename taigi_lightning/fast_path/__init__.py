@@ -1,0 +1,1 @@
+"""Decoder layers written out: forward and backward, 4-bit products, attention, loss, prefill."""
