@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taigi_lightning.datamodules import CPTDataModule, SFTDataModule
+    from taigi_lightning.data.predict import PredictDataModule
+    from taigi_lightning.data.training_data import CPTDataModule, SFTDataModule
     from taigi_lightning.model.adapters import LoraSettings
     from taigi_lightning.model.merge import merge_adapter
     from taigi_lightning.module import CausalLMModule
-    from taigi_lightning.predict_data import PredictDataModule
 
 __all__ = [
     "CPTDataModule",
@@ -20,11 +20,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CPTDataModule": "datamodules",
+    "CPTDataModule": "data.training_data",
     "CausalLMModule": "module",
     "LoraSettings": "model.adapters",
-    "PredictDataModule": "predict_data",
-    "SFTDataModule": "datamodules",
+    "PredictDataModule": "data.predict",
+    "SFTDataModule": "data.training_data",
     "merge_adapter": "model.merge",
 }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from taigi_lightning.collating import pad_left
+from taigi_lightning.data.collate import pad_left
 from taigi_lightning.fast_path.apply import causal_lm, fast_decoder
 from taigi_lightning.fast_path.prefill import last_hidden
 from taigi_lightning.option_orders import choose

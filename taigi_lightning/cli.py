@@ -16,14 +16,15 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 from rich.table import Table
 
-# Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
-from taigi_lightning import datamodules as _datamodules  # noqa: F401
-from taigi_lightning import predict_data as _predict_data  # noqa: F401
 from taigi_lightning.__main__ import COMMANDS
 from taigi_lightning.announcement import Announcement
 from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.checkpoints import checkpoint_folder, find_checkpoint
 from taigi_lightning.config_places import where
+from taigi_lightning.data import predict as _predict_data  # noqa: F401
+
+# Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
+from taigi_lightning.data import training_data as _datamodules  # noqa: F401
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import AnswerReport
 from taigi_lightning.explanations import explain

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.data.tokenized_corpus import corpus_files
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.tasks.prompts import IGNORE, encode_text
-from taigi_lightning.tokenizing import corpus_files
 
 
 def held_out_texts(corpus: Path) -> list[str]:

@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from taigi_lightning.answers import Prediction
+from taigi_lightning.data.predict import PredictDataModule, some_ids
 from taigi_lightning.errors import InputError
 from taigi_lightning.journal import Journal, Key, journal_path, journals, read_journal, resume_journals
 from taigi_lightning.option_orders import combine_rotations
-from taigi_lightning.predict_data import PredictDataModule, some_ids
 
 if TYPE_CHECKING:
     from taigi_lightning.module import CausalLMModule

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from taigi_lightning.predict_data import PredictDataModule
+from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.tasks.question_batches import EncodedQuestion
 
 VOCABULARY = 56_064

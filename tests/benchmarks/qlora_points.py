@@ -95,8 +95,8 @@ def document_lengths(corpus: Path) -> np.ndarray:
 
 def random_documents(args: argparse.Namespace, vocabulary: int, packed: bool, count: int = 6) -> list[Batch]:
     """Batches of random tokens in documents of the corpus's lengths, in an order drawn once."""
-    from taigi_lightning.collating import pad_right
-    from taigi_lightning.packing import Blocks, pack_documents, separate_documents
+    from taigi_lightning.data.collate import pad_right
+    from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 
     lengths = document_lengths(args.corpus)
     tokens = np.random.default_rng(1).integers(3, vocabulary, int(lengths.sum()), dtype=np.int32)
@@ -108,7 +108,7 @@ def random_documents(args: argparse.Namespace, vocabulary: int, packed: bool, co
 
 
 def corpus_blocks(args: argparse.Namespace, count: int = 6) -> tuple[list[Batch], int]:
-    from taigi_lightning.datamodules import CPTDataModule
+    from taigi_lightning.data.training_data import CPTDataModule
 
     data = CPTDataModule(
         str(args.corpus), args.tokenizer, batch_size=args.bs, max_length=args.seq, validation_split=None

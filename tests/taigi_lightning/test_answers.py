@@ -20,10 +20,10 @@ from taigi_lightning.answers import (
     generate_tokens,
     predict_batch,
 )
+from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning.memory import PROJECTIONS
-from taigi_lightning.predict_data import encode_questions
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
 from taigi_lightning.tasks.questions import Question
 

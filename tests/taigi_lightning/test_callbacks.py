@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taigi_lightning.callbacks import SaveOnSignal
 from taigi_lightning.checkpoints import newest_checkpoint
-from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 

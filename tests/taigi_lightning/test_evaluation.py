@@ -8,9 +8,9 @@ import lightning.pytorch as pl
 import pytest
 
 from taigi_lightning.answers import Prediction
+from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation import AnswerReport, by_question
 from taigi_lightning.module import CausalLMModule
-from taigi_lightning.predict_data import PredictDataModule
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from taigi_lightning.answers import predict_batch
-from taigi_lightning.datamodules import SFTDataModule
+from taigi_lightning.data.training_data import SFTDataModule
 from taigi_lightning.held_out_answers import SHOWN, HeldOutAnswers, evaluating, spread
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.held_out_text import TOKENS, HeldOutText, pieces, surprise
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule

@@ -12,10 +12,10 @@ import lightning.pytorch as pl
 import pytest
 
 from taigi_lightning.answers import Prediction
+from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
 from taigi_lightning.journal import journals
 from taigi_lightning.module import CausalLMModule
-from taigi_lightning.predict_data import PredictDataModule
 from taigi_lightning.prediction_writer import (
     PredictionWriter,
     probabilities_path,
@@ -222,7 +222,7 @@ def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, 
         "import sys\n"
         "import lightning.pytorch as pl\n"
         "from taigi_lightning.module import CausalLMModule\n"
-        "from taigi_lightning.predict_data import PredictDataModule\n"
+        "from taigi_lightning.data.predict import PredictDataModule\n"
         "from taigi_lightning.prediction_writer import PredictionWriter\n"
         "questions, base, output = sys.argv[1:]\n"
         "trainer = pl.Trainer(accelerator='cpu', devices=2, strategy='ddp', logger=False,\n"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from taigi_lightning.announcement import Announcement, stored_bytes
-from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.module import CausalLMModule

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from taigi_lightning import throughput
-from taigi_lightning.datamodules import CPTDataModule
+from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 

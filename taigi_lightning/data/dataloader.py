@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from taigi_lightning.collating import pad_right
+from taigi_lightning.data.collate import pad_right
+from taigi_lightning.data.packing import Blocks
 from taigi_lightning.errors import InputError
-from taigi_lightning.packing import Blocks
 
 Batch = dict[str, Tensor]
 

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.data.tokenized_corpus import corpus_files, tokenize_corpus
 from taigi_lightning.errors import InputError
-from taigi_lightning.tokenizing import corpus_files, tokenize_corpus
 
 
 def write(folder: Path, texts: list[str], split: str = "train", part: int = 0, column: str = "text") -> Path:
@@ -41,7 +41,7 @@ def test_the_cache_is_used_and_never_for_another_text_or_tokenizer(
     first = tokenize_corpus([file], tiny_tokenizer, cache)
     assert len(list(cache.iterdir())) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("taigi_lightning.tokenizing.encode_text", None)  # would fail if called
+        patch.setattr("taigi_lightning.data.tokenized_corpus.encode_text", None)  # would fail if called
         again = tokenize_corpus([file], tiny_tokenizer, cache)
     assert again.tokens.tolist() == first.tokens.tolist()
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
+from taigi_lightning.data.packing import Blocks, separate_documents
 from taigi_lightning.errors import InputError
-from taigi_lightning.loading import EpochBatches, ResumableLoader
-from taigi_lightning.packing import Blocks, separate_documents
 
 
 def blocks(count: int) -> Blocks:
@@ -167,7 +167,7 @@ def test_resume_with_accumulation_and_a_limited_epoch(tmp_path: Path) -> None:
 def test_resume_in_a_new_process(tmp_path: Path) -> None:
     whole = train(tmp_path, "whole", max_steps=20)
     code = (
-        "from pathlib import Path; from tests.taigi_lightning.test_loading import train; "
+        "from pathlib import Path; from tests.taigi_lightning.data.test_dataloader import train; "
         f"train(Path({str(tmp_path)!r}), 'rest', max_steps=20, every=99, resume='step=9.ckpt')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -197,7 +197,7 @@ def test_other_data_or_another_seed_cannot_go_on_inside_an_epoch(tmp_path: Path)
 
 RANKS = """
 from pathlib import Path
-from tests.taigi_lightning.test_loading import train
+from tests.taigi_lightning.data.test_dataloader import train
 if __name__ == "__main__":
     train(Path({folder!r}), {log!r}, max_steps={steps}, resume={resume!r}, devices={devices}, every={every})
 """
@@ -207,7 +207,7 @@ def train_in_processes(
     folder: Path, log: str, *, devices: int, steps: int, resume: str | None, every: int
 ) -> None:
     script = folder / f"{log}.py"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     script.write_text(
         RANKS.format(folder=str(folder), log=log, steps=steps, resume=resume, devices=devices, every=every)
     )

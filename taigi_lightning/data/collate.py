@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taigi_lightning.packing import Row
+from taigi_lightning.data.packing import Row
 from taigi_lightning.tasks.prompts import IGNORE
 
 

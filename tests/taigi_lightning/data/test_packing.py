@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from taigi_lightning.packing import Blocks, best_fit_decreasing, pack_documents, separate_documents
+from taigi_lightning.data.packing import Blocks, best_fit_decreasing, pack_documents, separate_documents
 from taigi_lightning.tasks.prompts import IGNORE
 
 PAD = 0

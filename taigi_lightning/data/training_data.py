@@ -14,16 +14,16 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
+from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
+from taigi_lightning.data.predict import encode_questions, question_loader
+from taigi_lightning.data.tokenized_corpus import corpus_files, tokenize_corpus
 from taigi_lightning.errors import InputError
-from taigi_lightning.loading import EpochBatches, ResumableLoader
 from taigi_lightning.model.base_model import load_tokenizer
-from taigi_lightning.packing import Blocks, pack_documents, separate_documents
-from taigi_lightning.predict_data import encode_questions, question_loader
 from taigi_lightning.tasks.prompts import Supervise, encode_example
 from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import passage_key, split_by_passage
-from taigi_lightning.tokenizing import corpus_files, tokenize_corpus
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from taigi_lightning.data.predict import PredictDataModule, encode_questions
 from taigi_lightning.errors import InputError
-from taigi_lightning.predict_data import PredictDataModule, encode_questions
 from taigi_lightning.tasks.prompts import render_prompt
 from taigi_lightning.tasks.questions import Question
 

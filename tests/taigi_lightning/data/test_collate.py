@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from taigi_lightning.collating import pad_left, pad_right
-from taigi_lightning.packing import Row
+from taigi_lightning.data.collate import pad_left, pad_right
+from taigi_lightning.data.packing import Row
 from taigi_lightning.tasks.prompts import IGNORE
 
 PAD = 3

@@ -1,0 +1,1 @@
+"""Data modules, the tokenised corpus, packing and loaders."""
