@@ -18,8 +18,12 @@ COMMANDS = {
 }
 TOOLS = {
     "merge": ("taigi_lightning.model.merge", "merge_command", "add an adapter to its 16-bit base"),
-    "score": ("taigi_lightning.scoring", "score_command", "predictions × answers → accuracy"),
-    "compare": ("taigi_lightning.comparing", "compare_command", "several models on the same questions"),
+    "score": ("taigi_lightning.evaluation.scoring", "score_command", "predictions × answers → accuracy"),
+    "compare": (
+        "taigi_lightning.evaluation.compare",
+        "compare_command",
+        "several models on the same questions",
+    ),
     "card": ("taigi_lightning.reports.model_card", "card_command", "write a finished model's README.md"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
     "demo-real": ("taigi_lightning.demo_real", "demo_real", "both stages on SmolLM2-135M (extra: real)"),

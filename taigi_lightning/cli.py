@@ -26,14 +26,14 @@ from taigi_lightning.data import predict as _predict_data  # noqa: F401
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning.data import training_data as _datamodules  # noqa: F401
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation import AnswerReport
+from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
+from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
+from taigi_lightning.evaluation.sample_text import HeldOutText
+from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.explanations import explain
-from taigi_lightning.held_out_answers import HeldOutAnswers
-from taigi_lightning.held_out_text import HeldOutText
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.planning.settings import MemorySize
-from taigi_lightning.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.progress import StepProgress
 from taigi_lightning.quieting import quieten
 from taigi_lightning.reports.model_card import write_model_card

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from taigi_lightning.scoring import Answers, Score, compare, read_answers, score
+from taigi_lightning.evaluation.scoring import Answers, Score, compare, read_answers, score
 
 TINY = ("--config", "configs/tiny.yaml")
 CPT = ("--config", "configs/cpt.yaml", *TINY, "--config", "configs/tiny_cpt.yaml")

@@ -30,4 +30,4 @@ def test_the_entry_point_stays_light_until_it_knows_the_command() -> None:
 
 
 def test_scoring_needs_no_torch() -> None:
-    assert "torch" not in loaded_after("import taigi_lightning.scoring")
+    assert "torch" not in loaded_after("import taigi_lightning.evaluation.scoring")

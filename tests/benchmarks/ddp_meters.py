@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from taigi_lightning.answers import predict_batch
+from taigi_lightning.evaluation.answers import predict_batch
 from taigi_lightning.tasks.question_batches import plan_batches
 
 

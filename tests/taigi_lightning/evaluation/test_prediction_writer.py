@@ -11,16 +11,16 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
-from taigi_lightning.answers import Prediction
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.journal import journals
-from taigi_lightning.module import CausalLMModule
-from taigi_lightning.prediction_writer import (
+from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.journal import journals
+from taigi_lightning.evaluation.prediction_writer import (
     PredictionWriter,
     probabilities_path,
     write_predictions,
 )
+from taigi_lightning.module import CausalLMModule
 
 QUESTIONS = 13
 PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早起時仔，阿母佇灶跤煮糜。" * 6, "阮兜蹛佇台南。"]
@@ -223,7 +223,7 @@ def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, 
         "import lightning.pytorch as pl\n"
         "from taigi_lightning.module import CausalLMModule\n"
         "from taigi_lightning.data.predict import PredictDataModule\n"
-        "from taigi_lightning.prediction_writer import PredictionWriter\n"
+        "from taigi_lightning.evaluation.prediction_writer import PredictionWriter\n"
         "questions, base, output = sys.argv[1:]\n"
         "trainer = pl.Trainer(accelerator='cpu', devices=2, strategy='ddp', logger=False,\n"
         "    enable_progress_bar=False, enable_checkpointing=False, callbacks=[PredictionWriter(output)])\n"

@@ -8,8 +8,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from taigi_lightning.answers import predict_batch
 from taigi_lightning.data.predict import encode_questions
+from taigi_lightning.evaluation.answers import predict_batch
 from taigi_lightning.tasks.question_batches import QuestionBatch
 from taigi_lightning.tasks.questions import read_questions
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from taigi_lightning.comparing import compare_command
-from taigi_lightning.comparison_report import ComparedRow, comparison_table, interval_plot
 from taigi_lightning.errors import InputError
-from taigi_lightning.scoring import score
+from taigi_lightning.evaluation.compare import compare_command
+from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, interval_plot
+from taigi_lightning.evaluation.scoring import score
 from tests.browser import CHROMIUM, check_page, check_width
 
 ANSWERED = ["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"]

@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from taigi_lightning.answers import Prediction
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.option_orders import combine_rotations
-from taigi_lightning.scoring import Answers, Score, position_bias, score, score_table
+from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.predictions import combine_rotations
+from taigi_lightning.evaluation.scoring import Answers, Score, position_bias, score, score_table
 
 
 class AnswerReport(Callback):

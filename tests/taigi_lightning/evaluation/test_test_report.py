@@ -7,9 +7,9 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
-from taigi_lightning.answers import Prediction
 from taigi_lightning.data.predict import PredictDataModule
-from taigi_lightning.evaluation import AnswerReport, by_question
+from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.test_report import AnswerReport, by_question
 from taigi_lightning.module import CausalLMModule
 
 

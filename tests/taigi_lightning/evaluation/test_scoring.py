@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.scoring import (
+from taigi_lightning.evaluation.scoring import (
     compare,
     mcnemar,
     position_bias,
@@ -137,7 +137,7 @@ def test_of_two_files_the_one_at_fault_is_named(tmp_path: Path) -> None:
 
 def test_scoring_loads_neither_torch_nor_lightning() -> None:
     heavy = "{'torch', 'lightning', 'transformers', 'pandas'}"
-    code = f"import sys, taigi_lightning.scoring; print(sorted({heavy} & {{*sys.modules}}))"
+    code = f"import sys, taigi_lightning.evaluation.scoring; print(sorted({heavy} & {{*sys.modules}}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -13,8 +13,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from taigi_lightning.answers import Prediction, predict_batch
-from taigi_lightning.option_orders import answer_probabilities
+from taigi_lightning.evaluation.answers import Prediction, predict_batch
+from taigi_lightning.evaluation.predictions import answer_probabilities
 from taigi_lightning.reports.training_report import ANSWERS
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.questions import Question

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.evaluation.sample_answers import evaluating
 from taigi_lightning.fast_path.apply import forward_hidden
-from taigi_lightning.held_out_answers import evaluating
 from taigi_lightning.reports.training_report import TEXT
 
 TOKENS = 400

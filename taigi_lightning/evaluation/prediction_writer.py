@@ -15,11 +15,18 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from taigi_lightning.answers import Prediction
 from taigi_lightning.data.predict import PredictDataModule, some_ids
 from taigi_lightning.errors import InputError
-from taigi_lightning.journal import Journal, Key, journal_path, journals, read_journal, resume_journals
-from taigi_lightning.option_orders import combine_rotations
+from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.journal import (
+    Journal,
+    Key,
+    journal_path,
+    journals,
+    read_journal,
+    resume_journals,
+)
+from taigi_lightning.evaluation.predictions import combine_rotations
 
 if TYPE_CHECKING:
     from taigi_lightning.module import CausalLMModule

@@ -14,19 +14,19 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.answers import predict_batch
-from taigi_lightning.comparison_report import ComparedRow, comparison_table, write_comparison
 from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation import by_question
+from taigi_lightning.evaluation.answers import predict_batch
+from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, write_comparison
+from taigi_lightning.evaluation.perplexity import held_out_texts, perplexity_per_character
+from taigi_lightning.evaluation.prediction_writer import write_predictions
+from taigi_lightning.evaluation.scoring import Answers, compare, read_answers, score
+from taigi_lightning.evaluation.test_report import by_question
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.model.adapters import check_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.model.lineage import check_lineage
-from taigi_lightning.perplexity import held_out_texts, perplexity_per_character
-from taigi_lightning.prediction_writer import write_predictions
-from taigi_lightning.scoring import Answers, compare, read_answers, score
 from taigi_lightning.tasks.few_shot import example_preamble
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions

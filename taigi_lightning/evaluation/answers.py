@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.data.collate import pad_left
+from taigi_lightning.evaluation.predictions import choose
 from taigi_lightning.fast_path.apply import causal_lm, fast_decoder
 from taigi_lightning.fast_path.prefill import last_hidden
-from taigi_lightning.option_orders import choose
 from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from taigi_lightning.answers import Prediction
-from taigi_lightning.option_orders import choose, combine_rotations, rotate_options
+from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.predictions import choose, combine_rotations, rotate_options
 from taigi_lightning.tasks.questions import Question
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.perplexity import held_out_texts, perplexity_per_character, windows
+from taigi_lightning.evaluation.perplexity import held_out_texts, perplexity_per_character, windows
 
 TEXTS = ["早起時仔，阿母佇灶跤煮糜。", "Lí hó, lán lâi-khì!", "阮兜蹛佇台南，厝邊頭尾攏真好鬥陣。" * 3]
 

@@ -10,7 +10,7 @@ import json
 import logging
 from pathlib import Path
 
-from taigi_lightning.answers import Prediction
+from taigi_lightning.evaluation.answers import Prediction
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from taigi_lightning.data.training_data import CPTDataModule
-from taigi_lightning.held_out_text import TOKENS, HeldOutText, pieces, surprise
+from taigi_lightning.evaluation.sample_text import TOKENS, HeldOutText, pieces, surprise
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.module import CausalLMModule
 from taigi_lightning.reports.training_report import TEXT

@@ -14,13 +14,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from taigi_lightning.answers import (
+from taigi_lightning.data.predict import encode_questions
+from taigi_lightning.evaluation.answers import (
     answer_log_probabilities,
     choice_accuracy_batch,
     generate_tokens,
     predict_batch,
 )
-from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning.memory import PROJECTIONS
@@ -284,7 +284,7 @@ def test_text_without_a_number_falls_back_to_one(
 ) -> None:
     texts = ["3", "伊講", " 2 ", "", "14", "５", "4。", "答案：2", "1"]
     monkeypatch.setattr(
-        "taigi_lightning.answers.generate_tokens",
+        "taigi_lightning.evaluation.answers.generate_tokens",
         lambda *_: [tiny_tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
     )
     predictions = predict_batch(model, tiny_tokenizer, QuestionBatch([[q] for q in encoded]), "generate")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from taigi_lightning.tasks.questions import Question
 
 if TYPE_CHECKING:
-    from taigi_lightning.answers import Prediction
+    from taigi_lightning.evaluation.answers import Prediction
 
 # Values closer than this are a tie: rounding differs with a batch's shape by some 1e-6, and must not decide.
 TIE = 1e-4

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from taigi_lightning.evaluation.scoring import Score
 from taigi_lightning.reports.html_page import write_page
-from taigi_lightning.scoring import Score
 
 HEADER = (
     "Model", "Shots", "Correct", "Total", "Accuracy", "Low", "High", "PValue", "PerplexityPerCharacter",

@@ -1,0 +1,1 @@
+"""Answers, their scores, comparison and perplexity."""
