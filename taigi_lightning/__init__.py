@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from taigi_lightning.data.training_data import CPTDataModule, SFTDataModule
     from taigi_lightning.model.adapters import LoraSettings
     from taigi_lightning.model.merge import merge_adapter
-    from taigi_lightning.module import CausalLMModule
+    from taigi_lightning.training.module import CausalLMModule
 
 __all__ = [
     "CPTDataModule",
@@ -21,7 +21,7 @@ __all__ = [
 
 _HOMES = {
     "CPTDataModule": "data.training_data",
-    "CausalLMModule": "module",
+    "CausalLMModule": "training.module",
     "LoraSettings": "model.adapters",
     "PredictDataModule": "data.predict",
     "SFTDataModule": "data.training_data",

@@ -17,9 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.__main__ import COMMANDS
-from taigi_lightning.announcement import Announcement
-from taigi_lightning.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
-from taigi_lightning.checkpoints import checkpoint_folder, find_checkpoint
 from taigi_lightning.config_places import where
 from taigi_lightning.data import predict as _predict_data  # noqa: F401
 
@@ -31,18 +28,21 @@ from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.explanations import explain
-from taigi_lightning.module import CausalLMModule
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.planning.settings import MemorySize
-from taigi_lightning.progress import StepProgress
 from taigi_lightning.quieting import quieten
 from taigi_lightning.reports.model_card import write_model_card
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
-from taigi_lightning.strategies import check_strategy
 from taigi_lightning.suggestions import SuggestingParser
 from taigi_lightning.tasks.questions import read_questions
-from taigi_lightning.throughput import Throughput
+from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
+from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
+from taigi_lightning.training.distributed import check_strategy
+from taigi_lightning.training.module import CausalLMModule
+from taigi_lightning.training.progress_bar import StepProgress
+from taigi_lightning.training.run_summary import Announcement
+from taigi_lightning.training.throughput import Throughput
 
 TOKENIZER = "data.init_args.tokenizer"
 # What a command calls of its data, and whose data have it.

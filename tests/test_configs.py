@@ -6,11 +6,11 @@ import pytest
 import torch
 import yaml
 
-from taigi_lightning.callbacks import ExportModel
 from taigi_lightning.cli import TaigiCLI, main
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, save_adapter
 from taigi_lightning.model.base_model import load_base_model
-from taigi_lightning.module import CausalLMModule
+from taigi_lightning.training.callbacks import ExportModel
+from taigi_lightning.training.module import CausalLMModule
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

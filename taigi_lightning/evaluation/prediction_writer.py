@@ -29,7 +29,7 @@ from taigi_lightning.evaluation.journal import (
 from taigi_lightning.evaluation.predictions import combine_rotations
 
 if TYPE_CHECKING:
-    from taigi_lightning.module import CausalLMModule
+    from taigi_lightning.training.module import CausalLMModule
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from taigi_lightning.evaluation.answers import answer_log_probabilities, generat
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, fast_decoder
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.module import CausalLMModule
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
+from taigi_lightning.training.module import CausalLMModule
 from tests.benchmarks.predict_bound import Bound, say, seconds, synchronize
 from tests.benchmarks.predict_workload import CUDA, DEVICE, MadeUpQuestions, make_model, make_questions
 

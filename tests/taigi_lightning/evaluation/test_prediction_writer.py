@@ -20,7 +20,7 @@ from taigi_lightning.evaluation.prediction_writer import (
     probabilities_path,
     write_predictions,
 )
-from taigi_lightning.module import CausalLMModule
+from taigi_lightning.training.module import CausalLMModule
 
 QUESTIONS = 13
 PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早起時仔，阿母佇灶跤煮糜。" * 6, "阮兜蹛佇台南。"]
@@ -221,7 +221,7 @@ def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, 
     script.write_text(
         "import sys\n"
         "import lightning.pytorch as pl\n"
-        "from taigi_lightning.module import CausalLMModule\n"
+        "from taigi_lightning.training.module import CausalLMModule\n"
         "from taigi_lightning.data.predict import PredictDataModule\n"
         "from taigi_lightning.evaluation.prediction_writer import PredictionWriter\n"
         "questions, base, output = sys.argv[1:]\n"

@@ -13,9 +13,9 @@ from taigi_lightning.data.training_data import SFTDataModule
 from taigi_lightning.evaluation.answers import predict_batch
 from taigi_lightning.evaluation.sample_answers import SHOWN, HeldOutAnswers, evaluating, spread
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.module import CausalLMModule
 from taigi_lightning.reports.training_report import ANSWERS
 from taigi_lightning.tasks.question_batches import plan_batches
+from taigi_lightning.training.module import CausalLMModule
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.evaluation.sample_text import TOKENS, HeldOutText, pieces, surprise
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.module import CausalLMModule
 from taigi_lightning.reports.training_report import TEXT
+from taigi_lightning.training.module import CausalLMModule
 
 HELD_OUT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。Lí hó! 咱來去海邊仔𨑨迌。" * 40
 

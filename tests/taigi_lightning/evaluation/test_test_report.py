@@ -10,7 +10,7 @@ import pytest
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation.answers import Prediction
 from taigi_lightning.evaluation.test_report import AnswerReport, by_question
-from taigi_lightning.module import CausalLMModule
+from taigi_lightning.training.module import CausalLMModule
 
 
 @pytest.fixture

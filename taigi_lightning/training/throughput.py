@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.callbacks import Callback
 
-from taigi_lightning.building import COMPUTE_DTYPES
+from taigi_lightning.training.model_setup import COMPUTE_DTYPES
 
 
 class Throughput(Callback):

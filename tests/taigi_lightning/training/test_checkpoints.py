@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from taigi_lightning.checkpoints import find_checkpoint, newest_checkpoint
 from taigi_lightning.errors import InputError
+from taigi_lightning.training.checkpoints import find_checkpoint, newest_checkpoint
 
 
 def test_the_one_with_the_most_steps_wins_whatever_its_age(tmp_path: Path) -> None:

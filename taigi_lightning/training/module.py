@@ -13,22 +13,22 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from taigi_lightning.building import build_model, compute_dtype, take_fast_path
-from taigi_lightning.checkpoints import check_trained
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
 from taigi_lightning.fast_path.apply import causal_lm, expect_state, forward_hidden
 from taigi_lightning.fast_path.attention import find_documents
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
-from taigi_lightning.held_out_sums import HeldOutSums
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization, check_base, check_head, load_tokenizer
 from taigi_lightning.model.lineage import base_identity, check_identity
 from taigi_lightning.planning.memory import coming_state_bytes
-from taigi_lightning.schedules import resume_schedule
-from taigi_lightning.strategies import sum_over_ranks
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.tasks.question_batches import QuestionBatch
+from taigi_lightning.training.checkpoints import check_trained
+from taigi_lightning.training.distributed import sum_over_ranks
+from taigi_lightning.training.lr_schedule import resume_schedule
+from taigi_lightning.training.model_setup import build_model, compute_dtype, take_fast_path
+from taigi_lightning.training.validation_metrics import HeldOutSums
 
 Batch = dict[str, Any]
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import get_scheduler
 
-from taigi_lightning.schedules import adopt_rate, follow_course
+from taigi_lightning.training.lr_schedule import adopt_rate, follow_course
 
 
 def schedule(rate: float, steps: int = 10) -> torch.optim.lr_scheduler.LRScheduler:

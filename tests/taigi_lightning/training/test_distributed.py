@@ -16,11 +16,11 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from lightning.pytorch.utilities import rank_zero_only
 
 from taigi_lightning.__main__ import main
-from taigi_lightning.callbacks import SaveOnSignal
 from taigi_lightning.errors import InputError
-from taigi_lightning.strategies import check_strategy
+from taigi_lightning.training.callbacks import SaveOnSignal
+from taigi_lightning.training.distributed import check_strategy
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 STEPS = 4
 ALONE = [sys.executable, "-m", "taigi_lightning"]
 TORCHRUN = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from taigi_lightning.strategies import sum_over_ranks
+from taigi_lightning.training.distributed import sum_over_ranks
 
 
 @dataclass

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from taigi_lightning.announcement import Announcement, stored_bytes
 from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import load_base_model
-from taigi_lightning.module import CausalLMModule
 from taigi_lightning.planning.memory import nf4_bytes
-from taigi_lightning.progress import StepProgress
-from taigi_lightning.throughput import Throughput
+from taigi_lightning.training.module import CausalLMModule
+from taigi_lightning.training.progress_bar import StepProgress
+from taigi_lightning.training.run_summary import Announcement, stored_bytes
+from taigi_lightning.training.throughput import Throughput
 
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
 

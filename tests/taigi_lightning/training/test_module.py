@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.module import CausalLMModule
+from taigi_lightning.training.module import CausalLMModule
 
 Batch = dict[str, Tensor]
 

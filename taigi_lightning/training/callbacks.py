@@ -13,8 +13,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
-from taigi_lightning.artifacts import log_artifact, wandb_loggers
-from taigi_lightning.checkpoints import checkpoint_folder
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
@@ -23,7 +21,9 @@ from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
-from taigi_lightning.strategies import over_ranks
+from taigi_lightning.training.checkpoints import checkpoint_folder
+from taigi_lightning.training.distributed import over_ranks
+from taigi_lightning.training.wandb_artifacts import log_artifact, wandb_loggers
 
 RUN_CONFIG = "config.yaml"
 

@@ -11,7 +11,7 @@ from tests.working_folder import lay_out
 
 pytest.importorskip("wandb")
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
     "HF_TOKEN": "hf_neverToBeSeenAnywhere",

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from taigi_lightning.callbacks import SaveOnSignal
-from taigi_lightning.checkpoints import newest_checkpoint
 from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.module import CausalLMModule
+from taigi_lightning.training.callbacks import SaveOnSignal
+from taigi_lightning.training.checkpoints import newest_checkpoint
+from taigi_lightning.training.module import CausalLMModule
 
 STEPS = 8
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"

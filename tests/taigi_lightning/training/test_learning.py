@@ -40,7 +40,7 @@ from taigi_lightning.__main__ import main
 from taigi_lightning.data.training_data import SFTDataModule
 from taigi_lightning.model.base_model import load_base_model
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 NAMES = ["阿明", "阿母", "阿公", "囡仔", "伊", "咱"]
 PLACES = ["市仔", "學校", "厝", "海邊"]
 TIMES = ["下晡", "早起時仔", "昨昏", "暗時"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from taigi_lightning.held_out_sums import HeldOutSums
+from taigi_lightning.training.validation_metrics import HeldOutSums
 
 CPU = torch.device("cpu")
 

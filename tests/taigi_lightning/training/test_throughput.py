@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from taigi_lightning import throughput
 from taigi_lightning.data.training_data import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.module import CausalLMModule
+from taigi_lightning.training import throughput
+from taigi_lightning.training.module import CausalLMModule
 
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
 

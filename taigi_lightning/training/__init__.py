@@ -1,0 +1,1 @@
+"""The LightningModule, its callbacks, checkpoints and schedules."""
