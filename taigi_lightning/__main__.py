@@ -46,8 +46,8 @@ def run(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     # It would tell every user that an optional download of faster CPU kernels is absent.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from taigi_lightning.config_places import check_config_files
-    from taigi_lightning.suggestions import SuggestingParser
+    from taigi_lightning.cli.config_errors import SuggestingParser
+    from taigi_lightning.cli.config_locations import check_config_files
 
     if command in TOOLS:
         from jsonargparse import auto_cli
@@ -66,11 +66,11 @@ def run(arguments: list[str]) -> None:
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     sys.argv[1:] = [command, *rest]
     if command == COMPLETION:
-        from taigi_lightning.completion import print_completion
+        from taigi_lightning.cli.completion import print_completion
 
         print_completion()
     else:
-        from taigi_lightning.cli import main as lightning_main
+        from taigi_lightning.cli.lightning_cli import main as lightning_main
 
         lightning_main()
 
@@ -90,7 +90,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        from taigi_lightning.explanations import explain
+        from taigi_lightning.cli.machine_errors import explain
 
         paragraph = explain(error)
         if paragraph is None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from taigi_lightning.cli import TaigiCLI, main
+from taigi_lightning.cli.lightning_cli import TaigiCLI, main
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, save_adapter
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.training.callbacks import ExportModel

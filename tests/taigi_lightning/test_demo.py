@@ -32,7 +32,7 @@ def test_both_stages_run_the_real_configs_under_the_overlay() -> None:
 def test_every_option_is_one_the_command_knows(
     step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from taigi_lightning.cli import main
+    from taigi_lightning.cli.lightning_cli import main
 
     monkeypatch.setattr("sys.argv", ["taigi_lightning", *step.arguments[1:], "--print_config"])
     with pytest.raises(SystemExit) as stopped:

@@ -54,7 +54,7 @@ def test_everything_the_demo_writes_lies_under_its_folder(tmp_path: Path) -> Non
 def test_every_option_is_one_the_command_knows(
     step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from taigi_lightning.cli import main
+    from taigi_lightning.cli.lightning_cli import main
 
     config = () if "--config" in step.arguments else ("--config", "configs/predict.yaml")
     monkeypatch.setattr(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from taigi_lightning import cli
 from taigi_lightning.__main__ import main
+from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.settings import KNOWN, Settings, base_shape, read_settings

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from taigi_lightning.config_places import check_config_files
+from taigi_lightning.cli.config_errors import SuggestingParser
+from taigi_lightning.cli.config_locations import check_config_files
+from taigi_lightning.cli.machine_errors import explain
 from taigi_lightning.errors import InputError
-from taigi_lightning.explanations import explain
-from taigi_lightning.suggestions import SuggestingParser
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from taigi_lightning.config_places import check_config_files, where
-from taigi_lightning.nearest import did_you_mean, nearest
-from taigi_lightning.wrong_values import wrong_value
+from taigi_lightning.cli.config_locations import check_config_files, where
+from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
+from taigi_lightning.cli.value_errors import wrong_value
 
 UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
 NO_VALUE = re.compile(r"^argument (?:-\w/)?(--[\w.]+): expected (?:one|at least one) argument")

@@ -7,8 +7,8 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 
-from taigi_lightning.config_places import where
-from taigi_lightning.nearest import did_you_mean, nearest
+from taigi_lightning.cli.config_locations import where
+from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 
 KEYS = re.compile(r'Parser key "([^"]+)":')
 EXPECTED = re.compile(r"Expected an? (typing\.Literal\[.*?\]|<class '[^']+'>)|Not of type (\w+)")

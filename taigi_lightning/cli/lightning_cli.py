@@ -17,7 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.__main__ import COMMANDS
-from taigi_lightning.config_places import where
+from taigi_lightning.cli.config_errors import SuggestingParser
+from taigi_lightning.cli.config_locations import where
+from taigi_lightning.cli.log_filters import quieten
+from taigi_lightning.cli.machine_errors import explain
 from taigi_lightning.data import predict as _predict_data  # noqa: F401
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
@@ -27,14 +30,11 @@ from taigi_lightning.evaluation.prediction_writer import PredictionWriter, proba
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
-from taigi_lightning.explanations import explain
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.planning.settings import MemorySize
-from taigi_lightning.quieting import quieten
 from taigi_lightning.reports.model_card import write_model_card
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
-from taigi_lightning.suggestions import SuggestingParser
 from taigi_lightning.tasks.questions import read_questions
 from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint

@@ -8,8 +8,8 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 
 from taigi_lightning.__main__ import PROGRAM, TOOLS
-from taigi_lightning.cli import StageParser, TaigiCLI, main
-from taigi_lightning.suggestions import SuggestingParser
+from taigi_lightning.cli.config_errors import SuggestingParser
+from taigi_lightning.cli.lightning_cli import StageParser, TaigiCLI, main
 
 
 class UnlinkedParser(StageParser):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from taigi_lightning.nearest import did_you_mean, nearest
+from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 
 Place = tuple[str, str, int]  # dotted key, file, line from 1
 

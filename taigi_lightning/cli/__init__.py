@@ -1,0 +1,1 @@
+"""The command line: LightningCLI, completion, and errors in one sentence."""
