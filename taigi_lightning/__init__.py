@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taigi_lightning.data.cpt import CPTDataModule
     from taigi_lightning.data.predict import PredictDataModule
-    from taigi_lightning.data.training_data import CPTDataModule, SFTDataModule
+    from taigi_lightning.data.sft import SFTDataModule
     from taigi_lightning.model.adapters import LoraSettings
     from taigi_lightning.model.merge import merge_adapter
     from taigi_lightning.training.module import CausalLMModule
@@ -20,11 +21,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CPTDataModule": "data.training_data",
+    "CPTDataModule": "data.cpt",
     "CausalLMModule": "training.module",
     "LoraSettings": "model.adapters",
     "PredictDataModule": "data.predict",
-    "SFTDataModule": "data.training_data",
+    "SFTDataModule": "data.sft",
     "merge_adapter": "model.merge",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.evaluation.scoring import Answers, Score, compare, read_answers, score
 
 TINY = ("--config", "configs/tiny.yaml")
@@ -67,9 +67,7 @@ def demo(output_dir: Path = Path("models/demo"), test_questions: int = 300, seed
         "p_value_of_cpt_on_the_corpus_words": split.p_value,
         "seconds": round(time.monotonic() - began, 1),
     }
-    aside = folder / "summary.json.partial"
-    aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    aside.replace(folder / "summary.json")
+    write_json(folder / "summary.json", summary)
     console = Console()
     console.print(gains_table(summary, scores, on_words))
     console.print(

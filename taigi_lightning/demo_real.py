@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.demo import Step, run_step
 from taigi_lightning.reports.csv_log import read_run_log
 from taigi_lightning.reports.html_page import bar, chart, tiles, write_page
@@ -145,9 +146,7 @@ def finish(folder: Path, size: Size, device: str, seconds: float) -> None:
         "device": device,
         "seconds": round(seconds),
     }
-    aside = folder / "summary.json.partial"
-    aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    aside.replace(folder / "summary.json")
+    write_json(folder / "summary.json", summary)
     page = write_report(folder, summary)
     console = Console()
     console.print(results_table(summary))

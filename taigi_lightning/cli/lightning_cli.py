@@ -21,10 +21,11 @@ from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.log_filters import quieten
 from taigi_lightning.cli.machine_errors import explain
-from taigi_lightning.data import predict as _predict_data  # noqa: F401
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
-from taigi_lightning.data import training_data as _datamodules  # noqa: F401
+from taigi_lightning.data import cpt as _cpt  # noqa: F401
+from taigi_lightning.data import predict as _predict  # noqa: F401
+from taigi_lightning.data import sft as _sft  # noqa: F401
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers

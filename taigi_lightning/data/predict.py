@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.predictions import rotate_options
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import encode_prompt
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
-from taigi_lightning.tasks.questions import Question, read_questions
+from taigi_lightning.tasks.questions import Question, read_questions, rotate_options
 
 logger = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.data.collate import pad_left
-from taigi_lightning.evaluation.predictions import choose
+from taigi_lightning.evaluation.predictions import Prediction, choose
 from taigi_lightning.fast_path.apply import causal_lm, fast_decoder
 from taigi_lightning.fast_path.prefill import last_hidden
 from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees
@@ -21,28 +21,6 @@ Strategy = Literal["choice", "generate"]
 
 MAX_NEW_TOKENS = 5
 VOCABULARY_CHUNK = 8192
-
-
-class Prediction(NamedTuple):
-    """What was answered to one question, in the numbering of the input's options.
-
-    Args:
-        row: the question's row in the input, from 1.
-        id: its ID there.
-        answer: 1-4.
-        log_probabilities: natural log-probability of each answer after the prompt (`choice`).
-        text: what was generated (`generate`).
-        fallback: the text began with no number from 1 to 4, so the answer is the fallback.
-        rotation: in which order the options were shown (see `EncodedQuestion`).
-    """
-
-    row: int
-    id: str
-    answer: int
-    log_probabilities: tuple[float, float, float, float] | None
-    text: str | None
-    fallback: bool
-    rotation: int = 0
 
 
 def predict_batch(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.evaluation.scoring import Score
 from taigi_lightning.reports.html_page import write_page
 
@@ -60,12 +61,13 @@ class ComparedRow(NamedTuple):
 
 def write_comparison(folder: Path, rows: Sequence[ComparedRow]) -> None:
     """Write `comparison.csv` and `comparison.html` of one or more rows, each aside first and then renamed."""
-    aside = folder / "comparison.csv.partial"
-    with aside.open("w", encoding="utf-8", newline="") as file:
+    with (
+        written_aside(folder / "comparison.csv") as aside,
+        aside.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows(_cells(row) for row in rows)
-    aside.replace(folder / "comparison.csv")
     body = [
         STYLE,
         f"<h1>Accuracy on {rows[0].score.total:,} questions</h1>",

@@ -10,7 +10,8 @@ import json
 import logging
 from pathlib import Path
 
-from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.atomic_write import write_text
+from taigi_lightning.evaluation.predictions import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,11 @@ def resume_journals(output: Path, header: dict[str, str]) -> Journal:
         )  # fmt: skip
         journal.replace(journal.with_name(journal.name + ".old"))
     if journals(output):  # also one without an answer yet: its last line may be torn
-        gathered = output.with_name(output.name + ".journal.partial")
-        lines = [header, *found.values()]
-        gathered.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+        first, lines = journal_path(output, 0), [header, *found.values()]
+        write_text(first, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         for journal in journals(output):
-            if journal != journal_path(output, 0):
+            if journal != first:
                 journal.unlink()
-        gathered.replace(journal_path(output, 0))
     return found
 
 

@@ -15,9 +15,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.data.predict import PredictDataModule, some_ids
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import Prediction
 from taigi_lightning.evaluation.journal import (
     Journal,
     Key,
@@ -26,10 +26,7 @@ from taigi_lightning.evaluation.journal import (
     read_journal,
     resume_journals,
 )
-from taigi_lightning.evaluation.predictions import combine_rotations
-
-if TYPE_CHECKING:
-    from taigi_lightning.training.module import CausalLMModule
+from taigi_lightning.evaluation.predictions import Prediction, combine_rotations
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ class PredictionWriter(Callback):
                 f"{self.output} is a folder; the answers need a file, such as {self.output}/answers.csv."
             )
         self._expected = {(q.row, q.rotation): q.id for q in data.encoded}
-        header = _identity(pl_module, data, trainer.ckpt_path)  # type: ignore[arg-type]
+        header = _identity(pl_module, data, trainer.ckpt_path)
         answered: Iterable[Key] = ()
         if trainer.is_global_zero:
             self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -179,16 +176,14 @@ def probabilities_path(output: Path) -> Path:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w", encoding="utf-8", newline="") as file:
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    aside.replace(path)
 
 
-def _identity(module: CausalLMModule, data: PredictDataModule, checkpoint: Any) -> dict[str, str]:
-    """What must be the same for two runs' answers to belong together."""
+def _identity(module: Any, data: PredictDataModule, checkpoint: Any) -> dict[str, str]:
+    """What must be the same for two runs' answers to belong together; module has `identity` and `answer_strategy`."""
     questions = hashlib.blake2b(digest_size=16)
     for question in data.encoded:
         questions.update(repr((question.row, question.id, question.prompt, question.answers)).encode())

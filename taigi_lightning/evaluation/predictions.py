@@ -1,19 +1,35 @@
-"""The four options in other orders, and answers to them brought together again."""
+"""What was answered to a question, and one answer from several orders of its options."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from taigi_lightning.tasks.questions import Question
-
-if TYPE_CHECKING:
-    from taigi_lightning.evaluation.answers import Prediction
+from typing import NamedTuple
 
 # Values closer than this are a tie: rounding differs with a batch's shape by some 1e-6, and must not decide.
 TIE = 1e-4
+
+
+class Prediction(NamedTuple):
+    """What was answered to one question, in the numbering of the input's options.
+
+    Args:
+        row: the question's row in the input, from 1.
+        id: its ID there.
+        answer: 1-4.
+        log_probabilities: natural log-probability of each answer after the prompt (`choice`).
+        text: what was generated (`generate`).
+        fallback: the text began with no number from 1 to 4, so the answer is the fallback.
+        rotation: in which order the options were shown (see `EncodedQuestion`).
+    """
+
+    row: int
+    id: str
+    answer: int
+    log_probabilities: tuple[float, float, float, float] | None
+    text: str | None
+    fallback: bool
+    rotation: int = 0
 
 
 def choose(values: Sequence[float]) -> int:
@@ -24,14 +40,6 @@ def choose(values: Sequence[float]) -> int:
     """
     best = max(values)
     return next(number for number, value in enumerate(values, start=1) if value >= best - TIE)
-
-
-def rotate_options(question: Question, rotation: int) -> Question:
-    """The question with its options moved `rotation` places towards the front, the first ones to the end."""
-    if rotation == 0:
-        return question
-    one, two, three, four = question.options[rotation:] + question.options[:rotation]
-    return replace(question, options=(one, two, three, four))
 
 
 def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from taigi_lightning.evaluation.answers import Prediction, predict_batch
-from taigi_lightning.evaluation.predictions import answer_probabilities
+from taigi_lightning.atomic_write import write_json
+from taigi_lightning.evaluation.answers import predict_batch
+from taigi_lightning.evaluation.predictions import Prediction, answer_probabilities
 from taigi_lightning.reports.training_report import ANSWERS
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.questions import Question
@@ -102,7 +102,4 @@ def write_answers(
         }
         for question in questions
     ]
-    aside = path.with_name(path.name + ".partial")
-    text = json.dumps({"held_out": held_out, "answers": rows}, ensure_ascii=False, indent=1)
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(path, {"held_out": held_out, "answers": rows}, indent=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.evaluation.sample_answers import evaluating
 from taigi_lightning.fast_path.apply import forward_hidden
 from taigi_lightning.reports.training_report import TEXT
@@ -50,9 +50,7 @@ class HeldOutText(Callback):
                 "mean": sum(nats) / max(1, len(nats) - 1),
             }
             path = Path(trainer.default_root_dir) / TEXT
-            aside = path.with_name(path.name + ".partial")
-            aside.write_text(json.dumps(read, ensure_ascii=False) + "\n", encoding="utf-8")
-            aside.replace(path)
+            write_json(path, read, indent=None)
 
 
 def surprise(model: Any, input_ids: torch.Tensor) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from statistics import NormalDist
 from rich.console import Console
 from rich.table import Table
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.question_files import read_table
 from taigi_lightning.tasks.questions import parse_answer, read_questions
@@ -237,10 +237,7 @@ def score_command(
         )
         figures |= {"against": {"accuracy": other.accuracy, **asdict(other)}, "mcnemar": asdict(comparison)}
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        aside = json.with_name(json.name + ".partial")
-        aside.write_text(json_format.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        aside.replace(json)
+        write_json(json, figures)
 
 
 def score_table(result: Score) -> Table:

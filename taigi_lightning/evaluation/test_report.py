@@ -14,8 +14,7 @@ from rich.table import Table
 
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import Prediction
-from taigi_lightning.evaluation.predictions import combine_rotations
+from taigi_lightning.evaluation.predictions import Prediction, combine_rotations
 from taigi_lightning.evaluation.scoring import Answers, Score, position_bias, score, score_table
 
 

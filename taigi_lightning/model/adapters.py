@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.memory import PROJECTIONS
 
@@ -88,13 +88,9 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
         folder: where the adapter goes; an earlier one there is replaced as a whole.
         base: written as the adapter's `base_model_name_or_path`.
     """
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base
-    model.save_pretrained(str(aside), save_embedding_layers=False)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    with written_aside(folder) as aside:
+        model.save_pretrained(str(aside), save_embedding_layers=False)
 
 
 def check_adapter(adapter: str) -> None:

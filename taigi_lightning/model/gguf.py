@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
 
 
@@ -59,7 +60,6 @@ def unpack_gguf(gguf: Path, folder: Path) -> None:
         del config.quantization_config
     plain: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     plain.load_state_dict(packed.state_dict())
-    aside = folder.with_name(folder.name + ".partial")
-    plain.save_pretrained(str(aside))
-    AutoTokenizer.from_pretrained(**source).save_pretrained(str(aside))
-    aside.rename(folder)
+    with written_aside(folder) as aside:
+        plain.save_pretrained(str(aside))
+        AutoTokenizer.from_pretrained(**source).save_pretrained(str(aside))

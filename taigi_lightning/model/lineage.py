@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 
@@ -85,11 +86,7 @@ def write_lineage(
     lineage: dict[str, Any] = {"base": {**base, "lineage": read_lineage(Path(base["name"]))}}
     lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
     lineage["data"] = describe_data(Path(data)) if data is not None else None
-    text = json.dumps(lineage, ensure_ascii=False, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{LINEAGE}.partial"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(folder / LINEAGE)
+    write_json(folder / LINEAGE, lineage)
     return lineage
 
 

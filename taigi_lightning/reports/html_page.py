@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from taigi_lightning.atomic_write import write_text
 from taigi_lightning.reports.svg_charts import Series
 from taigi_lightning.tasks.questions import Question
 
@@ -83,9 +84,7 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, page)
     return path
 
 

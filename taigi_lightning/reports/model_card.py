@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from taigi_lightning.atomic_write import write_text
 from taigi_lightning.errors import InputError
 from taigi_lightning.reports.csv_log import read_run_log
 from taigi_lightning.reports.training_report import fit_figures, read_json
@@ -58,9 +59,7 @@ def write_model_card(folder: Path, license: str | None = None, language: str = "
         raise InputError(f"{config} is not YAML ({error}). It is written by `fit`: was it edited?") from error
     metrics = fit_figures(read_run_log(folder).metrics) if any(folder.glob("logs/**/metrics.csv")) else {}
     text = model_card(folder.name, lineage, settings, metrics, license, language)
-    aside = folder / f"{CARD}.partial"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(folder / CARD)
+    write_text(folder / CARD, text)
     return folder / CARD
 
 

@@ -6,7 +6,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
@@ -217,3 +217,11 @@ def _id_problems(questions: list[Question]) -> list[str]:
             problems.append(f"row {question.row}: row {other} has ID {question.id} too. Make IDs unique.")
         first.setdefault(question.id, question.row)
     return problems
+
+
+def rotate_options(question: Question, rotation: int) -> Question:
+    """The question with its options moved `rotation` places towards the front, the first ones to the end."""
+    if rotation == 0:
+        return question
+    one, two, three, four = question.options[rotation:] + question.options[:rotation]
+    return replace(question, options=(one, two, three, four))

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
+from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
@@ -204,9 +205,7 @@ class SaveRunConfig(SaveConfigCallback):
         if stage != "fit":
             return
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{RUN_CONFIG}.partial"
-        self.parser.save(self.config, str(aside), skip_none=False, overwrite=True, multifile=False)
-        aside.rename(folder / RUN_CONFIG)
+        with written_aside(folder / RUN_CONFIG) as aside:
+            self.parser.save(self.config, str(aside), skip_none=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
             logger.log_hyperparams(self.config.as_dict())

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import Prediction, Strategy, choice_accuracy_batch, predict_batch
+from taigi_lightning.evaluation.answers import Strategy, choice_accuracy_batch, predict_batch
+from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.fast_path.apply import causal_lm, expect_state, forward_hidden
 from taigi_lightning.fast_path.attention import find_documents
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum

@@ -108,7 +108,7 @@ def random_documents(args: argparse.Namespace, vocabulary: int, packed: bool, co
 
 
 def corpus_blocks(args: argparse.Namespace, count: int = 6) -> tuple[list[Batch], int]:
-    from taigi_lightning.data.training_data import CPTDataModule
+    from taigi_lightning.data.cpt import CPTDataModule
 
     data = CPTDataModule(
         str(args.corpus), args.tokenizer, batch_size=args.bs, max_length=args.seq, validation_split=None

@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from taigi_lightning.data.training_data import CPTDataModule, SFTDataModule
+from taigi_lightning.data.cpt import CPTDataModule
+from taigi_lightning.data.sft import SFTDataModule
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.prompts import IGNORE, encode_example
 from taigi_lightning.tasks.question_batches import QuestionBatch

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from taigi_lightning.evaluation.answers import Prediction
 from taigi_lightning.evaluation.journal import journal_path, read_journal, resume_journals
+from taigi_lightning.evaluation.predictions import Prediction
 
 HEADER = {"base": "a", "questions": "b"}
 

@@ -13,13 +13,13 @@ import pytest
 
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import Prediction
 from taigi_lightning.evaluation.journal import journals
 from taigi_lightning.evaluation.prediction_writer import (
     PredictionWriter,
     probabilities_path,
     write_predictions,
 )
+from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.training.module import CausalLMModule
 
 QUESTIONS = 13

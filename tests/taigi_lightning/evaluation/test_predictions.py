@@ -1,25 +1,15 @@
-"""Options in other orders."""
+"""Answers to several orders of the options, brought together."""
 
 import math
 
 import pytest
 
-from taigi_lightning.evaluation.answers import Prediction
-from taigi_lightning.evaluation.predictions import choose, combine_rotations, rotate_options
-from taigi_lightning.tasks.questions import Question
+from taigi_lightning.evaluation.predictions import Prediction, choose, combine_rotations
 
 
 def turn(answer: int, *probabilities: float, rotation: int = 0, text: str | None = None) -> Prediction:
     logs = tuple(map(math.log, probabilities)) if probabilities else None
     return Prediction(1, "a", answer, logs, text, False, rotation)  # type: ignore[arg-type]
-
-
-def test_four_rotations_bring_every_option_to_every_place() -> None:
-    one = Question("1", "", "", ("甲", "乙", "丙", "丁"), 3, 1)
-    turned = [rotate_options(one, rotation) for rotation in range(4)]
-    assert turned[0] is one
-    assert turned[1].options == ("乙", "丙", "丁", "甲")
-    assert [set(place) for place in zip(*(q.options for q in turned), strict=True)] == [set("甲乙丙丁")] * 4
 
 
 def test_orders_are_averaged_as_probabilities() -> None:

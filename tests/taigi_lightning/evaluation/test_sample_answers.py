@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from taigi_lightning.data.training_data import SFTDataModule
+from taigi_lightning.data.sft import SFTDataModule
 from taigi_lightning.evaluation.answers import predict_batch
 from taigi_lightning.evaluation.sample_answers import SHOWN, HeldOutAnswers, evaluating, spread
 from taigi_lightning.model.adapters import LoraSettings

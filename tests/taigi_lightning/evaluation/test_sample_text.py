@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from taigi_lightning.data.training_data import CPTDataModule
+from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.evaluation.sample_text import TOKENS, HeldOutText, pieces, surprise
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.reports.training_report import TEXT

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 
 from taigi_lightning.data.predict import PredictDataModule
-from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.test_report import AnswerReport, by_question
 from taigi_lightning.training.module import CausalLMModule
 

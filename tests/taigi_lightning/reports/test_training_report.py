@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import Prediction
+from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.sample_answers import write_answers
 from taigi_lightning.reports.training_report import ANSWERS, TEXT, write_fit_report
 from taigi_lightning.tasks.questions import Question

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.tasks.questions import Question, read_questions
+from taigi_lightning.tasks.questions import Question, read_questions, rotate_options
 
 TRAIN = "文章,問題,選項1,選項2,選項3,選項4,正確答案\n"
 TEST = "ID,前文,題幹,選項1,選項2,選項3,選項4\n"
@@ -226,3 +226,11 @@ def test_the_same_questions_from_gzip_json_lines_and_parquet(tmp_path: Path) -> 
         assert read_questions(tmp_path / name, need_answers=True) == expected
     with pytest.raises(InputError, match="line 1 is not JSON"):
         read_questions(write(tmp_path, "{", "b.jsonl"), need_answers=True)
+
+
+def test_four_rotations_bring_every_option_to_every_place() -> None:
+    one = Question("1", "", "", ("甲", "乙", "丙", "丁"), 3, 1)
+    turned = [rotate_options(one, rotation) for rotation in range(4)]
+    assert turned[0] is one
+    assert turned[1].options == ("乙", "丙", "丁", "甲")
+    assert [set(place) for place in zip(*(q.options for q in turned), strict=True)] == [set("甲乙丙丁")] * 4

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from taigi_lightning.data.training_data import CPTDataModule
+from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import SaveOnSignal
 from taigi_lightning.training.checkpoints import newest_checkpoint

@@ -37,7 +37,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from taigi_lightning.__main__ import main
-from taigi_lightning.data.training_data import SFTDataModule
+from taigi_lightning.data.sft import SFTDataModule
 from taigi_lightning.model.base_model import load_base_model
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from taigi_lightning.data.training_data import CPTDataModule
+from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning.memory import nf4_bytes

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from taigi_lightning.data.training_data import CPTDataModule
+from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training import throughput
 from taigi_lightning.training.module import CausalLMModule

@@ -1,0 +1,49 @@
+"""Files and folders that appear whole or not at all: written aside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what the block writes there takes the place of `path` when it succeeds.
+
+    The block may write a file or make a folder; a folder replaces the earlier one as a whole. If the block fails,
+    `path` stays as it was and what was begun is removed. What a killed process left is replaced by the next one.
+    """
+    aside = path.with_name(path.name + PARTIAL)
+    _remove(aside)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield aside
+        if path.is_dir():  # a folder is not renamed onto one that holds files
+            shutil.rmtree(path)
+        aside.replace(path)
+    finally:
+        _remove(aside)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write `value` as JSON, its characters as they are."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

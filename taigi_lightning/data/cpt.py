@@ -1,0 +1,86 @@
+"""The cleaned corpus, for continued pre-training on every token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
+from taigi_lightning.data.tokenized_corpus import corpus_files, tokenize_corpus
+from taigi_lightning.data.training_data import Split, TrainingData
+from taigi_lightning.model.base_model import load_tokenizer
+
+
+class CPTDataModule(TrainingData):
+    """The cleaned corpus, for continued pre-training on every token.
+
+    A batch holds `input_ids`, `labels` and `position_ids`, each [batch_size, max_length] int64 with packing,
+    and as long as the longest row without. Each document's first token and padding have the label -100.
+
+    Args:
+        data_dir: the folder that `corpus_tools clean` made.
+        tokenizer: the base model's folder or Hub name.
+        batch_size: rows in a micro-batch.
+        max_length: tokens in a row; a longer document goes on in another row.
+        packing: fill each row with several documents, each of which attends only to itself.
+        validation_split: the split to validate on, or null.
+        num_workers: processes that prepare batches; 0 is enough, a batch takes less than 1 ms.
+        cache_dir: where token ids are kept; null means the cache of the library datasets.
+
+    Raises:
+        InputError: batch_size is below 1; in `setup`, a split is missing or empty.
+    """
+
+    def __init__(
+        self,
+        data_dir: str = "data/cpt_corpus",
+        tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
+        batch_size: PositiveInt = 4,
+        max_length: PositiveInt = 2048,
+        packing: bool = True,
+        validation_split: str | None = "validation",
+        num_workers: NonNegativeInt = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(data_dir, batch_size, num_workers)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.packing = packing
+        self.validation_split = validation_split
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+
+    def prepare_data(self) -> None:
+        """Encode what the trainer's stage reads of the corpus, before the other processes look for it.
+
+        Raises:
+            InputError: the folder or one of the stage's splits is missing or empty.
+        """
+        stage = (self.trainer and self.trainer.state.fn) or "fit"
+        files = [corpus_files(Path(self.source), split) for split in self._split_names(stage).values()]
+        tokenizer = load_tokenizer(self.tokenizer)
+        for split_files in files:
+            tokenize_corpus(split_files, tokenizer, self.cache_dir)
+
+    def setup(self, stage: str) -> None:
+        """Load the encoded splits and pack them.
+
+        Raises:
+            InputError: the folder or a split is missing or empty.
+        """
+        tokenizer = load_tokenizer(self.tokenizer)
+        for name, split in self._split_names(stage).items():
+            files = corpus_files(Path(self.source), split)
+            corpus = tokenize_corpus(files, tokenizer, self.cache_dir)
+            arrange = pack_documents if self.packing else separate_documents
+            packing = arrange(corpus.lengths, self.max_length)
+            blocks = Blocks(corpus.tokens, corpus.tokens, packing, int(tokenizer.pad_token_id))
+            self.splits[name] = Split(
+                blocks, "documents", len(corpus.lengths), packing.cut, corpus.characters
+            )
+
+    def _split_names(self, stage: str) -> dict[str, str]:
+        names = {"train": "train"} if stage == "fit" else {}
+        if stage in ("fit", "validate") and self.validation_split:
+            names["validation"] = self.validation_split
+        return names

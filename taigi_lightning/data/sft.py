@@ -1,0 +1,123 @@
+"""Questions with their answers, for supervised fine-tuning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from transformers import PreTrainedTokenizerBase
+
+from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
+from taigi_lightning.data.predict import encode_questions, question_loader
+from taigi_lightning.data.training_data import Split, TrainingData
+from taigi_lightning.errors import InputError
+from taigi_lightning.model.base_model import load_tokenizer
+from taigi_lightning.tasks.prompts import Supervise, encode_example
+from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
+from taigi_lightning.tasks.questions import Question, read_questions
+from taigi_lightning.tasks.validation_split import passage_key, split_by_passage
+
+logger = logging.getLogger(__name__)
+
+
+class SFTDataModule(TrainingData):
+    """Questions with their answers, for supervised fine-tuning.
+
+    A training batch holds `input_ids`, `labels` and `position_ids`, each [batch_size, T] int64, where T is the
+    longest example, or max_length with packing. Labels outside the answer and its EOS are -100.
+
+    Args:
+        train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案.
+        tokenizer: the base model's folder or Hub name.
+        columns: other column names, such as `{passage: context}`.
+        supervise: train on the answer and EOS, or on everything; validation is always on the answer.
+        validation_fraction: the share of the questions to hold out, by whole passages.
+        validation_file: questions to validate on, instead of holding some out.
+        batch_size: rows in a micro-batch.
+        max_length: tokens of an example; a longer one loses the middle of its passage.
+        packing: put several examples into each row of max_length tokens, which then is what a batch counts.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: a number is out of its range; in `setup`, a file or one of its rows cannot be used.
+    """
+
+    def __init__(
+        self,
+        train_file: str = "data/AI_conv.csv",
+        tokenizer: str = "models/cpt_model",
+        columns: Mapping[str, str] | None = None,
+        supervise: Supervise = "answer",
+        validation_fraction: float = 0.05,
+        validation_file: str | None = None,
+        batch_size: PositiveInt = 4,
+        max_length: PositiveInt = 2048,
+        packing: bool = False,
+        num_workers: NonNegativeInt = 0,
+    ) -> None:
+        super().__init__(train_file, batch_size, num_workers)
+        if not 0 <= validation_fraction < 1:
+            raise InputError(
+                f"validation_fraction is {validation_fraction}. Set it to 0 or more and below 1."
+            )
+        self.tokenizer = tokenizer
+        self.columns = columns
+        self.supervise: Supervise = supervise
+        self.validation_fraction = validation_fraction
+        self.validation_file = validation_file
+        self.max_length = max_length
+        self.packing = packing
+        self.held_out: list[EncodedQuestion] = []
+        self.held_out_questions: list[Question] = []  # the same, as text
+
+    def setup(self, stage: str) -> None:
+        """Read, split and encode the questions.
+
+        Raises:
+            InputError: a file or one of its rows cannot be used.
+        """
+        train = [] if self.validation_file and stage != "fit" else self._read(self.source)
+        if self.validation_file:
+            held_out = self._read(self.validation_file)
+            known = {passage_key(question) for question in train}
+            if shared := sum(passage_key(question) in known for question in held_out):
+                logger.warning(
+                    "%s: %d questions have a passage of the training file", self.validation_file, shared
+                )
+        else:
+            train, held_out = split_by_passage(train, self.validation_fraction)
+        tokenizer = load_tokenizer(self.tokenizer)
+        if stage == "fit":
+            self.splits["train"] = self._encode(tokenizer, train, self.supervise)
+        if held_out:
+            self.splits["validation"] = self._encode(tokenizer, held_out, "answer")
+            self.held_out = encode_questions(tokenizer, held_out, self.max_length)
+            self.held_out_questions = held_out
+
+    def val_dataloader(self) -> list[Any]:
+        """Loaders of the held-out examples, for their loss, and of the same as questions, for accuracy."""
+        if not self.held_out:
+            return []
+        rank, ranks = self._share()
+        batches = plan_batches(self.held_out, self.batch_size * self.max_length)[rank::ranks]
+        return [*super().val_dataloader(), question_loader(batches)]
+
+    def _read(self, path: str) -> list[Question]:
+        return read_questions(path, self.columns, need_answers=True, unique_ids=False)
+
+    def _encode(
+        self, tokenizer: PreTrainedTokenizerBase, questions: list[Question], supervise: Supervise
+    ) -> Split:
+        examples = [encode_example(tokenizer, question, self.max_length, supervise) for question in questions]
+        tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])
+        labels = np.concatenate([np.asarray(example.labels, dtype=np.int32) for example in examples])
+        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+        arrange = pack_documents if self.packing else separate_documents
+        blocks = Blocks(tokens, labels, arrange(lengths, self.max_length), int(tokenizer.pad_token_id))
+        cut = sum(example.cut_characters > 0 for example in examples)
+        return Split(
+            blocks, "examples", len(examples), cut, sum(len(question.passage) for question in questions)
+        )
