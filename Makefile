@@ -39,6 +39,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports  # who may import whom
+	$(BIN)/deptry .  # what is imported is declared
 
 tiny-base: install
 	$(BIN)/python -m corpus_tools sample data/tiny_base --articles 0 --questions 0 --test_questions 0 --pretraining_documents 120000

@@ -1,7 +1,10 @@
 """QLoRA for small languages as plain PyTorch Lightning."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from taigi_lightning.moved_modules import OldNames
 
 if TYPE_CHECKING:
     from taigi_lightning.data.cpt import CPTDataModule
@@ -35,3 +38,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+sys.meta_path.append(OldNames())  # asked only for what nothing else finds
