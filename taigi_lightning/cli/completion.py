@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 
-from taigi_lightning.__main__ import PROGRAM, TOOLS
+from taigi_lightning.cli.commands import PROGRAM, TOOLS
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.lightning_cli import StageParser, TaigiCLI, main
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 from rich.table import Table
 
-from taigi_lightning.__main__ import COMMANDS
+from taigi_lightning.cli.commands import COMMANDS
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.log_filters import quieten
