@@ -83,10 +83,10 @@ def clean(
 
 
 def _keep_freed_memory() -> None:
-    """Have this process, and workers forked from it, keep some memory that is free.
+    """Make malloc of this process, and of workers forked from it, keep freed memory for the next batch of articles.
 
-    Every batch of articles takes and frees the same megabytes; glibc would give them back to the system each time
-    and get them anew, page by page.
+    Each batch allocates and frees the same few megabytes. By default glibc returns them to the system every time,
+    and the system must then map and clear them again page by page.
     """
     if sys.platform == "linux":
         import ctypes
@@ -173,11 +173,12 @@ def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt
     """
     from rich.console import Console
 
-    from corpus_tools.report.preview import preview_file
+    from corpus_tools.report.preview import show_changes
+    from corpus_tools.steps.preview_file import changes_of
 
     if not file.is_file():
         raise InputError(f"{file} is no file; give one of the raw files.")
-    preview_file(file, fields or {}, limit, Console(highlight=False))
+    show_changes(changes_of(file, fields or {}), limit, Console(highlight=False))
 
 
 def _with_values(arguments: list[str]) -> list[str]:

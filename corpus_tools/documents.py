@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-MOST_SAMPLES = 96  # of a rule, in a tally
+MOST_SAMPLES = 96  # of a rule, in some counts
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -34,7 +34,7 @@ class Article(msgspec.Struct, gc=False):
 
 
 class Cut(msgspec.Struct, array_like=True, gc=False):
-    """A stretch that will not be in the corpus: `rows` input rows, the first of them number `row`."""
+    """A span of text that will not be in the corpus: `rows` input rows, the first of them number `row`."""
 
     row: int
     rows: int
@@ -61,7 +61,7 @@ class CleanedArticle(msgspec.Struct, array_like=True, gc=False):
     size: int
 
 
-class Tally(msgspec.Struct):
+class Counts(msgspec.Struct):
     """Counts of the report; those of shards add up."""
 
     rows: int = 0
@@ -70,23 +70,41 @@ class Tally(msgspec.Struct):
     line_breaks: int = 0  # added between paragraphs, less carriage returns
     changes: Counter[str] = msgspec.field(default_factory=Counter)
     removed: Counter[str] = msgspec.field(default_factory=Counter)
-    stretches: dict[str, Counter[str]] = msgspec.field(default_factory=dict)
+    spans: dict[str, Counter[str]] = msgspec.field(default_factory=dict)
     samples: dict[str, list[dict[str, str]]] = msgspec.field(default_factory=dict)
     converted_articles: int = 0
     hits: list[dict[str, str]] = msgspec.field(default_factory=list)
 
-    def add(self, other: Tally) -> None:
-        """Add another tally's counts; hits follow in order, and so do samples, thinned out where they are many."""
+    def add(self, other: Counts) -> None:
+        """Add the counts of later articles; hits and samples are appended, samples thinned out where they are many."""
         for name in ("rows", "articles", "characters", "line_breaks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.converted_articles += other.converted_articles
         self.changes.update(other.changes)
         self.removed.update(other.removed)
-        for rule, stretches in other.stretches.items():
-            self.stretches.setdefault(rule, Counter()).update(stretches)
+        for rule, spans in other.spans.items():
+            self.spans.setdefault(rule, Counter()).update(spans)
         for rule, samples in other.samples.items():
             kept = self.samples.setdefault(rule, [])
             kept += samples
             if len(kept) > MOST_SAMPLES:
                 del kept[1::2]
         self.hits.extend(other.hits)
+
+
+class PartSummary(msgspec.Struct):
+    """What a part holds: files and the sha256 of those of documents, document hashes in order, counts."""
+
+    files: dict[str, str] = msgspec.field(default_factory=dict)
+    hashes: bytes = b""
+    documents: Counter[str] = msgspec.field(default_factory=Counter)
+    characters: Counter[str] = msgspec.field(default_factory=Counter)
+    rows_kept: int = 0
+    rows_dropped: Counter[str] = msgspec.field(default_factory=Counter)
+    characters_dropped: Counter[str] = msgspec.field(default_factory=Counter)
+    edges: int = 0
+    lengths: Counter[int] = msgspec.field(default_factory=Counter)
+    scores: Counter[int] = msgspec.field(default_factory=Counter)
+    unknown_private_use: Counter[str] = msgspec.field(default_factory=Counter)
+    replacement_characters: int = 0
+    simplified_articles: int = 0

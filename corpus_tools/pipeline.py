@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corpus_tools.documents import Tally
+from corpus_tools.documents import Counts, PartSummary
 from corpus_tools.errors import InputError
 from corpus_tools.files.readers import Source, find_sources
-from corpus_tools.files.shard_file import read_tally
+from corpus_tools.files.shard_file import read_counts
 from corpus_tools.files.writers import path_of
 from corpus_tools.filtering.decontamination import read_questions
 from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
@@ -30,10 +30,9 @@ from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
 from corpus_tools.steps.clean_shard import ShardSummary, clean_shard, read_input
 from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
-from corpus_tools.steps.part_tables import PartSummary
 from corpus_tools.steps.publish import joined, publish
-from corpus_tools.steps.select import select
-from corpus_tools.steps.write_part import Selection, repeated_documents, write_part
+from corpus_tools.steps.select import Selection, select
+from corpus_tools.steps.write_part import repeated_documents, write_part
 
 PART_CHARACTERS = 10_000_000
 
@@ -113,7 +112,8 @@ def build_corpus(
         limits = Limits(min_chars, max_chars, min_taigi_score)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
         parts = _write_all(finish, _grouped(shards, selections), work, run)
-        report = corpus_report(options, _tally(shards, work), shards, parts, passed_over, validation)
+        skipped = {", ".join(s.sources): s.error for s in shards if s.error}
+        report = corpus_report(options, _counts(shards, work), parts, skipped, passed_over, validation)
         _need_documents(report)
         (work / "report.html").write_text(render_page(report), encoding="utf-8")
         publish(work, output_dir, parts, shards, report, options)
@@ -143,12 +143,12 @@ def _cleaner(
     )
 
 
-def _tally(shards: Sequence[ShardSummary], work: Path) -> Tally:
-    tally = Tally()
+def _counts(shards: Sequence[ShardSummary], work: Path) -> Counts:
+    counts = Counts()
     for shard in shards:
         if shard.stored:
-            tally.add(read_tally(work / shard.stored, shard.ends))
-    return tally
+            counts.add(read_counts(work / shard.stored, shard.ends))
+    return counts
 
 
 def _need_documents(report: Mapping[str, Any]) -> None:

@@ -160,12 +160,12 @@ def _sums(
     counters: npt.NDArray[np.uint64], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """The six counters of each span and of what lies between it and the next one, [spans, 6]."""
-    stretches = -((starts - ends) // _MOST)  # of each span: so short that no counter runs over
-    firsts = np.cumsum(stretches) - stretches
-    places = np.arange(stretches.sum()) - np.repeat(firsts, stretches)
-    begins = np.repeat(starts, stretches) + _MOST * places
-    of_stretches = np.add.reduceat(counters, begins)[:, None] >> _SHIFTS & _MASKS
-    return np.add.reduceat(of_stretches.astype(np.int64), firsts, axis=0)
+    pieces = -((starts - ends) // _MOST)  # of each span: so short that no counter runs over
+    firsts = np.cumsum(pieces) - pieces
+    places = np.arange(pieces.sum()) - np.repeat(firsts, pieces)
+    begins = np.repeat(starts, pieces) + _MOST * places
+    of_pieces = np.add.reduceat(counters, begins)[:, None] >> _SHIFTS & _MASKS
+    return np.add.reduceat(of_pieces.astype(np.int64), firsts, axis=0)
 
 
 def _score(han: int, taigi: int, letters: int, tones: int) -> float:

@@ -1,7 +1,7 @@
-"""On which lines of many articles a rule could strike; on the others none need be tried. Numbering is apart.
+"""The lines of many articles that a rule could change. Only these are given to the rules, all but numbering.
 
-A table gives each character's kind; what is rare enough is then looked at with its neighbours. The tests may find
-a line too many, never one too few: a line on which no rule strikes is no other after them.
+One table lookup gives each character's kind; characters of the rarer kinds are then examined together with their
+neighbours. The filter may select a line that no rule changes, but it must select every line that one does.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Lines(NamedTuple):
 
 
 def lines_to_clean(text: str) -> Lines:
-    """The lines on which a rule but numbering could strike, and the first and the last line of each article.
+    """The lines that a rule other than numbering could change, and the first and the last line of each article.
 
     The text is that of articles with a SEPARATOR before, between and behind them.
     """
@@ -99,8 +99,8 @@ def lines_to_clean(text: str) -> Lines:
     breaks = places[kinds == _Kind.BREAK]
     edges = codes[breaks] == ord(SEPARATOR)
     touched = edges[:-1] | edges[1:]
-    struck = np.concatenate([_strikes(codes, places, kinds), _twin_stops(text)])
-    touched[np.searchsorted(breaks, struck) - 1] = True
+    changeable = np.concatenate([_changeable(codes, places, kinds), _twin_stops(text)])
+    touched[np.searchsorted(breaks, changeable) - 1] = True
     numbers = np.flatnonzero(touched)
     starts, ends = breaks[numbers] + 1, breaks[numbers + 1]
     firsts = np.flatnonzero(edges)[:-1]
@@ -113,8 +113,8 @@ def _twin_stops(text: str) -> Places:
     return np.array([match.start() for match in _TWIN_STOPS.finditer(text)], np.int64)
 
 
-def _strikes(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[np.uint8]) -> Places:
-    """Where a rule could strike, given the places of characters of a kind; every one has neighbours."""
+def _changeable(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArray[np.uint8]) -> Places:
+    """Where a rule could change something, given the places of characters of a kind; every one has neighbours."""
 
     def of(kind: _Kind) -> tuple[Places, npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
         here = places[kinds == kind]

@@ -2,8 +2,8 @@
 
 A text is an article, one paragraph a line; or several with SEPARATOR between them, for rules that look at a line
 alone. No rule adds or removes a line break, so a line of the result is the same line of the input. Each rule
-appends to `log` where it struck and what stood there. Patterns begin with a literal or a small class: the engine
-then skips ahead, which is most of the speed.
+appends to `log` where it changed something and what stood there. Patterns begin with a literal or a small class:
+the engine then skips ahead, which is most of the speed.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ _SPACE_AT_EDGE = re.compile("\n(?:(?= )|(?<= \n))")
 def _logged_sub(
     pattern: re.Pattern[str], replacement: Callable[[str], str], text: str, log: Log | None
 ) -> str:
-    """`pattern.sub`, logged. The pattern is one group: so `split` gives every stretch without a call for each."""
+    """`pattern.sub`, logged. The pattern is one group: so `split` gives every span without a call for each."""
     pieces = pattern.split(text)
     if len(pieces) == 1:
         return text
-    struck = pieces[1::2]
+    found = pieces[1::2]
     if log is not None:
-        log.append((len(pieces[0]), struck.copy()))
-    pieces[1::2] = map(replacement, struck)
+        log.append((len(pieces[0]), found.copy()))
+    pieces[1::2] = map(replacement, found)
     return "".join(pieces)
 
 
 def _cut_out(text: str, spans: Iterable[tuple[int, int]], log: Log | None) -> str:
-    """The text without some stretches, logged."""
+    """The text without some spans, logged."""
     kept, at = [], 0
     for start, end in spans:
         kept.append(text[at:start])
@@ -206,7 +206,7 @@ class Rule(NamedTuple):
 # The one rule that looks at other lines than its own.
 NUMBERING = Rule("numbering", remove_numbering, repeats=True)
 # Dashes and composition follow the removals that bring characters together; numbering sees uniform marks and spaces.
-# A rule may be left out here. What a new one strikes at must also be found by `striking`; numbering stays last.
+# A rule may be left out here. `prefilter` must select every line that a new rule changes; numbering stays last.
 RULES = (
     Rule("characters", replace_characters),
     Rule("urls", remove_urls, repeats=True),
@@ -220,7 +220,7 @@ RULES = (
 
 
 class Step(NamedTuple):
-    """What one rule changed: the text before and after, and the log of the changed stretches."""
+    """What one rule changed: the text before and after, and the log of the changed spans."""
 
     rule: str
     before: str

@@ -20,7 +20,6 @@ from corpus_tools.files.json_errors import explain_json, name_columns
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 _BOM = b"\xef\xbb\xbf"
-_CHUNK = 1 << 20
 
 
 class Source(NamedTuple):

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.documents import CleanedArticle, Tally
-from corpus_tools.steps.publish import written_aside
+from corpus_tools.documents import CleanedArticle, Counts
+from corpus_tools.files.atomic import written_aside
 
 
 class Ends(NamedTuple):
@@ -23,7 +23,7 @@ class Ends(NamedTuple):
     texts: int
     hashes: int
     articles: int
-    tally: int
+    counts: int
 
 
 def store_shard(
@@ -31,13 +31,13 @@ def store_shard(
     texts: Sequence[bytes],
     hashes: Sequence[bytes],
     articles: Sequence[CleanedArticle],
-    tally: Tally,
+    counts: Counts,
 ) -> Ends:
     """Write a shard: its texts in UTF-8, 16 bytes for each paragraph, records of its articles, and counts."""
     encode = msgspec.msgpack.encode
     ends, size = [], 0
     with written_aside(path) as aside, aside.open("wb") as file:
-        for section in (texts, hashes, [encode(articles)], [encode(tally)]):
+        for section in (texts, hashes, [encode(articles)], [encode(counts)]):
             file.writelines(section)
             size += sum(map(len, section))
             ends.append(size)
@@ -64,11 +64,11 @@ def read_hashes(path: Path, ends: Ends) -> npt.NDArray[np.uint64]:
     return np.fromfile(path, np.uint64, count, offset=ends.texts).reshape(-1, 2)
 
 
-def read_tally(path: Path, ends: Ends) -> Tally:
+def read_counts(path: Path, ends: Ends) -> Counts:
     """A shard's counts."""
     with path.open("rb") as file:
         file.seek(ends.articles)
-        return msgspec.msgpack.decode(file.read(), type=Tally, dec_hook=_as_counter)
+        return msgspec.msgpack.decode(file.read(), type=Counts, dec_hook=_as_counter)
 
 
 def _as_counter(kind: type, value: Any) -> Counter[str]:

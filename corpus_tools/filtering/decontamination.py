@@ -140,7 +140,7 @@ def drop_overlaps(
     """Take out the paragraphs that hold, wholly or in part, an n-gram of a question, until none does.
 
     Their rows are taken out of `first_rows` and `row_counts`. Returns the text left, the paragraphs, and for
-    each the question and the stretch they share.
+    each the question and the text they share.
     """
     cuts: list[Cut] = []
     hits: list[dict[str, str]] = []

@@ -1,19 +1,15 @@
-"""Counts of a run as the dictionary of report.json; `report_page` draws it."""
+"""Counts of a run as the dictionary of report.json; `html_page` draws it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from corpus_tools.documents import Tally
-
-if TYPE_CHECKING:
-    from corpus_tools.steps.clean_shard import ShardSummary
-    from corpus_tools.steps.part_tables import PartSummary
+from corpus_tools.documents import Counts, PartSummary
 
 SAMPLES = 12  # of a rule
-STRETCHES = 40  # most frequent changed stretches of a rule
+SPANS = 40  # most frequent changed spans of a rule
 
 
 def _spread(items: Sequence[Any], wanted: int) -> list[Any]:
@@ -36,9 +32,9 @@ def _sum(counters: Sequence[Counter[Any]]) -> Counter[Any]:
 
 def corpus_report(
     options: Mapping[str, Any],
-    tally: Tally,
-    shards: Sequence[ShardSummary],
+    counts: Counts,
     parts: Sequence[PartSummary],
+    skipped: Mapping[str, str],
     passed_over: Sequence[str],
     validation_articles: int,
 ) -> dict[str, Any]:
@@ -48,54 +44,54 @@ def corpus_report(
     and around dropped paragraphs) + kept.
     """
     documents = _sum([p.documents for p in parts])
-    rules = _rules(tally)
+    rules = _rules(counts)
     return {
         "options": dict(options),
         "rows": {
-            "read": tally.rows,
+            "read": counts.rows,
             "kept": sum(p.rows_kept for p in parts),
             "dropped": _ranked(_sum([p.rows_dropped for p in parts])),
         },
-        "characters": _characters(tally, parts, rules),
+        "characters": _characters(counts, parts, rules),
         "articles": {
-            "read": tally.articles,
+            "read": counts.articles,
             "validation": validation_articles,
             "simplified": sum(p.simplified_articles for p in parts),
-            "converted": tally.converted_articles,
+            "converted": counts.converted_articles,
         },
         "documents": {"total": sum(documents.values()), **documents},
         "rules": rules,
         "unknown_private_use": _ranked(_sum([p.unknown_private_use for p in parts])),
         "replacement_characters": sum(p.replacement_characters for p in parts),
-        "overlaps": tally.hits,
+        "overlaps": counts.hits,
         "lengths": {str(k): n for k, n in sorted(_sum([p.lengths for p in parts]).items())},
         "taigi_scores": {f"{k / 20:.2f}": n for k, n in sorted(_sum([p.scores for p in parts]).items())},
-        "skipped_files": {", ".join(s.sources): s.error for s in shards if s.error},
+        "skipped_files": dict(skipped),
         "passed_over_files": list(passed_over),
     }
 
 
-def _rules(tally: Tally) -> dict[str, Any]:
+def _rules(counts: Counts) -> dict[str, Any]:
     """What each rule did, those that removed most first."""
     rules = {}
-    for rule in sorted(tally.changes, key=lambda r: (-tally.removed[r], r)):
-        stretches = _ranked(tally.stretches.get(rule, Counter()))
+    for rule in sorted(counts.changes, key=lambda r: (-counts.removed[r], r)):
+        spans = _ranked(counts.spans.get(rule, Counter()))
         rules[rule] = {
-            "changes": tally.changes[rule],
-            "characters_removed": tally.removed[rule],
-            "stretches": dict(list(stretches.items())[:STRETCHES]),
-            "samples": _spread(tally.samples.get(rule, []), SAMPLES),
+            "changes": counts.changes[rule],
+            "characters_removed": counts.removed[rule],
+            "stretches": dict(list(spans.items())[:SPANS]),
+            "samples": _spread(counts.samples.get(rule, []), SAMPLES),
         }
     return rules
 
 
-def _characters(tally: Tally, parts: Sequence[PartSummary], rules: Mapping[str, Any]) -> dict[str, Any]:
+def _characters(counts: Counts, parts: Sequence[PartSummary], rules: Mapping[str, Any]) -> dict[str, Any]:
     """Where the characters went, see `corpus_report`."""
     dropped = _sum([p.characters_dropped for p in parts])
     return {
-        "read": tally.characters,
-        "line_breaks_added": tally.line_breaks,
-        "removed_by_rule": {rule: tally.removed[rule] for rule in rules},
+        "read": counts.characters,
+        "line_breaks_added": counts.line_breaks,
+        "removed_by_rule": {rule: counts.removed[rule] for rule in rules},
         "dropped": _ranked(Counter({r: n for r, n in dropped.items() if r not in rules})),
         "edges": sum(p.edges for p in parts),
         "kept": sum(sum(p.characters.values()) for p in parts),

@@ -12,7 +12,7 @@ from corpus_tools.cleaning.language import TAIGI_MARKERS, looks_simplified
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
 from corpus_tools.cleaning.prefilter import Lines, lines_to_clean
 from corpus_tools.cleaning.rules import NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
-from corpus_tools.documents import Article, CleanedArticle, Cut, Tally
+from corpus_tools.documents import Article, CleanedArticle, Counts, Cut
 from corpus_tools.filtering.decontamination import QuestionNgrams, drop_overlaps
 
 SAMPLES = 4  # of a rule, a shard
@@ -24,23 +24,23 @@ _AT_ONCE = 1 << 18  # characters cleaned together
 
 def clean_articles(
     articles: Iterable[Article],
-    tally: Tally,
+    counts: Counts,
     ngrams: QuestionNgrams | None = None,
     convert_simplified: bool = False,
 ) -> Iterator[tuple[CleanedArticle, bytes, list[bytes]]]:
-    """Each article by all rules, counted in `tally`, its text in UTF-8, and the same by paragraph."""
+    """Each article by all rules, counted in `counts`, its text in UTF-8, and the same by paragraph."""
     for together in _batches(articles):
         if convert_simplified:
             for article in together:
-                _convert(article, tally)
+                _convert(article, counts)
         cuts: list[list[Cut]] = [[] for _ in together]
-        cleaned = _clean_lines(together, tally, cuts)
+        cleaned = _clean_lines(together, counts, cuts)
         for article, (text, numbered), cuts_here in zip(together, cleaned, cuts, strict=True):
-            yield _finish(article, text, numbered, tally, cuts_here, ngrams)
+            yield _finish(article, text, numbered, counts, cuts_here, ngrams)
 
 
 def _batches(articles: Iterable[Article]) -> Iterator[list[Article]]:
-    """As many articles at a time as make the steps taken for each batch not count."""
+    """Articles in batches so large that what is done once for each batch takes a negligible part of the time."""
     together: list[Article] = []
     characters = 0
     for article in articles:
@@ -53,16 +53,16 @@ def _batches(articles: Iterable[Article]) -> Iterator[list[Article]]:
         yield together
 
 
-def _convert(article: Article, tally: Tally) -> None:
+def _convert(article: Article, counts: Counts) -> None:
     if looks_simplified(article.text):
         article.text = _to_traditional(article.text)
-        tally.converted_articles += 1
+        counts.converted_articles += 1
 
 
 def _clean_lines(
-    articles: Sequence[Article], tally: Tally, cuts: Sequence[list[Cut]]
+    articles: Sequence[Article], counts: Counts, cuts: Sequence[list[Cut]]
 ) -> Iterator[tuple[str, bool]]:
-    """The texts of articles after the rules that look at a line alone, which see only lines they could change.
+    """The texts of articles after the rules that look at a line alone, tried only on the lines that they could change.
 
     With each, whether a line of it begins as a numbered one would.
     """
@@ -71,11 +71,11 @@ def _clean_lines(
     text = SEPARATOR + "".join([whole[s : e + 1] for s, e in zip(lines.starts, lines.ends, strict=True)])
     for rule in [rule for rule in RULES if rule != NUMBERING]:
         for number, step in enumerate(rule_steps(rule, text)):
-            _count(step, tally)
+            _count(step, counts)
             if rule.name in _LISTED:
                 _list_cuts(step, articles, lines, cuts)
             if number == 0:
-                _take_samples(rule, step, articles, tally)
+                _take_samples(rule, step, articles, counts)
             text = step.after
     changed = text[1:-1].replace(SEPARATOR, "\n").split("\n")
     for number, line in zip(lines.numbers, changed, strict=True):
@@ -91,20 +91,20 @@ def _finish(
     article: Article,
     text: str,
     numbered: bool,
-    tally: Tally,
+    counts: Counts,
     cuts: list[Cut],
     ngrams: QuestionNgrams | None,
 ) -> tuple[CleanedArticle, bytes, list[bytes]]:
     """What needs the whole article: its numbering, its rows, overlaps with questions."""
     for number, step in enumerate(rule_steps(NUMBERING, text) if numbered and NUMBERING in RULES else ()):
-        _count(step, tally)
+        _count(step, counts)
         line = at = 0
-        for position, (stretch,) in step.log:
+        for position, (span,) in step.log:
             line += step.before.count("\n", at, position)
             at = position
-            cuts.append(Cut(_row_at(article, line), 0, step.rule, stretch))
+            cuts.append(Cut(_row_at(article, line), 0, step.rule, span))
         if number == 0:
-            _take_samples(NUMBERING, step, [article], tally)
+            _take_samples(NUMBERING, step, [article], counts)
         text = step.after
     characters = len(text)
     data = text.encode()
@@ -123,7 +123,7 @@ def _finish(
             paragraphs = data.split(b"\n") if data else []
         cuts += dropped
         where = {"source": article.source, "title": article.title}
-        tally.hits += [where | hit for hit in hits]
+        counts.hits += [where | hit for hit in hits]
     names = (article.title, article.author, article.source)
     cleaned = CleanedArticle(*names, characters, first_rows, row_counts, cuts, len(text), len(data))
     return cleaned, data, paragraphs
@@ -155,25 +155,25 @@ def _to_traditional(text: str) -> str:
     return text.translate({ord(c): converter.convert(c) for c in set(text) - _OWN_RIGHT})
 
 
-def _count(step: Step, tally: Tally) -> None:
+def _count(step: Step, counts: Counts) -> None:
     rule = step.rule
-    tally.changes[rule] += sum([len(stretches) for _, stretches in step.log])
-    tally.removed[rule] += len(step.before) - len(step.after)
+    counts.changes[rule] += sum([len(spans) for _, spans in step.log])
+    counts.removed[rule] += len(step.before) - len(step.after)
     if rule not in _LISTED:
-        counter = tally.stretches.setdefault(rule, Counter())
-        for _, stretches in step.log:
-            counter.update(stretches)
+        counter = counts.spans.setdefault(rule, Counter())
+        for _, spans in step.log:
+            counter.update(spans)
 
 
 def _list_cuts(step: Step, articles: Sequence[Article], lines: Lines, cuts: Sequence[list[Cut]]) -> None:
-    """Every stretch that a step removed from some lines of articles, in the list of its article."""
+    """Every span that a step removed from some lines of articles, in the list of its article."""
     place, at = -1, 0
-    for position, (stretch,) in step.log:
+    for position, (span,) in step.log:
         place += step.before.count("\n", at, position) + step.before.count(SEPARATOR, at, position)
         at = position
         number = lines.numbers[place]
         k = bisect_right(lines.firsts, number) - 1
-        cuts[k].append(Cut(_row_at(articles[k], number - lines.firsts[k]), 0, step.rule, stretch))
+        cuts[k].append(Cut(_row_at(articles[k], number - lines.firsts[k]), 0, step.rule, span))
 
 
 def _row_at(article: Article, line: int) -> int:
@@ -192,12 +192,12 @@ def _parted(text: str) -> Iterator[str]:
         start = end + 1
 
 
-def _take_samples(rule: Rule, step: Step, articles: Sequence[Article], tally: Tally) -> None:
+def _take_samples(rule: Rule, step: Step, articles: Sequence[Article], counts: Counts) -> None:
     """Samples from the first articles that a rule changed, given its first step on all of them."""
-    samples = tally.samples.setdefault(rule.name, [])
+    samples = counts.samples.setdefault(rule.name, [])
     if len(samples) >= SAMPLES:
         return
-    # One after the other, for most rules strike among the first articles.
+    # One after the other, since most rules change something among the first articles.
     for article, text, after in zip(articles, _parted(step.before), _parted(step.after), strict=True):
         if text == after:
             continue
@@ -213,15 +213,15 @@ def _sample(step: Step, article: Article) -> dict[str, str]:
     Two windows of a line that start at the same place. They hold what was changed and some text behind it, that
     of `after` more of it; if the line ends before they do, both end with its break.
     """
-    position, (stretch, *_) = step.log[0]
-    position += stretch.startswith("\n")  # the line behind the break is the one that changes
+    position, (span, *_) = step.log[0]
+    position += span.startswith("\n")  # the line behind the break is the one that changes
     line = step.before.count("\n", 0, position)
     before, after = (text.split("\n", line + 1)[line] + "\n" for text in (step.before, step.after))
     place = position - step.before.rfind("\n", 0, position) - 1
     start = max(0, place - 15)
-    end = place + len(stretch.strip("\n")) + _BEHIND
+    end = place + len(span.strip("\n")) + _BEHIND
     ends = (end, end + _BEHIND)
-    if len(stretch) > _LONGEST:
+    if len(span) > _LONGEST:
         ends = (place + _LONGEST, place)
     elif end < len(before):  # only what ends in both ends here
         after = after[:-1]

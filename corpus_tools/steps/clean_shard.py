@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -13,15 +11,16 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from corpus_tools.documents import Article, CleanedArticle, Cut, Row, Tally
+from corpus_tools.documents import Article, CleanedArticle, Counts, Cut, Row
 from corpus_tools.errors import InputError
+from corpus_tools.files.atomic import written_aside
 from corpus_tools.files.readers import Source, read_bytes, read_rows
 from corpus_tools.files.shard_file import Ends, store_shard
 from corpus_tools.filtering.decontamination import QuestionNgrams, read_questions
 from corpus_tools.filtering.deduplication import NO_HASH, hash_bytes, hash_text
 from corpus_tools.steps.clean_articles import clean_articles
+from corpus_tools.steps.executor import no_collector
 from corpus_tools.steps.merge_rows import group_rows, merge_rows, repeated_rows
-from corpus_tools.steps.publish import written_aside
 
 T = TypeVar("T")
 
@@ -70,7 +69,7 @@ def clean_shard(
 ) -> ShardSummary:
     """Clean the articles of some files into `work_dir`; a shard finished by an earlier, killed run is used again.
 
-    Whoever has files at hand gives another `read`.
+    `read` returns a file's bytes and SHA-256; a caller that has read the files in advance passes its own.
 
     Raises:
         InputError: A file cannot be used, unless `skip_bad_files`.
@@ -102,18 +101,6 @@ def clean_shard(
         return ShardSummary(names, [], [], error=str(error))
 
 
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """No garbage collection: hundreds of thousands of plain records have no cycles to look for."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _clean_rows(
     rows: Sequence[Row],
     summary: ShardSummary,
@@ -123,30 +110,30 @@ def _clean_rows(
     convert_simplified: bool,
 ) -> None:
     """Clean the rows of a shard article by article and store them."""
-    tally = Tally(rows=len(rows))
+    counts = Counts(rows=len(rows))
     repeated: list[list[Cut]] = []
-    merged = _merge(rows, summary, tally, min_paragraph_chars, repeated)
+    merged = _merge(rows, summary, counts, min_paragraph_chars, repeated)
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
     hashes: list[_Hashes] = []
-    for article, data, paragraphs in clean_articles(merged, tally, ngrams, convert_simplified):
+    for article, data, paragraphs in clean_articles(merged, counts, ngrams, convert_simplified):
         article.cuts += repeated[len(articles)]
         articles.append(article)
         texts.append(data)
         hashes.append(_hashes(article, paragraphs, min_paragraph_chars))
         summary.characters.append(article.length)
         summary.paragraph_counts.append(len(paragraphs))
-    tally.articles = len(articles)
+    counts.articles = len(articles)
     summary.titles = b"".join([h.title for h in hashes])
     summary.articles = b"".join([h.article for h in hashes])
     of_paragraphs = [h.paragraphs for h in hashes]
-    summary.ends = store_shard(work_dir / summary.stored, texts, of_paragraphs, articles, tally)
+    summary.ends = store_shard(work_dir / summary.stored, texts, of_paragraphs, articles, counts)
 
 
 def _merge(
     rows: Sequence[Row],
     summary: ShardSummary,
-    tally: Tally,
+    counts: Counts,
     min_paragraph_chars: int,
     repeated: list[list[Cut]],
 ) -> Iterator[Article]:
@@ -160,8 +147,8 @@ def _merge(
         windows, numbers_here, repeats = _without_repeats(windows, numbers_here, min_paragraph_chars)
         article = merge_rows(windows, numbers_here, first.title, first.author, source)
         raw = sum(map(len, windows))
-        tally.line_breaks += len(article.text) - raw
-        tally.characters += raw + sum([len(cut.text) for cut in repeats])
+        counts.line_breaks += len(article.text) - raw
+        counts.characters += raw + sum([len(cut.text) for cut in repeats])
         repeated.append(repeats)
         yield article
 

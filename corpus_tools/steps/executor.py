@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def work_folder(output_dir: Path) -> Iterator[Path]:
 
 @contextmanager
 def ahead(function: Callable[[K], T], keys: Iterable[K]) -> Iterator[Callable[[K], T]]:
-    """`function`, for one of the keys after the other: a thread finds the next value while this one is in use."""
+    """A version of `function` to be called with `keys` in order, whose next value a thread computes in advance."""
     following = iter(keys)
     found: dict[K, Future[T]] = {}
     with ThreadPoolExecutor(1) as thread:
@@ -55,7 +56,7 @@ def ahead(function: Callable[[K], T], keys: Iterable[K]) -> Iterator[Callable[[K
             future = found.pop(key, None)
             if future is None:
                 return function(key)
-            look_ahead()  # first, for the value may turn out an error that is not the end
+            look_ahead()  # before result(): if that raises, the caller may still go on to the next key
             return future.result()
 
         look_ahead()
@@ -90,3 +91,15 @@ def run_tasks(
         for future in futures:
             future.cancel()
     return results
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """No garbage collection: hundreds of thousands of plain records have no cycles to look for."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

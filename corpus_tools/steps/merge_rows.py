@@ -102,11 +102,13 @@ def _paragraph_starts(texts: Sequence[str]) -> list[bool]:
     firsts, lasts = list(map(_first, texts)), list(map(_last, texts))
     # Most rows are decided without a call for each.
     complete, uncertain = map(_COMPLETE.__contains__, lasts), map(_UNCERTAIN.__contains__, firsts[1:])
-    starts = [False, *map(gt, complete, uncertain)]  # complete and not uncertain
+    # gt on two booleans is set difference: row i starts a paragraph if row i-1 is in `complete` (its last character
+    # ends a sentence) and row i is not in `uncertain` (its first character could still belong to that sentence).
+    starts = [False, *map(gt, complete, uncertain)]
     for i in compress(count(1), map(not_, starts[1:])):
         starts[i] = lasts[i - 1] in _MAY_END and _starts_paragraph(texts[i - 1], lasts[i - 1], texts[i])
     numbered = map(NUMBER_STARTS.__contains__, firsts)
-    undecided = compress(count(), map(gt, numbered, starts))  # may be numbered and begin no paragraph so far
+    undecided = compress(count(), map(gt, numbered, starts))  # numbered minus starts
     if any(i and number_at(texts[i], 0) for i in undecided):
         for i in _numbered_in_sequence(texts, firsts):
             starts[i] = i > 0 and lasts[i - 1] != "\n"

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
-import msgspec
 import pyarrow as pa
 
 from corpus_tools.cleaning.language import Found, looks_simplified
-from corpus_tools.documents import CleanedArticle
+from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.writers import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
 from corpus_tools.filtering.deduplication import hash_bytes
 from corpus_tools.filtering.segments import Limits, Piece, cut_texts
+from corpus_tools.steps.select import DUPLICATE, VALIDATION
 
-TRAIN, VALIDATION, DUPLICATE = range(3)
 _BIN = 128  # characters to a bar of the length histogram
-
-
-class PartSummary(msgspec.Struct):
-    """What a part holds: files and the sha256 of those of documents, document hashes in order, counts."""
-
-    files: dict[str, str] = msgspec.field(default_factory=dict)
-    hashes: bytes = b""
-    documents: Counter[str] = msgspec.field(default_factory=Counter)
-    characters: Counter[str] = msgspec.field(default_factory=Counter)
-    rows_kept: int = 0
-    rows_dropped: Counter[str] = msgspec.field(default_factory=Counter)
-    characters_dropped: Counter[str] = msgspec.field(default_factory=Counter)
-    edges: int = 0
-    lengths: Counter[int] = msgspec.field(default_factory=Counter)
-    scores: Counter[int] = msgspec.field(default_factory=Counter)
-    unknown_private_use: Counter[str] = msgspec.field(default_factory=Counter)
-    replacement_characters: int = 0
-    simplified_articles: int = 0
 
 
 class Given(NamedTuple):
@@ -47,8 +27,8 @@ class Given(NamedTuple):
     duplicates: bytes
 
 
-class Harvest:
-    """Gathers articles; documents whose place in the part's order is in `repeated` are left out."""
+class PartTables:
+    """The tables of a part; documents whose place in the part's order is in `repeated` are left out."""
 
     def __init__(self, limits: Limits, repeated: frozenset[int]) -> None:
         self.limits = limits
@@ -159,7 +139,10 @@ class Harvest:
 def _part_repeating(
     article: CleanedArticle, data: memoryview, duplicates: bytes
 ) -> tuple[memoryview, list[tuple[int, int, bytes]]]:
-    """The text without the paragraphs that repeat, which leave `article` too; and these: first row, rows, text."""
+    """The text without the paragraphs that are duplicates, and those paragraphs as (first row, rows, text).
+
+    Their rows are taken out of `article.first_rows` and `article.row_counts`.
+    """
     if not any(duplicates):
         return data, []
     paragraphs = bytes(data).split(b"\n")

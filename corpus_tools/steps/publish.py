@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from corpus_tools.steps.clean_shard import ShardSummary
-    from corpus_tools.steps.part_tables import PartSummary
+from corpus_tools.documents import PartSummary
+from corpus_tools.files.atomic import sha256_of, write_json
+from corpus_tools.steps.clean_shard import ShardSummary
 
 CARD = """---
 language: nan
@@ -30,29 +27,6 @@ configs:
 `corpus_tools` {version}. `report.html` shows what was removed and why, `dropped.parquet` holds it, and
 `manifest.json` the options and the hashes of every input and output file.
 """
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, renamed to `path` once the block succeeds."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """`value` as readable JSON."""
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _version() -> str:

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from corpus_tools.files.shard_file import read_hashes
+from corpus_tools.files.shard_file import Ends, read_hashes
 from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.steps.clean_shard import ShardSummary
-from corpus_tools.steps.part_tables import DUPLICATE, TRAIN, VALIDATION
-from corpus_tools.steps.write_part import Selection
+
+TRAIN, VALIDATION, DUPLICATE = range(3)
+
+
+class Selection(NamedTuple):
+    """A shard's file; each article's fate (bytes of TRAIN ...); each paragraph's 1 if a duplicate."""
+
+    path: Path
+    ends: Ends
+    fates: bytes
+    duplicates: bytes
 
 
 def select(

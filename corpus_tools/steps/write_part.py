@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from corpus_tools.documents import CleanedArticle
-from corpus_tools.files.shard_file import Ends, open_shard
+from corpus_tools.documents import CleanedArticle, PartSummary
+from corpus_tools.files.shard_file import open_shard
 from corpus_tools.files.writers import Writers
 from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
 from corpus_tools.filtering.segments import Limits
-from corpus_tools.steps.clean_shard import no_collector
-from corpus_tools.steps.part_tables import Given, Harvest, PartSummary
+from corpus_tools.steps.executor import no_collector
+from corpus_tools.steps.part_tables import Given, PartTables
+from corpus_tools.steps.select import Selection
 
 _AT_ONCE = 1 << 19  # bytes of text handled together
-
-
-class Selection(NamedTuple):
-    """A shard's file; each article's fate (bytes of TRAIN ...); each paragraph's 1 if a duplicate."""
-
-    path: Path
-    ends: Ends
-    fates: bytes
-    duplicates: bytes
 
 
 def write_part(
@@ -39,36 +30,36 @@ def write_part(
     repeated: frozenset[int] = frozenset(),
 ) -> PartSummary:
     """Write `stem`.train, `stem`.validation and `stem`.dropped for some shards; `repeated` documents are left out."""
-    harvest = Harvest(limits, repeated)
+    tables = PartTables(limits, repeated)
     # Compression leaves the interpreter to the next shard's articles.
     with no_collector(), Writers(stem, jsonl) as writers, ThreadPoolExecutor(1) as compressor:
         waiting: list[Future[None]] = []
         for selection in selections:
-            tables = _gather(selection, harvest)
+            of_shard = _gather(selection, tables)
             for future in waiting:
                 future.result()  # no more than two shards at a time
-            waiting = [compressor.submit(writers.append, name, table) for name, table in tables.items()]
+            waiting = [compressor.submit(writers.append, name, table) for name, table in of_shard.items()]
         for future in waiting:
             future.result()
-    summary = harvest.summary
+    summary = tables.summary
     summary.files = writers.hashes()
-    summary.hashes = b"".join(harvest.hashes)
+    summary.hashes = b"".join(tables.hashes)
     return summary
 
 
-def _gather(selection: Selection, harvest: Harvest) -> dict[str, pa.Table]:
+def _gather(selection: Selection, tables: PartTables) -> dict[str, pa.Table]:
     """The tables to be written for a shard."""
     with open_shard(selection.path, selection.ends) as (articles, texts):
         for together in _batches(articles, texts, selection):
-            harvest.add(together)
+            tables.add(together)
             together.clear()  # the texts cannot be unmapped while there are views of them
-        return harvest.take()
+        return tables.take()
 
 
 def _batches(
     articles: Sequence[CleanedArticle], texts: memoryview, selection: Selection
 ) -> Iterator[list[Given]]:
-    """A shard's articles, as many at a time as make the steps taken for each batch not count."""
+    """A shard's articles, in batches so large that what is done once for each takes a negligible part of the time."""
     together: list[Given] = []
     text = mark = size = 0
     for article, fate in zip(articles, selection.fates, strict=True):

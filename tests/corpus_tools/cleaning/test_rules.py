@@ -1,4 +1,4 @@
-"""Each rule on the stretches of real texts it exists for, and on those it must leave alone."""
+"""Each rule on the pieces of real texts it exists for, and on those it must leave alone."""
 
 import unicodedata
 

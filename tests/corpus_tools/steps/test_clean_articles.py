@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from corpus_tools.cleaning import rules as cleaning
 from corpus_tools.cleaning.rules import RULES, Rule, clean_steps, clean_text
-from corpus_tools.documents import Article, Tally
+from corpus_tools.documents import Article, Counts
 from corpus_tools.report.html_page import marked
 from corpus_tools.steps import clean_articles as articles
 from corpus_tools.steps.clean_articles import clean_articles
@@ -32,29 +32,29 @@ def article_of(text: str) -> Article:
 @given(TEXTS, st.sampled_from([1, 30, 1 << 18]))
 def test_together_as_one_by_one(texts: list[str], at_once: int) -> None:
     texts = [text.replace("\r", "") for text in texts]  # as merging leaves them
-    expected = Tally()
+    expected = Counts()
     cuts: list[list[tuple[int, str, str]]] = []
     for text in texts:
         cuts.append([])
         for step in clean_steps(text):
-            stretches = [stretch for _, found in step.log for stretch in found]
-            expected.changes[step.rule] += len(stretches)
+            spans = [stretch for _, found in step.log for stretch in found]
+            expected.changes[step.rule] += len(spans)
             expected.removed[step.rule] += len(step.before) - len(step.after)
             if step.rule in ("urls", "numbering"):
                 for position, (stretch,) in step.log:
                     cuts[-1].append((1 + step.before.count("\n", 0, position), step.rule, stretch))
             else:
-                expected.stretches.setdefault(step.rule, Counter()).update(stretches)
-    tally = Tally()
+                expected.spans.setdefault(step.rule, Counter()).update(spans)
+    counts = Counts()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(articles, "_AT_ONCE", at_once)
-        cleaned = list(clean_articles(map(article_of, texts), tally))
+        cleaned = list(clean_articles(map(article_of, texts), counts))
     for text, (article, data, paragraphs), found in zip(texts, cleaned, cuts, strict=True):
         assert data.decode() == "\n".join(filter(None, clean_text(text).split("\n")))
         assert b"\n".join(paragraphs) == data and all(paragraphs)
         assert [(c.row, c.reason, c.text) for c in article.cuts if c.reason != "empty"] == found
-    assert (tally.changes, tally.removed) == (expected.changes, expected.removed)
-    assert tally.stretches == expected.stretches
+    assert (counts.changes, counts.removed) == (expected.changes, expected.removed)
+    assert counts.spans == expected.spans
 
 
 @pytest.mark.parametrize("left_out", RULES, ids=lambda rule: rule.name)
@@ -65,17 +65,17 @@ def test_a_rule_left_out_of_the_order_is_tried_nowhere(
     whole = clean_text(text)
     for module in (articles, cleaning):
         monkeypatch.setattr(module, "RULES", tuple(rule for rule in RULES if rule != left_out))
-    ((_, data, _),) = clean_articles([article_of(text)], Tally())
+    ((_, data, _),) = clean_articles([article_of(text)], Counts())
     assert data.decode() == clean_text(text) != whole
 
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_every_rule_that_changed_something_has_samples_and_each_shows_a_change(texts: list[str]) -> None:
-    tally = Tally()
-    list(clean_articles([article_of(text.replace("\r", "")) for text in texts], tally))
-    assert set(tally.samples) == set(tally.changes)
-    for rule, samples in tally.samples.items():
+    counts = Counts()
+    list(clean_articles([article_of(text.replace("\r", "")) for text in texts], counts))
+    assert set(counts.samples) == set(counts.changes)
+    for rule, samples in counts.samples.items():
         assert samples, rule
         for sample in samples:
             page = marked(sample["before"], sample["after"])
@@ -101,7 +101,7 @@ LONG_URL = f"https://a.tw/{'b' * 100}"
     ],
 )  # fmt: skip
 def test_a_sample_shows_its_change_and_no_other(text: str, page: str) -> None:
-    tally = Tally()
-    list(clean_articles([article_of(text)], tally))
-    samples = next(iter(tally.samples.values()))
+    counts = Counts()
+    list(clean_articles([article_of(text)], counts))
+    samples = next(iter(counts.samples.values()))
     assert marked(samples[0]["before"], samples[0]["after"])[-len(page) :] == page
