@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.questions import Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ANSWERS = ("1", "2", "3", "4")
 IGNORE = -100  # a label that is not trained on
