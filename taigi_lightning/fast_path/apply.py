@@ -1,6 +1,6 @@
 """Make a PEFT model over a frozen base train fast, without changing its names, files or results.
 
-Llama-shaped decoders run layer by layer through `decoder_layer`; any other architecture keeps transformers'
+Decoders of the `families` run layer by layer, written out; any other architecture keeps transformers'
 own forward pass with activation checkpointing, each of its 4-bit projections with LoRA as one product. Either
 way parameters, and `generate`, stay untouched.
 """
@@ -11,16 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from taigi_lightning.fast_path import fallback as general_path
-from taigi_lightning.fast_path import nf4_linear
+from taigi_lightning.fast_path import families, nf4_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.kernels import elementwise
-
-LLAMA_SHAPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-PROJECTIONS = {
-    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
 
 
 def apply_fast_path(
@@ -66,6 +60,7 @@ def apply_fast_path(
     fused = compile and base.get_decoder().norm.weight.is_cuda
     base.fast_decoder = FastDecoder(
         base,
+        families.FAMILIES[type(base).__name__],
         _operations(fused),
         activation_budget,
         fused=fused,
@@ -123,21 +118,21 @@ def forward_hidden(
 
 
 def unsupported(model: nn.Module) -> str | None:
-    """Why the layers of a model cannot be written out as Llama's, or None if they can."""
+    """Why the layers of a model cannot be written out, or None if they can."""
     base = causal_lm(model)
-    config = base.config
-    if type(base).__name__ not in LLAMA_SHAPED:
-        return f"{type(base).__name__} is not one of {', '.join(LLAMA_SHAPED)}"
-    if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0.0):
-        return "its activation is not SiLU, or its attention has dropout"
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if windowed and config.sliding_window < config.max_position_embeddings:
-        return "its attention looks through a sliding window"
+    family = families.FAMILIES.get(type(base).__name__)
+    if family is None:
+        return f"{type(base).__name__} is not one of {', '.join(families.FAMILIES)}"
+    backbone = base.get_decoder()
+    reason = families.refusal(backbone.config)
+    if reason is not None:
+        return reason
     trained = [n for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n]
     if trained:
         return f"{trained[0]} trains, beside LoRA"
-    for layer in base.get_decoder().layers:
-        for block, names in PROJECTIONS.items():
+    projections = {"self_attn": (*family.qkv, "o_proj"), "mlp": (*family.gate_up, "down_proj")}
+    for layer in backbone.layers:
+        for block, names in projections.items():
             for name in names:
                 reason = nf4_linear.refusal(getattr(getattr(layer, block), name))
                 if reason is not None:

@@ -1,9 +1,12 @@
 """Causal attention inside the documents of a packed block, forward and backward, without autograd."""
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+CUDNN_ROWS = 512  # cuDNN's attention takes rows of a multiple of so many tokens: training blocks, not answers
 
 
 @dataclass(frozen=True)
@@ -37,44 +40,74 @@ def find_documents(position_ids: Tensor) -> Documents:
     return Documents(starts, longest, whole_rows, begins).to(device)
 
 
+class Scores(NamedTuple):
+    """How a layer scores keys: the factor of q k^T, and how many keys a query sees, itself included (None: all)."""
+
+    scale: float
+    window: int | None = None
+
+    def reach(self, longest: int) -> "Scores":
+        """The same without a window that no document of that length fills."""
+        return self if self.window is None or self.window < longest else Scores(self.scale)
+
+    @property
+    def flash_options(self) -> dict[str, Any]:
+        """As flash attention takes them: keys to the left of a query's own, and to the right."""
+        if self.window is None:
+            return {"scale": self.scale}
+        return {"scale": self.scale, "window_size_left": self.window - 1, "window_size_right": 0}
+
+
 def has_flash(q: Tensor) -> bool:
     """Whether flash attention computes with q (..., D)."""
     return (
         q.is_cuda
         and q.dtype != torch.float32
         and q.shape[-1] <= 256
+        and q.shape[-1] % 8 == 0
         and torch.cuda.get_device_capability(q.device) >= (8, 0)
     )
 
 
-def _has_cudnn(q: Tensor, k: Tensor) -> bool:
-    """Hopper's own kernels: half the time of flash attention there, for whole rows with as many k as q heads."""
+def _has_cudnn(q: Tensor, k: Tensor, scores: Scores) -> bool:
+    """Hopper's own kernels: half the time of flash attention there, for whole rows with as many k as q heads.
+
+    They make a plan for each new length, which takes longer than short rows do: those are flash attention's.
+    """
     return (
         torch.cuda.get_device_capability(q.device) >= (9, 0)
         and torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+        and scores.window is None
         and q.shape == k.shape
         and q.shape[-1] in (64, 128)
+        and q.shape[1] >= CUDNN_ROWS
+        and q.shape[1] % CUDNN_ROWS == 0
     )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> tuple[Tensor, tuple[Tensor, ...]]:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, scores: Scores
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Attention output (B, T, heads, D) and what its backward wants; k and v may have fewer heads."""
     if not has_flash(q):
-        return _masked(q, k, v, documents), ()
-    if documents.whole_rows and _has_cudnn(q, k):
+        return _masked(q, k, v, documents, scores), ()
+    scores = scores.reach(documents.longest)
+    if documents.whole_rows and _has_cudnn(q, k, scores):
         heads_first = [t.transpose(1, 2) for t in (q, k, v)]
         out, lse, *_, seed, offset, _ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-            *heads_first, None, True, 0.0, True, False
+            *heads_first, None, True, 0.0, True, False, scale=scores.scale
         )
         return out.transpose(1, 2).contiguous(), (lse, seed, offset)
+    options = scores.flash_options
     if documents.whole_rows:
         out, lse, seed, offset, _ = torch.ops.aten._flash_attention_forward(
-            q, k, v, None, None, q.shape[1], k.shape[1], 0.0, True, False
+            q, k, v, None, None, q.shape[1], k.shape[1], 0.0, True, False, **options
         )
         return out, (lse, seed, offset)
     size, longest = documents.starts, documents.longest
+    flat = [t.flatten(0, 1) for t in (q, k, v)]
     out, lse, seed, offset, _ = torch.ops.aten._flash_attention_forward(
-        q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), size, size, longest, longest, 0.0, True, False
+        *flat, size, size, longest, longest, 0.0, True, False, **options
     )
     return out.view(q.shape), (lse, seed, offset)
 
@@ -87,44 +120,55 @@ def attend_backward(
     out: Tensor,
     extra: tuple[Tensor, ...],
     documents: Documents,
+    scores: Scores,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v from the output's; extra is what `attend` returned."""
     if not extra:
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-            again = _masked(leaves[0], leaves[1], leaves[2], documents)
+            again = _masked(leaves[0], leaves[1], leaves[2], documents, scores)
         dq, dk, dv = torch.autograd.grad(again, leaves, grad)
         return dq, dk, dv
     lse, seed, offset = extra
-    if documents.whole_rows and _has_cudnn(q, k):
+    scores = scores.reach(documents.longest)
+    if documents.whole_rows and _has_cudnn(q, k, scores):
         heads_first = [t.transpose(1, 2) for t in (grad, q, k, v, out)]
         gradients = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            *heads_first, lse, seed, offset, None, None, None, q.shape[1], k.shape[1], 0.0, True
-        )
+            *heads_first, lse, seed, offset, None, None, None, q.shape[1], k.shape[1], 0.0, True,
+            scale=scores.scale,
+        )  # fmt: skip
         dq, dk, dv = (t.transpose(1, 2) for t in gradients)
         return dq, dk, dv
+    options = scores.flash_options
     if documents.whole_rows:
         dq, dk, dv = torch.ops.aten._flash_attention_backward(
-            grad, q, k, v, out, lse, None, None, q.shape[1], k.shape[1], 0.0, True, seed, offset
+            grad, q, k, v, out, lse, None, None, q.shape[1], k.shape[1], 0.0, True, seed, offset, **options
         )
         return dq, dk, dv
     size, longest = documents.starts, documents.longest
     flat = [t.flatten(0, 1) for t in (grad, q, k, v, out)]
     dq, dk, dv = torch.ops.aten._flash_attention_backward(
-        *flat, lse, size, size, longest, longest, 0.0, True, seed, offset
+        *flat, lse, size, size, longest, longest, 0.0, True, seed, offset, **options
     )
     return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
 
 
-def _masked(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+def seen(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """(queries, keys) bool: which keys each query sees, if the last query is the last key."""
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return mask if window is None else mask.triu(keys - queries - window + 1)
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scores: Scores) -> Tensor:
     numbers = documents.begins.view(-1).cumsum(0).view(documents.begins.shape).to(q.device)
     mask = numbers[:, None, :, None] == numbers[:, None, None, :]
-    mask = mask & torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).tril()
+    mask = mask & seen(q.shape[1], q.shape[1], scores.window, q.device)
     out = torch.nn.functional.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=mask,
+        scale=scores.scale,
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""The backbone of a Llama-shaped model, run through `decoder_layer` as the device's memory allows."""
+"""The backbone of a model of a known family, run layer by layer as the device's memory allows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor
 from taigi_lightning.fast_path import nf4_linear
 from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes
 from taigi_lightning.fast_path.attention import Documents, find_documents
-from taigi_lightning.fast_path.decoder_layer import DecoderLayer
+from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
+from taigi_lightning.fast_path.families import UNTURNED, Family
+from taigi_lightning.fast_path.layer_backward import backward
 from taigi_lightning.fast_path.micro_batch import Step
-from taigi_lightning.kernels.elementwise import Dropout
+from taigi_lightning.kernels.elementwise import Dropout, Norm
 from taigi_lightning.planning import activation_plan
 from taigi_lightning.planning.activation_plan import Saving
 from taigi_lightning.planning.memory import Shape
@@ -29,6 +31,7 @@ class FastDecoder:
 
     Args:
         base: the transformers causal language model.
+        family: how its layers are put together.
         ops: `elementwise`, or `elementwise_triton`.
         budget: the share of all activations kept on the device, or "auto".
         offload: move what layers without a share save to the host, if the device is a GPU.
@@ -39,6 +42,7 @@ class FastDecoder:
     def __init__(
         self,
         base: Any,
+        family: Family,
         ops: ModuleType,
         budget: Budget,
         *,
@@ -47,12 +51,13 @@ class FastDecoder:
         embedding_on_host: bool | None,
         unpacked_layers: int | None,
     ) -> None:
-        self.backbone, self.ops, self.budget = base.get_decoder(), ops, budget
-        self.shape = Shape.from_config(base.config.to_dict())
-        self.layers = [
-            DecoderLayer(layer, index, self.shape.heads, self.shape.kv_heads, fused)
-            for index, layer in enumerate(self.backbone.layers)
-        ]
+        self.backbone, self.family, self.ops, self.budget = base.get_decoder(), family, ops, budget
+        config = self.backbone.config
+        self.shape = Shape.from_config(config.to_dict())
+        self.layers: list[DecoderLayer] = []
+        for index, layer in enumerate(self.backbone.layers):
+            previous = self.layers[-1] if self.layers else None
+            self.layers.append(DecoderLayer(layer, index, self.shape, family, config, previous, fused))
         self.packed = isinstance(self.layers[0].members()[0].base.weight, bnb.nn.Params4bit)
         self.rank = max(m.rank for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
@@ -107,6 +112,10 @@ class FastDecoder:
 
         def look_up(input_ids: Tensor) -> Tensor:
             rows = ops.gather_rows(embedding.weight, input_ids.reshape(-1))
+            scale = getattr(
+                embedding, "embed_scale", None
+            )  # of Gemma's, which multiplies in the weight's dtype
+            rows = rows if scale is None else rows * scale.to(rows)
             return rows.view(*input_ids.shape, -1)  # type: ignore[no-any-return]
 
         embedding.forward = look_up
@@ -167,11 +176,9 @@ class FastDecoder:
         savings = self.savings((rows, columns)) if torch.is_grad_enabled() else []
         with torch.autocast(input_ids.device.type, enabled=False):
             embedded = self.backbone.embed_tokens(input_ids)
-            cos, sin = self.backbone.rotary_emb(embedded, position_ids)
             step = Step(
                 documents=documents or find_documents(position_ids),
-                cos=cos.expand(rows, -1, -1).flatten(0, 1).contiguous(),
-                sin=sin.expand(rows, -1, -1).flatten(0, 1).contiguous(),
+                tables=self.rotary_tables(embedded, position_ids.expand(rows, -1)),
                 shape=(rows, columns),
                 # The host's generator: asking the device's would wait for it.
                 seed=int(torch.randint(2**31 - 1, ())),
@@ -183,14 +190,34 @@ class FastDecoder:
             x, delta = embedded.flatten(0, 1), None
             for layer in self.layers:
                 x, delta = apply_layer(x, delta, layer, step, *layer.parameters())
-            norm = self.backbone.norm
-            x = apply_norm(x, delta, norm.weight.detach(), norm.variance_epsilon, self.ops)
+            x = apply_norm(x, delta, self.final_norm, self.layers[-1].post_norm(1), self.ops)
         return x.view(rows, columns, -1)
 
+    @property
+    def final_norm(self) -> Norm:
+        """Of the last layer's result."""
+        norm = read_norm(self.backbone.norm, self.family)
+        assert norm is not None
+        return norm
 
-# A layer's result is x + delta, and whoever takes the two adds them before anything else, once: here and only here
-# are they used. So both have the gradient of the sum: it goes back as one tensor in both places, and is read, and
-# overwritten, in one. Where nothing was added, the place of delta has none.
+    def rotary_tables(self, like: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """cos and sin (M, D), in like's dtype, of every kind of layer; position_ids: (B, T)."""
+        tables = {}
+        for kind in {layer.table for layer in self.layers}:
+            if kind == UNTURNED:
+                cos = like.new_ones(*position_ids.shape, self.layers[0].head_size)
+                sin = torch.zeros_like(cos)
+            else:
+                names = (kind,) if self.family.rotary_by_type else ()
+                cos, sin = self.backbone.rotary_emb(like, position_ids, *names)
+            tables[kind] = (cos.flatten(0, 1).contiguous(), sin.flatten(0, 1).contiguous())
+        return tables
+
+
+# A layer's result is x + delta, or x + norm(delta), and whoever takes the two adds them before anything else, once:
+# here and only here are they used. What goes back in both places is the gradient of the sum, one tensor, read, and
+# overwritten, in one; the layer that made delta takes it on through the norm. Where nothing was added, the place of
+# delta has none.
 
 
 class _Layer(torch.autograd.Function):
@@ -204,26 +231,24 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         layer, step = ctx.layer, ctx.step
-        grad_x, gradients = layer.backward(grad.contiguous(), step, ctx.needs_input_grad[0])
+        grad_x, gradients = backward(layer, grad.contiguous(), step, ctx.needs_input_grad[0])
         wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
         return (grad_x, grad_x if ctx.added else None, None, None, *wanted)
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float, ops: ModuleType) -> Tensor:
+    def forward(ctx: Any, x: Tensor, delta: Tensor, norm: Norm, post: Norm | None, ops: ModuleType) -> Tensor:
         out = torch.empty_like(x)
-        total, _ = ops.add_rms_norm(x, delta, weight, eps, out, Dropout(0.0, 0))
-        ctx.save_for_backward(total.detach(), weight)
-        ctx.eps, ctx.ops = eps, ops
+        total, _ = ops.add_rms_norm(x, delta, norm, out, Dropout(0.0, 0), post)
+        ctx.save_for_backward(total.detach())
+        ctx.norm, ctx.ops = norm, ops
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        total, weight = ctx.saved_tensors
-        grad_x, _ = ctx.ops.rms_norm_backward(
-            grad.contiguous(), None, total, weight, ctx.eps, None, Dropout(0.0, 0)
-        )
+        (total,) = ctx.saved_tensors
+        grad_x = ctx.ops.norm_gradient(grad.contiguous(), total, ctx.norm)
         return grad_x, grad_x, None, None, None
 
 

@@ -17,8 +17,7 @@ class Step:
     """What every layer reads of a micro-batch (B, T), and what each saved of it."""
 
     documents: Documents
-    cos: Tensor  # (M, D), as is sin
-    sin: Tensor
+    tables: dict[str, tuple[Tensor, Tensor]]  # cos and sin (M, D) of each kind of layer
     shape: tuple[int, int]  # B, T
     seed: int
     training: bool  # dropout is on
@@ -26,6 +25,11 @@ class Step:
     savings: list[Saving]
     stash: HostStash | None
     saved: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """M = B * T."""
+        return self.shape[0] * self.shape[1]
 
     def dropout(self, probability: float, layer: int, site: int) -> Dropout:
         """The dropout of one group of projections: its own mask in every layer and micro-batch."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path.apply import fast_decoder
-from taigi_lightning.fast_path.attention import has_flash
+from taigi_lightning.fast_path.attention import Scores, has_flash, seen
 from taigi_lightning.fast_path.decoder import FastDecoder
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer
-from taigi_lightning.kernels.elementwise import Dropout
+from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
+from taigi_lightning.kernels.elementwise import Dropout, Norm
 from taigi_lightning.planning.memory import prefill_room
 from taigi_lightning.tasks.prefix_tree import PackedTrees
 
@@ -28,8 +29,7 @@ class _Row(NamedTuple):
     """What every layer needs to know of the row."""
 
     trees: PackedTrees
-    cos: Tensor  # [M, D], as is sin
-    sin: Tensor
+    tables: dict[str, tuple[Tensor, Tensor]]  # cos and sin [M, D] of each kind of layer
     runs: list[tuple[slice, slice]]  # the queries and the keys of each run
     longest: tuple[int, int]  # most queries, most keys of a run
     ops: ModuleType
@@ -78,15 +78,18 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
     runs = list(zip(queries, keys, strict=True))
     trees = trees.to(wanted.device)
     backbone = decoder.backbone
+    backbone, last = decoder.backbone, decoder.layers[-1]
     with torch.autocast(wanted.device.type, enabled=False):
-        x = backbone.embed_tokens(trees.input_ids)  # [M, H]
-        cos, sin = backbone.rotary_emb(x[None], trees.position_ids[None])
-        row = _Row(trees, cos[0].contiguous(), sin[0].contiguous(), runs, longest, decoder.ops)
-        for layer in decoder.layers[:-1]:
-            x = _layer(x, layer, row)
-        x = _layer(x, decoder.layers[-1], row, wanted)
+        x, delta = backbone.embed_tokens(trees.input_ids), None  # [M, H]
+        tables = decoder.rotary_tables(x, trees.position_ids[None])
+        row = _Row(trees, tables, runs, longest, decoder.ops)
+        for layer in decoder.layers:
+            x, delta = _layer(x, delta, layer, row, wanted if layer is last else None)
         out = torch.empty_like(x)
-        decoder.ops.rms_norm(x, backbone.norm.weight, backbone.norm.variance_epsilon, out, NO_DROPOUT)
+        if delta is None:
+            decoder.ops.rms_norm(x, decoder.final_norm, out, NO_DROPOUT)
+        else:
+            decoder.ops.add_rms_norm(x, delta, decoder.final_norm, out, NO_DROPOUT, last.post_norm(1))
     return out
 
 
@@ -94,55 +97,79 @@ def _parts(starts: Tensor) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(starts.tolist())]
 
 
-def _layer(x: Tensor, layer: DecoderLayer, row: _Row, wanted: Tensor | None = None) -> Tensor:
-    """y [M, H] from x [M, H], whose memory it takes; with wanted [P], only those tokens' y [P, H]."""
-    qkv = layer.qkv.predict(_normed(x, layer, 0, row.ops))
-    turned = layer.heads + layer.kv_heads
-    q_and_k = qkv.view(len(x), -1, layer.head_size)[:, :turned]
-    row.ops.rotate(q_and_k, row.cos, row.sin, q_and_k)
-    attended = _attend(qkv, layer, row)
-    del qkv, q_and_k
+def _layer(
+    x: Tensor, delta: Tensor | None, layer: DecoderLayer, row: _Row, wanted: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """y [M, H] from x [M, H], whose memory it takes; with wanted [P], only those tokens' y [P, H].
+
+    Both as one tensor and None, or, where a norm follows the MLP, as the two terms that are yet to be added.
+    """
+    x, inputs = _normed(x, delta, layer, 0, row.ops)
+    attended = _attend(layer.qkv.predict(inputs), layer, row)
     if wanted is not None:
         x, attended = x[wanted], attended[wanted]
     inputs = layer.o.buffer(attended)
     row.ops.copy_drop(attended, inputs[:, : layer.o.in_features], NO_DROPOUT)
     del attended
-    layer.o.predict(inputs, onto=x)
-    gate_up = layer.gate_up.predict(_normed(x, layer, 1, row.ops))
+    x, delta = _project_onto(layer.o, inputs, x, layer.post_norm(0))
+    x, inputs = _normed(x, delta, layer, 1, row.ops)
+    gate_up = layer.gate_up.predict(inputs)
     inputs = layer.down.buffer(x)
-    row.ops.swiglu(gate_up, inputs[:, : layer.down.in_features], NO_DROPOUT)
+    row.ops.glu(gate_up, inputs[:, : layer.down.in_features], NO_DROPOUT, layer.activation)
     del gate_up
-    return layer.down.predict(inputs, onto=x)
+    return _project_onto(layer.down, inputs, x, layer.post_norm(1))
 
 
-def _normed(x: Tensor, layer: DecoderLayer, site: int, ops: ModuleType) -> Tensor:
-    """RMSNorm(x) in a buffer for the projections that follow it."""
-    group, norm = (layer.qkv, layer.gate_up)[site], layer.norms[site]
+def _project_onto(
+    group: ProjectionGroup, inputs: Tensor, x: Tensor, post: Norm | None
+) -> tuple[Tensor, Tensor | None]:
+    """The residual stream with a product added to it, or, where a norm comes first, beside it."""
+    return (group.predict(inputs, onto=x), None) if post is None else (x, group.predict(inputs))
+
+
+def _normed(
+    x: Tensor, delta: Tensor | None, layer: DecoderLayer, half: int, ops: ModuleType
+) -> tuple[Tensor, Tensor]:
+    """The residual stream, and its norm in a buffer for the projections that follow it."""
+    group, norm = (layer.qkv, layer.gate_up)[half], layer.norm(half)
     inputs = group.buffer(x)
-    ops.rms_norm(x, norm.weight, norm.variance_epsilon, inputs[:, : group.in_features], NO_DROPOUT)
-    return inputs
+    out = inputs[:, : group.in_features]
+    if delta is None:
+        ops.rms_norm(x, norm, out, NO_DROPOUT)
+    else:
+        x, _ = ops.add_rms_norm(x, delta, norm, out, NO_DROPOUT, layer.incoming_norm(half))
+    return x, inputs
 
 
 def _attend(qkv: Tensor, layer: DecoderLayer, row: _Row) -> Tensor:
     """Attention [M, heads * D] of every run over its keys, each query over the keys up to itself."""
-    trees, kv_heads = row.trees, layer.kv_heads
+    trees, kv_heads, tables = row.trees, layer.kv_heads, row.tables[layer.table]
     every = qkv.view(len(qkv), -1, layer.head_size)  # [M, heads + 2 * kv_heads, D]
+    q_and_k, norms = every[:, : layer.heads + kv_heads], layer.head_norms
+    if norms is None:
+        row.ops.rotate(q_and_k, *tables, q_and_k)
+    else:
+        row.ops.norm_rotate(q_and_k, layer.heads, norms, *tables, q_and_k)
     q, pairs = every[:, : layer.heads], every[:, layer.heads :]
     if trees.keys is not None:
         pairs = pairs.index_select(0, trees.keys)
     k, v = pairs[:, :kv_heads], pairs[:, kv_heads:]
+    scores = layer.scores.reach(row.longest[1])
     if has_flash(q):
         # Where a run has more keys than queries, this kernel lets the last query see the last key.
         starts = trees.query_starts, trees.key_starts
-        out, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *starts, *row.longest, 0.0, True, False)
+        out, *_ = torch.ops.aten._flash_attention_forward(
+            q, k, v, *starts, *row.longest, 0.0, True, False, **scores.flash_options
+        )
         return out.flatten(1)  # type: ignore[no-any-return]
-    return torch.cat([_attend_run(q[queries], k[keys], v[keys]) for queries, keys in row.runs])
+    return torch.cat([_attend_run(q[queries], k[keys], v[keys], scores) for queries, keys in row.runs])
 
 
-def _attend_run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend_run(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
     """Attention [m, heads * D] of one run: q [m, heads, D] over k and v [n, kv_heads, D], n >= m."""
-    mask = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
+    mask = seen(len(q), len(k), scores.window, q.device)
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
-    gqa = q.shape[1] != k.shape[1]
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scores.scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
     return out[0].transpose(0, 1).flatten(1)

@@ -12,23 +12,22 @@ from torch import Tensor
 
 from taigi_lightning.kernels.cross_entropy_triton import softmax_loss_
 from taigi_lightning.kernels.dropout_triton import drop_element, keep_element, row_key
-from taigi_lightning.kernels.elementwise import Dropout
-from taigi_lightning.kernels.norm_triton import add_rms_norm, rms_norm, rms_norm_backward
+from taigi_lightning.kernels.elementwise import Activation, Dropout
+from taigi_lightning.kernels.head_norm_triton import norm_rotate, norm_rotate_back
+from taigi_lightning.kernels.norm_triton import (
+    add_rms_norm,
+    add_rms_norm_backward,
+    norm_gradient,
+    rms_norm,
+    rms_norm_backward,
+)
 from taigi_lightning.kernels.rope_triton import rotate, rotate_back
 
 __all__ = [
-    "add_rms_norm",
-    "copy_drop",
-    "drop_backward",
-    "gather_rows",
-    "rms_norm",
-    "rms_norm_backward",
-    "rotate",
-    "rotate_back",
+    "add_rms_norm", "add_rms_norm_backward", "copy_drop", "drop_backward", "gather_rows", "glu", "glu_backward",
+    "norm_gradient", "norm_rotate", "norm_rotate_back", "rms_norm", "rms_norm_backward", "rotate", "rotate_back",
     "softmax_loss_",
-    "swiglu",
-    "swiglu_backward",
-]
+]  # fmt: skip
 
 COLUMNS = 1024  # columns a program handles in kernels that need no whole row
 
@@ -68,18 +67,22 @@ def _drop_backward_kernel(
     tl.store(dx + at, joined, mask=inside)
 
 
+@triton.jit
+def _gate_sigmoid(gate, TANH: tl.constexpr):
+    """sigmoid(z) of the gate, and z's slope: both activations are gate * sigmoid(z)."""
+    if TANH:
+        cubed = (
+            gate * gate * 0.07135481627260025
+        )  # twice elementwise.TANH_SLOPE is 1.5957..., times TANH_CUBE this
+        return tl.sigmoid(gate * (1.5957691216057308 + cubed)), 1.5957691216057308 + 3.0 * cubed
+    return tl.sigmoid(gate), 1.0
+
+
 @triton.jit(do_not_specialize=["seed"])
-def _swiglu_kernel(
-    gate_up,
-    out,
-    dropped,
-    F,
-    out_stride,
-    seed,
-    THRESHOLD: tl.constexpr,
-    SCALE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _glu_kernel(
+    gate_up, out, dropped, F, out_stride, seed,
+    THRESHOLD: tl.constexpr, SCALE: tl.constexpr, TANH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
@@ -87,7 +90,8 @@ def _swiglu_kernel(
     gate = tl.load(at, mask=inside)
     up = tl.load(at + F, mask=inside)
     wide = gate.to(tl.float32)
-    product = (wide * tl.sigmoid(wide)).to(gate.dtype) * up
+    sigmoid, _ = _gate_sigmoid(wide, TANH)
+    product = (wide * sigmoid).to(gate.dtype) * up
     tl.store(out + row.to(tl.int64) * out_stride + column, product, mask=inside)
     if THRESHOLD > 0:
         kept = drop_element(product.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
@@ -95,9 +99,9 @@ def _swiglu_kernel(
 
 
 @triton.jit(do_not_specialize=["seed"])
-def _swiglu_backward_kernel(
+def _glu_backward_kernel(
     grad, lora_grad, gate_up, dropped, F, grad_stride, seed,
-    THRESHOLD: tl.constexpr, SCALE: tl.constexpr, LORA: tl.constexpr, BLOCK: tl.constexpr,
+    THRESHOLD: tl.constexpr, SCALE: tl.constexpr, TANH: tl.constexpr, LORA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -107,9 +111,9 @@ def _swiglu_backward_kernel(
     gate = narrow.to(tl.float32)
     up = tl.load(at + F, mask=inside)
     joined = tl.load(grad + row.to(tl.int64) * grad_stride + column, mask=inside).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
-    silu = (gate * sigmoid).to(narrow.dtype)
-    product = (silu * up).to(tl.float32)
+    sigmoid, slope = _gate_sigmoid(gate, TANH)
+    activated = (gate * sigmoid).to(narrow.dtype)
+    product = (activated * up).to(tl.float32)
     if LORA:
         side = tl.load(lora_grad + row.to(tl.int64) * F + column, mask=inside).to(tl.float32)
         if THRESHOLD > 0:
@@ -118,8 +122,9 @@ def _swiglu_backward_kernel(
             product = tl.where(keep, product * SCALE, 0.0)
         joined += side
     tl.store(dropped + row.to(tl.int64) * F + column, product, mask=inside)
-    tl.store(at, joined * up.to(tl.float32) * sigmoid * (1.0 + gate * (1.0 - sigmoid)), mask=inside)
-    tl.store(at + F, joined * silu.to(tl.float32), mask=inside)
+    slope = sigmoid * (1.0 + gate * (1.0 - sigmoid) * slope)
+    tl.store(at, joined * up.to(tl.float32) * slope, mask=inside)
+    tl.store(at + F, joined * activated.to(tl.float32), mask=inside)
 
 
 @triton.jit
@@ -153,23 +158,24 @@ def drop_backward(
     return dx, dropped
 
 
-def swiglu(gate_up: Tensor, out: Tensor, dropout: Dropout) -> Tensor:
+def glu(gate_up: Tensor, out: Tensor, dropout: Dropout, activation: Activation) -> Tensor:
     rows, columns = gate_up.shape[0], gate_up.shape[1] // 2
     dropped = gate_up.new_empty(rows, columns) if dropout else out
-    _swiglu_kernel[(rows, triton.cdiv(columns, COLUMNS))](
-        gate_up, out, dropped, columns, out.stride(0), dropout.seed, dropout.threshold, dropout.scale, COLUMNS
-    )
+    _glu_kernel[(rows, triton.cdiv(columns, COLUMNS))](
+        gate_up, out, dropped, columns, out.stride(0), dropout.seed, dropout.threshold, dropout.scale,
+        activation == "gelu_tanh", COLUMNS,
+    )  # fmt: skip
     return dropped
 
 
-def swiglu_backward(
-    grad: Tensor, lora_grad: Tensor | None, gate_up: Tensor, dropout: Dropout
+def glu_backward(
+    grad: Tensor, lora_grad: Tensor | None, gate_up: Tensor, dropout: Dropout, activation: Activation
 ) -> tuple[Tensor, Tensor]:
     rows, columns = gate_up.shape[0], gate_up.shape[1] // 2
     dropped = gate_up.new_empty(rows, columns) if lora_grad is None else lora_grad
-    _swiglu_backward_kernel[(rows, triton.cdiv(columns, COLUMNS))](
+    _glu_backward_kernel[(rows, triton.cdiv(columns, COLUMNS))](
         grad, dropped, gate_up, dropped, columns, grad.stride(0), dropout.seed,
-        dropout.threshold, dropout.scale, lora_grad is not None, COLUMNS,
+        dropout.threshold, dropout.scale, activation == "gelu_tanh", lora_grad is not None, COLUMNS,
     )  # fmt: skip
     return gate_up, dropped
 

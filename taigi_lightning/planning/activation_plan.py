@@ -12,6 +12,7 @@ from typing import Literal
 from taigi_lightning.planning.memory import Shape
 
 INPUT, QKV, ATTENTION, MIDDLE, GATE_UP = "input", "qkv", "attention", "middle", "gate_up"
+OUTPUT = "output"  # the MLP's, where it has a norm: saved wherever a layer's input is, for what makes it costs much
 PRODUCTS = (QKV, ATTENTION, MIDDLE, GATE_UP)
 HIDDEN = {QKV: 3, MIDDLE: 1, GATE_UP: 2}  # LoRA's hidden activations saved with a tensor, in ranks
 
@@ -48,7 +49,20 @@ class Decision:
     @property
     def keeping(self) -> int:
         """Layers that keep everything."""
-        return self.savings.count(EVERYTHING)
+        return sum(keeps_everything(saving) for saving in self.savings)
+
+
+def keeps_everything(saving: Saving) -> bool:
+    """Whether a layer recomputes nothing and moves nothing."""
+    return saving.device >= EVERYTHING.device
+
+
+def _of_layer(saving: Saving, sizes: dict[str, int]) -> Saving:
+    """The same, with the last product if the layer's family saves it."""
+    extra = frozenset({OUTPUT} & sizes.keys())
+    if INPUT in saving.device:
+        return Saving(saving.device | extra, saving.host)
+    return Saving(saving.device, saving.host | extra)
 
 
 # ---- sizes ----------------------------------------------------------------------------------------
@@ -64,6 +78,8 @@ def layer_bytes(shape: Shape, tokens: int, element_size: int = 2) -> dict[str, i
         MIDDLE: shape.hidden,
         GATE_UP: 2 * shape.intermediate,
     }
+    if shape.post_norms:
+        widths[OUTPUT] = shape.hidden
     return {name: width * tokens * element_size for name, width in widths.items()}
 
 
@@ -75,7 +91,7 @@ def small_bytes(shape: Shape, tokens: int, rank: int, element_size: int = 2) -> 
 def working_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
     """Bytes at the peak of one layer's backward pass, beside what layers saved: largest inside the MLP."""
     hidden, wide = shape.hidden, shape.intermediate
-    activations = (5 * hidden + 4 * wide) * tokens
+    activations = ((6 if shape.post_norms else 5) * hidden + 4 * wide) * tokens
     unpacked = 2 * wide * (hidden + SIDE_COLUMNS)
     return (activations + unpacked) * element_size
 
@@ -89,7 +105,7 @@ def loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
 def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2, packed: bool = True) -> int:
     """Bytes of one layer's projections unpacked, each with the columns of its group's LoRA B beside it, and of
     LoRA's A; less what 4-bit weights leave, which then wait on the host."""
-    together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}
+    together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}  # 1 where they are fused
     elements = left = 0
     for linear in shape.linears:
         elements += linear.outputs * (linear.inputs + together.get(linear.name, 1) * rank)
@@ -134,20 +150,21 @@ def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: flo
         host_room: bytes of the host that they may take.
     """
 
+    everything, residual = _of_layer(EVERYTHING, sizes), _of_layer(RESIDUAL, sizes)
     if room >= layers * sum(sizes.values()):
-        return [EVERYTHING] * layers
-    least = INPUT_ONLY
-    for moved in (MOVED, MOVED_MORE):
+        return [everything] * layers
+    least = _of_layer(INPUT_ONLY, sizes)
+    for moved, optional in ((_of_layer(MOVED, sizes), False), (_of_layer(MOVED_MORE, sizes), True)):
         each = sum(sizes[name] for name in moved.host)
-        if layers * each <= host_room and (moved is MOVED or 2 * each <= room):
+        if layers * each <= host_room and (not optional or 2 * each <= room):
             least = moved
     room -= 2 * sum(sizes[name] for name in least.host)  # one on its way out or in while another is in use
     fixed = sum(sizes[name] for name in least.device)
     more = sum(sizes.values()) - fixed
     keeping = max(0, min(layers, int((room - fixed * layers) / more)))
     if keeping == 0:
-        return [least] * (layers - 1) + [RESIDUAL]
-    return [least] * (layers - keeping) + [EVERYTHING] * keeping
+        return [least] * (layers - 1) + [residual]
+    return [least] * (layers - keeping) + [everything] * keeping
 
 
 def room_left(

@@ -14,6 +14,11 @@ GIB = 2**30
 CONTEXT = int(0.6 * GIB)  # CUDA's context with the libraries' own workspaces, outside PyTorch's allocator
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
+# By a config's model_type: RMS norms of each head's q and k, of all heads' together, and four norms a layer.
+HEAD_NORMS = {"qwen3", "gemma3_text"}
+WHOLE_HEAD_NORMS = {"olmo2"}
+FOUR_NORMS = {"gemma2", "gemma3_text"}
+
 
 class Linear(NamedTuple):
     """One frozen projection of a decoder layer."""
@@ -25,7 +30,14 @@ class Linear(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-shaped decoder, as its config.json has it."""
+    """A decoder of Llama's kind, as its config.json has it.
+
+    Attributes:
+        head_norm: elements of a layer's norms of q and k; 0 where there are none.
+        norms: a layer's norms as wide as the hidden states.
+        post_norms: two of them come after the projections, before these join the residual stream.
+        fused: q, k, v are one projection, gate and up another.
+    """
 
     layers: int
     hidden: int
@@ -36,28 +48,47 @@ class Shape:
     vocabulary: int
     tied: bool = False
     qkv_bias: bool = False
+    head_norm: int = 0
+    norms: int = 2
+    post_norms: bool = False
+    fused: bool = False
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape:
         """Read a config.json's content."""
         heads = config["num_attention_heads"]
+        kind = config.get("model_type", "")
+        kv_heads = config.get("num_key_value_heads") or heads
+        head_size = config.get("head_dim") or config["hidden_size"] // heads
+        of_all_heads = heads + kv_heads if kind in WHOLE_HEAD_NORMS else 2 if kind in HEAD_NORMS else 0
         return cls(
             layers=config["num_hidden_layers"],
             hidden=config["hidden_size"],
             intermediate=config["intermediate_size"],
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_size=config.get("head_dim") or config["hidden_size"] // heads,
+            kv_heads=kv_heads,
+            head_size=head_size,
             vocabulary=config["vocab_size"],
             tied=config.get("tie_word_embeddings", False),
-            qkv_bias=config.get("attention_bias", False) or config.get("model_type") == "qwen2",
+            qkv_bias=config.get("attention_bias", False) or kind == "qwen2",
+            head_norm=of_all_heads * head_size,
+            norms=4 if kind in FOUR_NORMS else 2,
+            post_norms=kind in FOUR_NORMS | WHOLE_HEAD_NORMS,
+            fused=kind == "phi3",
         )
 
     @property
     def linears(self) -> list[Linear]:
-        """The seven projections of a layer."""
+        """The projections of a layer."""
         hidden, wide = self.hidden, self.intermediate
         queries, pairs = self.heads * self.head_size, self.kv_heads * self.head_size
+        if self.fused:
+            return [
+                Linear("qkv_proj", hidden, queries + 2 * pairs),
+                Linear("o_proj", queries, hidden),
+                Linear("gate_up_proj", hidden, 2 * wide),
+                Linear("down_proj", wide, hidden),
+            ]
         return [
             Linear("q_proj", hidden, queries),
             Linear("k_proj", hidden, pairs),
@@ -73,7 +104,8 @@ class Shape:
         """Parameters that stay in 16 bits: embeddings, lm_head, norms, biases."""
         biases = (self.heads + 2 * self.kv_heads) * self.head_size if self.qkv_bias else 0
         tables = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return tables + (2 * self.layers + 1) * self.hidden + self.layers * biases
+        a_layer = self.norms * self.hidden + self.head_norm + biases
+        return tables + self.hidden + self.layers * a_layer
 
     @property
     def parameters(self) -> int:

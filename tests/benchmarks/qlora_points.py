@@ -1,13 +1,15 @@
-"""Time QLoRA micro-batches (forward + backward) of a 4-bit Llama on one CUDA GPU, several points a process.
+"""Time QLoRA micro-batches (forward + backward) of a 4-bit base on one CUDA GPU, several points a process.
 
 python tests/benchmarks/qlora_points.py least:budget=0,limit=11.5 most:limit=69.4
---model names a folder with a bitsandbytes NF4 model; without it one of the 13B shape is made. Of each point,
+--model names a folder with a bitsandbytes NF4 model; without it one of --family's shape is made. Of each point,
 NAME:KEY=VALUE,..., one RESULT line of JSON is printed. A step is one micro-batch with its gradients added to those
 before it; the median of --steps is taken, and the peaks are those since the point began, its first step included.
 Keys of a point:
   budget=auto|0..1   limit=GiB, enforced   unpacked=layers (none: as the budget decides)   profile=1
   path=fast|peft     through the fast path, or transformers + PEFT with every layer checkpointed; this one last
   data=rows          one document a row of random tokens
+  data=lengths       4 random documents a micro-batch, as long as the longest of them: every one another length
+  data=equal         the same tokens in micro-batches of equal length
   data=corpus        the blocks that `fit` would train on, from --corpus
   data=packed|padded random documents as long as --corpus's, packed into blocks, or one a row, padded
 """
@@ -62,7 +64,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("points", nargs="+", type=parse_point)
-    parser.add_argument("--model", help="without one, random weights of the 13B shape")
+    parser.add_argument("--model", help="without one, random weights of --family's shape")
+    parser.add_argument("--family", default="Taigi-Llama-2-13B", help="a shape of random_base.py")
     parser.add_argument("--write", type=Path, help="write the base that is made to this folder, for others")
     parser.add_argument("--corpus", type=Path, help="a folder that `corpus_tools clean` made")
     parser.add_argument("--tokenizer", default="models/tiny-taigi", help="for data=corpus")
@@ -82,6 +85,20 @@ def random_rows(args: argparse.Namespace, vocabulary: int) -> list[Batch]:
     positions = torch.arange(args.seq).repeat(args.bs, 1)
     drawn = (torch.randint(3, vocabulary, (args.bs, args.seq), generator=generator) for _ in range(3))
     return [{"input_ids": tokens, "labels": tokens, "position_ids": positions} for tokens in drawn]
+
+
+def varying_rows(args: argparse.Namespace, vocabulary: int, equal: bool, count: int = 30) -> list[Batch]:
+    """Short micro-batches as in SFT: rows of 150 to 600 tokens, another length each time, or all of the mean one."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(150, 600, (count,), generator=generator).tolist()
+    if equal:
+        lengths = [round(sum(lengths) / count)] * count
+    batches = []
+    for length in lengths:
+        tokens = torch.randint(3, vocabulary, (args.bs, length), generator=generator)
+        positions = torch.arange(length).repeat(args.bs, 1)
+        batches.append({"input_ids": tokens, "labels": tokens, "position_ids": positions})
+    return batches
 
 
 def document_lengths(corpus: Path) -> np.ndarray:
@@ -123,6 +140,8 @@ def make_batches(args: argparse.Namespace, data: str, vocabulary: int) -> tuple[
     """Batches on the CPU, and the token that pads them."""
     if data == "rows":
         return random_rows(args, vocabulary), PAD
+    if data in ("lengths", "equal"):
+        return varying_rows(args, vocabulary, equal=data == "equal"), PAD
     if data == "corpus":
         return corpus_blocks(args)
     return random_documents(args, vocabulary, packed=data == "packed"), PAD
@@ -132,13 +151,13 @@ def make_batches(args: argparse.Namespace, data: str, vocabulary: int) -> tuple[
 
 
 def load_model(args: argparse.Namespace) -> Any:
-    from random_base import TAIGI_13B, llama_config, random_base, write_base
+    from random_base import FAMILIES, random_base, write_base
     from transformers import AutoModelForCausalLM
 
     from taigi_lightning.model.adapters import LoraSettings, attach_adapter
 
     if args.model is None:
-        base = random_base(llama_config(TAIGI_13B))
+        base = random_base(FAMILIES[args.family]())
         if args.write:
             write_base(base, args.write)
     else:
@@ -203,6 +222,7 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
 def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Warm up, then time."""
     from taigi_lightning.fast_path.apply import causal_lm
+    from taigi_lightning.planning.activation_plan import keeps_everything
 
     start_over(model, optimizer, point.limit)
     batches, pad = make_batches(args, point.data, model.config.vocab_size)
@@ -238,9 +258,10 @@ def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) 
         "peak_res": round(torch.cuda.max_memory_reserved() / GIB, 2), "card": torch.cuda.get_device_name(),
     }  # fmt: skip
     if point.path == "fast":
-        decoder = causal_lm(model).fast_decoder
+        found["slow_path_reason"] = getattr(causal_lm(model), "slow_path_reason", None)
+    if (decoder := getattr(causal_lm(model), "fast_decoder", None)) is not None:
         plan = next(iter(decoder.plans.values()))
-        found |= {"kept_layers": sum(len(s.device) == 5 for s in plan), "host": sorted(plan[0].host)}
+        found |= {"kept_layers": sum(map(keeps_everything, plan)), "host": sorted(plan[0].host)}
         found["unpacked"] = decoder.unpacked
     if point.profile:
         profile(lambda: run(0))

@@ -1,4 +1,4 @@
-"""A decoder of any Llama-like shape with random NF4 weights, made layer by layer on the device in seconds.
+"""A decoder of any family's shape with random NF4 weights, made layer by layer on the device in seconds.
 
 python tests/benchmarks/random_base.py base4            # writes a 4-bit base of the 13B shape, 7.5 GB
 """
@@ -6,17 +6,28 @@ python tests/benchmarks/random_base.py base4            # writes a 4-bit base of
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
 
 from taigi_lightning.planning.memory import Shape
 
 TAIGI_13B = Shape(40, 5120, 13824, 40, 40, 128, 56064)
+LLAMA_31_8B = Shape(32, 4096, 14336, 32, 8, 128, 128256)
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def llama_config(shape: Shape) -> LlamaConfig:
@@ -37,6 +48,31 @@ def llama_config(shape: Shape) -> LlamaConfig:
     )
 
 
+def qwen3_8b(layers: int = 36) -> PretrainedConfig:
+    return Qwen3Config(
+        vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=layers,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=128, tie_word_embeddings=False, **SPECIAL,
+    )  # fmt: skip
+
+
+def gemma3(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, window: int) -> Any:
+    return Gemma3TextConfig(
+        vocab_size=262208, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=256, sliding_window=window,
+        max_position_embeddings=32768, **SPECIAL,
+    )  # fmt: skip
+
+
+# The shapes that are compared: 16 layers, so that a base is made and written in seconds.
+FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
+    "Taigi-Llama-2-13B": lambda: llama_config(TAIGI_13B),
+    "Llama-3.1-8B": lambda: llama_config(replace(LLAMA_31_8B, layers=16)),
+    "Qwen3-8B": lambda: qwen3_8b(16),
+    "Gemma-3-12B": lambda: gemma3(3840, 15360, 16, 16, 8, 1024),
+    "Gemma-3-270M": lambda: gemma3(640, 2048, 18, 4, 1, 512),
+}
+
+
 def random_base(config: PretrainedConfig, device: str = "cuda") -> Any:
     """A frozen causal language model: random NF4 projections with double quantisation, the rest in bfloat16."""
     with torch.device("meta"):
@@ -52,6 +88,8 @@ def random_base(config: PretrainedConfig, device: str = "cuda") -> Any:
                 value = value.fill_(1.0) if value.dim() == 1 else value.normal_(std=0.02)
                 setattr(module, name, nn.Parameter(value, requires_grad=False))
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+    if hasattr(model.model.embed_tokens, "embed_scale"):
+        model.model.embed_tokens.embed_scale = torch.tensor(config.hidden_size**0.5, device=device)
     if config.tie_word_embeddings:
         model.tie_weights()
     model.is_loaded_in_4bit = True
@@ -83,6 +121,8 @@ def write_base(model: Any, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    GemmaConfig,
-    GemmaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, forward_hidden, unsupported
@@ -69,18 +69,18 @@ def test_qwen_with_its_biases_is_llama_shaped() -> None:
 
 def test_other_architectures_keep_transformers_own_pass() -> None:
     torch.manual_seed(0)
-    model = with_lora(GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=16)).requires_grad_(False))
+    model = with_lora(StableLmForCausalLM(StableLmConfig(**SIZES)).requires_grad_(False))
     wanted = gradients(model)
     apply_fast_path(model, activation_budget=0.0)
-    assert "GemmaForCausalLM" in causal_lm(model).slow_path_reason
+    assert "StableLmForCausalLM" in causal_lm(model).slow_path_reason
     assert worst(gradients(model), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_their_4_bit_projections_take_the_joined_product(tmp_path: Path, dropout: float) -> None:
     torch.manual_seed(0)
-    GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=16)).save_pretrained(tmp_path)
-    model = with_lora(nf4_llama(tmp_path, GemmaForCausalLM), dropout=dropout)
+    StableLmForCausalLM(StableLmConfig(**SIZES)).save_pretrained(tmp_path)
+    model = with_lora(nf4_llama(tmp_path, StableLmForCausalLM), dropout=dropout)
     wanted = gradients(model)
     apply_fast_path(model, activation_budget=0.0)
     torch.manual_seed(7)

@@ -40,19 +40,30 @@ def test_recomputing_drops_what_the_forward_pass_dropped() -> None:
     assert worst(found[1], found[0]) < 1e-6
 
 
-def add_rms_norm_in_place(x: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    delta.add_(x)
-    return delta, elementwise.rms_norm(delta, *rest)
+def add_rms_norm_in_place(
+    x: Tensor, delta: Tensor, norm: Any, out: Tensor, dropout: Any, post: Any = None
+) -> tuple[Tensor, Tensor]:
+    total, dropped = elementwise.add_rms_norm(x, delta, norm, out, dropout, post)
+    return delta.copy_(total) if post is None else total, dropped
 
 
 def rms_norm_backward_in_place(
-    grad: Tensor, lora_grad: Tensor | None, x: Tensor, weight: Tensor, eps: float, residual: Any, dropout: Any
+    grad: Tensor, lora_grad: Tensor | None, x: Tensor, norm: Any, residual: Any, dropout: Any
 ) -> tuple[Tensor, Tensor]:
-    dx, dropped = elementwise.rms_norm_backward(grad, lora_grad, x, weight, eps, residual, dropout)
+    dx, dropped = elementwise.rms_norm_backward(grad, lora_grad, x, norm, residual, dropout)
     return (
         dx if residual is None else residual.copy_(dx),
         dropped if lora_grad is None else lora_grad.copy_(dropped),
     )
+
+
+def add_rms_norm_backward_in_place(
+    grad: Tensor, lora_grad: Tensor | None, x: Tensor, delta: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    residual = rest[2]
+    found = elementwise.add_rms_norm_backward(grad, lora_grad, x, delta, *rest)
+    reused = (residual, delta, lora_grad)
+    return tuple(f if old is None else old.copy_(f) for f, old in zip(found, reused, strict=True))
 
 
 @pytest.mark.parametrize("saving", [EVERYTHING, INPUT_ONLY, RESIDUAL])
@@ -66,6 +77,7 @@ def test_operations_may_take_the_memory_they_are_offered(saving: Any) -> None:
             **vars(elementwise),
             "add_rms_norm": add_rms_norm_in_place,
             "rms_norm_backward": rms_norm_backward_in_place,
+            "add_rms_norm_backward": add_rms_norm_backward_in_place,
         }
     )
     assert worst(gradients(model), wanted) < 1e-5

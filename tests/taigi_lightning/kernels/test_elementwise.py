@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.kernels import elementwise
-from taigi_lightning.kernels.elementwise import Dropout, drop, keep_mask
+from taigi_lightning.kernels.elementwise import Dropout, HeadNorms, Norm, drop, keep_mask
 
 CPU = torch.device("cpu")
 
@@ -102,16 +102,64 @@ def rotated_back(ops: Any, heads: int, kv_heads: int, size: int = 16) -> Tensor:
     return out
 
 
+ACTIVATIONS = ("silu", "gelu_tanh")
+NORM, PLUS = Norm(W, 1e-5), Norm(W - 1, 1e-5, one_plus=True)
+
+
+def backward_of_norms(ops: Any, post: Norm, norm: Norm | None, dropout: Dropout) -> Any:
+    delta, residual = X.flip(0).clone(), X.flip(1).clone()
+    return ops.add_rms_norm_backward(GRAD, SIDE.clone(), X, delta, post, norm, residual, dropout)
+
+
+def norm_rotated(ops: Any, heads: int, kv_heads: int, one_plus: bool, whole: bool, size: int = 16) -> Any:
+    """Forward into another tensor and in place, and backward."""
+    noise = torch.Generator().manual_seed(3)
+    x = torch.randn(7, heads + 2 * kv_heads, size + 2, generator=noise)[..., 2:]
+    before = x[:, : heads + kv_heads]
+    widths = (heads * size, kv_heads * size) if whole else (size, size)
+    q, k = (Norm(torch.randn(width, generator=noise), 1e-6, one_plus) for width in widths)
+    norms, cos = HeadNorms(q, k, whole), COS[:, : size // 2].repeat(1, 2)
+    tables = cos, cos.roll(1, 0)
+    turned, back = torch.empty_like(before).contiguous(), torch.full((7, heads + 2 * kv_heads, size), 7.0)
+    ops.norm_rotate_back(*after_rotation(7, heads, kv_heads, size), before, norms, *tables, back)
+    ops.norm_rotate(before, heads, norms, *tables, turned)
+    ops.norm_rotate(before, heads, norms, *tables, before)
+    return turned, back, x
+
+
 CASES: dict[str, Callable[[Any, Dropout], Any]] = {
-    "rms_norm": lambda o, d: out_and(lambda out: o.rms_norm(X, W, 1e-5, out, d)),
-    "add_rms_norm": lambda o, d: out_and(lambda out: o.add_rms_norm(X, SIDE.clone(), W, 1e-5, out, d)),
-    "rms_norm_backward": lambda o, d: o.rms_norm_backward(
-        GRAD, SIDE.clone(), X, W, 1e-5, X.flip(1).clone(), d
-    ),
+    "rms_norm": lambda o, d: [
+        out_and(lambda out, n=n: o.rms_norm(X, n, out, d))  # type: ignore[misc]
+        for n in (NORM, PLUS, None)
+    ],
+    "add_rms_norm": lambda o, d: out_and(lambda out: o.add_rms_norm(X, SIDE.clone(), NORM, out, d)),
+    "add_rms_norm, a norm before": lambda o, d: [
+        out_and(lambda out, p=p, n=n: o.add_rms_norm(X, SIDE.clone(), n, out, d, p))  # type: ignore[misc]
+        for p, n in ((PLUS, PLUS), (NORM, None))
+    ],
+    "rms_norm_backward": lambda o, d: [
+        o.rms_norm_backward(GRAD, SIDE.clone(), X, n, X.flip(1).clone(), d) for n in (NORM, PLUS, None)
+    ],
+    "add_rms_norm_backward": lambda o, d: [
+        backward_of_norms(o, p, n, d) for p, n in ((PLUS, PLUS), (NORM, None))
+    ],
+    "norm_gradient": lambda o, d: (o.norm_gradient(GRAD, X, NORM), o.norm_gradient(GRAD, X, PLUS)),
+    "norms of heads": lambda o, d: [
+        norm_rotated(o, *heads, one_plus, False)
+        for heads in ((6, 6), (12, 3), (3, 1))
+        for one_plus in (False, True)
+    ],
+    "norms of heads, half a head no power of two": lambda o, d: norm_rotated(o, 6, 2, True, False, size=12),
+    "norms of all heads": lambda o, d: [norm_rotated(o, *h, False, True) for h in ((6, 6), (12, 3), (3, 1))],
     "copy_drop": lambda o, d: out_and(lambda out: o.copy_drop(X, out, d)),
     "drop_backward": lambda o, d: o.drop_backward(GRAD, SIDE.clone() if d else None, X, d),
-    "swiglu": lambda o, d: out_and(lambda out: o.swiglu(torch.cat([X, GRAD], 1), out, d)),
-    "swiglu_backward": lambda o, d: o.swiglu_backward(GRAD, SIDE.clone(), torch.cat([X, GRAD], 1), d),
+    "glu": lambda o, d: [
+        out_and(lambda out, a=a: o.glu(torch.cat([X, GRAD], 1), out, d, a))  # type: ignore[misc]
+        for a in ACTIVATIONS
+    ],
+    "glu_backward": lambda o, d: [
+        o.glu_backward(GRAD, SIDE.clone(), torch.cat([X, GRAD], 1), d, a) for a in ACTIVATIONS
+    ],
     "rotate": lambda o, d: out_and(
         lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))
     ),
