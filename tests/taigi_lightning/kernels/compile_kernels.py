@@ -1,0 +1,110 @@
+"""Compile every Triton kernel for each generation of cards, as the functions around it launch it; no GPU is needed.
+
+python -m tests.taigi_lightning.kernels.compile_kernels     # prints {"capability", "kernel", "dtype", "shared"} a line
+"""
+
+import json
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from taigi_lightning.kernels import elementwise_triton as ops
+from taigi_lightning.kernels import nf4_triton
+from taigi_lightning.kernels.elementwise import Dropout
+
+CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+ROWS, WIDE, VOCABULARY = 4, 1408, 5000
+HIDDEN, HEAD_SIZES = (8192, 3840, 640), (256, 128, 64)  # the widest programs first
+DROPOUT = Dropout(0.1, 7)
+
+
+class Card:
+    """Stands in for Triton's driver: all that it knows of a card is its generation."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # Triton keeps what it compiled by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def norms(hidden: int, dtype: torch.dtype) -> None:
+    x, delta = torch.ones(ROWS, hidden, dtype=dtype), torch.ones(ROWS, hidden, dtype=dtype)
+    out = torch.empty(ROWS, hidden + 64, dtype=dtype)[:, :hidden]
+    ops.rms_norm(x, x[0], 1e-5, out, DROPOUT)
+    ops.add_rms_norm(x, delta, x[0], 1e-5, out, DROPOUT)
+    ops.rms_norm_backward(out, delta, x, x[0], 1e-5, x, DROPOUT)
+
+
+def rotations(size: int, dtype: torch.dtype) -> None:
+    q, angle = torch.ones(ROWS, 8, size, dtype=dtype), torch.ones(ROWS, size, dtype=dtype)
+    ops.rotate(q, angle, angle, q)
+    ops.rotate_back(q, q, q, angle, angle, torch.ones(ROWS, 24, size, dtype=dtype))
+
+
+def others(dtype: torch.dtype) -> None:
+    x, inner = torch.ones(ROWS, WIDE, dtype=dtype), torch.ones(ROWS, WIDE, dtype=dtype)
+    out, gate_up = (
+        torch.empty(ROWS, WIDE + 64, dtype=dtype)[:, :WIDE],
+        torch.ones(ROWS, 2 * WIDE, dtype=dtype),
+    )
+    ops.copy_drop(x, out, DROPOUT)
+    ops.drop_backward(out, inner, x, DROPOUT)
+    ops.gather_rows(x, torch.zeros(ROWS, dtype=torch.int64))
+    ops.swiglu(gate_up, out, DROPOUT)
+    ops.swiglu_backward(out, inner, gate_up, DROPOUT)
+    ops.softmax_loss_(torch.ones(ROWS, VOCABULARY, dtype=dtype), torch.zeros(ROWS, dtype=torch.int64), -100)
+
+
+def weights(dtype: torch.dtype) -> None:
+    for nested in (True, False):
+        packed, state = bnb.functional.quantize_4bit(
+            torch.ones(16, 512), quant_type="nf4", blocksize=64, compress_statistics=nested
+        )
+        nf4_triton.unpack(packed, state, torch.empty(16, 576, dtype=dtype)[:, :512])
+    b = torch.ones(32, 16)
+    nf4_triton.write_sides([(b, 2.0)] * 3, [32] * 3, torch.empty(96, 560, dtype=dtype)[:, 512:])
+    nf4_triton.stack_rows([torch.ones(16, 512)] * 3, 48, dtype)
+
+
+def launch_all(dtype: torch.dtype, every_size: bool) -> None:
+    """Call everything that launches a kernel, with the options of training."""
+    for hidden in HIDDEN if every_size else HIDDEN[:1]:
+        norms(hidden, dtype)
+    for size in HEAD_SIZES if every_size else HEAD_SIZES[:1]:
+        rotations(size, dtype)
+    others(dtype)
+    weights(dtype)
+
+
+def main() -> None:
+    real, row = JITFunction.run, {"capability": 0, "dtype": ""}
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        compiled = real(kernel, *args, grid=grid, warmup=True, **options)
+        print(json.dumps({**row, "kernel": kernel.__name__, "shared": compiled.metadata.shared}))
+        return compiled
+
+    JITFunction.run = compile_only
+    for capability in CAPABILITIES:
+        triton.runtime.driver.set_active(Card(capability))
+        # A T4 trains in float16: it has no bfloat16.
+        dtypes = [torch.float16, torch.float32] + [torch.bfloat16] * (capability >= 80)
+        for dtype in dtypes:
+            row.update(capability=capability, dtype=str(dtype))
+            # Where shared memory is least: other generations differ in instructions, not in sizes.
+            launch_all(dtype, every_size=dtype is dtypes[0] and capability in (75, 120))
+
+
+if __name__ == "__main__":
+    main()
