@@ -5,6 +5,10 @@ import os
 import torch
 from torch import Tensor, distributed
 
+from taigi_lightning.kernels.host_memory import available_bytes, host_tensor
+
+HOST_SHARE = 0.5  # of the host memory available, for activations
+
 
 def host_bytes(offload: bool | float) -> float:
     """Bytes of host memory activations may take: `offload` GiB, or half of what is available.
@@ -15,9 +19,13 @@ def host_bytes(offload: bool | float) -> float:
         return offload * 2**30
     if not offload:
         return 0.0
+    return HOST_SHARE * available_bytes() / ranks_here()
+
+
+def ranks_here() -> int:
+    """Processes of this run that share this machine's memory."""
     everyone = distributed.get_world_size() if distributed.is_initialized() else 1
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", everyone))
-    return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / ranks
+    return int(os.environ.get("LOCAL_WORLD_SIZE", everyone))
 
 
 class HostStash:
@@ -34,7 +42,7 @@ class HostStash:
         """Start copying a contiguous tensor to the host; its memory is held until the copy is through."""
         host = self.hosts.get(key)
         if host is None or host.shape != tensor.shape or host.dtype != tensor.dtype:
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            host = host_tensor(tensor.shape, tensor.dtype)
             self.hosts[key] = host
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):

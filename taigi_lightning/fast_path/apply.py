@@ -15,6 +15,7 @@ from taigi_lightning.fast_path import families, nf4_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.kernels import elementwise
+from taigi_lightning.planning.placement import WeightsOnHost
 
 
 def apply_fast_path(
@@ -25,6 +26,7 @@ def apply_fast_path(
     offload: bool | float = True,
     embedding_on_host: bool | None = None,
     unpacked_layers: int | None = None,
+    weights_on_host: WeightsOnHost = "none",
 ) -> nn.Module:
     """Prepare a PEFT causal language model for training, in place.
 
@@ -39,6 +41,8 @@ def apply_fast_path(
             CUDA with a budget of 0, or of "auto" where it would not fit otherwise.
         unpacked_layers: how many layers hold their base weights unpacked to 16 bits, for speed; None: none, but
             with a budget of "auto" on CUDA as many as fit when every activation is kept.
+        weights_on_host: how many layers' 4-bit weights wait in host memory and arrive while the layer before
+            computes, or all or none; "auto": on CUDA, what costs least time at the first training step.
 
     Returns:
         The same model; its parameter names and saved files are PEFT's own.
@@ -67,6 +71,7 @@ def apply_fast_path(
         offload=offload,
         embedding_on_host=embedding_on_host,
         unpacked_layers=unpacked_layers,
+        weights_on_host=weights_on_host,
     )
     return model
 

@@ -7,21 +7,25 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
-import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path import nf4_linear
-from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes
+from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes, ranks_here
 from taigi_lightning.fast_path.attention import Documents, find_documents
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
+from taigi_lightning.fast_path.device_memory import allowed_bytes, margin
 from taigi_lightning.fast_path.families import UNTURNED, Family
 from taigi_lightning.fast_path.layer_backward import backward
+from taigi_lightning.fast_path.machine_speed import measure_machine
 from taigi_lightning.fast_path.micro_batch import Step
+from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Dropout, Norm
-from taigi_lightning.planning import activation_plan
+from taigi_lightning.kernels.host_memory import available_bytes, to_host
+from taigi_lightning.planning import activation_plan, placement
 from taigi_lightning.planning.activation_plan import Saving
 from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.placement import Placement, WeightsOnHost
 
 Budget = float | Literal["auto"]
 
@@ -37,6 +41,7 @@ class FastDecoder:
         offload: move what layers without a share save to the host, if the device is a GPU.
         embedding_on_host: where the input embedding stays; None: as `activation_plan.decide` says.
         unpacked_layers: how many layers hold their weights unpacked; None: as `activation_plan.decide` says.
+        weights_on_host: how many layers' packed weights wait on the host; "auto": as `placement.place` says.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class FastDecoder:
         offload: bool | float,
         embedding_on_host: bool | None,
         unpacked_layers: int | None,
+        weights_on_host: WeightsOnHost,
     ) -> None:
         self.backbone, self.family, self.ops, self.budget = base.get_decoder(), family, ops, budget
         config = self.backbone.config
@@ -58,18 +64,29 @@ class FastDecoder:
         for index, layer in enumerate(self.backbone.layers):
             previous = self.layers[-1] if self.layers else None
             self.layers.append(DecoderLayer(layer, index, self.shape, family, config, previous, fused))
-        self.packed = isinstance(self.layers[0].members()[0].base.weight, bnb.nn.Params4bit)
+        self.packed = self.layers[0].members()[0].packed
         self.rank = max(m.rank for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
         self.host_room = host_bytes(offload) if self.stash is not None else 0.0
         self.embedding_on_host = False if self.shape.tied else embedding_on_host
+        self.stream = WeightStream(self.device)
+        self.weights_on_host = weights_on_host
         self.fill = unpacked_layers is None and self.device.type == "cuda"
         self.unpacked = 0
         self.keep_unpacked(unpacked_layers or 0)
         self.plans: dict[tuple[int, int], list[Saving]] = {}
         self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
         # Should transformers' own pass run, as for `generate`, it finds the packed weights where they were.
-        self._hook = self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))
+        self._hooks = [self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))]
+        for module in self.backbone.layers:
+            self._hooks.append(module.register_forward_pre_hook(self.stream.before_own_pass))
+        loaded = {layer.index for layer in self.layers if any(m.on_host for m in layer.members())}
+        forced = (
+            None
+            if weights_on_host == "auto"
+            else placement.counts(weights_on_host, len(self.layers), self.packed)[0]
+        )
+        self.keep_on_host(loaded if forced is None else set(placement.spread(len(self.layers), forced)))
 
     @property
     def device(self) -> torch.device:
@@ -96,10 +113,23 @@ class FastDecoder:
                 layer.drop_unpacked()
         self.unpacked = layers
 
+    def keep_on_host(self, chosen: set[int]) -> None:
+        """Let the packed weights of some layers, and only theirs, wait on the host."""
+        for layer in self.layers:
+            if layer.index in chosen:
+                self.stream.add(layer.index, layer.members())
+        for layer in self.layers:
+            layer.stream = self.stream if layer.index in chosen else None
+            if layer.stream is None:
+                self.stream.remove(layer.index)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what left is for others, and for larger pieces
+
     def release(self) -> None:
         """Undo what was done to the model."""
         self.keep_unpacked(0)
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         embedding = self.backbone.embed_tokens
         if embedding.__dict__.pop("forward", None) is not None:
             embedding.weight.data = embedding.weight.data.to(self.device)
@@ -107,8 +137,7 @@ class FastDecoder:
     def move_embedding_to_host(self) -> None:
         """Keep the input embedding in pinned host memory; only a block's rows travel."""
         embedding, ops = self.backbone.embed_tokens, self.ops
-        host = embedding.weight.data.cpu()
-        embedding.weight.data = host.pin_memory() if torch.cuda.is_available() else host
+        embedding.weight.data = to_host(embedding.weight.data)
 
         def look_up(input_ids: Tensor) -> Tensor:
             rows = ops.gather_rows(embedding.weight, input_ids.reshape(-1))
@@ -129,44 +158,48 @@ class FastDecoder:
         if shape not in self.plans:
             embedding = self.backbone.embed_tokens.weight
             movable = embedding.nbytes if embedding.is_cuda and self.embedding_on_host is None else 0
-            plan = activation_plan.decide(
-                self.shape,
-                math.prod(shape),
-                self.rank,
-                budget=self.budget,
-                room=self._room(math.prod(shape)),
-                host_room=self.host_room,
-                embedding=movable,
-                element_size=self.element_size,
-                packed=self.packed,
-            )
+            choice = self._place(math.prod(shape), movable)
+            plan = choice.decision
             if plan.embedding_on_host or self.embedding_on_host:
                 self.move_embedding_to_host()
                 self.embedding_on_host = False  # done
             if self.fill:
                 self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
+            if choice.on_host > len(self.stream.hosts) or not self.plans:
+                self.keep_on_host(set(placement.spread(len(self.layers), choice.on_host)))
             self.plans[shape] = plan.savings
         return self.plans[shape]
+
+    def _place(self, tokens: int, embedding: int) -> Placement:
+        """What to do with the memory that there is now, the packed weights counted as if all were on the device."""
+        on_host = self.stream.host_bytes()
+        return placement.place(
+            self.shape,
+            tokens,
+            self.rank,
+            weights_on_host=self.weights_on_host,
+            machine=measure_machine(self.device, self.backbone.norm.weight.dtype),
+            budget=self.budget,
+            room=self._room(tokens) - on_host + self.stream.slots_bytes(),
+            host_room=self.host_room,
+            host=placement.HOST_SHARE * available_bytes() / ranks_here() + on_host,
+            embedding=embedding,
+            element_size=self.element_size,
+            packed=self.packed,
+        )
 
     def _room(self, tokens: int) -> float:
         """`activation_plan.room_left` on this device, now."""
         if self.device.type != "cuda":
             return math.inf
-        free, total = torch.cuda.mem_get_info(self.device)
-        held, used = torch.cuda.memory_reserved(self.device), torch.cuda.memory_allocated(self.device)
-        limit = torch.cuda.get_per_process_memory_fraction(self.device) * total
-        available = min(free + held, limit) - used
+        limit, available = allowed_bytes(self.device)
         if self.fill:
             each = activation_plan.unpacked_bytes(self.shape, self.rank, self.element_size, self.packed)
             available += self.unpacked * each
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
-        # The setting that makes it so may be absent, and is not heeded on every system.
-        segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
-        expandable = any(segment.get("is_expandable") for segment in segments)
-        margin = activation_plan.MARGIN if expandable else activation_plan.LOOSE_MARGIN
         taken = limit - available + missing
-        return activation_plan.room_left(limit, taken, self.shape, tokens, self.element_size, margin)
+        return activation_plan.room_left(limit, taken, self.shape, tokens, self.element_size, margin())
 
     # ---- the pass ----------------------------------------------------------------------------------
 
@@ -226,11 +259,13 @@ class _Layer(torch.autograd.Function):
         ctx: Any, x: Tensor, delta: Tensor | None, layer: DecoderLayer, step: Step, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.layer, ctx.step, ctx.added = layer, step, delta is not None
+        layer.enter(again=not step.savings)
         return layer.forward(x, delta, step)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         layer, step = ctx.layer, ctx.step
+        layer.enter(backward=True)
         grad_x, gradients = backward(layer, grad.contiguous(), step, ctx.needs_input_grad[0])
         wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
         return (grad_x, grad_x if ctx.added else None, None, None, *wanted)

@@ -19,6 +19,7 @@ from taigi_lightning.fast_path import attention
 from taigi_lightning.fast_path.families import ACTIVATIONS, Family, activation_of
 from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.nf4_linear import LoraLinear, ProjectionGroup
+from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Dropout, HeadNorms, Norm
 from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, OUTPUT, QKV
 from taigi_lightning.planning.memory import Shape
@@ -60,6 +61,7 @@ class DecoderLayer:
         self.scores = attention.Scores(float(attn.scaling), family.window_of(attn, config))
         self.table = family.table_of(attn, config)
         self.activation = ACTIVATIONS[activation_of(config)]
+        self.stream: WeightStream | None = None  # brings the base weights, if they wait on the host
 
     # ---- what it is made of -------------------------------------------------------------------------
 
@@ -79,6 +81,11 @@ class DecoderLayer:
     def unpacked(self) -> bool:
         """Whether it holds its base weights unpacked."""
         return self.qkv.resident is not None
+
+    def enter(self, backward: bool = False, again: bool = False) -> None:
+        """Have the base weights on the device for what is queued next: see `WeightStream.enter`."""
+        if self.stream is not None:
+            self.stream.enter(self.index, backward, again)
 
     def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
         """Hold the base weights unpacked."""

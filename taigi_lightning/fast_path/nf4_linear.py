@@ -17,6 +17,8 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
+from taigi_lightning.kernels.host_memory import held_in_place, hold_in_place, let_move, to_host
+
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
 
 
@@ -40,16 +42,44 @@ class LoraLinear:
     def rank(self) -> int:
         return 0 if self.lora is None else self.lora[0].shape[0]
 
+    @property
+    def packed(self) -> bool:
+        """Whether its frozen weight is in 4 bits."""
+        return isinstance(self.base.weight, bnb.nn.Params4bit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: the scales are there while the packed weight waits elsewhere."""
+        weight = self.base.weight
+        return weight.quant_state.absmax.device if self.packed else weight.device  # type: ignore[no-any-return]
+
+    @property
+    def on_host(self) -> bool:
+        """Whether its packed weight was told to stay where it is when the model moves: on the host."""
+        return held_in_place(self.base)
+
+    def send_to_host(self) -> Tensor:
+        """Keep the packed weight in host memory, wherever the model moves; return it."""
+        weight = self.base.weight
+        if weight.is_cuda:
+            weight.data = to_host(weight.data)
+        hold_in_place(self.base)
+        return weight.data  # type: ignore[no-any-return]
+
+    def send_to_device(self, device: torch.device) -> None:
+        """Keep the packed weight on the device again."""
+        let_move(self.base)
+        self.send_packed(device)
+
     def send_packed(self, device: torch.device | str) -> None:
         """Move the packed weight, without its scales, which are small."""
-        weight = self.base.weight
-        if isinstance(weight, bnb.nn.Params4bit):
-            weight.data = weight.data.to(device)
+        if self.packed:
+            self.base.weight.data = self.base.weight.data.to(device)
 
     def unpack(self, out: Tensor, fused: bool) -> None:
         """Write the frozen weight into out (out_features, in_features)."""
         weight = self.base.weight
-        if not isinstance(weight, bnb.nn.Params4bit):
+        if not self.packed:
             out.copy_(weight)
             return
         state = weight.quant_state
@@ -97,7 +127,7 @@ class ProjectionGroup:
         self.scale = self._common_scale()
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
-        self.device: torch.device = self.members[0].base.weight.device
+        self.device = self.members[0].device
         self.resident: Tensor | None = None  # [W | B], if it is held
         self._resident_a: Tensor | None = None
 
@@ -117,8 +147,8 @@ class ProjectionGroup:
         columns = [m.scale for m in self.members for _ in range(m.rank)]
         columns += [0.0] * (self.rank - len(columns))
         weight = self.members[0].base.weight
-        dtype = weight.quant_state.dtype if isinstance(weight, bnb.nn.Params4bit) else weight.dtype
-        return torch.tensor(columns, dtype=dtype, device=weight.device)
+        dtype = weight.quant_state.dtype if self.members[0].packed else weight.dtype
+        return torch.tensor(columns, dtype=dtype, device=self.members[0].device)
 
     def parameters(self) -> list[nn.Parameter]:
         """A and B of each member that has LoRA, in order: the order `gradients` answers in."""

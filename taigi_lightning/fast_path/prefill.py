@@ -104,6 +104,7 @@ def _layer(
 
     Both as one tensor and None, or, where a norm follows the MLP, as the two terms that are yet to be added.
     """
+    layer.enter(again=True)
     x, inputs = _normed(x, delta, layer, 0, row.ops)
     attended = _attend(layer.qkv.predict(inputs), layer, row)
     if wanted is not None:

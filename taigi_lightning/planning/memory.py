@@ -123,6 +123,11 @@ def nf4_bytes(elements: int) -> int:
     return math.ceil(elements / 2) + blocks + 4 * math.ceil(blocks / 256) + 4 * 256 + 4 + 4 * 16
 
 
+def packed_layer_bytes(shape: Shape) -> int:
+    """Bytes of one layer's 4-bit weights without their scales: what waits on the host and travels, if anything does."""
+    return sum(math.ceil(linear.inputs * linear.outputs / 2) for linear in shape.linears)
+
+
 def weight_bytes(shape: Shape, quantization: str, element_size: int = 2) -> tuple[int, int]:
     """Bytes of the projections and of the rest."""
     sizes = [linear.inputs * linear.outputs for linear in shape.linears]

@@ -1,0 +1,25 @@
+"""How much of a GPU's memory this process may still take, and how well its allocator uses it."""
+
+from __future__ import annotations
+
+import torch
+
+from taigi_lightning.planning.activation_plan import LOOSE_MARGIN, MARGIN
+
+
+def allowed_bytes(device: torch.device) -> tuple[float, float]:
+    """Bytes of a GPU that this process may take in all, and that are not allocated yet."""
+    free, total = torch.cuda.mem_get_info(device)
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    limit = torch.cuda.get_per_process_memory_fraction(device) * total
+    return limit, min(free + held, limit) - used
+
+
+def margin() -> float:
+    """The share of a GPU's memory to leave free for holes between allocations.
+
+    PyTorch's allocator leaves fewer where it may expand its segments. The setting that makes it so may be absent, and
+    is not heeded on every system: so its segments are asked.
+    """
+    segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    return MARGIN if any(segment.get("is_expandable") for segment in segments) else LOOSE_MARGIN

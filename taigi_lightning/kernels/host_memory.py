@@ -1,0 +1,103 @@
+"""Host memory that a GPU's copy engine reads by itself: page-locked, and of exactly the size that was asked for.
+
+PyTorch's own allocator of pinned memory rounds every request up to a power of two, which would cost a 4-bit 13B
+3 GiB of host memory. So pages are mapped here and registered with CUDA.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container's own, as it sees it
+UNPINNED = (
+    "Host memory cannot be page-locked here (CUDA answers {reason}), so what is copied from it holds the GPU up: "
+    "the same numbers, but slower. Allow more locked memory (`ulimit -l` or a container's `--ulimit memlock=-1`; "
+    "under WSL, .wslconfig's `memory`), or let less wait on the host: --model.weights_on_host none."
+)
+
+
+class _Pages(mmap.mmap):
+    """Mapped pages that are unregistered before they are unmapped."""
+
+    registered = 0  # their address, if CUDA knows them
+
+    def __del__(self) -> None:
+        if self.registered:
+            torch.cuda.cudart().cudaHostUnregister(self.registered)  # type: ignore[no-untyped-call]
+
+
+def host_tensor(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor on the host, page-locked where there is a GPU.
+
+    Where memory cannot be locked it is plain memory, and a warning says so: copies are right but not asynchronous.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if size == 0 or not torch.cuda.is_available():
+        return torch.empty(shape, dtype=dtype)
+    pages = _Pages(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _register(pages, size)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def _register(pages: _Pages, size: int) -> None:
+    address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    code = runtime.cudaHostRegister(address, size, 0)
+    if int(code) == 0:
+        pages.registered = address
+    else:
+        warnings.warn(UNPINNED.format(reason=f"error {int(code)}"), stacklevel=3)
+
+
+def available_bytes() -> int:
+    """Bytes of host memory that a process could still take: what holds files' pages counts, unless a container's
+    limit is lower."""
+    found = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo, limit = Path("/proc/meminfo"), CONTROL_GROUP / "memory.max"
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
+        if line.startswith("MemAvailable:"):
+            found = int(line.split()[1]) * 1024
+    if limit.exists() and limit.read_text().strip() != "max":
+        used = int((CONTROL_GROUP / "memory.current").read_text())
+        for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines():
+            if line.startswith("inactive_file "):
+                used -= int(line.split()[1])
+        found = min(found, max(0, int(limit.read_text()) - used))
+    return found
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy of a tensor in such memory."""
+    host = host_tensor(tensor.shape, tensor.dtype)
+    return host.copy_(tensor)
+
+
+# ---- modules whose weights wait there --------------------------------------------------------------
+
+
+def hold_in_place(module: nn.Module) -> None:
+    """Let a module's tensors stay where they are when the model around it moves to a device, or back."""
+    module._apply = partial(_stay, module)  # type: ignore[method-assign]
+
+
+def let_move(module: nn.Module) -> None:
+    """Undo `hold_in_place`."""
+    module.__dict__.pop("_apply", None)
+
+
+def held_in_place(module: nn.Module) -> bool:
+    """Whether `hold_in_place` counts for a module."""
+    return "_apply" in module.__dict__
+
+
+def _stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:
+    return module

@@ -1,0 +1,115 @@
+"""Where weights wait: on the card while everything fits it, and else where a step takes least time."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from taigi_lightning.planning import activation_plan
+from taigi_lightning.planning.activation_plan import (
+    EVERYTHING,
+    INPUT_ONLY,
+    MOVED,
+    MOVED_MORE,
+    OUTPUT,
+    RESIDUAL,
+    kept_bytes,
+)
+from taigi_lightning.planning.memory import GIB, Shape, packed_layer_bytes
+from taigi_lightning.planning.placement import Placement, place, slot_bytes, spread
+from taigi_lightning.planning.step_time import Machine, part_operations, step_seconds
+
+BIG = Shape(40, 5120, 13824, 40, 40, 128, 56064)
+TOKENS, RANK = 8192, 64
+EMBEDDING = 2 * BIG.vocabulary * BIG.hidden
+FAST, SLOW_LINK = Machine(55e9, 700e12), Machine(3e9, 700e12)
+
+
+def placed(room: float, **changes: Any) -> Placement:
+    given: dict[str, Any] = {
+        "weights_on_host": "auto", "machine": FAST, "budget": "auto", "room": room * GIB, "host_room": math.inf,
+        "host": math.inf, "embedding": EMBEDDING,
+    }  # fmt: skip
+    return place(BIG, TOKENS, RANK, **given | changes)
+
+
+@pytest.mark.parametrize("room", [46, 55, 80])
+def test_where_every_activation_fits_the_plan_is_that_of_resident_weights(room: int) -> None:
+    found = placed(room)
+    assert found.on_host == 0
+    assert found.decision == activation_plan.decide(
+        BIG, TOKENS, RANK, budget="auto", room=room * GIB, host_room=math.inf, embedding=EMBEDDING
+    )
+
+
+@pytest.mark.parametrize("room", [-4, -3, 0, 2, 8, 16, 30, 40])
+def test_what_is_chosen_fits_and_costs_no_more_than_resident_weights(room: int) -> None:
+    found, resident = placed(room), placed(room, weights_on_host="none")
+    device, _ = kept_bytes(found.decision.savings, BIG, TOKENS, RANK)
+    freed = found.on_host * packed_layer_bytes(BIG) - slot_bytes(BIG, found.on_host)
+    freed += EMBEDDING if found.decision.embedding_on_host else 0
+    assert found.fits
+    assert device <= room * GIB + freed
+    assert not resident.fits or found.seconds <= resident.seconds
+
+
+def test_a_link_too_slow_to_hide_carries_less() -> None:
+    fast, slow, slowest = (placed(8, machine=m) for m in (FAST, SLOW_LINK, Machine(0.5e9, 700e12)))
+    assert fast.on_host > slow.on_host > slowest.on_host == 0
+    # Nor does it carry activations that are made again sooner, wherever the weights are.
+    assert fast.decision.savings[0] == MOVED_MORE
+    assert slow.decision.savings[0] == slowest.decision.savings[0] == INPUT_ONLY
+    assert placed(8, machine=SLOW_LINK, weights_on_host="none").decision.savings[0] == INPUT_ONLY
+
+
+def test_weights_leave_a_card_that_they_would_fill_however_slow_the_link() -> None:
+    assert not placed(-4, weights_on_host="none").fits
+    found = placed(-4, machine=Machine(0.5e9, 700e12))
+    assert found.fits
+    assert found.on_host > 20
+
+
+def test_the_host_holds_what_it_has_room_for() -> None:
+    layer = packed_layer_bytes(BIG)
+    found = placed(8, host=20.5 * layer)
+    assert 0 < found.on_host <= 20
+    assert kept_bytes(found.decision.savings, BIG, TOKENS, RANK)[1] <= 20.5 * layer - found.on_host * layer
+    assert placed(8, host=0).on_host == 0
+
+
+def test_a_budget_that_was_asked_for_moves_only_what_does_not_fit() -> None:
+    assert placed(8, budget=0.0).on_host == 0
+    assert placed(-2, budget=0.0).on_host == min(
+        n for n in range(3, 41) if placed(-2, budget=0.0, weights_on_host=n).fits
+    )
+
+
+def test_an_option_forces_it() -> None:
+    assert placed(80, weights_on_host="all").on_host == 40
+    assert placed(-4, weights_on_host="none").on_host == 0
+    assert placed(80, weights_on_host=7).on_host == 7
+    assert placed(8, packed=False).on_host == 0
+
+
+@pytest.mark.parametrize(("layers", "count"), [(40, 40), (40, 17), (5, 3), (3, 1), (8, 0)])
+def test_layers_on_the_host_are_spread_evenly(layers: int, count: int) -> None:
+    found = spread(layers, count)
+    assert len(set(found)) == count
+    gaps = [b - a for a, b in pairwise(found)]
+    assert all(0 <= layer < layers for layer in found)
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def test_copies_cost_time_only_where_they_do_not_hide() -> None:
+    everything = [EVERYTHING] * 40
+    resident = step_seconds(everything, 0, BIG, TOKENS, FAST)
+    assert resident < step_seconds(everything, 40, BIG, TOKENS, FAST) < 1.01 * resident
+    weights = 40 * packed_layer_bytes(BIG)
+    slow = step_seconds(everything, 40, BIG, TOKENS, Machine(1e9, 700e12))
+    assert slow == pytest.approx(2 * weights / 1e9, rel=0.01)
+    parts = part_operations(BIG, TOKENS)
+    again = step_seconds([INPUT_ONLY] * 40, 0, BIG, TOKENS, FAST) - resident
+    assert again == pytest.approx(40 * (sum(parts.values()) - parts[OUTPUT]) / FAST.rate)
+    assert step_seconds([RESIDUAL] * 40, 0, BIG, TOKENS, FAST) < resident + again
+    assert step_seconds([MOVED] * 40, 0, BIG, TOKENS, Machine(1e9, 700e12)) > 10 * resident
