@@ -18,6 +18,7 @@ def run(arguments: list[str]) -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from taigi_lightning.cli.config_errors import SuggestingParser
     from taigi_lightning.cli.config_locations import check_config_files
+    from taigi_lightning.cli.shipped_configs import with_shipped_configs
 
     if command in TOOLS:
         from jsonargparse import auto_cli
@@ -29,6 +30,9 @@ def run(arguments: list[str]) -> None:
         return
     if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
         rest = ["--config", "configs/predict.yaml", *rest]
+    rest, shipped = with_shipped_configs(rest)
+    for path in shipped:
+        print(f"Using the {path.name} that comes with the package: {path}", file=sys.stderr)
     if problem := check_config_files(rest):  # before seconds of imports
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
