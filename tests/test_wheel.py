@@ -24,10 +24,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     copied = folder / "source"
-    tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.py", "*.typed", "*.toml", "*.yaml", "*.md", "*/templates/*", "LICENSE"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    wanted = ("*.py", "*.typed", "*.toml", "*.yaml", "*.md", "*/templates/*", "LICENSE")
+    listing = ("git", "ls-files", "--cached", "--others", "--exclude-standard", *wanted)
+    tracked = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in tracked.stdout.splitlines():
         if not name.startswith("tests/"):
             (copied / name).parent.mkdir(parents=True, exist_ok=True)
