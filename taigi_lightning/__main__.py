@@ -9,6 +9,13 @@ import sys
 
 from taigi_lightning.cli.commands import COMMANDS, COMPLETION, TOOLS, usage
 from taigi_lightning.errors import InputError
+from taigi_lightning.signals import (
+    StoppedBySignal,
+    exit_at_once,
+    handle_signals,
+    raise_stopped,
+    restore_signals,
+)
 
 
 def run(arguments: list[str]) -> None:
@@ -26,6 +33,7 @@ def run(arguments: list[str]) -> None:
         module, function, _ = TOOLS[command]
         target = getattr(importlib.import_module(module), function)
         prog = f"python -m taigi_lightning {command}"
+        handle_signals(raise_stopped)
         auto_cli(target, args=rest, as_positional=True, prog=prog, parser_class=SuggestingParser)
         return
     if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
@@ -46,12 +54,29 @@ def run(arguments: list[str]) -> None:
     else:
         from taigi_lightning.cli.lightning_cli import main as lightning_main
 
+        handle_signals(raise_stopped)
         lightning_main()
 
 
 def main() -> int:
-    """Returns the exit code: 0, 1 for data that cannot be used, 2 for a command line that cannot."""
-    arguments = sys.argv[1:]
+    """Returns the exit code: 0, 1 for data that cannot be used, 2 for a command line that cannot.
+
+    Raises:
+        StoppedBySignal: what ran was stopped; Python then ends with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    before = handle_signals(exit_at_once)
+    try:
+        return answer(sys.argv[1:])
+    except StoppedBySignal:
+        before.clear()
+        handle_signals(exit_at_once)  # one more signal while Python cleans up leaves no traceback either
+        raise
+    finally:
+        restore_signals(before)
+
+
+def answer(arguments: list[str]) -> int:
+    """Run one command line, and say in a paragraph what kept it from running; returns `main`'s exit codes."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0 if arguments else 2

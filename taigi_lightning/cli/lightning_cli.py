@@ -9,8 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import PositiveFloat
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
@@ -38,6 +39,7 @@ from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.tasks.questions import read_questions
 from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
+from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
 from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.module import CausalLMModule
@@ -123,7 +125,7 @@ class TaigiCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections `checkpoint` and `export`, and hand the base's tokenizer to the data."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "{step}",
@@ -156,6 +158,9 @@ class TaigiCLI(LightningCLI):
             kwargs["logger"] = [*as_list(loggers), CSVLogger(str(root / "logs"), name="")]
         else:
             kwargs["logger"] = False
+        plugins = as_list(config.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AsideCheckpointIO()]
         callbacks = as_list(config.get("callbacks"))
         shown = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if config.get("enable_progress_bar") is not False and not shown:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
+from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.distributed import over_ranks
 from taigi_lightning.training.wandb_artifacts import log_artifact, wandb_loggers
@@ -132,32 +133,38 @@ class ExportModel(Callback):
 class SaveOnSignal(Callback):
     """The first Ctrl-C or SIGTERM ends the optimizer step, saves and stops; a second stops at once.
 
-    Stopping inside an accumulation window would lose its gradients, and with them the equality of a
-    resumed run with an unbroken one. Several processes stop together, one optimizer step later.
+    Before the first step and after the last one, the first stops at once. Either way the process ends with 130 or 143
+    (`StoppedBySignal`), never 0. Stopping inside an accumulation window would lose its gradients, and with them the
+    equality of a resumed run with an unbroken one. Several processes stop together, one optimizer step later.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self._process = os.getpid()
         self._step = 0
-        # Whether a process had received one a step ago, and what tells that the answer is on the host.
+        # Which signal a process had received a step ago, and what tells that the answer is on the host.
         self._asked: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over both signals for the time of training; a signal is only heard in the main thread."""
-        self._step, self._asked = trainer.global_step, None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+        """Take over both signals, of which Lightning only notes a SIGTERM, for the time of training.
+
+        Raises:
+            StoppedBySignal: a SIGTERM came meanwhile; Lightning would train a step and end as if all were done.
+        """
+        if trainer.received_sigterm:
+            raise StoppedBySignal(signal.SIGTERM)
+        self._step, self._asked, self._process = trainer.global_step, None, os.getpid()
+        self._previous = handle_signals(self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a worker that prepares batches: they are needed for the rest of the step
         if self.received:
-            raise KeyboardInterrupt
+            say(number, "stopping at once; checkpoints that were saved before stay.")
+            raise StoppedBySignal(number)
         self.received = number
-        name = signal.Signals(number).name
-        print(
-            f"\n{name}: finishing this step, then saving a checkpoint. Once more stops at once.", flush=True
-        )
+        say(number, "finishing this step, then saving a checkpoint. Once more stops at once.")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -166,25 +173,26 @@ class SaveOnSignal(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        if not (self._heard(pl_module.device) if trainer.world_size > 1 else self.received):
+        number = self._heard(pl_module.device) if trainer.world_size > 1 else self.received
+        if not number:
             return
         path = checkpoint_folder(trainer.default_root_dir) / f"interrupted-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             print(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
-        raise KeyboardInterrupt
+        raise StoppedBySignal(number)
 
-    def _heard(self, device: torch.device) -> bool:
-        """Whether a signal had come to any process a step ago: waiting for this step's answer would idle the GPU."""
+    def _heard(self, device: torch.device) -> int:
+        """Which signal had come to any process a step ago: waiting for this step's answer would idle the GPU."""
         answer = over_ranks(torch.full((), self.received, device=device), "max").to("cpu", non_blocking=True)
         copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         before, self._asked = self._asked, (answer, copied)
         if before is None:
-            return False
+            return 0
         answer, copied = before
         if copied is not None:
             copied.synchronize()
-        return bool(answer)
+        return int(answer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back before the export, which they may stop at once."""
@@ -192,9 +200,7 @@ class SaveOnSignal(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the signals back."""
-        while self._previous:
-            number, handler = self._previous.popitem()
-            signal.signal(number, handler)
+        restore_signals(self._previous)
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.signals import StoppedBySignal
 from taigi_lightning.training.callbacks import SaveOnSignal
 from taigi_lightning.training.checkpoints import newest_checkpoint
 from taigi_lightning.training.module import CausalLMModule
@@ -75,8 +76,9 @@ def unbroken(
 def test_stopped_at_any_micro_batch(
     tiny_llama_dir: Path, corpus: Path, unbroken: dict[str, Tensor], tmp_path: Path, batch: int, number: int
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(StoppedBySignal) as stopped:
         train(tiny_llama_dir, corpus, tmp_path, Interrupt(number, batch))
+    assert stopped.value.code == 128 + number
     # The window of two micro-batches is finished first.
     assert newest_checkpoint(tmp_path / "checkpoints").name == f"interrupted-step={batch // 2 + 1}.ckpt"
     resumed = train(tiny_llama_dir, corpus, tmp_path, resume=True)

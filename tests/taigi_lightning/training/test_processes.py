@@ -44,12 +44,56 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
         run.send_signal(number)
         output = run.communicate(timeout=120)[0]
     if number is not signal.SIGKILL:
+        assert "SIGTERM: finishing this step" in output
         assert "Resume with --ckpt_path last" in output
+        assert "KeyboardInterrupt" not in output
+        assert run.returncode == 128 + number
     assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
     subprocess.run(command("--ckpt_path", "last"), check=True, capture_output=True, env=environment())
     wanted, found = trained(home / "models" / "whole"), trained(home / "models" / "cpt_model")
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def catches(process: "subprocess.Popen[str]", number: int) -> bool:
+    """Whether a process has set a handler of its own for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
+def start(*more: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_during_the_imports_it_says_so_in_one_line(home: Path, number: signal.Signals) -> None:
+    with start() as run:
+        while not catches(run, signal.SIGTERM):  # of SIGINT, Python itself catches the default
+            time.sleep(0.002)
+        time.sleep(0.4)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert (output, errors) == ("", f"\n{number.name}: stopped.\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_the_first_step_it_saves_nothing_and_does_not_end_as_if_done(
+    home: Path, number: signal.Signals
+) -> None:
+    with start() as run:
+        assert run.stdout is not None
+        while not run.stdout.readline().startswith("Training LoRA"):  # before the base is loaded
+            assert run.poll() is None
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert f"\n{number.name}: stop" in errors
+    assert "Traceback" not in errors
+    assert not list(home.glob("models/cpt_model/checkpoints/*"))
 
 
 # ---- two processes --------------------------------------------------------------------------------
