@@ -30,6 +30,7 @@ from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
 from corpus_tools.steps.clean_shard import ShardSummary, clean_shard, read_input
 from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
+from corpus_tools.steps.output_folder import check_output_folder
 from corpus_tools.steps.publish import joined, publish
 from corpus_tools.steps.select import Selection, select
 from corpus_tools.steps.write_part import repeated_documents, write_part
@@ -86,6 +87,8 @@ def build_corpus(
     output_dir, decontaminate = Path(output_dir), Path(decontaminate) if decontaminate else None
     if min_chars > max_chars:
         raise InputError(f"min_chars {min_chars} exceeds max_chars {max_chars}; give a smaller one.")
+    if validation_fraction >= 1:
+        raise InputError("validation_fraction 1 leaves nothing to train on; give a smaller one.")
     options = {
         "min_chars": min_chars,
         "max_chars": max_chars,
@@ -99,7 +102,9 @@ def build_corpus(
         "output_format": output_format,
         "skip_bad_files": skip_bad_files,
     }
-    files, passed_over = find_sources([sources] if isinstance(sources, str | Path) else sources)
+    given = [sources] if isinstance(sources, str | Path) else sources
+    check_output_folder(output_dir, [Path(source) for source in given])
+    files, passed_over = find_sources(given)
     if decontaminate:
         read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
     with work_folder(output_dir) as work:
@@ -157,6 +162,11 @@ def _need_documents(report: Mapping[str, Any]) -> None:
         raise InputError(
             f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
             "look at the input or lower --min_chars."
+        )
+    if not report["documents"].get("train"):
+        raise InputError(
+            f"every one of {report['documents']['total']} documents is held out and none is left to train on; "
+            "lower --validation_fraction."
         )
 
 

@@ -9,6 +9,8 @@ from difflib import SequenceMatcher
 from rich.console import Console
 from rich.text import Text
 
+from corpus_tools.errors import printable
+
 _CONTEXT = 12
 
 
@@ -18,7 +20,9 @@ def line_diff(before: str, after: str) -> Text:
     for tag, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag == "equal":
             same = before[a:b]
-            diff.append(same if len(same) <= 2 * _CONTEXT else f"{same[:_CONTEXT]}…{same[-_CONTEXT:]}", "dim")
+            if len(same) > 2 * _CONTEXT:
+                same = f"{same[:_CONTEXT]}…{same[-_CONTEXT:]}"
+            diff.append(printable(same), "dim")
         else:
             diff.append(_visible(before[a:b]), "white on red")
             diff.append(_visible(after[c:d]), "black on green")
@@ -37,7 +41,7 @@ def show_changes(changes: Iterable[tuple[str, str, str, str]], limit: int, conso
     for rule, title, before, after in changes:
         counts[rule] += 1
         if counts[rule] <= limit:
-            parts = ((f"{rule} ", "bold cyan"), line_diff(before, after), (f"  {title}", "dim"))
+            parts = ((f"{rule} ", "bold cyan"), line_diff(before, after), (f"  {printable(title)}", "dim"))
             # Chinese has no spaces to wrap at: the terminal breaks the lines.
             console.print(Text.assemble(*parts), soft_wrap=True)
     console.print("lines changed: " + (", ".join(f"{r} {n:,}" for r, n in counts.most_common()) or "none"))

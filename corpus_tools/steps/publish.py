@@ -12,6 +12,7 @@ from typing import Any
 from corpus_tools.documents import PartSummary
 from corpus_tools.files.atomic import sha256_of, write_json
 from corpus_tools.steps.clean_shard import ShardSummary
+from corpus_tools.steps.output_folder import WHOLE
 
 CARD = """---
 language: nan
@@ -90,9 +91,8 @@ def publish(
     )
     (work / "README.md").write_text(card, encoding="utf-8")
     write_json(work / "report.json", report)
-    whole = ["dropped.parquet", "report.json", "report.html", "README.md"]
     hashes = {new: sha256 for _, new, sha256 in data}
-    hashes |= {name: sha256_of(work / name) for name in whole}
+    hashes |= {name: sha256_of(work / name) for name in WHOLE}
     inputs = [
         {"name": name, "bytes": size, "sha256": sha256, "rows": rows}
         for shard in shards
@@ -107,5 +107,5 @@ def publish(
         old.unlink()
     for name, new, _ in data:
         (work / name).replace(output_dir / new)
-    for name in [*whole, "manifest.json"]:
+    for name in [*WHOLE, "manifest.json"]:
         (work / name).replace(output_dir / name)

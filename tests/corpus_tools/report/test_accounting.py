@@ -64,7 +64,7 @@ def test_nothing_is_lost_or_counted_twice(files: list[list[dict[str, Any]]], opt
         try:
             report = build(files, Path(folder), **options)
         except InputError as error:
-            assert "no document left" in str(error)
+            assert "no document left" in str(error) or "none is left to train on" in str(error)
             return
         out = Path(folder) / "out"
         kept = [d for path in out.glob("*-of-*") for d in pq.read_table(path).to_pylist()]

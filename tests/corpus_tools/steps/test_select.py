@@ -10,8 +10,8 @@ def test_of_equal_articles_the_first_in_sorted_order_stays(tmp_path: Path) -> No
     for names in (("a", "b"), ("b", "a")):
         folder = tmp_path / "".join(names)
         for name, title in zip(names, "甲乙", strict=True):
-            write_rows(folder / f"{name}.json", rows_of(title, LONG * 3))
-        build_corpus([folder], folder / "out")
+            write_rows(folder / "in" / f"{name}.json", rows_of(title, LONG * 3))
+        build_corpus([folder / "in"], folder / "out")
         assert [d["title"] for d in documents(folder / "out")] == ["甲" if names[0] == "a" else "乙"]
 
 

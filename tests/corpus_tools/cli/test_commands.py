@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from corpus_tools.__main__ import _cores, main
+from corpus_tools.__main__ import main
+from corpus_tools.cli.workers import cores
 from corpus_tools.sample.write import write_sample
-from tests.corpus_tools.corpus_folder import contents, rows_of, write_rows
+from tests.corpus_tools.corpus_folder import LONG, contents, rows_of, write_rows
 
 CLEAN = [sys.executable, "-m", "corpus_tools", "clean"]
 
@@ -83,7 +84,7 @@ def test_all_cores_are_used_where_linux_does_not_tell_which(
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
-    assert _cores() == used
+    assert cores() == used
 
 
 def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,15 +92,6 @@ def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "no document left of 1 rows" in error and "too_short" in error
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--min_chars", "0"], ["--validation_fraction", "2"], ["--nonsense", "1"]]
-)
-def test_usage_errors_leave_with_2(arguments: list[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["clean", str(tmp_path), *arguments])
-    assert exit_.value.code == 2
 
 
 def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,3 +103,30 @@ def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
         and path.read_bytes() == before
         and len(list(tmp_path.iterdir())) == 1
     )
+
+
+def test_a_corpus_of_which_nearly_nothing_is_kept_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"第{i}條，一句爾。"} for i in range(200)]  # no titles: each a document of its own
+    write_rows(tmp_path / "in" / "a.json", [*rows, *rows_of("甲", LONG * 4)])
+    assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert "warning: only" in error and "too short" in error
+
+
+def test_names_of_files_and_titles_cannot_command_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, title = "a\x1b[31m.json", "甲\x1b]0;pwned\x07\x1b[2J\u202e"
+    text = "阮兜\x1b[31m佇台南,伊佇\x9b31m高雄\r\u2028覆蓋。"
+    path = write_rows(tmp_path / "in" / name, rows_of(title, text))
+    assert main(["preview", str(path)]) == 0
+    assert main(["clean", str(path), "--output_dir", str(tmp_path / "out")]) == 1
+    (tmp_path / "in" / "\x1b[2J.json").write_text("[")
+    arguments = ["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert main([*arguments, "--skip_bad_files", "--min_chars", "1"]) == 0
+    shown = "".join(capsys.readouterr())
+    assert "\\x1b[2J.json" in shown and "\\x1b]0;pwned" in shown
+    assert all(c == "\n" or c.isprintable() for c in shown if c != "\u3000")

@@ -1,0 +1,161 @@
+"""The commands clean, preview and sample, and how they are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+
+from corpus_tools.cli.progress import progress
+from corpus_tools.cli.usage_errors import Parser
+from corpus_tools.cli.workers import executor, keep_freed_memory
+from corpus_tools.errors import InputError, printable
+
+NEARLY_NOTHING = 0.2  # a smaller share of the characters kept is worth a warning
+FLAGS = ("--convert_simplified", "--skip_bad_files")
+
+
+def clean(
+    source: Path,
+    output_dir: Path = Path("data/cpt_corpus"),
+    workers: NonNegativeInt = 0,
+    min_chars: PositiveInt = 100,
+    max_chars: PositiveInt = 2048,
+    validation_fraction: ClosedUnitInterval = 0.05,
+    min_paragraph_chars: PositiveInt = 30,
+    min_taigi_score: ClosedUnitInterval = 0.0,
+    decontaminate: Path | None = None,
+    ngram: PositiveInt = 13,
+    convert_simplified: bool = False,
+    fields: dict[str, str] | None = None,
+    output_format: Literal["parquet", "jsonl"] = "parquet",
+    skip_bad_files: bool = False,
+    scheduler: str | None = None,
+) -> None:
+    """Clean raw article files into a corpus folder for training.
+
+    Args:
+        source: Folder or file: JSON lists, JSONL, CSV, TXT, Parquet, also with .gz or .zst.
+        output_dir: Folder for the corpus; an earlier corpus there is replaced at the very end.
+        workers: Processes; 0 takes as many as there are cores. The result is the same.
+        min_chars: Shorter documents are dropped.
+        max_chars: Longer articles are split at sentence ends.
+        validation_fraction: Share of the articles held out, whole.
+        min_paragraph_chars: Shorter paragraphs may repeat; of longer ones the first stays.
+        min_taigi_score: Documents that look less like Taigi than this are dropped.
+        decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
+        ngram: Letters and digits in such an n-gram; punctuation and line breaks do not count.
+        convert_simplified: Convert articles that are themselves Simplified Chinese.
+        fields: The files' names for text, title, author and paragraph_id, where they differ.
+        output_format: Format of the documents.
+        skip_bad_files: Go on without damaged files and list them in the report.
+        scheduler: Address of a Dask scheduler (tcp://...) to run on; needs the extra `cluster`.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin for work that never comes
+    keep_freed_memory()
+    from corpus_tools.pipeline import build_corpus
+
+    with executor(workers, scheduler) as processes, progress() as show:
+        report = build_corpus(
+            [source],
+            output_dir,
+            min_chars=min_chars,
+            max_chars=max_chars,
+            validation_fraction=validation_fraction,
+            min_paragraph_chars=min_paragraph_chars,
+            min_taigi_score=min_taigi_score,
+            decontaminate=decontaminate,
+            ngram=ngram,
+            convert_simplified=convert_simplified,
+            fields=fields,
+            output_format=output_format,
+            skip_bad_files=skip_bad_files,
+            executor=processes,
+            progress=show,
+        )
+    _summarise(report, output_dir)
+
+
+def _summarise(report: Mapping[str, Any], output_dir: Path) -> None:
+    rows, documents, characters = report["rows"], report["documents"], report["characters"]
+    kept = characters["kept"]
+    print(f"{rows['read']:,} rows read, {rows['kept']:,} kept; {documents['total']:,} documents, ", end="")
+    print(f"{kept:,} characters in {printable(str(output_dir))} (see report.html there)")
+    if kept < NEARLY_NOTHING * characters["read"]:
+        reasons = {**characters["dropped"], **characters["removed_by_rule"]}
+        most = max(reasons, key=lambda reason: reasons[reason], default="edges")
+        print(
+            f"warning: only {kept / characters['read']:.1%} of the characters were kept; most of the others went as "
+            f"{most.replace('_', ' ')}. See report.html, and whether text, title and paragraph_id are what they are "
+            "taken for.",
+            file=sys.stderr,
+        )
+    for name, reason in report["skipped_files"].items():
+        print(printable(f"skipped {name}: {reason}"), file=sys.stderr)
+
+
+def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt = 10) -> None:
+    """Show what each rule would change in a file; nothing is written.
+
+    Args:
+        file: A file of any accepted format.
+        fields: The file's names for text, title, author and paragraph_id, where they differ.
+        limit: Changed lines shown of each rule.
+    """
+    from rich.console import Console
+
+    from corpus_tools.report.preview import show_changes
+    from corpus_tools.steps.preview_file import changes_of
+
+    if not file.is_file():
+        raise InputError(f"{file} is no file; give one of the raw files.")
+    show_changes(changes_of(file, fields or {}), limit, Console(highlight=False))
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """A flag may stand without its `true`."""
+    return [
+        f"{argument}=true"
+        if argument in FLAGS and following.lower() not in ("true", "false", "yes", "no")
+        else argument
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=False)
+    ]
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; 0, or 1 for unusable data (usage errors leave with 2)."""
+    commands: dict[str, Any] = {"clean": clean, "preview": preview}
+    if arguments[:1] not in (["clean"], ["preview"]):  # its words take a while to load
+        from corpus_tools.sample.write import write_sample
+
+        commands["sample"] = write_sample
+    completing = arguments[:1] == ["--print_completion"]
+    if completing:  # the script is for the command that pip installs
+        set_parsing_settings(add_print_completion_argument=True)
+    options = {name for command in commands.values() for name in signature(command).parameters}
+    Parser.names = (*commands, *(f"--{name}" for name in sorted(options)))
+    Parser.arguments = tuple(arguments)
+    try:
+        auto_cli(
+            commands,
+            args=_with_values(arguments),
+            prog="corpus-tools" if completing else "corpus_tools",
+            as_positional=True,
+            parser_class=Parser,
+            allow_abbrev=False,
+        )
+    except InputError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error)
+        print(f"error: {printable(place + reason)}; give a path that can be used.", file=sys.stderr)
+        return 1
+    return 0

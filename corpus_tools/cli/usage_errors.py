@@ -1,0 +1,101 @@
+"""What is wrong with a command line or a configuration file, in one sentence that names the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from corpus_tools.errors import printable
+
+_WANTED = {
+    "PositiveInt": "a whole number of 1 or more",
+    "NonNegativeInt": "a whole number of 0 or more",
+    "ClosedUnitInterval": "a number from 0 to 1",
+}
+# What the parser says, and the same for people; groups fill the braces.
+_REWORDED = [
+    (
+        r'Parser key "([\w.]+)": Not of type (\w+): (?:.*: )?(.+?)(?: does not conform.*)?$',
+        "--{0} is {2}; give {1}.",
+    ),
+    (
+        r'Parser key "([\w.]+)": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$',
+        "--{0} is {2}; give one of {1}.",
+    ),
+    (
+        r'Parser key "([\w.]+)": Does not validate against .*Given value: (.*)$',
+        "--{0} is {1}; give pairs, as in --{0}.text content.",
+    ),
+    (r'Parser key "([\w.]+)": (.*?)\.?$', "--{0}: {1}."),
+    (r"unrecognized arguments: (--?[^\s=]+)", "there is no option {0}.{near}"),
+    (r"does not accept option '([^']+)'", "there is no option {0}.{near}"),
+    (
+        r"unrecognized arguments: (\S+)",
+        "{0} is one argument too many; put quotes around a path with spaces.",
+    ),
+    (
+        r"argument subcommand: invalid choice: '([^']*)'",
+        "there is no command {0}; commands are clean, preview and sample.{near}",
+    ),
+    (r"argument (--\S+): expected one argument", "{0} has no value; write one behind it."),
+    (r"arguments are required: (\w+)\.(\w+)", "{0} needs {1}, which is missing."),
+    (r'expected "subcommand"', "give a command: clean, preview or sample."),
+    (
+        r"Unexpected config",
+        "the configuration file is empty; give options as lines of the form name: value.",
+    ),
+    (r"(.*?)\.?$", "{0}."),
+]
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    names: tuple[str, ...] = ()  # of commands and of options, for suggestions
+    arguments: tuple[str, ...] = ()  # what was typed
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the sentence and leave with 2."""
+        prog = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
+        said = explain(" ".join(message.split()), self.names)
+        option = said.split(maxsplit=1)[0].rstrip(":")
+        config = _value_of("--config", self.arguments)
+        if config and _value_of(option, self.arguments) is None and "unrecognized" not in message:
+            said = f"{config}: {said}"
+        print(f"error: {printable(said)} See {prog} --help.", file=sys.stderr)
+        self.exit(2)
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        if argument == option or argument.startswith(f"{option}="):
+            return argument.partition("=")[2] or following
+    return None
+
+
+def explain(message: str, names: Iterable[str]) -> str:
+    """The parser's message, reworded where it would need the parser's source to be understood.
+
+    >>> explain("unrecognized arguments: --min_char 5", ["--min_chars"])
+    'there is no option --min_char. Did you mean --min_chars?'
+    >>> explain('Parser key "limit": Not of type PositiveInt: 0 does not conform to restriction v>0', [])
+    '--limit is 0; give a whole number of 1 or more.'
+    """
+    for pattern, sentence in _REWORDED:
+        if found := re.search(pattern, message):
+            groups = [_WANTED.get(group, group) for group in found.groups()]
+            near = _suggestion(groups[0], names) if "{near}" in sentence else ""
+            return sentence.format(*groups, near=near)
+    return message
+
+
+def _suggestion(word: str, names: Iterable[str]) -> str:
+    if not word.startswith("-"):  # a command, or an option in a file
+        names = [name.removeprefix("--") for name in names]
+    near = difflib.get_close_matches(word, list(names), n=2, cutoff=0.75)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
