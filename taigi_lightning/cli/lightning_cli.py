@@ -105,6 +105,9 @@ class TaigiCLI(LightningCLI):
             type=PositiveFloat | None,
             help="for the expected time; without it, that of an earlier run in the same folder",
         )
+        plan.add_argument(
+            "--json", action="store_true", help="for scripts: every figure under a name that ends in its unit"
+        )
         self.parser.commands.add_subcommand("plan", plan, help=COMMANDS["plan"])  # type: ignore[attr-defined]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -15,6 +15,7 @@ from taigi_lightning.fast_path import families, nf4_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.kernels import elementwise
+from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.placement import WeightsOnHost
 
 
@@ -128,15 +129,14 @@ def unsupported(model: nn.Module) -> str | None:
     family = families.FAMILIES.get(type(base).__name__)
     if family is None:
         return f"{type(base).__name__} is not one of {', '.join(families.FAMILIES)}"
-    backbone = base.get_decoder()
-    reason = families.refusal(backbone.config)
+    reason = off_fast_path(base.config.to_dict())
     if reason is not None:
         return reason
     trained = [n for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n]
     if trained:
         return f"{trained[0]} trains, beside LoRA"
     projections = {"self_attn": (*family.qkv, "o_proj"), "mlp": (*family.gate_up, "down_proj")}
-    for layer in backbone.layers:
+    for layer in base.get_decoder().layers:
         for block, names in projections.items():
             for name in names:
                 reason = nf4_linear.refusal(getattr(getattr(layer, block), name))

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning.fast_path import attention
-from taigi_lightning.fast_path.families import ACTIVATIONS, Family, activation_of
+from taigi_lightning.fast_path.families import Family, activation_of
 from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.nf4_linear import LoraLinear, ProjectionGroup
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Dropout, HeadNorms, Norm
 from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, OUTPUT, QKV
+from taigi_lightning.planning.decoder_path import ACTIVATIONS
 from taigi_lightning.planning.memory import Shape
 
 

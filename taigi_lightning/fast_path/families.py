@@ -1,12 +1,11 @@
 """How each architecture's decoder layer differs from Llama's: all that the written-out layer has to be told.
 
-What the modules themselves say is read from them: sizes, biases, the attention's scale, each layer's window.
+Which configs take the fast path at all, `planning.decoder_path` says. What the modules themselves say is read from
+them: sizes, biases, the attention's scale, each layer's window.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
-
-ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 @dataclass(frozen=True)
@@ -79,20 +78,3 @@ FAMILIES = {
 def activation_of(config: Any) -> str:
     """The MLP's activation as transformers names it."""
     return str(getattr(config, "hidden_activation", None) or config.hidden_act)
-
-
-def refusal(config: Any) -> str | None:
-    """Why a text config's layers are not what its family's description says, or None if they are."""
-    if activation_of(config) not in ACTIVATIONS:
-        return f"its activation is {activation_of(config)}, not one of {', '.join(ACTIVATIONS)}"
-    for name in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
-        if getattr(config, name, 0.0):
-            return f"it has {name}, a dropout outside LoRA"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "it caps attention scores"
-    if getattr(config, "use_bidirectional_attention", False):
-        return "its attention looks ahead"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if (getattr(config, "partial_rotary_factor", None) or rope.get("partial_rotary_factor") or 1.0) != 1.0:
-        return "it rotates a part of each head"
-    return None

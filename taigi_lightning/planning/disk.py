@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and whether there is room for it, asked before the run."""
+"""What a run leaves on disk, and whether it fits there, asked before the run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ def free_space(folder: str | Path) -> tuple[Path, int]:
     absolute = Path(folder).absolute()
     place = next(path for path in (absolute, *absolute.parents) if path.is_dir())
     return place, shutil.disk_usage(place).free
-
-
-def same_disk(one: Path, other: Path) -> bool:
-    """Whether two folders that exist share one disk's free space."""
-    return one.stat().st_dev == other.stat().st_dev
 
 
 def check_space(folder: str | Path, needs: Mapping[str, int], advice: str) -> None:

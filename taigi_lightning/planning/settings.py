@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.memory import PROJECTIONS, Shape
 
 KNOWN = {
@@ -32,6 +33,7 @@ class Settings:
 
     base: str = "Bohanlu/Taigi-Llama-2-13B"
     quantization: str = "nf4"
+    from_scratch: bool = False
     rank: int | None = None
     targets: tuple[str, ...] = tuple(PROJECTIONS)
     optimizer: str = "torch.optim.AdamW"
@@ -43,6 +45,7 @@ class Settings:
     devices: int = 1
     folder: str = "."
     corpus: str | None = "data/cpt_corpus"
+    fills_rows: bool = True
     checkpoints: int = 2
     merge: bool = True
     predicts: bool = False
@@ -69,7 +72,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     """Pick what matters out of a stage's config; what it leaves out has the command line's default.
 
     Raises:
-        InputError: the adapter that the config names is not there.
+        InputError: the adapter that the config names is not there, or nothing would train.
     """
     model, trainer, data = (config.get(name) or {} for name in ("model", "trainer", "data"))
     if isinstance(data, str):
@@ -81,6 +84,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     found: dict[str, Any] = {
         "base": model.get("base"),
         "quantization": model.get("quantization"),
+        "from_scratch": model.get("from_scratch"),
         "rank": lora.get("r", 16) if lora is not None else None,
         "targets": tuple((lora or {}).get("target_modules", PROJECTIONS)),
         "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
@@ -96,10 +100,17 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "batch_tokens": arguments.get("batch_tokens"),
         "answer_strategy": model.get("answer_strategy"),
     }
-    kind = str(arguments.get("class_path", "CPTDataModule")).rpartition(".")[2]
-    folder = arguments.get("data_dir", Settings.corpus) if kind == "CPTDataModule" else None
+    kind = str(data.get("class_path", "CPTDataModule")).rpartition(".")[2]
+    texts, predicts = kind == "CPTDataModule", kind == "PredictDataModule"
+    if lora is None and not predicts and not model.get("from_scratch"):
+        raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
     given = {name: value for name, value in found.items() if value is not None}
-    return Settings(corpus=folder, predicts=kind == "PredictDataModule", **given)
+    return Settings(
+        corpus=arguments.get("data_dir", Settings.corpus) if texts else None,
+        fills_rows=texts and arguments.get("packing") is not False,
+        predicts=predicts,
+        **given,
+    )
 
 
 def saved_adapter(folder: Path) -> dict[str, Any]:
@@ -134,36 +145,47 @@ def count_devices(devices: Any) -> int | None:
     return devices if isinstance(devices, int) and devices > 0 else None
 
 
-def base_shape(base: str) -> Shape:
-    """The shape of a base: from its folder, from the Hub's cache, or from the few that are known.
+def read_base(base: str) -> tuple[Shape, str | None]:
+    """The shape of a base and why its layers take the general path, None if they take the fast one.
+
+    Both are read from its folder, from the Hub's cache, or known for a few.
 
     Raises:
-        InputError: none of these has it.
+        InputError: none of these has it, or its layers are not counted here.
     """
     path = Path(base) / "config.json"
     if not path.is_file() and base in KNOWN:
-        return KNOWN[base]
+        return KNOWN[base], None
     if not path.is_file():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
-        if not isinstance(cached, str):
-            hint = "It appears when the CPT stage has ended; until then plan with --model.base and that stage's base."
-            raise InputError(
-                f"The shape of {base} is not known here: no config.json of it is on this machine. "
-                + (
-                    hint
-                    if base.startswith("models/")
-                    else f"Fetch that one file with `hf download {base} config.json`."
-                )
-            )
-        path = Path(cached)
+        path = _cached_config(base)
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if experts := next((name for name in EXPERTS if config.get(name)), None):
+        raise InputError(
+            f"{path} has {experts} {config[experts]}: a mixture of experts, whose weights are not counted here. "
+            "Plan a dense base."
+        )
     try:
-        return Shape.from_config(json.loads(path.read_text(encoding="utf-8")))
+        return Shape.from_config(config), off_fast_path(config)
     except KeyError as error:
         raise InputError(f"{path} has no {error}: only Llama-shaped bases can be planned.") from error
 
 
+def _cached_config(base: str) -> Path:
+    """The config.json of a base in the Hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+    if isinstance(cached, str):
+        return Path(cached)
+    hint = f"Fetch that one file with `hf download {base} config.json`."
+    if base.startswith("models/"):
+        hint = "It appears when the CPT stage has ended; until then plan with --model.base and that stage's base."
+    raise InputError(
+        f"The shape of {base} is not known here: no config.json of it is on this machine. {hint}"
+    )
+
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 SIZE = r"(?=.*[1-9])(\d+(?:\.\d+)?)\s*([GgMm])(i?)B?"
 MemorySize = restricted_string_type("MemorySize", f"^{SIZE}$")
 
@@ -212,11 +234,24 @@ def past_speed(settings: Settings) -> float | None:
 
 
 def corpus_characters(folder: str) -> int | None:
-    """Characters of a cleaned corpus, as its report says; None where there is none yet."""
-    for name in ("manifest.json", "report.json"):
-        path = Path(folder) / name
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8")).get("characters")
-            if isinstance(found, int):
-                return found
-    return None
+    """Characters of a corpus's training split, read from its Parquet files; None where there is none yet.
+
+    `corpus_tools clean` writes each document's `characters`; of other corpora the texts are counted.
+    """
+    files = sorted(Path(folder).glob("train-*.parquet"))
+    if not files:
+        return None
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    total = 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            counted = (Path(folder) / "manifest.json").is_file() and "characters" in names
+            if not counted and "text" not in names:
+                return None  # `fit` says what is wrong with it
+            for batch in file.iter_batches(columns=["characters" if counted else "text"]):
+                column = batch.column(0) if counted else pc.utf8_length(batch.column(0))
+                total += pc.sum(column).as_py() or 0
+    return total

@@ -1,4 +1,4 @@
-"""What a training config will need of card and disk, and how it could need less; `plan_text` says it."""
+"""What a training config will need of card and disk, and how it could need less."""
 
 from __future__ import annotations
 
@@ -6,92 +6,156 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from taigi_lightning.planning import activation_plan, memory
+from taigi_lightning.planning import activation_plan, general_path, memory
 from taigi_lightning.planning.disk import run_bytes
 from taigi_lightning.planning.memory import GIB, Shape
+from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.settings import Settings, is_cached
 
-
-class Need(NamedTuple):
-    """Bytes on the card by purpose, in the order of the table, and the notes beside them."""
-
-    parts: dict[str, int]
-    notes: dict[str, str]
-    host: int
-
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values())
+CUDA = Part("CUDA itself", memory.CONTEXT, "about")
+DEQUANTISED = "weights, dequantised"
+ACTIVATIONS = "activations"  # those that move to the host
 
 
-def needs(settings: Settings, shape: Shape, card: int | None = None, element_size: int = 2) -> Need:
+def needs(
+    settings: Settings,
+    shape: Shape,
+    card: int | None = None,
+    element_size: int = 2,
+    general: str | None = None,
+) -> Needs:
     """What training takes on a CUDA card at its peak.
 
     Args:
         card: its bytes, which an activation budget of "auto" fills; None takes the least.
+        general: why the base's layers take the general path; None: they take the fast one.
     """
+    if settings.from_scratch:
+        general = "every weight trains"
+    if general is not None:
+        return _general_needs(settings, shape, element_size, general)
+    return _fast_needs(settings, shape, card, element_size)
+
+
+def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size: int) -> Needs:
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
-    sizes = memory.adapter_sizes(shape, rank, settings.targets) if rank else [shape.parameters]
-    adapter = 4 * sum(sizes)
+    sizes = memory.adapter_sizes(shape, rank, settings.targets)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
-    taken = projections + rest + 2 * adapter + state + memory.CONTEXT
+    held = projections + rest + 2 * 4 * sum(sizes) + state + memory.CONTEXT
     embedding = 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
     decision = activation_plan.decide(
         shape,
         tokens,
         rank,
         budget="auto" if settings.activation_budget == "auto" else float(settings.activation_budget),
-        room=0.0 if card is None else activation_plan.room_left(card, taken, shape, tokens, element_size),
-        host_room=math.inf,  # the host is taken to have room for what moves there; the table says how much
+        room=0.0 if card is None else activation_plan.room_left(card, held, shape, tokens, element_size),
+        host_room=math.inf,  # the host is taken to have what moves there; the plan says how much that is
         embedding=embedding,
         element_size=element_size,
         packed=settings.quantization == "nf4",
     )
-    rest -= embedding if decision.embedding_on_host else 0
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
     working = activation_plan.working_bytes(shape, tokens, element_size)
     at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
-    in_step = max(0, memory.step_bytes(settings.optimizer, sizes) - kept - transient)
-    parts = {
-        "weights, projections": projections,
-        "weights, the rest": rest,
-        "weights, unpacked": decision.unpacked
-        * activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4"),
-        "adapter": adapter,
-        "gradients": adapter,
-        "optimizer state": state,
-        "activations kept": kept,
-        "loss or one layer": transient,
-        "optimizer step": in_step,
-        "CUDA itself": memory.CONTEXT,
-    }
-    notes = {
-        "weights, projections": settings.quantization,
-        "weights, the rest": "16 bits: embeddings, norms",
-        "weights, unpacked": f"16 bits instead, of {decision.unpacked} of {shape.layers} layers",
-        "adapter": f"{sum(sizes):,} parameters, 32 bits",
-        "optimizer state": settings.optimizer.rpartition(".")[2],
-        "activations kept": f"all of {decision.keeping} of {shape.layers} layers, "
-        f"the others' {host / GIB:.1f} GiB on the host",
-        "loss or one layer": "the larger of the two",
-        "CUDA itself": "about",
-    }
+    a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4")
+    note = f"all of {decision.keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host"
     if decision.keeping == shape.layers:
-        notes["activations kept"] = f"all of {shape.layers} layers"
-    return Need({name: size for name, size in parts.items() if size}, notes, host)
+        note = f"all of {shape.layers} layers"
+    moved = embedding if decision.embedding_on_host else 0
+    dequantised = f"16 bits instead, of {decision.unpacked} of {shape.layers} layers"
+    device = [
+        *_weights(settings, projections, rest - moved),
+        Part(DEQUANTISED, decision.unpacked * a_layer, dequantised),
+        *_trained(settings, sizes),
+        Part("activations kept", kept, note),
+        *_transients(settings, sizes, kept, transient),
+    ]
+    found = Decisions(
+        path="fast",
+        path_reason=None,
+        layers=shape.layers,
+        layers_kept=decision.keeping,
+        layers_dequantised=decision.unpacked,
+        embedding_on_host=decision.embedding_on_host,
+    )
+    return Needs(found, taken(device), taken([Part(ACTIVATIONS, host), Part("input embedding", moved)]))
+
+
+def _general_needs(settings: Settings, shape: Shape, element_size: int, reason: str) -> Needs:
+    """Checkpointed layer by layer, unless a budget of 1 keeps everything; nothing moves, nothing fills the card."""
+    tokens, rank = settings.tokens, settings.rank or 0
+    # Weights that train are in 32 bits, and autocast makes 16-bit ones of the projections beside them.
+    projections, rest = memory.weight_bytes(
+        shape, *(("none", 4) if settings.from_scratch else (settings.quantization, element_size))
+    )
+    sizes = (
+        [shape.parameters] if settings.from_scratch else memory.adapter_sizes(shape, rank, settings.targets)
+    )
+    everything = settings.activation_budget == 1.0
+    batch = settings.batch_size, settings.max_length
+    saved = general_path.saved_bytes(shape, *batch, rank, element_size)
+    peak = general_path.layer_peak_bytes(shape, *batch, rank, element_size)
+    if everything:
+        kept, note, peak = shape.layers * saved, f"all of {shape.layers} layers", peak - saved
+    else:
+        kept = shape.layers * general_path.input_bytes(shape, tokens, element_size)
+        note = f"the inputs of {shape.layers} layers; the rest is computed again"
+    transient = max(activation_plan.loss_bytes(shape, tokens, element_size), peak)
+    copies = projections // 2 if settings.from_scratch else 0
+    device = [
+        *_weights(settings, projections, rest),
+        Part("weights, 16-bit copies", copies, "by autocast, of the projections"),
+        *_trained(settings, sizes),
+        Part("activations kept", kept, note),
+        *_transients(settings, sizes, kept, transient),
+    ]
+    decisions = Decisions("general", reason, shape.layers, layers_kept=shape.layers if everything else 0)
+    return Needs(decisions, taken(device))
+
+
+def _weights(settings: Settings, projections: int, rest: int) -> list[Part]:
+    bits = 32 if settings.from_scratch else 16
+    kind = f"{bits} bits" if settings.from_scratch else settings.quantization
+    return [
+        Part("weights, projections", projections, kind),
+        Part("weights, the rest", rest, f"{bits} bits: embeddings, norms"),
+    ]
+
+
+def _trained(settings: Settings, sizes: list[int]) -> list[Part]:
+    """What is trained, all of it in 32 bits, with its gradients and the optimizer's state."""
+    adapter = 0 if settings.from_scratch else 4 * sum(sizes)
+    state = memory.optimizer_bytes(settings.optimizer, sizes)
+    return [
+        Part("adapter", adapter, f"{sum(sizes):,} parameters, 32 bits"),
+        Part("gradients", 4 * sum(sizes)),
+        Part("optimizer state", state, settings.optimizer.rpartition(".")[2]),
+    ]
+
+
+def _transients(settings: Settings, sizes: list[int], kept: int, transient: int) -> list[Part]:
+    in_step = max(0, memory.step_bytes(settings.optimizer, sizes) - kept - transient)
+    return [
+        Part("loss or one layer", transient, "the larger of the two"),
+        Part("optimizer step", in_step),
+        CUDA,
+    ]
+
+
+# ---- disk ------------------------------------------------------------------------------------------
 
 
 def disk_needs(settings: Settings, shape: Shape) -> dict[str, dict[str, int]]:
     """Bytes a run fetches or leaves, by folder and purpose."""
-    sizes = (
-        memory.adapter_sizes(shape, settings.rank, settings.targets) if settings.rank else [shape.parameters]
-    )
+    sizes = [shape.parameters]
+    if not settings.from_scratch:
+        sizes = memory.adapter_sizes(shape, settings.rank or 0, settings.targets)
     needed = {
         settings.folder: run_bytes(
             adapter=4 * sum(sizes),
@@ -110,9 +174,13 @@ def download_needs(base: str, shape: Shape) -> dict[str, dict[str, int]]:
     return {HF_HUB_CACHE: {f"download of {base}": 2 * shape.parameters}}
 
 
-def smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
+# ---- needing less ----------------------------------------------------------------------------------
+
+
+def smaller(settings: Settings, general: str | None = None) -> Iterator[tuple[str, Settings]]:
     """Ways to need less, the harmless first, each laid over the ones before."""
-    if settings.activation_budget != 0.0:
+    # On the general path any budget below 1 is the same.
+    if settings.activation_budget == 1.0 or (general is None and settings.activation_budget != 0.0):
         settings = replace(settings, activation_budget=0.0)
         yield "--model.activation_budget 0", settings
     while settings.batch_size > 1:
@@ -132,11 +200,19 @@ def smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
         yield f"--model.lora.r {settings.rank}", settings
 
 
-def fitting_flags(settings: Settings, shape: Shape, card: int) -> list[str] | None:
+def margin(path: Literal["fast", "general"]) -> float:
+    """The share of a card to leave free for fragments and small tensors."""
+    return activation_plan.MARGIN if path == "fast" else general_path.MARGIN
+
+
+def fitting_flags(
+    settings: Settings, shape: Shape, card: int, general: str | None = None
+) -> list[str] | None:
     """The first of `smaller`'s steps that together fit the card; None if all of them do not."""
     flags: dict[str, str] = {}
-    for flag, changed in smaller(settings):
+    for flag, changed in smaller(settings, general):
         flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
-        if needs(changed, shape, card).total <= card * (1 - activation_plan.MARGIN):
+        need = needs(changed, shape, card, general=general)
+        if need.total <= card * (1 - margin(need.decisions.path)):
             return list(flags.values())
     return None

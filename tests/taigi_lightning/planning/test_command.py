@@ -1,6 +1,5 @@
 """`plan`: it reads a config as `fit` does, and what it advises fits."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +12,7 @@ from taigi_lightning.__main__ import main
 from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.memory import GIB
-from taigi_lightning.planning.settings import KNOWN, Settings, base_shape, read_settings
+from taigi_lightning.planning.settings import KNOWN, Settings, read_base, read_settings
 from taigi_lightning.planning.training_needs import fitting_flags, needs
 
 ROOT = Path(__file__).parents[3]
@@ -59,7 +58,7 @@ def test_a_plan_reads_yaml_files_and_flags_as_fit_does(
 
 
 def test_a_plan_without_a_config_has_the_defaults_of_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_of(monkeypatch, "--data", "CPTDataModule") == Settings()
+    assert settings_of(monkeypatch, "--data", "CPTDataModule", "--model.lora.r", "16") == Settings(rank=16)
 
 
 def test_the_config_a_run_leaves_can_be_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,19 +154,8 @@ def test_the_table_says_what_a_user_asks(
         assert words in printed
 
 
-def test_epochs_come_from_the_corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "manifest.json").write_text(json.dumps({"characters": 4096}))
-    monkeypatch.chdir(tmp_path)
-    data = ["--data", "CPTDataModule", "--data.data_dir", "corpus"]
-    assert plan(monkeypatch, *data, "--trainer.max_steps", "1", "--gpu_memory", "80GB") == 0
-    assert "2.0 times the corpus" in capsys.readouterr().out
-
-
 def test_an_unknown_base_says_how_to_make_it_known(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"hf download nobody/nothing config\.json"):
-        base_shape("nobody/nothing")
+        read_base("nobody/nothing")
     with pytest.raises(InputError, match="when the CPT stage has ended"):
-        base_shape("models/cpt_model_of_tomorrow")
+        read_base("models/cpt_model_of_tomorrow")

@@ -1,4 +1,4 @@
-"""`plan` of a prediction: it counts what prediction holds, and the room that prediction keeps free."""
+"""`plan` of a prediction: it counts what prediction holds, and the headroom that prediction keeps free."""
 
 import json
 from dataclasses import replace
@@ -53,15 +53,16 @@ def test_it_holds_the_weights_that_training_holds_and_nothing_that_learns() -> N
     parts, trained = predict_needs(SFT, SHAPE).parts, needs(SFT, SHAPE, 80 * GIB).parts
     for name in ("weights, projections", "weights, the rest", "adapter", "CUDA itself"):
         assert parts.pop(name) == trained[name]
-    assert parts == {"room for one pass": prefill_room(SHAPE.hidden, SHAPE.intermediate, 16384)}
+    assert parts == {"headroom for one pass": prefill_room(SHAPE.hidden, SHAPE.intermediate, 16384)}
 
 
-def test_unpacked_layers_fill_what_the_room_leaves() -> None:
+def test_dequantised_layers_fill_what_the_headroom_leaves() -> None:
     layers = [
-        predict_needs(SFT, SHAPE, card * GIB).parts.get("weights, unpacked", 0) for card in (12, 16, 24, 80)
+        predict_needs(SFT, SHAPE, card * GIB).parts.get("weights, dequantised", 0)
+        for card in (12, 16, 24, 80)
     ]
     assert layers[0] == 0 < layers[1] < layers[2] < layers[3]
-    assert predict_needs(SFT, SHAPE, 800 * GIB).parts["weights, unpacked"] == layers[3]
+    assert predict_needs(SFT, SHAPE, 800 * GIB).parts["weights, dequantised"] == layers[3]
     assert all(predict_needs(SFT, SHAPE, card * GIB).total <= card * GIB for card in (16, 24, 40, 80))
 
 

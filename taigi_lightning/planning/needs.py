@@ -1,0 +1,61 @@
+"""What a run takes of the card and of the host, by purpose, and what was decided on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Part:
+    """One purpose, the bytes it takes, and a few words beside them."""
+
+    purpose: str
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What becomes of the base's layers.
+
+    Args:
+        path: "fast" where the project's own layers run, "general" where transformers' do.
+        path_reason: why it is the general one.
+        layers: how many the base has.
+        layers_kept: of these, those that keep all activations on the card.
+        layers_dequantised: of these, those whose base weights wait in 16 bits.
+        embedding_on_host: whether the input embedding moves to host memory.
+    """
+
+    path: Literal["fast", "general"]
+    path_reason: str | None
+    layers: int
+    layers_kept: int = 0
+    layers_dequantised: int = 0
+    embedding_on_host: bool = False
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The parts of the card's memory at the peak, and of the host's, in the order of the table; no part is 0."""
+
+    decisions: Decisions
+    device: tuple[Part, ...]
+    host: tuple[Part, ...] = field(default=())
+
+    @property
+    def total(self) -> int:
+        """Bytes of the card."""
+        return sum(part.bytes for part in self.device)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of the card by purpose."""
+        return {part.purpose: part.bytes for part in self.device}
+
+
+def taken(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Those that take anything."""
+    return tuple(part for part in parts if part.bytes)

@@ -1,0 +1,241 @@
+"""The plan of a run as one value: every figure that `plan` prints, computed from what it is given alone.
+
+`python -m taigi_lightning plan --json` prints a `Plan` under its fields' names, which end in their units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from taigi_lightning.planning.memory import GIB, Shape
+from taigi_lightning.planning.needs import Decisions, Needs, Part
+from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
+from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.training_needs import (
+    ACTIVATIONS,
+    disk_needs,
+    download_needs,
+    fitting_flags,
+    margin,
+    needs,
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU: its name and the bytes of its own memory."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A folder's disk: which it is, so that folders of one disk are known, and the bytes free there."""
+
+    device: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of the machine and of earlier work a plan is made with; nothing of it must be there.
+
+    Args:
+        card: the card here, or the one given.
+        corpus_characters: of the training split.
+        tokens_per_second: of an earlier run, or as given.
+        disks: by folder.
+    """
+
+    card: Card | None = None
+    corpus_characters: int | None = None
+    tokens_per_second: float | None = None
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much a training run sees.
+
+    Args:
+        step_tokens: tokens of an optimizer step over all devices; at most, where rows are not filled.
+        steps: optimizer steps; None where the config leaves their number to the data.
+        run_tokens: of all steps.
+        corpus_characters: of the training split; None without a cleaned corpus.
+        corpus_passes: how many times the run sees the corpus, at one token a character.
+        tokens_per_second: of an earlier run, or as given.
+        run_seconds: of all steps, validation and merging aside.
+    """
+
+    step_tokens: int
+    steps: int | None
+    run_tokens: int | None
+    corpus_characters: int | None
+    corpus_passes: float | None
+    tokens_per_second: float | None
+    run_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a run fetches or leaves in one folder; `enough` counts whatever else goes to the same disk."""
+
+    folder: str
+    parts: tuple[Part, ...]
+    total_bytes: int
+    free_bytes: int
+    enough: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config will need. A part is a `purpose`, its `bytes` and a `note`.
+
+    Args:
+        command: "fit" for a stage that trains, "predict" for one that answers.
+        base, parameters, quantization: the base, its parameters, "nf4" or "none".
+        lora_rank: of the adapter; None without one.
+        batch_size_rows, max_length_tokens: of a micro-batch.
+        decisions: which path the layers take and what becomes of them.
+        memory: parts of the card's memory at the peak; without a card, the least.
+        memory_total_bytes: their sum.
+        host_memory: parts of the host's memory that hold what leaves the card.
+        host_memory_total_bytes: their sum.
+        card: the card planned for; None where none was found or given.
+        fits: whether it fits the card; None without one.
+        spare_bytes: what the card has left; below 0, what it lacks.
+        advice: options that make it fit; empty where it fits or nothing helps.
+        schedule: what a training run sees; None for a prediction.
+        disk: folders that the run fetches or writes to.
+        notes: sentences on what the figures leave open.
+    """
+
+    command: Literal["fit", "predict"]
+    base: str
+    parameters: int
+    quantization: str
+    lora_rank: int | None
+    batch_size_rows: int
+    max_length_tokens: int
+    decisions: Decisions
+    memory: tuple[Part, ...]
+    memory_total_bytes: int
+    host_memory: tuple[Part, ...]
+    host_memory_total_bytes: int
+    card: Card | None
+    fits: bool | None
+    spare_bytes: int | None
+    advice: tuple[str, ...]
+    schedule: Schedule | None
+    disk: tuple[Folder, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(settings: Settings, shape: Shape, found: Found, general: str | None = None) -> Plan:
+    """The plan of a config.
+
+    Args:
+        general: why the base's layers take the general path; None: they take the fast one.
+
+    Raises:
+        InputError: the config predicts by generating, for which nothing counts.
+    """
+    card = found.card and found.card.memory_bytes
+    need = (predict_needs if settings.predicts else needs)(settings, shape, card, general=general)
+    spare = None if card is None else _usable(settings, card, need) - need.total
+    host = sum(part.bytes for part in need.host)
+    return Plan(
+        command="predict" if settings.predicts else "fit",
+        base=settings.base,
+        parameters=shape.parameters,
+        quantization="none" if settings.from_scratch else settings.quantization,
+        lora_rank=settings.rank,
+        batch_size_rows=settings.batch_size,
+        max_length_tokens=settings.max_length,
+        decisions=need.decisions,
+        memory=need.device,
+        memory_total_bytes=need.total,
+        host_memory=need.host,
+        host_memory_total_bytes=host,
+        card=found.card,
+        fits=None if spare is None else spare >= 0,
+        # Where it fits, the margin that is left free counts as spare.
+        spare_bytes=spare if card is None or spare is None or spare < 0 else card - need.total,
+        advice=_advice(settings, shape, card, general) if card and spare is not None and spare < 0 else (),
+        schedule=None if settings.predicts else _schedule(settings, found),
+        disk=_folders(_disk_needs(settings, shape), found.disks),
+        notes=tuple(_notes(settings, need)),
+    )
+
+
+def folders(settings: Settings, shape: Shape) -> list[str]:
+    """The folders whose disks a plan asks for in `Found.disks`."""
+    return list(_disk_needs(settings, shape))
+
+
+def _usable(settings: Settings, card: int, need: Needs) -> int:
+    """Bytes of the card that may be filled. A budget of "auto" leaves the fast path's margin itself, and the
+    small tensors counted in the plan lie in it; the headroom of a prediction is one."""
+    if settings.predicts or (need.decisions.path == "fast" and settings.activation_budget == "auto"):
+        return card
+    return int(card * (1 - margin(need.decisions.path)))
+
+
+def _advice(settings: Settings, shape: Shape, card: int, general: str | None) -> tuple[str, ...]:
+    if settings.predicts:
+        tokens = fitting_tokens(settings, shape, card)
+        return (f"--data.batch_tokens {tokens}",) if tokens else ()
+    return tuple(fitting_flags(settings, shape, card, general) or ())
+
+
+def _schedule(settings: Settings, found: Found) -> Schedule:
+    steps = settings.max_steps if settings.max_steps > 0 else None
+    total = steps and steps * settings.step_tokens
+    characters, speed = found.corpus_characters, found.tokens_per_second
+    return Schedule(
+        step_tokens=settings.step_tokens,
+        steps=steps,
+        run_tokens=total,
+        corpus_characters=characters,
+        corpus_passes=total / characters if total and characters else None,
+        tokens_per_second=speed,
+        run_seconds=total / speed if total and speed else None,
+    )
+
+
+def _disk_needs(settings: Settings, shape: Shape) -> dict[str, dict[str, int]]:
+    return download_needs(settings.base, shape) if settings.predicts else disk_needs(settings, shape)
+
+
+def _folders(needed: Mapping[str, Mapping[str, int]], disks: Mapping[str, Disk]) -> tuple[Folder, ...]:
+    totals = {folder: sum(parts.values()) for folder, parts in needed.items()}
+    found = []
+    for folder, parts in needed.items():
+        disk = disks[folder]
+        sharing = sum(totals[other] for other in needed if disks[other].device == disk.device)
+        purposes = tuple(Part(purpose, size) for purpose, size in parts.items())
+        found.append(Folder(folder, purposes, totals[folder], disk.free_bytes, disk.free_bytes > sharing))
+    return tuple(found)
+
+
+def _notes(settings: Settings, need: Needs) -> list[str]:
+    notes = []
+    if need.decisions.path_reason is not None:
+        what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"
+        notes.append(
+            f"Its layers run as transformers wrote them, not on the fast path ({need.decisions.path_reason}): {what}."
+        )
+    activations = sum(part.bytes for part in need.host if part.purpose == ACTIVATIONS)
+    if activations:
+        notes.append(
+            f"{2 * activations / GIB:.1f} GiB of host memory must be available: at most half of it takes activations."
+        )
+    if settings.predicts or settings.fills_rows:
+        return notes
+    return [
+        *notes,
+        "Rows are not filled: a step sees as many tokens as its examples have, and at most these.",
+    ]

@@ -1,0 +1,79 @@
+"""A plan as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.needs import Part
+from taigi_lightning.planning.plan import Folder, Plan, Schedule
+
+
+def render(plan: Plan) -> str:
+    """The whole plan, sizes in GiB."""
+    head = "On the card" if plan.command == "predict" else "On the card, at the peak"
+    lines = [
+        _headline(plan),
+        "",
+        head + (" (GiB)" if plan.card or plan.command == "predict" else ", at least (GiB)"),
+        *_table(plan.memory, plan.memory_total_bytes),
+        "",
+        *_verdict(plan),
+        "",
+        *([*_schedule(plan.schedule), ""] if plan.schedule else []),
+        *([*plan.notes, ""] if plan.notes else []),
+        *_disk(plan.disk),
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def _headline(plan: Plan) -> str:
+    head = f"{plan.base}: {plan.parameters:,} parameters, {plan.quantization}"
+    if plan.command == "predict":
+        return f"{head}, {f'adapter r {plan.lora_rank}' if plan.lora_rank else 'no adapter'}, prediction"
+    trained = f"LoRA r {plan.lora_rank}" if plan.lora_rank else "every weight trains"
+    return f"{head}, {trained}, {plan.batch_size_rows} x {plan.max_length_tokens} tokens"
+
+
+def _table(parts: Sequence[Part], total: int) -> list[str]:
+    rows = [f"  {part.purpose:<22}{part.bytes / GIB:8.2f}  {part.note}".rstrip() for part in parts]
+    return [*rows, f"  {'total':<22}{total / GIB:8.2f}"]
+
+
+def _verdict(plan: Plan) -> list[str]:
+    if plan.card is None or plan.spare_bytes is None:
+        return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB"]
+    card = f"{plan.card.name} ({plan.card.memory_bytes / GIB:.1f} GiB)"
+    if plan.fits:
+        return [f"It fits {card}, with {plan.spare_bytes / GIB:.1f} GiB to spare."]
+    head = f"It does not fit {card}: {-plan.spare_bytes / GIB:.1f} GiB too much."
+    if not plan.advice:
+        return [head, "Nothing short of a smaller base or a larger card changes that."]
+    return [head, "This fits:", *(f"  {flag}" for flag in plan.advice)]
+
+
+def _schedule(schedule: Schedule) -> list[str]:
+    lines = [f"An optimizer step sees {schedule.step_tokens:,} tokens."]
+    if schedule.steps is None:
+        return lines
+    if schedule.corpus_passes is not None:
+        lines.append(
+            f"{schedule.steps:,} steps see {schedule.run_tokens:,} tokens, about {schedule.corpus_passes:.1f} times "
+            f"the corpus ({schedule.corpus_characters:,} characters, at one token each)."
+        )
+    if schedule.run_seconds is None:
+        return [*lines, "How long it takes shows after a first run, or give --tokens_per_second."]
+    hours = schedule.run_seconds / 3600
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    speed = f"At {schedule.tokens_per_second:,.0f} tokens/s"
+    return [*lines, f"{speed} the run takes {time}, validation and merging aside."]
+
+
+def _disk(folders: Sequence[Folder]) -> list[str]:
+    lines = ["On disk (GiB)"] if folders else []
+    for folder in folders:
+        lines += [f"  {part.purpose:<44}{part.bytes / GIB:8.2f}" for part in folder.parts]
+        verdict = "enough" if folder.enough else "NOT enough"
+        total, free = folder.total_bytes / GIB, folder.free_bytes / GIB
+        lines.append(f"  {f'in {folder.folder}':<44}{total:8.2f}  {free:.1f} free there: {verdict}")
+    return lines

@@ -1,0 +1,229 @@
+"""A plan as a value: on corpora that `corpus_tools clean` wrote, on each path, and as JSON for scripts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import transformers
+from transformers import LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, StableLmConfig
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path.families import FAMILIES
+from taigi_lightning.planning.command import plan_config
+from taigi_lightning.planning.decoder_path import FAST_TYPES, off_fast_path
+from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
+from taigi_lightning.planning.plan_text import render
+from taigi_lightning.planning.settings import KNOWN, Settings, corpus_characters, read_base
+from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan
+
+TAIGI = KNOWN["Bohanlu/Taigi-Llama-2-13B"]
+DISKS = {"models/cpt_model": Disk(1, 80 * GIB), "hub": Disk(1, 80 * GIB)}
+BIG: dict[str, Any] = {
+    "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample corpus as the real cleaner leaves it."""
+    folder = tmp_path_factory.mktemp("cleaned")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for command in (["sample", "data", "--articles", "20"], ["clean", "data/IMA-Taiwan"]):
+        arguments = [sys.executable, "-m", "corpus_tools", *command]
+        subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, check=True)
+    return folder / "data" / "cpt_corpus"
+
+
+@pytest.fixture
+def home(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the configs and the cleaned corpus."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(corpus, tmp_path / "data" / "cpt_corpus")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def saved_base(folder: Path, config: Any) -> str:
+    """A folder with just a base's config.json, as transformers writes it."""
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+def planned(base: str, **more: Any) -> Plan:
+    """The plan of LoRA r 16 on a base, for a card of 80 GiB."""
+    model = {"base": base, "lora": {"r": 16}, "activation_budget": more.pop("budget", "auto")}
+    config = {"model": model, "data": {"class_path": "CPTDataModule"}, "gpu_memory": "80GiB"}
+    return plan_config({**config, **more})
+
+
+# ---- the corpus ------------------------------------------------------------------------------------
+
+
+def test_the_corpus_that_clean_wrote_is_counted_in_passes(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = pq.read_table(home / "data" / "cpt_corpus" / "train-00000-of-00001.parquet")["text"]
+    characters = sum(len(text) for text in texts.to_pylist())
+    assert plan(monkeypatch, *CPT, "--gpu_memory", "80GiB") == 0
+    printed = capsys.readouterr().out
+    passes = 1000 * 32768 / characters
+    assert f"about {passes:.1f} times the corpus ({characters:,} characters" in printed
+
+
+def test_a_corpus_of_other_tools_is_counted_too(tmp_path: Path, corpus: Path) -> None:
+    table = pq.read_table(corpus / "train-00000-of-00001.parquet", columns=["text"])
+    pq.write_table(table, tmp_path / "train-a.parquet")
+    assert corpus_characters(str(tmp_path)) == corpus_characters(str(corpus))
+    assert corpus_characters(str(tmp_path)) == pc.sum(pc.utf8_length(table["text"])).as_py()
+
+
+def test_no_passes_are_said_of_what_is_not_there(tmp_path: Path) -> None:
+    assert corpus_characters(str(tmp_path / "nowhere")) is None
+    pq.write_table(pa.table({"body": ["文"]}), tmp_path / "train-a.parquet")
+    assert corpus_characters(str(tmp_path)) is None
+
+
+# ---- the two paths ---------------------------------------------------------------------------------
+
+
+def test_a_llama_base_takes_the_fast_path_and_fills_the_card(tmp_path: Path) -> None:
+    found = planned(saved_base(tmp_path, LlamaConfig(**BIG)))
+    assert (found.decisions.path, found.decisions.path_reason) == ("fast", None)
+    assert found.decisions.layers_kept == found.decisions.layers_dequantised == 32
+    assert any(part.purpose == "weights, dequantised" for part in found.memory)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (StableLmConfig(**BIG), "its type stablelm is not one of"),
+        (Phi3Config(**BIG, partial_rotary_factor=0.75), "it rotates a part of each head"),
+        (LlamaConfig(**BIG, hidden_act="gelu"), "its activation is gelu"),
+    ],
+)
+def test_a_base_off_the_fast_path_is_promised_nothing_of_it(config: Any, reason: str, tmp_path: Path) -> None:
+    base = saved_base(tmp_path, config)
+    least, most = planned(base), planned(base, budget=1.0)
+    assert least.decisions.path == "general"
+    assert reason in str(least.decisions.path_reason)
+    for found in (least, most):
+        assert found.decisions.layers_dequantised == 0
+        assert not found.host_memory
+        assert not any(part.purpose == "weights, dequantised" for part in found.memory)
+        assert "not on the fast path" in " ".join(found.notes)
+    assert least.memory_total_bytes < most.memory_total_bytes
+    prediction = planned(base, data={"class_path": "PredictDataModule"})
+    assert prediction.decisions.layers_dequantised == 0
+    assert "no layer is dequantised" in " ".join(prediction.notes)
+
+
+def test_a_budget_of_one_is_what_a_general_base_gives_up_first(tmp_path: Path) -> None:
+    base = saved_base(tmp_path, StableLmConfig(**BIG))
+    assert planned(base, budget=1.0, gpu_memory="16GiB").advice[0] == "--model.activation_budget 0"
+    tight = planned(base, gpu_memory="6GiB").advice
+    assert tight
+    assert not any("activation_budget" in flag for flag in tight)
+
+
+def test_plan_and_training_step_agree_on_the_families_of_the_fast_path() -> None:
+    described = {getattr(transformers, name).config_class.model_type for name in FAMILIES}
+    assert described == set(FAST_TYPES)
+
+
+@pytest.mark.parametrize("kind", [Qwen2Config, MistralConfig, Phi3Config])
+def test_a_familys_config_on_disk_says_what_the_loaded_one_says(kind: Any, tmp_path: Path) -> None:
+    assert read_base(saved_base(tmp_path, kind(**BIG)))[1] is off_fast_path(kind(**BIG).to_dict()) is None
+
+
+def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
+    config = LlamaConfig(**BIG).to_dict() | {"model_type": "qwen3_moe", "num_experts": 128}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="num_experts 128: a mixture of experts"):
+        read_base(str(tmp_path))
+
+
+# ---- the value -------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_the_same_value_whenever_it_is_made() -> None:
+    settings = Settings(rank=64, accumulate=4, max_steps=1000, folder="models/cpt_model")
+    disks = {folder: Disk(1, 50 * GIB) for folder in ("models/cpt_model", *_hub())}
+    found = Found(Card("a card", 24 * GIB), 4_000_000, 8000.0, disks)
+    first = make_plan(settings, TAIGI, found)
+    assert first == make_plan(settings, TAIGI, found)
+    assert first.memory_total_bytes == sum(part.bytes for part in first.memory)
+    assert first.host_memory_total_bytes == sum(part.bytes for part in first.host_memory)
+    assert first.fits is True
+    assert first.spare_bytes == 24 * GIB - first.memory_total_bytes
+    assert first.schedule is not None
+    assert first.schedule.corpus_passes == pytest.approx(32_768_000 / 4_000_000)
+    assert first.schedule.run_seconds == pytest.approx(4096)
+    # 25 GiB to fetch and 34 to write on one disk with 50 free.
+    assert [folder.enough for folder in first.disk] == [False, False]
+    assert "NOT enough" in render(first)
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    settings = Settings(rank=64, accumulate=4, max_steps=1000, folder="models/cpt_model")
+    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    short = make_plan(settings, TAIGI, Found(Card("a card", 12 * GIB), disks=disks))
+    assert short.fits is False
+    assert short.spare_bytes is not None
+    assert short.spare_bytes < 0
+    assert "--model.optimizer bitsandbytes.optim.PagedAdamW8bit" in short.advice
+    hopeless = make_plan(settings, TAIGI, Found(Card("a card", 4 * GIB), disks=disks))
+    assert hopeless.advice == ()
+    assert "Nothing short of a smaller base" in render(hopeless)
+    unknown = make_plan(settings, TAIGI, Found(disks=disks))
+    assert (unknown.fits, unknown.spare_bytes, unknown.card) == (None, None, None)
+    assert "Give one: --gpu_memory" in render(unknown)
+
+
+def test_training_every_weight_counts_each_in_32_bits() -> None:
+    settings = Settings(from_scratch=True, quantization="nf4", folder="models/cpt_model")
+    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    found = make_plan(settings, TAIGI, Found(disks=disks))
+    parts = {part.purpose: part.bytes for part in found.memory}
+    assert parts["weights, projections"] + parts["weights, the rest"] == 4 * TAIGI.parameters
+    assert parts["gradients"] == 4 * TAIGI.parameters
+    assert "adapter" not in parts
+    assert found.decisions.path_reason == "every weight trains"
+
+
+def test_rows_of_examples_are_said_to_be_filled_at_most(tmp_path: Path) -> None:
+    base = saved_base(tmp_path, LlamaConfig(**BIG))
+    assert "at most these" in " ".join(planned(base, data={"class_path": "SFTDataModule"}).notes)
+    assert "at most these" not in " ".join(planned(base).notes)
+
+
+def test_json_holds_the_plan_under_the_names_of_its_fields(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(monkeypatch, *CPT, "--gpu_memory", "24GiB", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == set(Plan.__dataclass_fields__)
+    assert all(f"{name}" in str(Plan.__doc__) for name in found)
+    config = {"model": {"lora": {"r": 64}}, "trainer": {"accumulate_grad_batches": 4, "max_steps": 1000}}
+    config["trainer"] |= {"default_root_dir": "models/cpt_model"}
+    expected = plan_config({**config, "data": "CPTDataModule", "gpu_memory": "24GiB"})
+    free = {"disk": None}  # it changes while the test runs
+    assert found | free == json.loads(json.dumps(asdict(replace(expected)))) | free
+    assert found["decisions"]["layers_kept"] == 10
+    assert found["schedule"]["corpus_passes"] > 100
+
+
+def _hub() -> list[str]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return [HF_HUB_CACHE]
