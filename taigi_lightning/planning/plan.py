@@ -143,7 +143,7 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     Raises:
         InputError: the config predicts by generating, for which nothing counts.
     """
-    card = found.card and found.card.memory_bytes
+    card = found.card.memory_bytes if found.card else None
     need = (predict_needs if settings.predicts else needs)(settings, shape, card, general=general)
     spare = None if card is None else _usable(settings, card, need) - need.total
     host = sum(part.bytes for part in need.host)
