@@ -65,7 +65,7 @@ class FastDecoder:
             previous = self.layers[-1] if self.layers else None
             self.layers.append(DecoderLayer(layer, index, self.shape, family, config, previous, fused))
         self.packed = self.layers[0].members()[0].packed
-        self.rank = max(m.rank for layer in self.layers for m in layer.members())
+        self.rank = max(m.rank + m.frozen_rank for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
         self.host_room = host_bytes(offload) if self.stash is not None else 0.0
         self.embedding_on_host = False if self.shape.tied else embedding_on_host

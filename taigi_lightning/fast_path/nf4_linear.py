@@ -8,6 +8,7 @@ diagonal, x the input and d the same input with dropout, the group computes
 and the gradient of its input falls out of the same matrix: g [W | B] = [gradient of x | gradient of d A^T].
 The 4-bit weights are unpacked into [W | B] inside the product and dropped after it. The projections of a group
 share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
+An earlier stage's update that stays frozen has columns of its own between the two (`frozen_columns.py`).
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
+from taigi_lightning.fast_path.frozen_columns import FrozenColumns
 from taigi_lightning.kernels.host_memory import held_in_place, hold_in_place, let_move, to_host
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
@@ -41,6 +43,11 @@ class LoraLinear:
     @property
     def rank(self) -> int:
         return 0 if self.lora is None else self.lora[0].shape[0]
+
+    @property
+    def frozen_rank(self) -> int:
+        update = getattr(self.base, "frozen_update", None)
+        return 0 if update is None else int(update.a.shape[0])
 
     @property
     def packed(self) -> bool:
@@ -114,7 +121,7 @@ def refusal(module: Any) -> str | None:  # noqa: PLR0911
 
 
 class ProjectionGroup:
-    """Projections of one input, computed together. K inputs, N outputs in all, R LoRA columns."""
+    """Projections of one input, computed together. K inputs, N outputs in all, R LoRA columns, F frozen ones."""
 
     def __init__(self, modules: Sequence[nn.Module], fused: bool) -> None:
         self.members = [LoraLinear(module) for module in modules]
@@ -122,7 +129,9 @@ class ProjectionGroup:
         self.in_features = self.members[0].in_features
         self.out_features = sum(m.out_features for m in self.members)
         self.rank = -(-sum(m.rank for m in self.members) // ALIGNMENT) * ALIGNMENT
-        self.width = self.in_features + self.rank
+        self.frozen = FrozenColumns([m.base for m in self.members], ALIGNMENT)
+        self.plain = self.in_features + self.frozen.count  # columns before LoRA's
+        self.width = self.plain + self.rank
         self.dropout = max(m.dropout for m in self.members)
         self.scale = self._common_scale()
         biases = [m.base.bias for m in self.members]
@@ -172,13 +181,14 @@ class ProjectionGroup:
         for member in self.members:
             member.unpack(joined[row : row + member.out_features, : self.in_features], self.fused)
             row += member.out_features
+        self.frozen.write_b(joined[:, self.in_features : self.plain])
         return joined
 
     def _joined(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
-        """[W | B], (N, K + R). Weights held unpacked have B beside them since forward, unless it is to be fresh."""
+        """[W | Bf | B], (N, K + F + R). Weights held unpacked have B beside them since forward, unless fresh."""
         joined = self._unpacked(dtype) if self.resident is None else self.resident
         if self.rank and (fresh or self.resident is None):
-            self._write_sides(joined[:, self.in_features :])
+            self._write_sides(joined[:, self.plain :])
         return joined
 
     def _write_sides(self, side: Tensor) -> None:
@@ -214,15 +224,16 @@ class ProjectionGroup:
         return stacked
 
     def buffer(self, like: Tensor) -> Tensor:
-        """Uninitialised (M, K + R) for the input and, beside it, LoRA's hidden activations."""
+        """Uninitialised (M, K + F + R) for the input and, beside it, the updates' hidden activations."""
         return like.new_empty(like.shape[0], self.width)
 
     def forward(self, inputs: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """y (M, N) and LoRA's hidden activations times LoRA's scale (M, R).
 
-        inputs (M, K + R) holds x in its first K columns; the rest is filled here. dropped (M, K) is d.
+        inputs (M, K + F + R) holds x in its first K columns; the rest is filled here. dropped (M, K) is d.
         """
-        hidden = inputs[:, self.in_features :]
+        hidden = inputs[:, self.plain :]
+        self._fill_frozen(inputs)
         if self.rank:
             torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=hidden)
         y = torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
@@ -230,14 +241,19 @@ class ProjectionGroup:
 
     def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
         """y (M, N) as from `forward`, without dropout; added to onto (M, N) in place if that is given."""
+        self._fill_frozen(inputs)
         if self.rank:
             dropped = inputs[:, : self.in_features]
-            torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=inputs[:, self.in_features :])
+            torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=inputs[:, self.plain :])
         weight = self._joined(inputs.dtype)
         if onto is None:
             return torch.nn.functional.linear(inputs, weight, self.bias)
         onto.addmm_(inputs, weight.t())
         return onto if self.bias is None else onto.add_(self.bias)
+
+    def _fill_frozen(self, inputs: Tensor) -> None:
+        """Write the frozen updates' hidden activations beside x in inputs (M, K + F + R)."""
+        self.frozen.fill(inputs[:, : self.in_features], inputs[:, self.in_features : self.plain])
 
     def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """From the gradient of y (M, N): of x (M, K), through LoRA before its mask (M, K), of hidden (M, R).
@@ -245,7 +261,8 @@ class ProjectionGroup:
         Without a mask the second is None, already added into the first.
         """
         both = grad @ self._joined(grad.dtype, fresh=False)
-        direct, hidden_grad = both[:, : self.in_features], both[:, self.in_features :]
+        direct, hidden_grad = both[:, : self.in_features], both[:, self.plain :]
+        self.frozen.add_gradient(both[:, self.in_features : self.plain], direct)
         if not self.rank:
             return direct, None, hidden_grad
         a = self._stacked_a(grad.dtype, fresh=False)
@@ -256,7 +273,7 @@ class ProjectionGroup:
 
     def hidden_gradient(self, grad: Tensor) -> Tensor:
         """The gradient of hidden (M, R) alone: for the first layer, whose input needs none."""
-        return grad @ self._joined(grad.dtype, fresh=False)[:, self.in_features :]
+        return grad @ self._joined(grad.dtype, fresh=False)[:, self.plain :]
 
     def gradients(self, grad: Tensor, hidden: Tensor, hidden_grad: Tensor, dropped: Tensor) -> list[Tensor]:
         """Gradients of `parameters()`, in float32, from those of y and hidden and from `forward`'s hidden and d."""
