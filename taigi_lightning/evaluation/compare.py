@@ -26,7 +26,8 @@ from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.model.adapters import check_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, check_base, load_base_model, load_tokenizer
-from taigi_lightning.model.lineage import check_lineage
+from taigi_lightning.model.frozen_update import add_frozen_updates
+from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.tasks.few_shot import example_preamble
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions
@@ -39,6 +40,12 @@ class Settings:
     quantization: Quantization
     max_length: int
     batch_tokens: int
+    hand_off: HandOff = "stack"
+
+    def start(self, path: str) -> Start:
+        """What `BASE` or `BASE+ADAPTER` begins with; an adapter may be compared in other bits than its own."""
+        base, _, adapter = path.partition("+")
+        return find_start(base, self.quantization, self.hand_off, adapter or None, any_quantization=True)
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +72,7 @@ def compare_command(
     quantization: Quantization = "nf4",
     max_length: int = 2048,
     batch_tokens: int = 16384,
+    hand_off: HandOff = "stack",
 ) -> None:
     """Answer the same questions with several models; write comparison.csv, comparison.html and predictions.
 
@@ -79,6 +87,8 @@ def compare_command(
         quantization: "nf4" for 4-bit weights, "none" for the weights as they are.
         max_length: longest prompt in tokens; a longer passage is cut.
         batch_tokens: tokens in one forward pass.
+        hand_off: what a merged model in 4 bits is: stack, its base with its adapter beside; merge, the merged
+            weights quantised a second time.
     """
     asked = read_questions(questions, need_answers=answers is None)
     right = read_answers(answers or questions)
@@ -87,8 +97,8 @@ def compare_command(
     )  # refuses other IDs before any work
     preambles = {count: example_preamble(examples, asked, count) for count in shots}
     texts = held_out_texts(corpus) if corpus else []
-    check_models(models)
-    settings = Settings(quantization, max_length, batch_tokens)
+    settings = Settings(quantization, max_length, batch_tokens, hand_off)
+    check_models(models, settings)
     (output / "predictions").mkdir(parents=True, exist_ok=True)
     rows: list[ComparedRow] = []
     first: dict[int, Answers] = {}
@@ -106,7 +116,7 @@ def compare_command(
     )
 
 
-def check_models(models: Mapping[str, str]) -> None:
+def check_models(models: Mapping[str, str], settings: Settings) -> None:
     """Refuse a model or adapter that is not there, before the first one is loaded.
 
     Raises:
@@ -125,7 +135,7 @@ def check_models(models: Mapping[str, str]) -> None:
         check_base(base)
         if adapter:
             check_adapter(adapter)
-            check_lineage(Path(adapter), base)
+        settings.start(path)
 
 
 def run_model(
@@ -173,9 +183,14 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated")  # PEFT's to mend
     gc.collect()  # the model before, whose modules refer to one another
     base, _, adapter = path.partition("+")
+    start = settings.start(path)
     model: Any = load_base_model(
-        base, quantization=settings.quantization, compute_dtype=settings.dtype, device=settings.device
+        start.weights,
+        quantization=settings.quantization,
+        compute_dtype=settings.dtype,
+        device=settings.device,
     )
+    add_frozen_updates(model, start.updates, settings.dtype)
     if adapter:
         model = load_adapter(model, adapter, trainable=False)
     if settings.device.type == "cuda":  # as `predict` does

@@ -30,7 +30,7 @@ class FrozenColumns:
         row = column = 0
         for linear, update, rank in zip(self._linears, self._found, self._ranks, strict=True):
             if update is not None:
-                side[row : row + linear.out_features, column : column + rank] = update.b
+                side[row : row + linear.out_features, column : column + rank] = update.b.detach()
             row += linear.out_features
             column += rank
 
@@ -47,7 +47,7 @@ class FrozenColumns:
     def _stacked_a(self, like: Tensor) -> Tensor:
         """Af, (F, K), zero rows at its end where F was rounded up; stacked once, since it never changes."""
         if self._a is None or (self._a.dtype, self._a.device) != (like.dtype, like.device):
-            parts = [update.a for update in self._found if update is not None]
+            parts = [update.a.detach() for update in self._found if update is not None]
             missing = self.count - sum(self._ranks)
             stacked = torch.cat([*parts, parts[0].new_zeros(missing, parts[0].shape[1])])
             self._a = stacked.to(like.device, like.dtype)

@@ -19,15 +19,15 @@ from taigi_lightning.model.lora_deltas import read_updates
 
 
 class FrozenUpdate(nn.Module):
-    """x A^T B^T, with A [r, in] and the scaled B [out, r] as buffers that no file and no checkpoint holds."""
+    """x A^T B^T, with A [r, in] and the scaled B [out, r]: parameters that never train.
 
-    a: Tensor
-    b: Tensor
+    No buffers, since DDP would send those to every process again in each forward pass.
+    """
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
         super().__init__()
-        self.register_buffer("a", a, persistent=False)
-        self.register_buffer("b", b, persistent=False)
+        self.a = nn.Parameter(a, requires_grad=False)
+        self.b = nn.Parameter(b, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of A and B."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,12 @@ def describe(identity: Mapping[str, str]) -> str:
 
 
 def write_lineage(
-    folder: Path, *, base: Mapping[str, str], run_config: str | None = None, data: str | Path | None = None
+    folder: Path,
+    *,
+    base: Mapping[str, str],
+    run_config: str | None = None,
+    data: str | Path | None = None,
+    continues: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write `lineage.json` beside an adapter or a model, and return what it says.
 
@@ -79,11 +84,15 @@ def write_lineage(
         base: `base_identity` of what the run started from.
         run_config: the run's resolved config as text; its SHA-256 is kept, so no key in it can leak.
         data: a corpus folder (its manifest.json is hashed) or a file (hashed itself).
+        continues: the adapter's folder that training went on from.
 
     The lineage of the base, if its folder holds one, is nested under `base`: an SFT run's lineage includes
-    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}.
+    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}, and where an
+    adapter was trained further, `continues`, that adapter's own lineage.
     """
     lineage: dict[str, Any] = {"base": {**base, "lineage": read_lineage(Path(base["name"]))}}
+    if continues is not None:
+        lineage["continues"] = read_lineage(Path(continues))
     lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
     lineage["data"] = describe_data(Path(data)) if data is not None else None
     write_json(folder / LINEAGE, lineage)
@@ -127,11 +136,20 @@ def check_lineage(folder: Path, base: str | Path, quantization: Literal["nf4", "
     check_identity(found, wanted)
 
 
+def adapter_hash(adapter: Path) -> str:
+    """What tells one adapter's weights from another's, as `base_identity` does it with a base's."""
+    return _hash_files([adapter / "adapter_model.safetensors"])
+
+
 def _hash_weights(folder: Path) -> str:
     if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin")):
         return "none"
+    return _hash_files(weight_files(folder))
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in weight_files(folder):
+    for path in paths:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

@@ -10,8 +10,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.lineage import LINEAGE, check_lineage
+from taigi_lightning.model.hand_off import STACKED
+from taigi_lightning.model.lineage import LINEAGE, adapter_hash, check_lineage, read_lineage
 from taigi_lightning.model.lora_deltas import LoraUpdate, read_adapter_config, read_updates
 from taigi_lightning.model.merge_precision import (
     PIECE,
@@ -84,7 +86,7 @@ def merge_adapter(
     `output_dir/.partial` and renamed at the end, `config.json` last: a merge that is killed leaves nothing
     that loads, or the earlier model untouched. Folders inside `output_dir` (`adapter/`, `checkpoints/`, logs)
     are left alone. Two merges on one kind of device give the same bytes. The adapter's `lineage.json`, if it
-    has one, must name this base, and goes with the merged model.
+    has one, must name this base, and goes with the merged model, the adapter's own hash added.
 
     Args:
         base: folder or hub name of the 16-bit model that the adapter was trained on.
@@ -106,6 +108,8 @@ def merge_adapter(
     source = base_folder(base)
     shards = weight_files(source)
     check_lineage(adapter, base)
+    lineage = read_lineage(adapter)
+    check_onto(onto, lineage["base"] if lineage else {})
     updates = read_updates(adapter)
     headers = [read_header(shard) for shard in shards]
     entries = {name: entry for header in headers for name, entry in header.items()}
@@ -140,11 +144,27 @@ def merge_adapter(
             bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})", highlight=False)
             rewrite_shard(shard, header, partial / shard.name, changed, merge_tensor)
     besides = [path for name in (GENERATION_CONFIG, INDEX) for path in source.glob(name)]
-    for path in (*tokenizer_files(source), *besides, *adapter.glob(LINEAGE)):
+    for path in (*tokenizer_files(source), *besides):
         shutil.copyfile(path, partial / path.name)
+    if lineage is not None:  # with the adapter's hash: a later stage makes sure that both are of one run
+        write_json(partial / LINEAGE, {**lineage, "adapter": adapter_hash(adapter)})
     _publish(partial, output_dir, source / CONFIG)
     pooled = {name: pool(parts) for name, parts in survival.items()}
     return MergeReport(output_dir, str(base), adapter, onto, len(updates), pooled)
+
+
+def check_onto(onto: Onto, identity: Mapping[str, str]) -> None:
+    """Refuse to add to dequantised weights what was trained on those of another base, beside an earlier update.
+
+    Raises:
+        InputError: it is so.
+    """
+    if onto == "dequantized" and STACKED in identity.get("quantization", ""):
+        raise InputError(
+            "export.onto dequantized would add to the merged base's own weights in 4 bits, but with hand_off "
+            "stack the adapter is trained on an earlier base's. Use --export.onto original, or "
+            "--model.hand_off merge."
+        )
 
 
 def _check_device(device: str) -> None:

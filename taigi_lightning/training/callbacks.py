@@ -18,7 +18,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
 from taigi_lightning.model.lineage import describe_data, write_lineage
-from taigi_lightning.model.merge import Onto, merge_adapter
+from taigi_lightning.model.merge import Onto, check_onto, merge_adapter
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
@@ -71,6 +71,8 @@ class ExportModel(Callback):
             check_space(trainer.default_root_dir, self._needs(trainer, module), advice)
         if module.lora is None:
             return
+        if self.merge:
+            check_onto(self.onto, module.identity)
         if self.merge and Path(module.base).resolve() == Path(trainer.default_root_dir).resolve():
             raise InputError(
                 f"The run would write its merged model over its own base, {module.base}. "
@@ -116,13 +118,12 @@ class ExportModel(Callback):
             "base": module.identity,
             "run_config": config.read_text(encoding="utf-8") if config.is_file() else None,
             "data": getattr(trainer, "datamodule", None) and trainer.datamodule.source,  # type: ignore[attr-defined]
+            "continues": module.adapter,
         }
         write_lineage(output / "adapter", **origin)
         print(f"Adapter: {output / 'adapter'}")
         if self.merge:
-            report = merge_adapter(module.base, output / "adapter", output, onto=self.onto)
-            write_lineage(output, **origin)
-            print(report)
+            print(merge_adapter(module.base, output / "adapter", output, onto=self.onto))
         if self.log_artifact:
             manifest = Path(origin["data"] or "") / "manifest.json"
             for logger in wandb_loggers(trainer.loggers):

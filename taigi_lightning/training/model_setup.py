@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from taigi_lightning.fast_path.decoder import Budget
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
-from taigi_lightning.model.lineage import check_lineage
+from taigi_lightning.model.frozen_update import add_frozen_updates
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
@@ -37,6 +38,7 @@ def build_model(
     *,
     lora: LoraSettings | None,
     adapter: str | None,
+    updates: Sequence[Path] = (),
     quantization: Quantization,
     from_scratch: bool,
     compute_dtype: torch.dtype,
@@ -48,10 +50,11 @@ def build_model(
     Args:
         base, quantization, compute_dtype, device, from_scratch: as for `load_base_model`.
         lora: settings of a fresh adapter, unless `adapter` names a saved one.
+        updates: adapters of earlier stages, which stay frozen beside the weights.
         training: whether something is to train; dropout is on just then.
 
     Raises:
-        InputError: the base or the adapter cannot be read, they do not belong together, or nothing would train.
+        InputError: the base or an adapter cannot be read, they do not fit each other, or nothing would train.
     """
     model: Any = load_base_model(
         base,
@@ -60,8 +63,8 @@ def build_model(
         device=device,
         from_scratch=from_scratch,
     )
+    add_frozen_updates(model, updates, compute_dtype)
     if adapter is not None:
-        check_lineage(Path(adapter), base, quantization)
         model = load_adapter(model, adapter, trainable=training)
     elif lora is not None:
         model = attach_adapter(model, lora)

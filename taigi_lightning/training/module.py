@@ -21,7 +21,8 @@ from taigi_lightning.fast_path.attention import find_documents
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization, check_base, check_head, load_tokenizer
-from taigi_lightning.model.lineage import base_identity, check_identity
+from taigi_lightning.model.hand_off import HandOff, Start, continued, find_start
+from taigi_lightning.model.lineage import check_identity
 from taigi_lightning.planning.memory import coming_state_bytes
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.tasks.question_batches import QuestionBatch
@@ -58,6 +59,9 @@ class CausalLMModule(pl.LightningModule):
         activation_budget: share of the activations kept for backward, the rest being moved to the host or
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
+        hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
+            with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter
+            trains on; merge: the merged weights, quantised a second time. A saved adapter brings its own.
 
     Raises:
         InputError: the base or the adapter is not there, or options exclude each other.
@@ -76,11 +80,14 @@ class CausalLMModule(pl.LightningModule):
         compile: bool | None = None,
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
         answer_strategy: Strategy = "choice",
+        hand_off: HandOff = "stack",
     ) -> None:
         super().__init__()
         check_base(base)
         if adapter is not None:
             check_adapter(adapter)
+        elif hand_off == "continue":
+            base, adapter = continued(base, quantization) or (base, None)
         if quantization == "nf4" and from_scratch:
             raise InputError(
                 "Random weights cannot train in 4 bits: set quantization to none with from_scratch."
@@ -98,11 +105,12 @@ class CausalLMModule(pl.LightningModule):
         self.compile_layers = compile
         self.activation_budget = activation_budget
         self.answer_strategy: Strategy = answer_strategy
+        self.hand_off: HandOff = hand_off
         # A checkpoint holds what trains, and nothing else (see state_dict).
         self.strict_loading = False
         self.model: Any = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._identity: dict[str, str] | None = None
+        self._start: Start | None = None
         self._window_loss: Tensor | float = 0.0
         self._window_tokens = 0
         self._held_out = HeldOutSums()
@@ -114,8 +122,10 @@ class CausalLMModule(pl.LightningModule):
         if self.model is not None:
             return
         device, training = self.trainer.strategy.root_device, self.trainer.training
+        self.base = self.start.base
         model = build_model(
-            self.base,
+            self.start.weights,
+            updates=self.start.updates,
             lora=self.lora,
             adapter=self.adapter,
             quantization=self.quantization,
@@ -253,11 +263,16 @@ class CausalLMModule(pl.LightningModule):
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
     @property
+    def start(self) -> Start:
+        """Whose weights are loaded, and what stays beside them; found once a run."""
+        if self._start is None:
+            self._start = find_start(self.base, self.quantization, self.hand_off, self.adapter)
+        return self._start
+
+    @property
     def identity(self) -> dict[str, str]:
-        """What the base is: name, hashes, quantisation; computed once a run."""
-        if self._identity is None:
-            self._identity = base_identity(self.base, self.quantization)
-        return self._identity
+        """What the base is: name, hashes, quantisation."""
+        return dict(self.start.identity)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record which base the trained weights belong to."""

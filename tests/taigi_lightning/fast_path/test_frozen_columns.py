@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -128,14 +129,17 @@ def test_prediction_has_it_with_and_without_an_adapter(
     torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-5)
 
 
-def test_no_file_and_no_name_shows_it(nf4_folder: Path, earlier: Path) -> None:
-    names = list(nf4_llama(nf4_folder).state_dict())
+def test_no_saved_adapter_holds_it_and_nothing_of_it_trains(
+    tmp_path: Path, nf4_folder: Path, earlier: Path
+) -> None:
     base = nf4_llama(nf4_folder)
     add_frozen_updates(base, [earlier], torch.float32)
-    assert list(base.state_dict()) == names
-    trained = {name for name, p in with_lora(base).named_parameters() if p.requires_grad}
-    assert len(trained) == 2 * 2 * len(PROJECTIONS)
-    assert all(".default." in name for name in trained)
+    model = with_lora(base)
+    assert not any("frozen" in name for name, p in model.named_parameters() if p.requires_grad)
+    model.save_pretrained(tmp_path / "adapter")
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
+        assert len(file.keys()) == 2 * 2 * len(PROJECTIONS)
+        assert all("lora_" in name for name in file.keys())  # noqa: SIM118  (no dict)
 
 
 def test_without_an_update_nothing_is_added() -> None:

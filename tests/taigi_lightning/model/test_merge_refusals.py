@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.lineage import base_identity, read_lineage, write_lineage
+from taigi_lightning.model.lineage import adapter_hash, base_identity, read_lineage, write_lineage
 from taigi_lightning.model.merge import merge_adapter
 from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
 
@@ -98,7 +98,7 @@ def test_an_adapter_of_another_run_is_refused_and_the_lineage_goes_with_the_mode
     adapter = save_adapter(base, tmp_path / "adapter")
     lineage = write_lineage(adapter, base=base_identity(base, "nf4"))
     merge_adapter(base, adapter, tmp_path / "merged")
-    assert read_lineage(tmp_path / "merged") == lineage
+    assert read_lineage(tmp_path / "merged") == {**lineage, "adapter": adapter_hash(adapter)}
     retrained = save_base(tmp_path / "retrained", initializer_range=0.2)
     with pytest.raises(InputError, match="its config and weights differ"):
         merge_adapter(retrained, adapter, tmp_path / "other")

@@ -72,11 +72,17 @@ class Trained:
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         return PeftModel.from_pretrained(model, adapter).eval() if adapter else model
 
-    def four_bit(self, base: Path, adapter: Path | None = None) -> Any:
-        """A model as a stage loads it, run by plain transformers; with the stage's adapter, what it trained."""
+    def four_bit(self, base: Path, *adapters: Path) -> Any:
+        """A base in 4 bits, run by plain transformers; with the adapters of all its stages, what they trained."""
         cpu, dtype = torch.device("cpu"), torch.float32
         model: Any = load_base_model(str(base), quantization="nf4", compute_dtype=dtype, device=cpu)
-        return PeftModel.from_pretrained(model, adapter).eval() if adapter else model
+        if not adapters:
+            return model
+        model = PeftModel.from_pretrained(model, adapters[0])
+        for adapter in adapters[1:]:
+            model.load_adapter(adapter, adapter_name=adapter.parent.name)
+        model.base_model.set_adapter(list(model.peft_config))
+        return model.eval()
 
     @torch.no_grad()
     def loss(self, model: Any, texts: list[str]) -> float:
@@ -198,7 +204,8 @@ def test_predictions_are_those_of_the_training_prompt_without_dropout(trained: T
         str(trained.folder / "test.csv"), str(trained.folder / "cpt"), validation_fraction=0.0
     )
     data.setup("fit")
-    model = trained.four_bit(trained.folder / "cpt", trained.folder / "sft" / "adapter")
+    adapters = (trained.folder / stage / "adapter" for stage in ("cpt", "sft"))
+    model = trained.four_bit(trained.folder / "base", *adapters)
     digits = [trained.tokenizer.encode(f"：{digit}")[-1] for digit in "1234"]
     blocks = data.splits["train"].blocks
     found = trained.answers("after")[[f"Probability{digit}" for digit in "1234"]].to_numpy()
