@@ -16,6 +16,7 @@ from taigi_lightning.fast_path.attention import Documents, find_documents
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
 from taigi_lightning.fast_path.device_memory import allowed_bytes, margin
 from taigi_lightning.fast_path.families import UNTURNED, Family
+from taigi_lightning.fast_path.frozen_columns import frozen_rank
 from taigi_lightning.fast_path.layer_backward import backward
 from taigi_lightning.fast_path.machine_speed import measure_machine
 from taigi_lightning.fast_path.micro_batch import Step
@@ -65,7 +66,7 @@ class FastDecoder:
             previous = self.layers[-1] if self.layers else None
             self.layers.append(DecoderLayer(layer, index, self.shape, family, config, previous, fused))
         self.packed = self.layers[0].members()[0].packed
-        self.rank = max(m.rank + m.frozen_rank for layer in self.layers for m in layer.members())
+        self.rank = max(m.rank + frozen_rank(m.base) for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
         self.host_room = host_bytes(offload) if self.stash is not None else 0.0
         self.embedding_on_host = False if self.shape.tied else embedding_on_host

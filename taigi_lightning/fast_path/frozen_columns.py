@@ -12,21 +12,27 @@ import torch
 from torch import Tensor
 
 
+def frozen_rank(linear: Any) -> int:
+    """The rank of the update that stays frozen beside a Linear; 0 without one."""
+    update = getattr(linear, "frozen_update", None)
+    return 0 if update is None else int(update.a.shape[0])
+
+
 class FrozenColumns:
     """The frozen updates of a group of Linears: K inputs, N outputs in all, F columns, 0 without an update."""
 
     def __init__(self, linears: Sequence[Any], alignment: int) -> None:
-        self._linears = linears
+        self._linears, self._inputs = linears, linears[0].in_features
         self._found = [getattr(linear, "frozen_update", None) for linear in linears]
-        self._ranks = [0 if update is None else update.a.shape[0] for update in self._found]
+        self._ranks = [frozen_rank(linear) for linear in linears]
         self.count = -(-sum(self._ranks) // alignment) * alignment
         self._a: Tensor | None = None
 
-    def write_b(self, side: Tensor) -> None:
-        """Write Bf into side (N, F): each Linear's rows have their own columns, and zeros beside them."""
+    def write_b(self, joined: Tensor) -> None:
+        """Write Bf beside W in joined (N, K + F + R): each Linear's rows have their own columns, the others zeros."""
         if not self.count:
             return
-        side.zero_()
+        side = joined[:, self._inputs : self._inputs + self.count].zero_()
         row = column = 0
         for linear, update, rank in zip(self._linears, self._found, self._ranks, strict=True):
             if update is not None:
@@ -34,15 +40,17 @@ class FrozenColumns:
             row += linear.out_features
             column += rank
 
-    def fill(self, x: Tensor, out: Tensor) -> None:
-        """Write x Af^T into out (M, F), x being (M, K)."""
+    def fill(self, inputs: Tensor) -> None:
+        """Write x Af^T beside x in inputs (M, K + F + R)."""
         if self.count:
+            x, out = inputs[:, : self._inputs], inputs[:, self._inputs : self._inputs + self.count]
             torch.mm(x, self._stacked_a(x).t(), out=out)
 
-    def add_gradient(self, hidden_grad: Tensor, direct: Tensor) -> None:
-        """Add what comes through the updates to direct (M, K), the gradient of x, from hidden_grad (M, F)."""
+    def add_gradient(self, both: Tensor) -> None:
+        """Add what comes through the updates to the gradient of x, the first columns of both (M, K + F + R)."""
         if self.count:
-            direct.addmm_(hidden_grad, self._stacked_a(direct))
+            direct, hidden = both[:, : self._inputs], both[:, self._inputs : self._inputs + self.count]
+            direct.addmm_(hidden, self._stacked_a(both))
 
     def _stacked_a(self, like: Tensor) -> Tensor:
         """Af, (F, K), zero rows at its end where F was rounded up; stacked once, since it never changes."""

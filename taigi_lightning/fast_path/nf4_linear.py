@@ -8,7 +8,7 @@ diagonal, x the input and d the same input with dropout, the group computes
 and the gradient of its input falls out of the same matrix: g [W | B] = [gradient of x | gradient of d A^T].
 The 4-bit weights are unpacked into [W | B] inside the product and dropped after it. The projections of a group
 share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
-An earlier stage's update that stays frozen has columns of its own between the two (`frozen_columns.py`).
+An earlier stage's frozen update has columns of its own between the two (`frozen_columns.py`).
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,6 @@ class LoraLinear:
     @property
     def rank(self) -> int:
         return 0 if self.lora is None else self.lora[0].shape[0]
-
-    @property
-    def frozen_rank(self) -> int:
-        update = getattr(self.base, "frozen_update", None)
-        return 0 if update is None else int(update.a.shape[0])
 
     @property
     def packed(self) -> bool:
@@ -142,11 +137,8 @@ class ProjectionGroup:
 
     def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
         like = next(b for b in biases if b is not None)
-        parts = [
-            like.new_zeros(m.out_features) if b is None else b.detach()
-            for m, b in zip(self.members, biases, strict=True)
-        ]
-        return torch.cat(parts)
+        pairs = zip(self.members, biases, strict=True)
+        return torch.cat([like.new_zeros(m.out_features) if b is None else b.detach() for m, b in pairs])
 
     def _common_scale(self) -> float | Tensor:
         """LoRA's scale; where members have different ones, that of each column (R,)."""
@@ -181,7 +173,7 @@ class ProjectionGroup:
         for member in self.members:
             member.unpack(joined[row : row + member.out_features, : self.in_features], self.fused)
             row += member.out_features
-        self.frozen.write_b(joined[:, self.in_features : self.plain])
+        self.frozen.write_b(joined)
         return joined
 
     def _joined(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
@@ -233,7 +225,7 @@ class ProjectionGroup:
         inputs (M, K + F + R) holds x in its first K columns; the rest is filled here. dropped (M, K) is d.
         """
         hidden = inputs[:, self.plain :]
-        self._fill_frozen(inputs)
+        self.frozen.fill(inputs)
         if self.rank:
             torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=hidden)
         y = torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
@@ -241,19 +233,15 @@ class ProjectionGroup:
 
     def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
         """y (M, N) as from `forward`, without dropout; added to onto (M, N) in place if that is given."""
-        self._fill_frozen(inputs)
+        self.frozen.fill(inputs)
         if self.rank:
-            dropped = inputs[:, : self.in_features]
-            torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=inputs[:, self.plain :])
+            a = self._stacked_a(inputs.dtype)
+            torch.mm(inputs[:, : self.in_features], a.t(), out=inputs[:, self.plain :])
         weight = self._joined(inputs.dtype)
         if onto is None:
             return torch.nn.functional.linear(inputs, weight, self.bias)
         onto.addmm_(inputs, weight.t())
         return onto if self.bias is None else onto.add_(self.bias)
-
-    def _fill_frozen(self, inputs: Tensor) -> None:
-        """Write the frozen updates' hidden activations beside x in inputs (M, K + F + R)."""
-        self.frozen.fill(inputs[:, : self.in_features], inputs[:, self.in_features : self.plain])
 
     def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """From the gradient of y (M, N): of x (M, K), through LoRA before its mask (M, K), of hidden (M, R).
@@ -262,7 +250,7 @@ class ProjectionGroup:
         """
         both = grad @ self._joined(grad.dtype, fresh=False)
         direct, hidden_grad = both[:, : self.in_features], both[:, self.plain :]
-        self.frozen.add_gradient(both[:, self.in_features : self.plain], direct)
+        self.frozen.add_gradient(both)
         if not self.rank:
             return direct, None, hidden_grad
         a = self._stacked_a(grad.dtype, fresh=False)

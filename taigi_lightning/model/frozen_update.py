@@ -64,8 +64,15 @@ def add_frozen_updates(model: nn.Module, adapters: Sequence[Path], dtype: torch.
                 f"{adapters[-1]} changes {name} as [{b.shape[0]}, {a.shape[1]}], but the model holds it as "
                 f"[{linear.out_features}, {linear.in_features}]. Give the base that the adapter was trained on."
             )
-        linear.frozen_update = FrozenUpdate(a.to(dtype), b.to(dtype)).to(linear.weight.device)
+        linear.frozen_update = FrozenUpdate(a.to(dtype), b.to(dtype)).to(_device(linear))
         linear.register_forward_hook(_add_update)
+
+
+def _device(linear: Any) -> torch.device:
+    """Where a Linear computes: a packed weight may wait on the host, its scales do not."""
+    state = getattr(linear.weight, "quant_state", None)
+    device: torch.device = linear.weight.device if state is None else state.absmax.device
+    return device
 
 
 def _find_linear(model: nn.Module, name: str, adapters: Sequence[Path]) -> Any:
