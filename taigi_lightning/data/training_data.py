@@ -52,10 +52,18 @@ class TrainingData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.splits: dict[str, Split] = {}
+        self.packing = False
 
     def summary(self) -> str:
         """What is trained and validated on, one line a split; empty before `setup`."""
         return "\n".join(f"{name}: {split}" for name, split in self.splits.items())
+
+    def stop_packing(self) -> None:
+        """Give each document or example a row of its own from now on, for a model that cannot keep them apart."""
+        self.packing = False
+        self.setup(
+            str(self.trainer.state.fn) if self.trainer is not None and self.trainer.state.fn else "fit"
+        )
 
     def train_dataloader(self) -> ResumableLoader:
         """This rank's share of the rows, shuffled anew each epoch by the seed of `seed_everything`."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.data.collate import pad_left
 from taigi_lightning.evaluation.predictions import Prediction, choose
-from taigi_lightning.fast_path.apply import causal_lm, fast_decoder
+from taigi_lightning.fast_path.apply import causal_lm, fast_decoder, own_hidden
+from taigi_lightning.fast_path.output_head import OutputHead, output_head
 from taigi_lightning.fast_path.prefill import last_hidden
-from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees
+from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees, token_tree
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
 
 Strategy = Literal["choice", "generate"]
 
 MAX_NEW_TOKENS = 5
-VOCABULARY_CHUNK = 8192
+READ_ALONE = "read_alone"  # set in a model whose self-check found that rows must not branch
+EQUAL_LENGTHS = "equal_lengths"  # set in a model that takes the padding of a batch of prompts for text
 
 
 def predict_batch(
@@ -62,58 +65,113 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
     """Log-probability of each whole answer after its prompt, from one forward pass.
 
     Each group is one row of the forward pass: a tree of its questions' prompts and, where an answer has
-    several tokens, of the answers' beginnings. lm_head runs only where an answer's token is predicted.
+    several tokens, of the answers' beginnings. The output layer runs only where an answer's token is predicted.
 
     Returns:
         float32 [N, 4] in nats, on the model's device, in the order shown to the model. What the four
         answers have in common is left out, since it adds the same to all.
     """
+    trees, paths = _rows(batch, alone=_reads_alone(model, batch.trees))
     places: dict[tuple[int, int], int] = {}  # (row, node) → row of the gathered hidden states
     steps: list[tuple[int, int, int]] = []  # (answer's slot, gathered row, token predicted there)
-    slot = 0
-    for row, (tree, group) in enumerate(zip(batch.trees, batch.groups, strict=True)):
-        paths = iter(tree.paths)
-        for question in group:
-            for answer in question.answers:
-                nodes = next(paths)[-len(answer) :]
-                for node, token in zip(nodes, answer, strict=True):
-                    steps.append((slot, places.setdefault((row, node), len(places)), token))
-                slot += 1
-    hidden = _hidden_states(model, batch.trees, list(places))  # [P, H]
+    answers = [answer for question in batch.questions for answer in question.answers]
+    for slot, (answer, (row, path)) in enumerate(zip(answers, paths, strict=True)):
+        for node, token in zip(path[-len(answer) :], answer, strict=True):
+            steps.append((slot, places.setdefault((row, node), len(places)), token))
+    width = max(len(tree.tokens) for tree in batch.trees)
+    hidden = hidden_states(model, trees, list(places), width * len(batch.trees))  # [P, H]
     slots, sources, targets = torch.tensor(steps, device=hidden.device).T
-    log_probabilities = _log_probabilities(model, hidden, sources, targets)  # [S]
-    total = torch.zeros(slot, dtype=torch.float32, device=hidden.device)
+    log_probabilities = _log_probabilities(output_head(model), hidden, sources, targets)  # [S]
+    total = torch.zeros(len(answers), dtype=torch.float32, device=hidden.device)
     return total.index_add_(0, slots, log_probabilities).view(-1, 4)
 
 
-def _hidden_states(model: Any, trees: Sequence[TokenTree], places: Sequence[tuple[int, int]]) -> Tensor:
-    """The decoder's last hidden states [P, H] at some (tree, node); lm_head is left to these few.
+def _rows(batch: QuestionBatch, alone: bool) -> tuple[Sequence[TokenTree], list[tuple[int, list[int]]]]:
+    """The rows of a forward pass, and for each answer of each question its row and its nodes there.
 
-    The fast path takes the trees end to end; transformers' own takes them as padded rows.
+    Args:
+        alone: give each sequence a row of its own, in which nothing branches.
+    """
+    if not alone:
+        return batch.trees, [(row, path) for row, tree in enumerate(batch.trees) for path in tree.paths]
+    sequences = [tuple(sequence) for question in batch.questions for sequence in question.sequences()]
+    ordered = sorted(set(sequences), key=len, reverse=True)
+    trees = [token_tree([sequence]) for sequence in ordered]
+    rows = {sequence: row for row, sequence in enumerate(ordered)}
+    return trees, [(rows[sequence], trees[rows[sequence]].paths[0]) for sequence in sequences]
+
+
+def _reads_alone(model: Any, trees: Sequence[TokenTree]) -> bool:
+    """Whether these trees must not branch: the model cannot compute that, or it would lose a window's edge by it."""
+    if not any(tree.branches for tree in trees):
+        return False
+    if getattr(causal_lm(model), READ_ALONE, False):
+        return True
+    if fast_decoder(model) is not None:
+        return False
+    window = shortest_window(causal_lm(model).config)
+    return window is not None and window <= max(max(tree.depths) for tree in trees)
+
+
+def shortest_window(config: Any) -> int | None:
+    """The least number of tokens that a layer may look back, or that its attention is cut into; None without.
+
+    Found by the settings' names, since transformers' own mask for a tree of tokens replaces the one with the window.
+    """
+    settings = config.get_text_config().to_dict()
+    sizes = (value for name, value in settings.items() if "window" in name or "chunk" in name)
+    return min((size for size in sizes if type(size) is int and size > 0), default=None)
+
+
+def hidden_states(
+    model: Any, trees: Sequence[TokenTree], places: Sequence[tuple[int, int]], batch_tokens: int | None = None
+) -> Tensor:
+    """The decoder's last hidden states [P, H] at some (tree, node); the output layer is left to these few.
+
+    The fast path takes the trees end to end; transformers' own takes them as padded rows, as many at once as fit
+    into `batch_tokens`.
     """
     device = model.get_output_embeddings().weight.device
     decoder = fast_decoder(model)
-    if decoder is not None:
-        packed = pack_trees(trees)
-        wanted = torch.tensor([packed.offsets[tree] + node for tree, node in places])
-        return last_hidden(decoder, packed, wanted.to(device))
-    input_ids, position_ids, mask = pad_trees(trees)
-    output = causal_lm(model).get_decoder()(
-        input_ids=input_ids.to(device),
-        position_ids=position_ids.to(device),
-        attention_mask=None if mask is None else mask.to(device),
-        use_cache=False,
-    )
-    at_row, at_node = torch.tensor(places, device=device).T
-    hidden: Tensor = output.last_hidden_state[at_row, at_node]
-    return hidden
+    found: list[Tensor] = []
+    order: list[int] = []
+    for part in _parts(trees, batch_tokens):
+        there = [place for place, (row, _) in enumerate(places) if row in part]
+        order += there
+        rows, nodes = (
+            [places[place][0] - part.start for place in there],
+            [places[place][1] for place in there],
+        )
+        if decoder is not None:
+            packed = pack_trees(trees[part.start : part.stop])
+            wanted = torch.tensor([packed.offsets[row] + node for row, node in zip(rows, nodes, strict=True)])
+            found.append(last_hidden(decoder, packed, wanted.to(device)))
+            continue
+        input_ids, position_ids, mask = pad_trees(trees[part.start : part.stop])
+        hidden = own_hidden(
+            causal_lm(model),
+            input_ids=input_ids.to(device),
+            position_ids=position_ids.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+        )
+        found.append(hidden[torch.tensor(rows, device=device), torch.tensor(nodes, device=device)])
+    return torch.cat(found)[torch.tensor(order).argsort().to(device)]
 
 
-def _log_probabilities(model: Any, hidden: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """log p(targets[s]) after hidden[sources[s]], in float32.
+def _parts(trees: Sequence[TokenTree], batch_tokens: int | None) -> Iterator[range]:
+    """Trees in runs whose padded rows hold at most so many tokens, one tree at least."""
+    start, width = 0, 0
+    for end, tree in enumerate(trees):
+        wider = max(width, len(tree.tokens))
+        if batch_tokens is not None and end > start and wider * (end + 1 - start) > batch_tokens:
+            yield range(start, end)
+            start, wider = end, len(tree.tokens)
+        width = wider
+    yield range(start, len(trees))
 
-    In 16 bits a logit of 10 moves in steps of 0.06 and answers would often tie, so the product itself is
-    done in float32, a slice of the vocabulary at a time.
+
+def _log_probabilities(head: OutputHead, hidden: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """log p(targets[s]) after hidden[sources[s]], in float32 throughout.
 
     Args:
         hidden: [P, H], any float dtype.
@@ -123,19 +181,9 @@ def _log_probabilities(model: Any, hidden: Tensor, sources: Tensor, targets: Ten
     Returns:
         float32 [S] in nats.
     """
-    head = model.get_output_embeddings()
-    softcap = getattr(model.config, "final_logit_softcapping", None)
-    with torch.autocast(hidden.device.type, enabled=False):
-        if type(head) is nn.Linear and head.weight.is_floating_point() and head.bias is None:
-            x = hidden.float()
-            slices = [x @ part.float().T for part in head.weight.split(VOCABULARY_CHUNK)]
-        else:  # quantised or adapted: only the layer itself knows its product
-            slices = [head(hidden.to(model.dtype)).float()]
-        if softcap is not None:
-            slices = [softcap * torch.tanh(part / softcap) for part in slices]
-        normaliser = torch.stack([part.logsumexp(-1) for part in slices]).logsumexp(0)  # [P]
-        logits = torch.cat(slices, dim=-1)[sources, targets]
-        return logits - normaliser[sources]
+    slices = head.logits(hidden)
+    normaliser = torch.stack([part.logsumexp(-1) for part in slices]).logsumexp(0)  # [P]
+    return torch.cat(slices, dim=-1)[sources, targets] - normaliser[sources]
 
 
 def _chosen(question: EncodedQuestion, shown: Sequence[float]) -> Prediction:
@@ -176,24 +224,55 @@ def generate_tokens(
     Returns:
         the new token ids of each prompt; after EOS the rest is padding.
     """
+    batches: dict[int, list[int]] = defaultdict(
+        list
+    )  # places in `prompts`, by length where padding would be read
+    for place, prompt in enumerate(prompts):
+        batches[len(prompt) if getattr(causal_lm(model), EQUAL_LENGTHS, False) else 0].append(place)
+    new: list[list[int]] = [[] for _ in prompts]
+    for places in batches.values():
+        sequences = _generate(
+            model, tokenizer, [prompts[place] for place in places], max_new_tokens
+        ).sequences
+        width = max(len(prompts[place]) for place in places)
+        for place, tokens in zip(places, sequences[:, width:].tolist(), strict=True):
+            new[place] = tokens
+    return new
+
+
+def left_padded_logits(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], tokens: int
+) -> Tensor:
+    """Logits [tokens, V] with which the first of some prompts is continued, as one of their left-padded batch."""
+    output = _generate(model, tokenizer, prompts, tokens, output_logits=True, min_new_tokens=tokens)
+    return torch.stack(output.logits)[:, 0]
+
+
+def _generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    **options: Any,
+) -> Any:
     device = model.get_output_embeddings().weight.device
     padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     batch = pad_left(prompts, padding)  # generate finds the positions from the mask by itself
     settings = GenerationConfig(
         do_sample=False,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=tokens,
         pad_token_id=padding,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         use_cache=True,  # training switches it off in the model's config
+        return_dict_in_generate=True,
+        **options,
     )
-    output = model.generate(
+    return model.generate(
         input_ids=batch["input_ids"].to(device),
         attention_mask=batch["attention_mask"].to(device),
         generation_config=settings,
     )
-    new: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
-    return new
 
 
 def _extracted(question: EncodedQuestion, text: str) -> Prediction:

@@ -21,6 +21,7 @@ from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison
 from taigi_lightning.evaluation.perplexity import held_out_texts, perplexity_per_character
 from taigi_lightning.evaluation.prediction_writer import write_predictions
 from taigi_lightning.evaluation.scoring import Answers, compare, read_answers, score
+from taigi_lightning.evaluation.self_check import self_check
 from taigi_lightning.evaluation.test_report import by_question
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.fast_path.prefill import unpack_what_fits
@@ -195,7 +196,11 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
         model = load_adapter(model, adapter, trainable=False)
     if settings.device.type == "cuda":  # as `predict` does
         apply_fast_path(model, compile=True, activation_budget=1.0, offload=False)
-        unpack_what_fits(model, settings.batch_tokens)
+    with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
+        findings = self_check(model, answers=True)
+    if findings.sharing:
+        print(findings.sharing)
+    unpack_what_fits(model, settings.batch_tokens)
     return model.eval(), load_tokenizer(base)
 
 

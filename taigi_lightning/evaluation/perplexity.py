@@ -16,6 +16,7 @@ from taigi_lightning.data.tokenized_corpus import corpus_files
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
+from taigi_lightning.fast_path.output_head import output_head
 from taigi_lightning.tasks.prompts import IGNORE, encode_text
 
 
@@ -55,11 +56,12 @@ def perplexity_per_character(
         batch_tokens: tokens in one forward pass, padding included.
     """
     total = 0.0
-    weight = model.get_output_embeddings().weight
+    head = output_head(model)
+    device = head.weight.device
     for input_ids, labels in windows(tokenizer, texts, max_length, batch_tokens):
-        positions = torch.arange(input_ids.shape[1], device=weight.device).expand_as(input_ids)
-        hidden = forward_hidden(model, input_ids.to(weight.device), positions).to(weight.dtype)
-        total += float(linear_cross_entropy_sum(hidden, weight, labels.to(weight.device)))
+        positions = torch.arange(input_ids.shape[1], device=device).expand_as(input_ids)
+        hidden = forward_hidden(model, input_ids.to(device), positions)
+        total += float(linear_cross_entropy_sum(hidden, head, labels.to(device)))
     return math.exp(total / sum(map(len, texts)))
 
 

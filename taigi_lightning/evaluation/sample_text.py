@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.evaluation.sample_answers import evaluating
 from taigi_lightning.fast_path.apply import forward_hidden
+from taigi_lightning.fast_path.output_head import output_head
 from taigi_lightning.reports.training_report import TEXT
 
 TOKENS = 400
@@ -65,10 +66,10 @@ def surprise(model: Any, input_ids: torch.Tensor) -> list[float]:
     """
     positions = torch.arange(len(input_ids), device=input_ids.device)
     hidden = forward_hidden(model, input_ids[None], positions[None])[0, :-1]  # [T - 1, H]
-    head = model.get_output_embeddings()
+    head = output_head(model)
     found = [0.0]
     for rows, targets in zip(torch.split(hidden, ROWS), torch.split(input_ids[1:], ROWS), strict=True):
-        logs = head(rows).float().log_softmax(-1)  # [ROWS, V]
+        logs = torch.cat(head.logits(rows), dim=-1).log_softmax(-1)  # [ROWS, V]
         found += (-logs.gather(1, targets[:, None])).squeeze(1).tolist()
     return found
 

@@ -5,6 +5,7 @@ own forward pass with activation checkpointing, each of its 4-bit projections wi
 way parameters, and `generate`, stay untouched.
 """
 
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -118,8 +119,24 @@ def forward_hidden(
     if decoder is not None:
         return decoder.hidden(input_ids, position_ids, documents)
     # Without an attention mask transformers finds the restarts itself and masks across documents.
-    out = causal_lm(model).get_decoder()(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-    hidden: Tensor = out.last_hidden_state
+    return own_hidden(causal_lm(model), input_ids=input_ids, position_ids=position_ids)
+
+
+def own_decoder(base: Any) -> Any:
+    """The part of a transformers causal language model before its output layer."""
+    decoder = base.get_decoder()
+    return base.model if decoder is base and hasattr(base, "model") else decoder
+
+
+def own_hidden(base: Any, **inputs: Tensor | None) -> Tensor:
+    """Last hidden states (B, T, H) by transformers' own pass, given what its decoder knows of.
+
+    Some decoders take no positions; the run's self-check finds out what that means.
+    """
+    decoder = own_decoder(base)
+    known = inspect.signature(decoder.forward).parameters
+    out = decoder(**{name: value for name, value in inputs.items() if name in known}, use_cache=False)
+    hidden: Tensor = out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
     return hidden
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taigi_lightning.fast_path.output_head import OutputHead
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.planning.activation_plan import SLICE_TOKENS
 from taigi_lightning.tasks.prompts import IGNORE
@@ -15,31 +16,47 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     """Computes the gradients in the forward pass, so each slice of logits is made once and dropped."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: OutputHead
+    ) -> Tensor:
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, hidden.shape[0], SLICE_TOKENS):
             part = slice(start, start + SLICE_TOKENS)
             logits = hidden[part] @ weight.t()  # (S, V), overwritten with its own gradient
+            if bias is not None:
+                logits += bias
+            slope = _finish(logits, head)
             total += _operations(logits).softmax_loss_(logits, targets[part], IGNORE)
+            if slope is not None:
+                logits *= slope
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += logits.t() @ hidden[part]
-        ctx.save_for_backward(grad_hidden, grad_weight)
+            if grad_bias is not None and ctx.needs_input_grad[2]:
+                grad_bias += logits.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, *others = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden.mul_(grad.to(grad_hidden.dtype))  # in place: autograd refuses a second pass
-        if grad_weight is not None:
-            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None
+        scaled = (None if g is None else (g * grad).to(ctx.weight_dtype) for g in others)
+        return grad_hidden, *scaled, None, None
+
+
+def _finish(logits: Tensor, head: OutputHead) -> Tensor | float | None:
+    """Scale and cap products in place; what their gradient is to be multiplied with, None for nothing."""
+    head.finish_(logits)
+    if head.cap is None:
+        return head.scale if head.scale != 1.0 else None
+    return (logits / head.cap).square_().neg_().add_(1.0).mul_(head.scale)  # of cap * tanh(scale * x / cap)
 
 
 def _operations(like: Tensor) -> ModuleType:
@@ -50,21 +67,22 @@ def _operations(like: Tensor) -> ModuleType:
     return elementwise_triton
 
 
-def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def linear_cross_entropy_sum(hidden: Tensor, head: OutputHead | Tensor, labels: Tensor) -> Tensor:
     """Sum of the next-token losses, without holding all logits and without waiting for a GPU.
 
     Args:
         hidden: last hidden states, (B, T, H).
-        weight: the output embedding, (V, H); hidden states of another dtype are cast to its own.
+        head: from `output_head`, or a weight (V, H) alone; hidden states of another dtype are cast to its own.
         labels: (B, T) int64, unshifted; position t is predicted from t - 1, -100 is left out.
 
     Returns:
-        The summed loss, float32 (), differentiable in hidden and weight.
+        The summed loss, float32 (), differentiable in hidden, and in the head's weight and bias.
     """
+    head = head if isinstance(head, OutputHead) else OutputHead(head)
     # Shifting the labels, not the hidden states, copies nothing large: a row's last token predicts nothing.
     targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).reshape(-1).to(hidden.device)
-    rows = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
+    rows = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.dtype)
     # Autocast would change the slices' dtype between the two products.
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: Tensor = _LinearCrossEntropySum.apply(rows, weight, targets)  # type: ignore[no-untyped-call]
+        loss: Tensor = _LinearCrossEntropySum.apply(rows, head.weight, head.bias, targets, head)  # type: ignore[no-untyped-call]
     return loss

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
-from taigi_lightning.planning.memory import PROJECTIONS
+from taigi_lightning.model.linear_targets import default_targets
+from taigi_lightning.model.merge_places import adapted_shapes, text_names
+from taigi_lightning.model.safetensors_files import read_header
+from taigi_lightning.model.text_model import wrapper_prefixes
 
 
 @dataclass
@@ -24,49 +31,93 @@ class LoraSettings:
         r: rank of the update.
         lora_alpha: the update is scaled by lora_alpha / r.
         lora_dropout: dropout on the input of the update, never on the frozen product.
-        target_modules: names of the Linear layers that get one.
+        target_modules: names of the Linear layers that get one; null means all of the text model but its output layer.
     """
 
     r: PositiveInt = 16
     lora_alpha: PositiveInt = 32
     lora_dropout: ClosedUnitInterval = 0.0
-    target_modules: list[str] = field(default_factory=lambda: list(PROJECTIONS))
+    target_modules: list[str] | None = None
 
 
 def attach_adapter(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     """Wrap `model` with a fresh adapter: A random, B zero, both float32; nothing else trains.
 
     Raises:
-        InputError: no layer of the model has one of the target names, or lm_head is among them.
+        InputError: a target name is no layer of the model, or is its output layer; or there is nothing to adapt.
     """
-    if "lm_head" in lora.target_modules:
-        raise InputError(
-            "lm_head in target_modules would not train: the loss is computed from its frozen weight."
-        )
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    if not names.intersection(lora.target_modules):
-        raise InputError(
-            f"None of target_modules {lora.target_modules} is a layer of {type(model).__name__}. "
-            "Set --model.lora.target_modules to names of its Linear layers."
-        )
+    targets = lora.target_modules
+    if targets is None:
+        targets = default_targets(model)
+        if not targets:
+            raise InputError(
+                f"{type(model).__name__} has no linear projection that LoRA can adapt. Use another base."
+            )
+    else:
+        check_targets(model, targets)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Refuse target names that adapt nothing, in full or in part.
+
+    Raises:
+        InputError: a name is no layer of the model, or the output layer is among them.
+    """
+    head = model.get_output_embeddings()
+    modules = {name: module for name, module in model.named_modules() if name}
+    for target in targets:
+        found = [name for name in modules if name == target or name.endswith(f".{target}")]
+        if any(modules[name] is head for name in found):
+            raise InputError(
+                f"{target} in target_modules would not train: the loss is computed from its frozen weight."
+            )
+        if not found:
+            raise InputError(
+                f"No layer of {type(model).__name__} is called {target}, as in target_modules. Its linear projections "
+                f"are {', '.join(default_targets(model))}; leave target_modules out for all of them."
+            )
 
 
 def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> PeftModel:
     """Wrap `model` with a saved adapter; its rank, scale and layers are those it was trained with.
 
     Raises:
-        InputError: the folder is not an adapter.
+        InputError: the folder is not an adapter, or not one for this model.
     """
     check_adapter(adapter)
-    return PeftModel.from_pretrained(model, adapter, is_trainable=trainable, autocast_adapter_dtype=True)
+    header = read_header(Path(adapter) / "adapter_model.safetensors")
+    prefix, ending = "base_model.model.", ".lora_A.weight"
+    saved = [name.removeprefix(prefix).removesuffix(ending) for name in header if name.endswith(ending)]
+    names = text_names(saved, {name for name, _ in model.named_modules()})
+    config = PeftConfig.from_pretrained(adapter)
+    config.inference_mode = not trainable
+    mapping = None
+    if any(name != inner for name, inner in names.items()):  # saved for the model that wraps this one
+        config.exclude_modules = None
+        mapping = {f"^{re.escape(name)}\\.": f"{inner}." for name, inner in names.items()}
+    loaded = PeftModel.from_pretrained(
+        model,
+        adapter,
+        is_trainable=trainable,
+        autocast_adapter_dtype=True,
+        config=config,
+        key_mapping=mapping,
+    )
+    adapted = {name.removesuffix(".weight") for name in adapted_shapes(loaded.get_base_model())}
+    if strange := sorted(set(names.values()) ^ adapted):
+        raise InputError(
+            f"{adapter} does not fit {type(model).__name__}: {len(strange)} layers have LoRA in one of them alone, "
+            f"such as {strange[0]}. Give the base that the adapter was trained on."
+        )
+    return loaded
 
 
 def adapter_settings(adapter: str) -> LoraSettings:
@@ -77,7 +128,12 @@ def adapter_settings(adapter: str) -> LoraSettings:
     """
     check_adapter(adapter)
     config = PeftConfig.from_pretrained(adapter)
-    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, sorted(config.target_modules))
+    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, _listed(config.target_modules))
+
+
+def _listed(targets: Collection[str] | str | None) -> list[str] | None:
+    """Target modules as a list; a pattern stays one."""
+    return [targets] if isinstance(targets, str) else sorted(targets or ()) or None
 
 
 def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
@@ -91,6 +147,20 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
     model.peft_config["default"].base_model_name_or_path = base
     with written_aside(folder) as aside:
         model.save_pretrained(str(aside), save_embedding_layers=False)
+        if prefixes := wrapper_prefixes(base):
+            _name_as_wrapped(aside, *prefixes)
+
+
+def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:
+    """Let PEFT find a saved adapter's layers in the model that plain transformers loads, around the text model."""
+    file, start = folder / "adapter_model.safetensors", "base_model.model."
+    tensors = {
+        name.replace(start + inner, start + outer, 1): tensor for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config["exclude_modules"] = f"(?!{re.escape(outer)}).*"  # other towers have layers of the same names
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def check_adapter(adapter: str) -> None:

@@ -10,7 +10,6 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -18,6 +17,14 @@ from transformers import (
 )
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.safetensors_files import base_folder
+from taigi_lightning.model.text_model import (
+    is_wrapped,
+    key_mapping,
+    skeleton,
+    stored_entries,
+    text_model_class,
+)
 
 Quantization = Literal["nf4", "none"]
 
@@ -32,9 +39,10 @@ def load_base_model(
     compute_dtype: torch.dtype,
     device: torch.device,
     from_scratch: bool = False,
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal language model onto `device`, every parameter frozen unless `from_scratch`.
+    """Load the text model of a base onto `device`, every parameter frozen unless `from_scratch`.
+
+    Of a base that also sees pictures, only the weights of the text model are loaded.
 
     Args:
         base: a folder in the transformers format, or the name of a model on the Hub.
@@ -45,25 +53,48 @@ def load_base_model(
         from_scratch: build the architecture in the folder's config.json with random float32 weights.
 
     Raises:
-        InputError: there is no such model, it holds no safetensors, or it cannot be reached.
+        InputError: there is no such model, it is no causal language model, its weights are incomplete, quantised
+            already or no safetensors, or it cannot be reached.
     """
     check_base(base)
+    try:
+        architecture, config = text_model_class(base)
+    except OSError as error:
+        raise InputError(_unreachable(base, error)) from error
     if from_scratch:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
-        scratch: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        scratch: PreTrainedModel = architecture._from_config(config, dtype=torch.float32)
         return scratch.to(device)
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
     if quantization == "nf4":
+        _check_not_quantised(base, config)
         options["quantization_config"] = nf4_config(compute_dtype)
+    if is_wrapped(base):
+        options["key_mapping"] = key_mapping(skeleton(base), stored_entries(base_folder(base)))
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base, attn_implementation="sdpa", trust_remote_code=trust_remote_code, **options
-        )
+        # transformers itself chooses what the class can do: sdpa, or eager where there are caps or sinks.
+        model, found = architecture.from_pretrained(base, config=config, output_loading_info=True, **options)
     except OSError as error:
         raise InputError(_unreachable(base, error)) from error
-    model.requires_grad_(False)
-    _keep_weights_in_evaluation(model)
-    return model
+    if lacking := sorted(found["missing_keys"]) or [str(key) for key in found["mismatched_keys"]]:
+        raise InputError(
+            f"{base} holds no weights for {len(lacking)} parameters of {architecture.__name__}, such as {lacking[0]}, "
+            "which would stay random. Download or write it again."
+        )
+    loaded: PreTrainedModel = model.requires_grad_(False)
+    _keep_weights_in_evaluation(loaded)
+    return loaded
+
+
+def _check_not_quantised(base: str, config: Any) -> None:
+    found = getattr(config, "quantization_config", None)
+    if found is not None:
+        method = (
+            found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", found)
+        )
+        raise InputError(
+            f"The weights of {base} are quantised already ({method}), so they cannot be quantised to 4 bits again, and "
+            "nothing could be merged into them. Give the base in 16 bits."
+        )
 
 
 def _keep_weights_in_evaluation(model: PreTrainedModel) -> None:
@@ -111,7 +142,31 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
                 "borrow. Add a pad token to it and save it beside the model."
             )
         tokenizer.pad_token = tokenizer.unk_token
+    _check_vocabulary(base, tokenizer)
     return tokenizer
+
+
+def _check_vocabulary(base: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that can give ids for which the model has no embedding.
+
+    Special tokens that nothing here writes, such as Gemma's for pictures in its text-only sizes, may lie beyond.
+    """
+    rows = AutoConfig.from_pretrained(base).get_text_config(decoder=True).vocab_size
+    if len(tokenizer) <= rows:
+        return
+    ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+    unwritten = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} - {
+        *ends
+    }
+    beyond = [
+        token for token, number in tokenizer.get_vocab().items() if number >= rows and token not in unwritten
+    ]
+    if beyond:
+        raise InputError(
+            f"The tokenizer of {base} has {len(tokenizer)} tokens, but the model embeddings for {rows}: {beyond[0]!r} "
+            f"and {len(beyond) - 1} more have none. Use the tokenizer that the model came with, or enlarge the model's "
+            "embeddings once with resize_token_embeddings and save it."
+        )
 
 
 def check_base(base: str) -> None:
@@ -132,24 +187,6 @@ def check_base(base: str) -> None:
         raise InputError(
             f"There is no model folder {base}. Give --model.base a folder with config.json, or a Hub name "
             "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when the CPT stage has ended."
-        )
-
-
-def check_head(model: PreTrainedModel) -> None:
-    """Refuse an output head that is more than one product with its weight: the loss computes just that.
-
-    Raises:
-        InputError: the head has a bias, or its logits are scaled or capped.
-    """
-    head = model.get_output_embeddings()
-    found = ["a bias"] if getattr(head, "bias", None) is not None else []
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
-            found.append(name)
-    if found:
-        raise InputError(
-            f"The head of {type(model).__name__} has {' and '.join(found)}, which the training loss does not "
-            "compute. Use a Llama, Mistral, Qwen or Gemma 1 model."
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.lora_deltas import read_updates
+from taigi_lightning.model.merge_places import text_names
 
 
 class FrozenUpdate(nn.Module):
@@ -55,8 +56,9 @@ def add_frozen_updates(model: nn.Module, adapters: Sequence[Path], dtype: torch.
             left, right = update.factors("cpu")  # [rows, r], [r, columns]
             a, b = (left.T, right.T) if update.transposed else (right, left)
             parts.setdefault(name.removesuffix(".weight"), []).append((a, b))
-    for name, factors in parts.items():
-        linear = _find_linear(model, name, adapters)
+    known = {name for name, _ in model.named_modules()}
+    for name, inner in text_names(list(parts), known).items():
+        factors, linear = parts[name], _find_linear(model, inner, adapters)
         a = torch.cat([a for a, _ in factors])
         b = torch.cat([b for _, b in factors], dim=1)
         if (b.shape[0], a.shape[1]) != (linear.out_features, linear.in_features):

@@ -39,12 +39,18 @@ class LoraUpdate:
     a: TensorEntry  # [r, in]
     b: TensorEntry  # [out, r]
     scale: float
-    transposed: bool  # the weight is stored [in, out] (fan_in_fan_out)
+    transposed: bool = False  # the weight is stored [in, out]; what stores it says so, not the adapter
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        shape = (self.b.shape[0], self.a.shape[1])
-        return shape[::-1] if self.transposed else shape
+    def matrix(self) -> tuple[int, int]:
+        """[out, in] of the update, however the weight is stored."""
+        return self.b.shape[0], self.a.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the update as the weight is stored."""
+        rows, columns = self.matrix
+        return (columns, rows) if self.transposed else (rows, columns)
 
     def factors(self, device: str) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return float32 `left` [rows, r] and `right` [r, columns]; their product is the update."""
@@ -96,9 +102,8 @@ def read_updates(adapter: Path) -> dict[str, LoraUpdate]:
         b = header.get(f"{PREFIX}{module}.lora_B.weight")
         if b is None or a.shape[0] != b.shape[1]:
             raise InputError(f"{file} holds {name} of shape {list(a.shape)} without a lora_B to match.")
-        transposed = bool(config.get("fan_in_fan_out"))
         scale = lora_scale(config, module, rank=a.shape[0])
-        updates[f"{module}.weight"] = LoraUpdate(f"{module}.weight", file, a, b, scale, transposed)
+        updates[f"{module}.weight"] = LoraUpdate(f"{module}.weight", file, a, b, scale)
     known = {entry.name for update in updates.values() for entry in (update.a, update.b)}
     unknown = sorted(header.keys() - known)
     if unknown or not updates:

@@ -5,7 +5,7 @@ import shutil
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +15,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.model.hand_off import STACKED
 from taigi_lightning.model.lineage import LINEAGE, adapter_hash, check_lineage, read_lineage
 from taigi_lightning.model.lora_deltas import LoraUpdate, read_adapter_config, read_updates
+from taigi_lightning.model.merge_places import find_places, quantised_weights
 from taigi_lightning.model.merge_precision import (
     PIECE,
     Survival,
@@ -25,7 +26,6 @@ from taigi_lightning.model.merge_precision import (
 )
 from taigi_lightning.model.safetensors_files import (
     INDEX,
-    TensorEntry,
     base_folder,
     read_header,
     rewrite_shard,
@@ -110,12 +110,10 @@ def merge_adapter(
     check_lineage(adapter, base)
     lineage = read_lineage(adapter)
     check_onto(onto, lineage["base"] if lineage else {})
-    updates = read_updates(adapter)
+    updates = _placed(source, read_updates(adapter))
     headers = [read_header(shard) for shard in shards]
-    entries = {name: entry for header in headers for name, entry in header.items()}
-    _check_fit(entries, updates, source, adapter)
     _check_place(source, shards, output_dir)
-    quantised = {name for name in entries if onto == "dequantized" and _is_quantised(entries[name])}
+    quantised = quantised_weights(source) if onto == "dequantized" else set()
     measured = _choose_measured(updates)
     survival: dict[str, list[Survival]] = defaultdict(list)
     changed = updates.keys() | quantised
@@ -179,19 +177,13 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def _check_fit(
-    entries: Mapping[str, TensorEntry], updates: Mapping[str, LoraUpdate], source: Path, adapter: Path
-) -> None:
-    """Every tensor of the adapter must find its weight, of the same shape."""
-    for name, update in updates.items():
-        entry = entries.get(name)
-        if entry is None or entry.shape != update.shape:
-            found = f"has no {name}" if entry is None else f"holds {name} as {list(entry.shape)}"
-            raise InputError(
-                f"The adapter {adapter} changes {name} as {list(update.shape)} (its {update.a.name}), but "
-                f"the base {source} {found}. Give the base that the adapter was trained on; an output layer "
-                "tied to the embeddings cannot be merged."
-            )
+def _placed(source: Path, updates: Mapping[str, LoraUpdate]) -> dict[str, LoraUpdate]:
+    """The updates by the stored tensors' names, each as its tensor lies there."""
+    places = find_places(source, {name: update.matrix for name, update in updates.items()})
+    return {
+        place.entry.name: replace(updates[name], weight=place.entry.name, transposed=place.transposed)
+        for name, place in places.items()
+    }
 
 
 def _check_place(source: Path, shards: Sequence[Path], output_dir: Path) -> None:
@@ -204,16 +196,11 @@ def _check_place(source: Path, shards: Sequence[Path], output_dir: Path) -> None
     check_space(output_dir, needs, "Free some space or give a folder on another disk.")
 
 
-def _is_quantised(entry: TensorEntry) -> bool:
-    """Whether 4-bit training quantises this tensor: the linear weights of the layers, not the embeddings."""
-    return len(entry.shape) == 2 and ".layers." in entry.name
-
-
 def _choose_measured(updates: Mapping[str, LoraUpdate]) -> set[str]:
     """Return the names of the weights to measure: all of a small model, else three layers a projection."""
     layers: dict[str, dict[int, str]] = defaultdict(dict)
     for name in updates:
-        if found := re.search(r"\blayers\.(\d+)\.", name):
+        if found := re.search(r"\.(\d+)\.", name):
             layers[_projection(name)][int(found[1])] = name
     few = sum(prod(update.shape) for update in updates.values()) <= 1 << 26
     measured: set[str] = set()

@@ -17,7 +17,12 @@ HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 # What a tokenizer may consist of, in transformers' formats old and new.
 TOKENIZER_FILES = [
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
-    *("*.model", "chat_template*", "*.jinja"),
+    *(
+        "*.model",
+        "chat_template*",
+        "*.jinja",
+        "*processor_config.json",
+    ),  # the last are of bases that see pictures
 ]
 
 

@@ -86,7 +86,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "quantization": model.get("quantization"),
         "from_scratch": model.get("from_scratch"),
         "rank": lora.get("r", 16) if lora is not None else None,
-        "targets": tuple((lora or {}).get("target_modules", PROJECTIONS)),
+        "targets": tuple((lora or {}).get("target_modules") or PROJECTIONS),
         "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
         "activation_budget": model.get("activation_budget"),
         "batch_size": arguments.get("batch_size"),

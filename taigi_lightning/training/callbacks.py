@@ -18,7 +18,9 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
 from taigi_lightning.model.lineage import describe_data, write_lineage
+from taigi_lightning.model.lora_deltas import read_adapter_config
 from taigi_lightning.model.merge import Onto, check_onto, merge_adapter
+from taigi_lightning.model.merge_places import adapted_shapes, find_places
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
@@ -57,8 +59,8 @@ class ExportModel(Callback):
         """Find out before the first step what would stop the export after the last one.
 
         Raises:
-            InputError: the data cannot be named, the model would be written over its own base, the disk has
-                too little room, or an artifact is wanted without Weights & Biases.
+            InputError: the data cannot be named, the model would be written over its own base, the adapter could not
+                be merged into it, the disk has too little room, or an artifact is wanted without Weights & Biases.
         """
         module: Any = pl_module
         if self.log_artifact and not wandb_loggers(trainer.loggers):
@@ -71,13 +73,16 @@ class ExportModel(Callback):
             check_space(trainer.default_root_dir, self._needs(trainer, module), advice)
         if module.lora is None:
             return
-        if self.merge:
-            check_onto(self.onto, module.identity)
         if self.merge and Path(module.base).resolve() == Path(trainer.default_root_dir).resolve():
             raise InputError(
                 f"The run would write its merged model over its own base, {module.base}. "
                 "Give --trainer.default_root_dir another folder."
             )
+        if self.merge:
+            check_onto(self.onto, module.identity)
+            if module.adapter is not None:
+                read_adapter_config(Path(module.adapter))
+            find_places(module.base, adapted_shapes(module.model.get_base_model()))
         if getattr(trainer, "datamodule", None):
             describe_data(Path(trainer.datamodule.source))  # type: ignore[attr-defined]
 

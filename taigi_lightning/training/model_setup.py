@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.self_check import Findings, explained, self_check
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.fast_path.decoder import Budget
 from taigi_lightning.fast_path.prefill import unpack_what_fits
@@ -67,7 +69,8 @@ def build_model(
     if adapter is not None:
         model = load_adapter(model, adapter, trainable=training)
     elif lora is not None:
-        model = attach_adapter(model, lora)
+        with explained(type(model).__name__):
+            model = attach_adapter(model, lora)
     if training and not any(p.requires_grad for p in model.parameters()):
         raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
     return model.train(training)  # transformers loads in eval mode, where dropout is off
@@ -80,19 +83,30 @@ def take_fast_path(
     training: bool,
     compile: bool | None,
     activation_budget: Budget,
-    row_tokens: int | None,
-) -> None:
-    """Prepare a built model for its stage, in place; outside training a CPU keeps transformers' own path.
+    compute_dtype: torch.dtype,
+    answers: bool,
+    generating: PreTrainedTokenizerBase | None = None,
+    row_tokens: int | None = None,
+) -> Findings:
+    """Prepare a built model for its stage, in place, and check it; outside training a CPU keeps transformers' own path.
 
     Args:
         compile, activation_budget: as for `apply_fast_path`; `compile` None means on a GPU.
+        compute_dtype: what the stage computes in.
+        answers, generating: as for `self_check`.
         row_tokens: of the longest row to come, for which a GPU outside training unpacks the layers that fit; None
             unpacks none.
+
+    Raises:
+        InputError: the model cannot be run, or not rightly.
     """
     compiled = device.type == "cuda" if compile is None else compile
     if training:
         apply_fast_path(model, compile=compiled, activation_budget=activation_budget)
     elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
         apply_fast_path(model, compile=compiled, activation_budget=1.0, offload=False)
-        if row_tokens is not None:
-            unpack_what_fits(model, tokens=row_tokens)
+    with torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32):
+        findings = self_check(model, answers=answers, generating=generating)
+    if not training and device.type == "cuda" and row_tokens is not None:
+        unpack_what_fits(model, tokens=row_tokens)
+    return findings

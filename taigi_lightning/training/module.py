@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import Strategy, choice_accuracy_batch, predict_batch
 from taigi_lightning.evaluation.predictions import Prediction
-from taigi_lightning.fast_path.apply import causal_lm, expect_state, forward_hidden
+from taigi_lightning.fast_path.apply import expect_state, forward_hidden
 from taigi_lightning.fast_path.attention import find_documents
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
+from taigi_lightning.fast_path.output_head import output_head
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
-from taigi_lightning.model.base_model import Quantization, check_base, check_head, load_tokenizer
+from taigi_lightning.model.base_model import Quantization, check_base, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, Start, continued, find_start
 from taigi_lightning.model.lineage import check_identity
 from taigi_lightning.planning.memory import coming_state_bytes
@@ -134,17 +135,25 @@ class CausalLMModule(pl.LightningModule):
             device=device,
             training=training,
         )
-        if training or self.trainer.validating:
-            check_head(causal_lm(model))
         data: Any = getattr(self.trainer, "datamodule", None)
-        take_fast_path(
+        generates = self.answer_strategy == "generate" and not training
+        findings = take_fast_path(
             model,
             device=device,
             training=training,
             compile=self.compile_layers,
             activation_budget=self.activation_budget,
-            row_tokens=getattr(data, "batch_tokens", 32768) if self.answer_strategy == "choice" else None,
+            compute_dtype=compute_dtype(str(self.trainer.precision)),
+            answers=not training or bool(getattr(data, "held_out", None)),
+            generating=self.tokenizer if generates else None,
+            row_tokens=None if generates else getattr(data, "batch_tokens", 32768),
         )
+        if findings.packing and getattr(data, "packing", False):
+            data.stop_packing()
+            self.print(findings.packing)
+        for found in (findings.sharing, findings.padding):
+            if found:
+                self.print(found)
         self.model = model
 
     @property
@@ -201,8 +210,7 @@ class CausalLMModule(pl.LightningModule):
         """
         places = batch["position_ids"], batch.get("documents")
         hidden = forward_hidden(self.model, batch["input_ids"], *places)  # [B, T, H]
-        weight = self.model.get_output_embeddings().weight  # [V, H]
-        return linear_cross_entropy_sum(hidden, weight, batch["labels"])
+        return linear_cross_entropy_sum(hidden, output_head(self.model), batch["labels"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A micro-batch's summed loss; `on_before_optimizer_step` divides by the window's tokens.

@@ -8,6 +8,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.model.linear_targets import without_lora
+
 
 class Announcement(Callback):
     """Say first what is trained on what, then how much of the base that is, and on which data."""
@@ -32,10 +35,29 @@ class Announcement(Callback):
         device = torch.cuda.get_device_name(module.device) if cuda else f"a {module.device.type.upper()}"
         lines = [
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
+            *how_it_trains(module.model),
             data.summary(),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
         module.print("\n".join(lines))
+
+
+def how_it_trains(model: Any) -> list[str]:
+    """Which of a model's matrices have LoRA and which have none, and why it is on the general path if it is."""
+    base = causal_lm(model)
+    lines = []
+    adapted = [name for name, module in base.named_modules() if hasattr(module, "lora_A") and module.lora_A]
+    if adapted:
+        names = sorted({name.rpartition(".")[2] for name in adapted})
+        rest = without_lora(base, adapted)
+        lines.append(
+            f"LoRA on {len(adapted)} projections: {', '.join(names)}; "
+            + (f"none on {', '.join(rest)}" if rest else "all that the text model has")
+        )
+    reason = getattr(base, "slow_path_reason", None)
+    if reason:
+        lines.append(f"general path, since {reason}: right, but slower than the fast path")
+    return lines
 
 
 def in_words(size: int) -> str:

@@ -7,7 +7,6 @@ import torch
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import (
-    PROJECTIONS,
     LoraSettings,
     adapter_settings,
     attach_adapter,
@@ -15,6 +14,7 @@ from taigi_lightning.model.adapters import (
     save_adapter,
 )
 from taigi_lightning.model.base_model import load_base_model
+from taigi_lightning.planning.memory import PROJECTIONS
 
 
 def four_bit(folder: Path) -> torch.nn.Module:

@@ -199,7 +199,8 @@ def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path
     for layers in (8, 32):  # with fewer the allocator has not yet taken all that it keeps for later
         folder = tmp_path / f"{layers}-layers"
         (folder / "adapter").mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
+        sizes = {"hidden_size": 4096, "intermediate_size": 2048, "num_hidden_layers": layers}
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
         weight_map, lora = {}, {}
         for layer in range(layers):
             module = f"model.layers.{layer}.mlp.up_proj"

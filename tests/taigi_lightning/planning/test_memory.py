@@ -7,10 +7,10 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from taigi_lightning.model.adapters import PROJECTIONS, LoraSettings, attach_adapter
+from taigi_lightning.model.adapters import LoraSettings, attach_adapter
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning import memory
-from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.memory import PROJECTIONS, Shape
 
 
 def quantised_bytes(weight: bnb.nn.Params4bit) -> int:

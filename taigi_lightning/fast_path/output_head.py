@@ -1,0 +1,157 @@
+"""From the decoder's last hidden states to logits, as the model itself does it: found by asking, not by name.
+
+Most heads are one product with a weight. Some scale or cap its result (Cohere, Granite, Gemma 2), some have a bias.
+Instead of knowing which setting of which class says so, the model's own forward pass is run once with numbers of
+our choice in place of the product, and what it makes of them is read off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path.apply import causal_lm, own_decoder
+
+VOCABULARY_CHUNK = 8192
+SMALLEST, LARGEST = 2.0**-7, 1e9  # products far below any cap, and far above
+STEPS = (1e-2, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """logits = cap(scale * (W h + bias)), where cap(x) = cap * tanh(x / cap), or x without a cap.
+
+    weight: (V, H). bias: (V,) or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the logits are the product with the weight and nothing more."""
+        return self.bias is None and self.scale == 1.0 and self.cap is None
+
+    def logits(self, hidden: Tensor) -> list[Tensor]:
+        """Logits of hidden states (P, H) in float32, each (P, part of V), one slice of the vocabulary after another.
+
+        In 16 bits a logit of 10 moves in steps of 0.06, and answers would often tie.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            x = hidden.float()
+            slices = []
+            for start in range(0, len(self.weight), VOCABULARY_CHUNK):
+                part = slice(start, start + VOCABULARY_CHUNK)
+                logits = x @ self.weight[part].float().T
+                if self.bias is not None:
+                    logits += self.bias[part].float()
+                slices.append(self.finish_(logits))
+        return slices
+
+    def finish_(self, logits: Tensor) -> Tensor:
+        """Scale and cap products with the weight, in their own memory."""
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.cap is not None:
+            logits.div_(self.cap).tanh_().mul_(self.cap)
+        return logits
+
+
+def output_head(model: Any) -> OutputHead:
+    """The head of a causal language model, or of a PEFT model over one; asked once a model, then remembered.
+
+    Raises:
+        InputError: its logits are not a scaled or capped product of the decoder's last hidden states.
+    """
+    base = causal_lm(model)
+    head = _product(base)
+    form: tuple[float, float | None] | None = base.__dict__.get("head_form")
+    if form is None:
+        form = base.__dict__["head_form"] = _ask(base, head)
+    return OutputHead(head.weight, head.bias, *form)
+
+
+def _product(base: Any) -> nn.Linear:
+    head = base.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
+        found = f"is {type(head).__name__}" if head is not None else "cannot be found"
+        raise InputError(
+            f"The output layer of {type(base).__name__} {found}; a plain Linear in 16 or 32 bits was wanted, from "
+            "which the loss and the answers are computed. Use another base."
+        )
+    return head
+
+
+@torch.no_grad()
+def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
+    """Scale and cap of a head: what the model's forward pass makes of products that are put in its place."""
+    name = type(base).__name__
+    values = torch.tensor([SMALLEST, LARGEST, *STEPS, *(-step for step in STEPS)], device=head.weight.device)
+    seen: dict[str, Tensor] = {}
+
+    def after_decoder(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen["hidden"] = output[0] if isinstance(output, tuple) else output.last_hidden_state
+
+    def at_head(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen["input"] = inputs[0]
+        product = torch.zeros_like(output, dtype=torch.float32)
+        product[..., : len(values)] = values
+        return product
+
+    hooks = [own_decoder(base).register_forward_hook(after_decoder), head.register_forward_hook(at_head)]
+    try:
+        with in_eval_mode(base):
+            output = base(input_ids=torch.arange(4, 8, device=values.device)[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if "input" not in seen or "hidden" not in seen:
+        raise InputError(f"{name} does not compute its logits with its output layer. Use another base.")
+    inner = _factor(seen["hidden"][0], seen["input"].view_as(seen["hidden"])[0])
+    got = output.logits[0, -1, : len(values)].float()
+    slope, top = float(got[0]) / SMALLEST, float(got[1])
+    cap = top if abs(top) < 0.1 * abs(slope) * LARGEST else None
+    wanted = values * slope if cap is None else cap * torch.tanh(values * slope / cap)
+    scaled = torch.allclose(got, wanted, rtol=1e-3, atol=1e-4)
+    if inner is None or not scaled or (head.bias is not None and inner != 1.0):
+        raise InputError(
+            f"{name} does more between its last layer and its logits than scale or cap a product, so the loss and "
+            "the answers here would not be its own. Use another base."
+        )
+    return _rounded(slope * inner), None if cap is None else _rounded(cap)
+
+
+def _factor(hidden: Tensor, scaled: Tensor) -> float | None:
+    """The number by which `scaled` is `hidden`, or None if there is none."""
+    hidden, scaled = hidden.float(), scaled.float()
+    if torch.equal(hidden, scaled):
+        return 1.0
+    factor = float((hidden * scaled).sum() / (hidden * hidden).sum())
+    near = torch.allclose(hidden * factor, scaled, rtol=2e-2, atol=1e-2 * float(scaled.abs().max()))
+    return factor if near and math.isfinite(factor) else None
+
+
+def _rounded(value: float) -> float:
+    """Without the last digits of float32, so that 1 is 1."""
+    return float(f"{value:.6g}")
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """A model in eval mode, for a question to it, and afterwards each of its modules as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,185 @@
+"""The text model of a base: its class in transformers, and how its weights are called in the base's files.
+
+Bases that also see pictures wrap it (`Gemma3ForConditionalGeneration`). Only the text model is loaded and trained; the
+files keep everything, under the wrapper's names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.model.safetensors_files import TensorEntry, read_header, weight_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FLOATS = ("BF16", "F16", "F32")
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """One weight of the text model as the base's files hold it."""
+
+    entry: TensorEntry
+    transposed: bool  # [in, out], as in GPT-2, where a Linear has [out, in]
+    rebuilt: bool  # transformers makes it out of several stored tensors, or cuts it out of one
+
+
+def text_model_class(base: str | Path) -> tuple[type[PreTrainedModel], Any]:
+    """The class of a base's text model, and its configuration.
+
+    Raises:
+        InputError: transformers has no causal language model for it.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    whole = _configuration(base)
+    config = whole.get_text_config(decoder=True)
+    named = f"{base} is a {whole.model_type} model"
+    if getattr(whole, "is_encoder_decoder", False):
+        raise InputError(
+            f"{named}, an encoder with a decoder; what is trained here only continues text. Use a base such as "
+            "Llama, Mistral, Qwen or Gemma."
+        )
+    for kind in (type(config), type(whole)):
+        found = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
+        if found is not None and found.config_class is type(config):
+            return found, config
+    raise InputError(
+        f"{named}, of whose text model transformers has no causal language model ({type(config).__name__}). "
+        "Use a base that continues text, such as Llama, Mistral, Qwen or Gemma."
+    )
+
+
+def _configuration(base: str | Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(base))
+    except (ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"The configuration of {base} cannot be used: {reason} Use another base.") from error
+
+
+def is_wrapped(base: str | Path) -> bool:
+    """Whether a base's text model is only a part of it."""
+    whole = _configuration(base)
+    return whole.get_text_config(decoder=True) is not whole
+
+
+def skeleton(base: str | Path) -> PreTrainedModel:
+    """The text model of a base without its weights: names and shapes alone.
+
+    Raises:
+        InputError: transformers has no causal language model for it, or cannot build it.
+    """
+    import torch
+
+    architecture, config = text_model_class(base)
+    try:
+        with torch.device("meta"):
+            return architecture(config)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"transformers cannot build the text model of {base}: {reason} Use another base."
+        ) from error
+
+
+def wrapper_prefixes(base: str | Path) -> tuple[str, str] | None:
+    """What the layers' names begin with in a base's text model, and in the model that plain transformers loads.
+
+    None where these are the same, or where that other model cannot be built here.
+
+    >>> wrapper_prefixes("models/tiny-taigi")
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not is_wrapped(base):
+        return None
+    inner = skeleton(base)
+    try:
+        with torch.device("meta"):
+            outer = AutoModelForCausalLM.from_config(_configuration(base))
+    except Exception:  # it may want a library for pictures that is not installed
+        return None
+    decoder = outer.get_decoder()
+    path = next((name for name, module in outer.named_modules() if module is decoder), None)
+    if path is None or type(outer) is type(inner):
+        return None
+    return inner.base_model_prefix + ".", path + "."
+
+
+def stored_entries(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of a model's files by its name there."""
+    return {name: entry for shard in weight_files(folder) for name, entry in read_header(shard).items()}
+
+
+def key_mapping(model: PreTrainedModel, entries: Mapping[str, TensorEntry]) -> dict[str, str] | None:
+    """What transformers must be told to find a text model's weights under a wrapper's names; None if nothing.
+
+    Args:
+        model: the text model; its weights need not be there.
+        entries: the tensors of the files.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+    found = stored_weights_of(model, entries, None)
+    if all(name in found for name in names):
+        return None
+    inner = model.base_model_prefix + "."
+    prefix = common_prefix(entries, [name.removeprefix(inner) for name in names if name.startswith(inner)])
+    if prefix is None:
+        return None
+    mapping = {f"^{re.escape(prefix)}": inner}
+    for name in names:
+        if not name.startswith(inner):  # the output layer
+            mapping |= {f"^{re.escape(key)}$": name for key in entries if key.endswith(f".{name}")}
+    return mapping
+
+
+def common_prefix(found: Iterable[str], wanted: Collection[str]) -> str | None:
+    """The prefix under which most of the wanted names are found; None if none of them is found.
+
+    >>> common_prefix(["text.layers.0.q", "text.layers.1.q", "vision.layers.0.q"], ["layers.0.q", "layers.1.q"])
+    'text.'
+    """
+    names = set(found)
+    if not wanted:
+        return None
+    first = next(iter(wanted))
+    prefixes = [
+        name.removesuffix(first) for name in sorted(names) if name == first or name.endswith(f".{first}")
+    ]
+    return max(prefixes, key=lambda prefix: sum(prefix + name in names for name in wanted), default=None)
+
+
+def stored_weights_of(
+    model: PreTrainedModel, entries: Mapping[str, TensorEntry], mapping: Mapping[str, str] | None
+) -> dict[str, StoredWeight]:
+    """Each weight of a text model as its files hold it, found as transformers finds it; what they lack is left out.
+
+    Args:
+        mapping: from `key_mapping`.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    from transformers.pytorch_utils import Conv1D
+
+    transforms = get_model_conversion_mapping(model, key_mapping=None if mapping is None else dict(mapping))
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    modules = dict(model.named_modules())
+    found = {}
+    for key, entry in entries.items():
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, shapes)
+        if name in shapes:
+            transposed = isinstance(modules[name.rpartition(".")[0]], Conv1D)
+            found[name] = StoredWeight(entry, transposed, pattern is not None or entry.shape != shapes[name])
+    return found
