@@ -155,11 +155,18 @@ class FastDecoder:
 
         Only now, when whoever set up the training has done so: the memory found free is what there will be, and
         nobody moves the embedding back. Unpacked weights count as free, so that a larger shape drops them.
+        Where a larger micro-batch keeps everything, so does a smaller one, and nothing is asked of the device.
         """
+        tokens = math.prod(shape)
+        if shape not in self.plans:
+            for other, saving in self.plans.items():
+                if math.prod(other) >= tokens and all(map(activation_plan.keeps_everything, saving)):
+                    self.plans[shape] = saving
+                    break
         if shape not in self.plans:
             embedding = self.backbone.embed_tokens.weight
             movable = embedding.nbytes if embedding.is_cuda and self.embedding_on_host is None else 0
-            choice = self._place(math.prod(shape), movable)
+            choice = self._place(tokens, movable)
             plan = choice.decision
             if plan.embedding_on_host or self.embedding_on_host:
                 self.move_embedding_to_host()

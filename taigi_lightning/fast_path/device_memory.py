@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from taigi_lightning.planning.activation_plan import LOOSE_MARGIN, MARGIN
@@ -15,11 +17,12 @@ def allowed_bytes(device: torch.device) -> tuple[float, float]:
     return limit, min(free + held, limit) - used
 
 
+@cache
 def margin() -> float:
     """The share of a GPU's memory to leave free for holes between allocations.
 
     PyTorch's allocator leaves fewer where it may expand its segments. The setting that makes it so may be absent, and
-    is not heeded on every system: so its segments are asked.
+    is not heeded on every system: so its segments are asked, once, since listing them takes long where there are many.
     """
     segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
     return MARGIN if any(segment.get("is_expandable") for segment in segments) else LOOSE_MARGIN
