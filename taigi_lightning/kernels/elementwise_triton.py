@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taigi_lightning.kernels.cross_entropy_triton import softmax_loss_
 from taigi_lightning.kernels.dropout_triton import drop_element, keep_element, row_key
-from taigi_lightning.kernels.elementwise import Activation, Dropout
+from taigi_lightning.kernels.elementwise import TANH_CUBE, TANH_SLOPE, Activation, Dropout
 from taigi_lightning.kernels.head_norm_triton import norm_rotate, norm_rotate_back
 from taigi_lightning.kernels.norm_triton import (
     add_rms_norm,
@@ -67,15 +67,24 @@ def _drop_backward_kernel(
     tl.store(dx + at, joined, mask=inside)
 
 
+# Both activations are gate * sigmoid(z). GELU's z is TWICE * (gate + TANH_CUBE * gate^3), TWICE being 2 * TANH_SLOPE.
 @triton.jit
-def _gate_sigmoid(gate, TANH: tl.constexpr):
-    """sigmoid(z) of the gate, and z's slope: both activations are gate * sigmoid(z)."""
+def _gate_sigmoid(
+    gate, TANH: tl.constexpr, TWICE: tl.constexpr = 2 * TANH_SLOPE, CUBE: tl.constexpr = TANH_CUBE
+):
     if TANH:
-        cubed = (
-            gate * gate * 0.07135481627260025
-        )  # twice elementwise.TANH_SLOPE is 1.5957..., times TANH_CUBE this
-        return tl.sigmoid(gate * (1.5957691216057308 + cubed)), 1.5957691216057308 + 3.0 * cubed
-    return tl.sigmoid(gate), 1.0
+        return tl.sigmoid(TWICE * gate * (1.0 + CUBE * gate * gate))
+    return tl.sigmoid(gate)
+
+
+@triton.jit
+def _activation_slope(
+    gate, sigmoid, TANH: tl.constexpr, TWICE: tl.constexpr = 2 * TANH_SLOPE, CUBE: tl.constexpr = TANH_CUBE
+):
+    inner = gate * (1.0 - sigmoid)
+    if TANH:
+        inner *= TWICE * (1.0 + 3.0 * CUBE * gate * gate)
+    return sigmoid * (1.0 + inner)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -90,7 +99,7 @@ def _glu_kernel(
     gate = tl.load(at, mask=inside)
     up = tl.load(at + F, mask=inside)
     wide = gate.to(tl.float32)
-    sigmoid, _ = _gate_sigmoid(wide, TANH)
+    sigmoid = _gate_sigmoid(wide, TANH)
     product = (wide * sigmoid).to(gate.dtype) * up
     tl.store(out + row.to(tl.int64) * out_stride + column, product, mask=inside)
     if THRESHOLD > 0:
@@ -111,7 +120,7 @@ def _glu_backward_kernel(
     gate = narrow.to(tl.float32)
     up = tl.load(at + F, mask=inside)
     joined = tl.load(grad + row.to(tl.int64) * grad_stride + column, mask=inside).to(tl.float32)
-    sigmoid, slope = _gate_sigmoid(gate, TANH)
+    sigmoid = _gate_sigmoid(gate, TANH)
     activated = (gate * sigmoid).to(narrow.dtype)
     product = (activated * up).to(tl.float32)
     if LORA:
@@ -122,7 +131,7 @@ def _glu_backward_kernel(
             product = tl.where(keep, product * SCALE, 0.0)
         joined += side
     tl.store(dropped + row.to(tl.int64) * F + column, product, mask=inside)
-    slope = sigmoid * (1.0 + gate * (1.0 - sigmoid) * slope)
+    slope = _activation_slope(gate, sigmoid, TANH)
     tl.store(at, joined * up.to(tl.float32) * slope, mask=inside)
     tl.store(at + F, joined * activated.to(tl.float32), mask=inside)
 

@@ -4,7 +4,7 @@ python -m tests.taigi_lightning.kernels.compile_kernels     # prints {"capabilit
 """
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import bitsandbytes as bnb
 import torch
@@ -14,7 +14,7 @@ from triton.runtime.jit import JITFunction
 
 from taigi_lightning.kernels import elementwise_triton as ops
 from taigi_lightning.kernels import nf4_triton
-from taigi_lightning.kernels.elementwise import Dropout
+from taigi_lightning.kernels.elementwise import Activation, Dropout, HeadNorms, Norm
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 ROWS, WIDE, VOCABULARY = 4, 1408, 5000
@@ -41,15 +41,26 @@ class Card:
 def norms(hidden: int, dtype: torch.dtype) -> None:
     x, delta = torch.ones(ROWS, hidden, dtype=dtype), torch.ones(ROWS, hidden, dtype=dtype)
     out = torch.empty(ROWS, hidden + 64, dtype=dtype)[:, :hidden]
-    ops.rms_norm(x, x[0], 1e-5, out, DROPOUT)
-    ops.add_rms_norm(x, delta, x[0], 1e-5, out, DROPOUT)
-    ops.rms_norm_backward(out, delta, x, x[0], 1e-5, x, DROPOUT)
+    plain, one_plus = Norm(x[0], 1e-5), Norm(x[0], 1e-5, one_plus=True)
+    ops.rms_norm(x, plain, out, DROPOUT)
+    ops.rms_norm_backward(out, delta, x, plain, x, DROPOUT)
+    ops.norm_gradient(out, x, one_plus)
+    ops.add_rms_norm(x, delta, plain, out, DROPOUT)
+    for norm, post in ((one_plus, one_plus), (None, plain)):
+        ops.add_rms_norm(x, delta, norm, out, DROPOUT, post)
+        ops.add_rms_norm_backward(out, delta, x, x, post, norm, x, DROPOUT)
 
 
 def rotations(size: int, dtype: torch.dtype) -> None:
     q, angle = torch.ones(ROWS, 8, size, dtype=dtype), torch.ones(ROWS, size, dtype=dtype)
+    every = torch.ones(ROWS, 24, size, dtype=dtype)
     ops.rotate(q, angle, angle, q)
-    ops.rotate_back(q, q, q, angle, angle, torch.ones(ROWS, 24, size, dtype=dtype))
+    ops.rotate_back(q, q, q, angle, angle, every)
+    for whole, one_plus in ((False, True), (True, False)):
+        norm = Norm(torch.ones(8 * size if whole else size, dtype=dtype), 1e-6, one_plus)
+        norms = HeadNorms(norm, norm, whole)
+        ops.norm_rotate(every[:, :16], 8, norms, angle, angle, every[:, :16])
+        ops.norm_rotate_back(q, q, q, every[:, :16], norms, angle, angle, every)
 
 
 def others(dtype: torch.dtype) -> None:
@@ -61,8 +72,9 @@ def others(dtype: torch.dtype) -> None:
     ops.copy_drop(x, out, DROPOUT)
     ops.drop_backward(out, inner, x, DROPOUT)
     ops.gather_rows(x, torch.zeros(ROWS, dtype=torch.int64))
-    ops.swiglu(gate_up, out, DROPOUT)
-    ops.swiglu_backward(out, inner, gate_up, DROPOUT)
+    for activation in get_args(Activation):
+        ops.glu(gate_up, out, DROPOUT, activation)
+        ops.glu_backward(out, inner, gate_up, DROPOUT, activation)
     ops.softmax_loss_(torch.ones(ROWS, VOCABULARY, dtype=dtype), torch.zeros(ROWS, dtype=torch.int64), -100)
 
 
