@@ -38,32 +38,33 @@ class Card:
         return 0
 
 
-def norms(hidden: int, dtype: torch.dtype) -> None:
+def norms(hidden: int, dtype: torch.dtype, every_variant: bool) -> None:
     x, delta = torch.ones(ROWS, hidden, dtype=dtype), torch.ones(ROWS, hidden, dtype=dtype)
     out = torch.empty(ROWS, hidden + 64, dtype=dtype)[:, :hidden]
     plain, one_plus = Norm(x[0], 1e-5), Norm(x[0], 1e-5, one_plus=True)
-    ops.rms_norm(x, plain, out, DROPOUT)
-    ops.rms_norm_backward(out, delta, x, plain, x, DROPOUT)
-    ops.norm_gradient(out, x, one_plus)
-    ops.add_rms_norm(x, delta, plain, out, DROPOUT)
-    for norm, post in ((one_plus, one_plus), (None, plain)):
+    for norm, post in ((one_plus, one_plus), (None, plain))[: 1 + every_variant]:
         ops.add_rms_norm(x, delta, norm, out, DROPOUT, post)
         ops.add_rms_norm_backward(out, delta, x, x, post, norm, x, DROPOUT)
+    if every_variant:
+        ops.rms_norm(x, plain, out, DROPOUT)
+        ops.rms_norm_backward(out, delta, x, plain, x, DROPOUT)
+        ops.norm_gradient(out, x, one_plus)
+        ops.add_rms_norm(x, delta, plain, out, DROPOUT)
 
 
-def rotations(size: int, dtype: torch.dtype) -> None:
+def rotations(size: int, dtype: torch.dtype, every_variant: bool) -> None:
     q, angle = torch.ones(ROWS, 8, size, dtype=dtype), torch.ones(ROWS, size, dtype=dtype)
     every = torch.ones(ROWS, 24, size, dtype=dtype)
     ops.rotate(q, angle, angle, q)
     ops.rotate_back(q, q, q, angle, angle, every)
-    for whole, one_plus in ((False, True), (True, False)):
+    for whole, one_plus in ((True, False), (False, True))[: 1 + every_variant]:
         norm = Norm(torch.ones(8 * size if whole else size, dtype=dtype), 1e-6, one_plus)
         norms = HeadNorms(norm, norm, whole)
         ops.norm_rotate(every[:, :16], 8, norms, angle, angle, every[:, :16])
         ops.norm_rotate_back(q, q, q, every[:, :16], norms, angle, angle, every)
 
 
-def others(dtype: torch.dtype) -> None:
+def others(dtype: torch.dtype, every_variant: bool) -> None:
     x, inner = torch.ones(ROWS, WIDE, dtype=dtype), torch.ones(ROWS, WIDE, dtype=dtype)
     out, gate_up = (
         torch.empty(ROWS, WIDE + 64, dtype=dtype)[:, :WIDE],
@@ -72,7 +73,7 @@ def others(dtype: torch.dtype) -> None:
     ops.copy_drop(x, out, DROPOUT)
     ops.drop_backward(out, inner, x, DROPOUT)
     ops.gather_rows(x, torch.zeros(ROWS, dtype=torch.int64))
-    for activation in get_args(Activation):
+    for activation in get_args(Activation)[::-1][: 1 + every_variant]:
         ops.glu(gate_up, out, DROPOUT, activation)
         ops.glu_backward(out, inner, gate_up, DROPOUT, activation)
     ops.softmax_loss_(torch.ones(ROWS, VOCABULARY, dtype=dtype), torch.zeros(ROWS, dtype=torch.int64), -100)
@@ -89,13 +90,13 @@ def weights(dtype: torch.dtype) -> None:
     nf4_triton.stack_rows([torch.ones(16, 512)] * 3, 48, dtype)
 
 
-def launch_all(dtype: torch.dtype, every_size: bool) -> None:
-    """Call everything that launches a kernel, with the options of training."""
-    for hidden in HIDDEN if every_size else HIDDEN[:1]:
-        norms(hidden, dtype)
-    for size in HEAD_SIZES if every_size else HEAD_SIZES[:1]:
-        rotations(size, dtype)
-    others(dtype)
+def launch_all(dtype: torch.dtype, everything: bool) -> None:
+    """Call everything that launches a kernel, with the options of training; everything: in each size and variant."""
+    for hidden in HIDDEN if everything else HIDDEN[:1]:
+        norms(hidden, dtype, everything)
+    for size in HEAD_SIZES if everything else HEAD_SIZES[:1]:
+        rotations(size, dtype, everything)
+    others(dtype, everything)
     weights(dtype)
 
 
@@ -115,7 +116,7 @@ def main() -> None:
         for dtype in dtypes:
             row.update(capability=capability, dtype=str(dtype))
             # Where shared memory is least: other generations differ in instructions, not in sizes.
-            launch_all(dtype, every_size=dtype is dtypes[0] and capability in (75, 120))
+            launch_all(dtype, everything=dtype is dtypes[0] and capability in (75, 120))
 
 
 if __name__ == "__main__":
