@@ -67,7 +67,7 @@ class Counts(msgspec.Struct):
     rows: int = 0
     articles: int = 0
     characters: int = 0
-    line_breaks: int = 0  # added between paragraphs, less carriage returns
+    line_breaks: int = 0  # added between paragraphs, and spaces between words, less carriage returns
     changes: Counter[str] = msgspec.field(default_factory=Counter)
     removed: Counter[str] = msgspec.field(default_factory=Counter)
     spans: dict[str, Counter[str]] = msgspec.field(default_factory=dict)

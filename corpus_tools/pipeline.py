@@ -16,22 +16,24 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from corpus_tools.documents import Counts, PartSummary
 from corpus_tools.errors import InputError
-from corpus_tools.files.readers import Source, find_sources
+from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.shard_file import read_counts
+from corpus_tools.files.sources import Source, find_sources
 from corpus_tools.files.writers import path_of
 from corpus_tools.filtering.decontamination import read_questions
 from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
-from corpus_tools.steps.clean_shard import ShardSummary, clean_shard, read_input
+from corpus_tools.steps.clean_shard import ShardOptions, ShardSummary, clean_shard, read_input
 from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
 from corpus_tools.steps.output_folder import check_output_folder
 from corpus_tools.steps.publish import joined, publish
+from corpus_tools.steps.row_kinds import RowKind
 from corpus_tools.steps.select import Selection, select
 from corpus_tools.steps.write_part import repeated_documents, write_part
 
@@ -42,6 +44,7 @@ def build_corpus(
     sources: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     *,
+    rows: RowKind | Literal["auto"] = "auto",
     min_chars: int = 100,
     max_chars: int = 2048,
     validation_fraction: float = 0.05,
@@ -53,6 +56,8 @@ def build_corpus(
     fields: Mapping[str, str] | None = None,
     output_format: str = "parquet",
     skip_bad_files: bool = False,
+    max_expansion: int = 100,
+    max_row_mchars: int = 50,
     executor: Executor | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> dict[str, Any]:
@@ -64,6 +69,8 @@ def build_corpus(
     Args:
         sources: Folders and files to read, or one of them.
         output_dir: Where the corpus goes; what an earlier run wrote there is replaced at the very end.
+        rows: What a row is: `window` of a running text, `paragraph` (or heading), `line` of verse; `auto` judges each
+            file by where its rows end.
         min_chars: Shorter documents are dropped.
         max_chars: Longer articles are split.
         validation_fraction: Share of the articles held out, whole; at least one of two or more.
@@ -74,7 +81,9 @@ def build_corpus(
         convert_simplified: Convert articles that are themselves Simplified Chinese.
         fields: The files' names for text, title, author, paragraph_id.
         output_format: `parquet` or `jsonl`.
-        skip_bad_files: Go on without files that cannot be used, and list them in the report.
+        skip_bad_files: Go on without files, and rows of files, that cannot be used, and list them in the report.
+        max_expansion: How many times larger a compressed file may become.
+        max_row_mchars: The largest row, in millions of characters.
         executor: Runs the shards, elsewhere if it likes; None runs them here.
         progress: Called with a step's name, and how many of how many tasks are done.
 
@@ -90,6 +99,7 @@ def build_corpus(
     if validation_fraction >= 1:
         raise InputError("validation_fraction 1 leaves nothing to train on; give a smaller one.")
     options = {
+        "rows": rows,
         "min_chars": min_chars,
         "max_chars": max_chars,
         "validation_fraction": validation_fraction,
@@ -101,7 +111,19 @@ def build_corpus(
         "fields": dict(fields or {}),
         "output_format": output_format,
         "skip_bad_files": skip_bad_files,
+        "max_expansion": max_expansion,
+        "max_row_mchars": max_row_mchars,
     }
+    of_shards = ShardOptions(
+        dict(fields or {}),
+        rows,
+        min_paragraph_chars,
+        decontaminate.resolve() if decontaminate else None,
+        ngram,
+        convert_simplified,
+        skip_bad_files,
+        ReadLimits(max_expansion, max_row_mchars),
+    )
     given = [sources] if isinstance(sources, str | Path) else sources
     check_output_folder(output_dir, [Path(source) for source in given])
     files, passed_over = find_sources(given)
@@ -111,41 +133,23 @@ def build_corpus(
         run = partial(run_tasks, executor, progress)
         reading = ahead(read_input, files) if executor is None else nullcontext(read_input)
         with reading as read:
-            clean = _cleaner(options, fields or {}, decontaminate, work, read)
+            clean = partial(
+                clean_shard, work_dir=work, salt=_salt(options, decontaminate), options=of_shards, read=read
+            )
             shards = _clean_all(clean, files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
         limits = Limits(min_chars, max_chars, min_taigi_score)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
         parts = _write_all(finish, _grouped(shards, selections), work, run)
         skipped = {", ".join(s.sources): s.error for s in shards if s.error}
+        for shard in shards:
+            skipped |= shard.bad_rows
         report = corpus_report(options, _counts(shards, work), parts, skipped, passed_over, validation)
         _need_documents(report)
         (work / "report.html").write_text(render_page(report), encoding="utf-8")
         publish(work, output_dir, parts, shards, report, options)
         shutil.rmtree(work)
         return report
-
-
-def _cleaner(
-    options: Mapping[str, Any],
-    fields: Mapping[str, str],
-    questions: Path | None,
-    work: Path,
-    read: Callable[[Source], tuple[bytes, str]],
-) -> Callable[[Sequence[Source]], ShardSummary]:
-    """`clean_shard` for this run."""
-    return partial(
-        clean_shard,
-        work_dir=work,
-        salt=_salt(options, questions),
-        fields=fields,
-        min_paragraph_chars=options["min_paragraph_chars"],
-        questions=questions.resolve() if questions else None,
-        ngram=options["ngram"],
-        convert_simplified=options["convert_simplified"],
-        skip_bad_files=options["skip_bad_files"],
-        read=read,
-    )
 
 
 def _counts(shards: Sequence[ShardSummary], work: Path) -> Counts:

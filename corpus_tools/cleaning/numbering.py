@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,7 +13,7 @@ _HAN = "[一二三四五六七八九十百]{1,4}"
 # After a number and its mark: no digit (2.25, 11:30, 07.04, 7、80) and no dots (1......).
 _FORMS = (
     rf"[(（\[【〔] ?(?P<bracketed>{_DIGITS}|{_HAN}) ?[)）\]】〕]"
-    rf"|(?P<digits>{_DIGITS})(?:[.．、:：](?![0-9０-９.．…:：])|[)）])"
+    rf"|(?P<digits>{_DIGITS})(?:(?: ?[.．、]|[:：])(?![0-9０-９.．…:：])|[)）])"
     rf"|(?P<han>{_HAN})(?:[.．](?![.．…])|[、:：](?![0-9一二三四五六七八九十百])|[)）])"
     rf"|第(?P<chapter>[0-9]{{1,4}}|[一二三四五六七八九十百千〇零]{{1,5}})[章節回卷篇段](?:[ :：、]|(?=\n|\Z))"
     rf"|(?P<bare>{_DIGITS}) (?=\S)"
@@ -24,17 +25,34 @@ _NUMBERED_LINE = re.compile(rf"\n(?=[{re.escape(''.join(sorted(NUMBER_STARTS)))}
 _VALUES = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 
+# Nouns that are counted, and words of dates, right behind a bare number: `1 隻牛`, `7 goeh8`.
+_COUNTED_HAN = (
+    "隻个個人年月日工點歲本張條間塊箍元圓萬千百擺次位名種項分秒代號樓冬頭粒蕊領台臺枝支欉座件句首篇組對雙副"
+    "頓杯碗罐盒包尾門甲斤兩時週度級班期屆回番巷段世公禮%％"
+)
+_COUNTED_LATIN = re.compile(
+    "(?:goeh|gueh|geh|jit|lit|ni|tiam|hun|biau|kang|hoe|hue|he|chiah|tsiah|e|lang|pun|tiunn|tiau|keng|king|te|khoo?|oan"
+    "|uann|ban|chheng|tshing|pah|cheng|pai|kai|ui|mia|chiong|tsiong|hang|ki|liap|lui|nia|tai|chang|tsang|kiann|ku|siu"
+    "|phinn|tui|siang|tng|poe|pue|kin|niu|lau|ho|bi|khau|pau|ap|bu|tah|hioh)(?![a-z])",
+    re.I,
+)
+
+
 SENTENCE_ENDS = "。！？…!?"
 CLOSERS = "」』”’）》〉】〕〗｝)]\"'"
 
 
 class Number(NamedTuple):
-    """A number at a line's start: characters `start` to `end` of the text are the number and its mark."""
+    """A number at a line's start: characters `start` to `end` of the text are the number and its mark.
+
+    `counts`: a bare number with a counted noun behind it.
+    """
 
     start: int
     end: int
     form: str
     value: int
+    counts: bool = False
 
 
 def _value(numeral: str) -> int:
@@ -61,7 +79,20 @@ def _number_of(match: re.Match[str], start: int) -> Number:
     text, end = match.string, match.end()
     while text[end : end + 1] == " ":
         end += 1
-    return Number(start, end, *_form_and_value(text[start : match.end()], kind, match[kind]))
+    counts = kind == "bare" and _is_counted(text, end)
+    return Number(start, end, *_form_and_value(text[start : match.end()], kind, match[kind]), counts)
+
+
+def _is_counted(text: str, at: int) -> bool:
+    """Whether a noun that is counted begins here.
+
+    >>> _is_counted("隻牛", 0), _is_counted("goe̍h-chhe", 0), _is_counted("春天", 0)
+    (True, True, False)
+    """
+    if text[at : at + 1] in _COUNTED_HAN:
+        return True
+    plain = unicodedata.normalize("NFD", text[at : at + 12])
+    return _COUNTED_LATIN.match("".join(c for c in plain if not unicodedata.combining(c))) is not None
 
 
 @lru_cache(4096)
@@ -85,6 +116,8 @@ def ends_sentence(text: str, end: int) -> bool:
 
     >>> ends_sentence("伊講：「好。」", 7), ends_sentence("2010.09.", 8), ends_sentence("lán lâi khì.", 12)
     (True, False, True)
+    >>> ends_sentence("khi3 Tai5-lam5.", 15), ends_sentence("J.", 2)
+    (True, False)
     """
     i = end - 1
     while i >= 0 and text[i] == " ":
@@ -96,9 +129,14 @@ def ends_sentence(text: str, end: int) -> bool:
     if i < 0:
         return False
     if text[i] == ".":
-        # A full stop ends a sentence after a word, not after a digit, an initial or a dot.
-        return i > 1 and text[i - 1].isalpha() and not _is_initial(text, i - 1)
+        # A full stop ends a sentence after a word, not after a number, an initial or a dot.
+        return i > 1 and ((text[i - 1].isalpha() and not _is_initial(text, i - 1)) or _is_tone(text, i - 1))
     return text[i] in SENTENCE_ENDS
+
+
+def _is_tone(text: str, i: int) -> bool:
+    """Whether the digit at i is the tone of a romanised syllable: the last letter of its word, as in goeh8."""
+    return text[i] in "123456789" and text[i - 1].isalpha() and text[i - 1] < "\u2e80"
 
 
 def _is_initial(text: str, i: int) -> bool:
@@ -108,27 +146,37 @@ def _is_initial(text: str, i: int) -> bool:
 def in_sequence(numbers: list[Number]) -> set[int]:
     """Which of some numbers, by their place in the list, run on from, or into, the nearest number of the same form.
 
-    A bare `3 ` counts only in a run that begins at 0 or 1, or is three long: years and ages are bare too.
+    Bare numbers are counts and dates too: `7 goeh8`, `3 隻牛`. A run of them numbers paragraphs only if it begins at
+    0 or 1, or goes on behind another run, and if fewer than half of its numbers stand before a counted noun.
     """
     by_form: dict[str, list[int]] = {}
     for place, number in enumerate(numbers):
         by_form.setdefault(number.form, []).append(place)
     found: set[int] = set()
     for form, same in by_form.items():
-        runs: list[list[int]] = []
-        expected = -1
-        for place in same:
-            value = numbers[place].value
-            if value == expected:
-                runs[-1].append(place)
-            else:
-                runs.append([place])
-            expected = value + 1
-        for run in runs:
-            bare = form.startswith("bare") and numbers[run[0]].value > 1
-            if len(run) > 2 or (len(run) == 2 and not bare):
+        reached = 0  # the last value of a run of this form that numbers paragraphs
+        for run in _runs(numbers, same):
+            first = numbers[run[0]].value
+            begins = first <= 1 or 0 < reached < first
+            counting = sum(numbers[place].counts for place in run)
+            if len(run) > 1 and (not form.startswith("bare") or (begins and 2 * counting < len(run))):
                 found.update(run)
+                reached = numbers[run[-1]].value
     return found
+
+
+def _runs(numbers: list[Number], places: list[int]) -> list[list[int]]:
+    """The places, parted where a number does not follow the one before it."""
+    runs: list[list[int]] = []
+    expected = -1
+    for place in places:
+        value = numbers[place].value
+        if value == expected:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+        expected = value + 1
+    return runs
 
 
 def find_numbering(text: str) -> list[Number]:

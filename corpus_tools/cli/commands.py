@@ -25,6 +25,7 @@ def clean(
     source: Path,
     output_dir: Path = Path("data/cpt_corpus"),
     workers: NonNegativeInt = 0,
+    rows: Literal["auto", "window", "paragraph", "line"] = "auto",
     min_chars: PositiveInt = 100,
     max_chars: PositiveInt = 2048,
     validation_fraction: ClosedUnitInterval = 0.05,
@@ -36,6 +37,8 @@ def clean(
     fields: dict[str, str] | None = None,
     output_format: Literal["parquet", "jsonl"] = "parquet",
     skip_bad_files: bool = False,
+    max_expansion: PositiveInt = 100,
+    max_row_mchars: PositiveInt = 50,
     scheduler: str | None = None,
 ) -> None:
     """Clean raw article files into a corpus folder for training.
@@ -44,6 +47,7 @@ def clean(
         source: Folder or file: JSON lists, JSONL, CSV, TXT, Parquet, also with .gz or .zst.
         output_dir: Folder for the corpus; an earlier corpus there is replaced at the very end.
         workers: Processes; 0 takes as many as there are cores. The result is the same.
+        rows: What a row is: a window of running text, a paragraph or heading, a line of verse; auto judges each file.
         min_chars: Shorter documents are dropped.
         max_chars: Longer articles are split at sentence ends.
         validation_fraction: Share of the articles held out, whole.
@@ -52,9 +56,12 @@ def clean(
         decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
         ngram: Letters and digits in such an n-gram; punctuation and line breaks do not count.
         convert_simplified: Convert articles that are themselves Simplified Chinese.
-        fields: The files' names for text, title, author and paragraph_id, where they differ.
+        fields: The files' names for text, title, author and paragraph_id, where they differ; and for rows, the key
+            under which a JSON object holds them.
         output_format: Format of the documents.
-        skip_bad_files: Go on without damaged files and list them in the report.
+        skip_bad_files: Go on without damaged files, and damaged rows of good files, and list them in the report.
+        max_expansion: How many times larger a .gz, .zst or Parquet file may become; 64 MB are always allowed.
+        max_row_mchars: The largest row, in millions of characters; each takes 25 bytes of memory.
         scheduler: Address of a Dask scheduler (tcp://...) to run on; needs the extra `cluster`.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin for work that never comes
@@ -65,6 +72,7 @@ def clean(
         report = build_corpus(
             [source],
             output_dir,
+            rows=rows,
             min_chars=min_chars,
             max_chars=max_chars,
             validation_fraction=validation_fraction,
@@ -76,6 +84,8 @@ def clean(
             fields=fields,
             output_format=output_format,
             skip_bad_files=skip_bad_files,
+            max_expansion=max_expansion,
+            max_row_mchars=max_row_mchars,
             executor=processes,
             progress=show,
         )

@@ -3,237 +3,127 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
-
-import msgspec
-import zstandard
+from typing import Any
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
-from corpus_tools.files.json_errors import explain_json, name_columns
+from corpus_tools.files.contents import (
+    ReadLimits,
+    decode,
+    decompress,
+    expands_too_much,
+    plain_text,
+    read_bytes,
+)
+from corpus_tools.files.json_rows import read_json
+from corpus_tools.files.row_values import BadRows, check_fields, columns_of, row_of
+from corpus_tools.files.sources import Source, format_of, title_of
 
-FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
-COMPRESSIONS = (".gz", ".zst")
-_BOM = b"\xef\xbb\xbf"
-
-
-class Source(NamedTuple):
-    """An input file and the name by which the corpus refers to it: its path below the folder given."""
-
-    name: str
-    path: Path
-
-
-def _format_of(path: Path) -> str:
-    suffixes = [s.lower() for s in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ""
+_DEFAULT_LIMITS = ReadLimits()
 
 
-def find_sources(paths: Sequence[str | Path]) -> tuple[list[Source], list[str]]:
-    """The files to read, sorted by name, and the names of files passed over because of their suffix.
-
-    Folders are searched in depth; hidden files and folders are left out.
-
-    Raises:
-        InputError: A path does not exist, a file named outright has an unknown suffix, or nothing is left.
-    """
-    found: dict[Path, Source] = {}  # by its true path, so that a file given twice is read once
-    passed_over: list[str] = []
-    for root in map(Path, paths):
-        if root.is_dir():
-            for path in root.rglob("*"):
-                name = path.relative_to(root)
-                # A link to nothing is a file that cannot be read, not one to be passed over in silence.
-                special = path.exists() and not path.is_file()
-                if special or any(part.startswith(".") for part in name.parts):
-                    continue
-                name = Path(root.resolve().name, name) if len(paths) > 1 else name
-                if _format_of(path):
-                    _add(found, Source(name.as_posix(), path.absolute()))
-                else:
-                    passed_over.append(name.as_posix())
-        elif not root.exists():
-            raise InputError(f"{root} does not exist; give a folder or file of {', '.join(FORMATS)}.")
-        elif not _format_of(root):
-            raise InputError(
-                f"{root} has an unknown suffix; wanted {', '.join(FORMATS)}, also with .gz or .zst."
-            )
-        else:
-            _add(found, Source(root.name, root.absolute()))
-    if not found:
-        seen = f" ({len(passed_over)} other files there)" if passed_over else ""
-        raise InputError(
-            f"no input in {', '.join(map(str, paths))}{seen}; wanted files of {', '.join(FORMATS)}."
-        )
-    return sorted(found.values()), sorted(passed_over)
-
-
-def _add(found: dict[Path, Source], source: Source) -> None:
-    path = source.path.resolve()
-    found[path] = min(source, found.get(path, source))
-
-
-def read_bytes(path: Path) -> bytes:
-    """The file as stored.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}; make the file readable or leave it out."
-        ) from error
-
-
-def _decompress(data: bytes, path: Path) -> bytes:
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".gz":
-            return gzip.decompress(data)
-        if suffix == ".zst":
-            return b"".join(_zstandard_frames(data))
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise InputError(
-            f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again."
-        ) from error
-    return data
-
-
-def _zstandard_frames(data: bytes) -> Iterator[bytes]:
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        yield frame.decompress(data)
-        if not frame.eof:
-            raise EOFError("the last frame has no end")
-        data = frame.unused_data
-
-
-def read_rows(path: Path, fields: Mapping[str, str], data: bytes | None = None) -> list[Row]:
+def read_rows(
+    source: Source,
+    fields: Mapping[str, str],
+    data: bytes | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+    bad: BadRows | None = None,
+) -> list[Row]:
     """The rows of a file, in file order; row n of the file is item n - 1.
 
     Args:
-        path: File whose suffix tells the format.
-        fields: Names in the file for `text`, `title`, `author`, `paragraph_id`, where they differ.
+        source: File whose suffix tells the format; a text file's title is its name without the ending.
+        fields: Names in the file for `text`, `title`, `author`, `paragraph_id`, where they differ, and for `rows`,
+            the key under which a JSON object holds its rows.
         data: The file's bytes, if already read.
+        limits: How large what is read may become.
+        bad: Takes the numbers of rows that cannot be used, with the reasons; an empty row is in their place. Without
+            it the first such row is an error.
 
     Raises:
-        InputError: The file is unreadable, damaged, not UTF-8, or lacks a text somewhere.
+        InputError: The file is unreadable, damaged, not UTF-8, larger than the limits, or lacks a text somewhere.
     """
-    data = _decompress(read_bytes(path) if data is None else data, path)
-    kind = _format_of(path)
+    check_fields(fields)
+    path = source.path
+    data = decompress(read_bytes(path) if data is None else data, path, limits)
+    kind = format_of(path)
+    found = BadRows()
     if kind == ".parquet":
-        return _read_parquet(path, fields, data)
-    if data.startswith(_BOM):
-        data = data[len(_BOM) :]
-    if kind in (".csv", ".tsv"):
-        return _read_csv(path, fields, data, "\t" if kind == ".tsv" else ",")
-    if kind == ".txt":
-        title = path.name.split(".")[0]
-        return [Row(line, title) for line in _decode(path, data).splitlines(keepends=True)]
-    lines = kind != ".json" or data.lstrip()[:1] == b"{"
-    return _read_json(path, fields, data, lines)
+        rows = _read_parquet(path, fields, data, found, limits)
+    else:
+        data = plain_text(data, path)
+        if kind in (".csv", ".tsv"):
+            rows = _read_csv(path, fields, data, found, "\t" if kind == ".tsv" else ",")
+        elif kind == ".txt":
+            title = title_of(source.name)
+            rows = [Row(line, title) for line in decode(path, data).splitlines(keepends=True)]
+        else:
+            rows = read_json(path, fields, data, found, lines=kind != ".json")
+    _check_sizes(rows, limits, found)
+    if found and (bad is None or len(found) == len(rows)):
+        number, reason = next(iter(found.items()))
+        raise InputError(f"{path}, row {number}: {reason}")
+    if bad is not None:
+        bad.update(found)
+    return rows
 
 
-def _decode(path: Path, data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
-        ) from error
+def _check_sizes(rows: list[Row], limits: ReadLimits, bad: BadRows) -> None:
+    most = limits.max_row_mchars * 1_000_000
+    if max([len(row.text) for row in rows], default=0) > most:
+        for i, row in enumerate(rows):
+            if len(row.text) > most:
+                bad[i + 1] = (
+                    f"the text has {len(row.text):,} characters; part it into rows, or raise --max_row_mchars "
+                    f"(now {limits.max_row_mchars}) and have 25 bytes of memory for each."
+                )
+                rows[i] = Row("")
 
 
-def _row_type(fields: Mapping[str, str]) -> type[Row]:
-    if not fields:
-        return Row
-    unknown = set(fields) - set(Row.__struct_fields__)
-    if unknown:
-        raise InputError(
-            f"unknown field {', '.join(sorted(unknown))}; fields are {', '.join(Row.__struct_fields__)}."
-        )
-    columns = [
-        (f.name, f.type, f.default) if not f.required else (f.name, f.type)
-        for f in msgspec.structs.fields(Row)
-    ]
-    mapped = msgspec.defstruct("Row", columns, rename=dict(fields), frozen=True, gc=False)
-    return cast(type[Row], mapped)
-
-
-def _read_json(path: Path, fields: Mapping[str, str], data: bytes, lines: bool) -> list[Row]:
-    row_type = _row_type(fields)
-    try:
-        if lines:
-            return msgspec.json.Decoder(row_type, strict=False).decode_lines(data)
-        return msgspec.json.Decoder(list[row_type], strict=False).decode(data)  # type: ignore[valid-type]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        explain_json(path, fields, _decode(path, data), lines)
-        raise InputError(f"{path}: {error}; wanted JSON objects with a text each.") from error
-
-
-def _read_csv(path: Path, fields: Mapping[str, str], data: bytes, delimiter: str) -> list[Row]:
+def _read_csv(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, delimiter: str) -> list[Row]:
     csv.field_size_limit(sys.maxsize)
-    records = csv.reader(io.StringIO(_decode(path, data), newline=""), delimiter=delimiter, strict=True)
+    records = csv.reader(io.StringIO(decode(path, data), newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
     try:
         header = next(records, [])
-        columns = _columns(path, fields, [name.strip() for name in header])
-        for number, record in enumerate(records, 1):
-            if record:  # a blank line is no record
-                if len(record) != len(header):
-                    raise InputError(
-                        f"{path}, row {number}: {len(record)} values for {len(header)} columns; "
-                        "put quotes around values that hold the delimiter."
-                    )
-                rows.append(_row_of(path, number, {name: record[i] for name, i in columns.items()}))
-            else:
+        columns = columns_of(path, fields, [name.strip() for name in header])
+        for record in records:
+            if not record:  # a blank line is no record
                 rows.append(Row(""))
+            elif len(record) != len(header):
+                bad[len(rows) + 1] = (
+                    f"{len(record)} values for {len(header)} columns; "
+                    "put quotes around values that hold the delimiter."
+                )
+                rows.append(Row(""))
+            else:
+                rows.append(row_of({name: record[i] for name, i in columns.items()}, len(rows) + 1, bad))
     except csv.Error as error:
         raise InputError(f"{path}, row {len(rows) + 1}: {error}; check its quotes.") from error
     return rows
 
 
-def _columns(path: Path, fields: Mapping[str, str], header: Sequence[str]) -> dict[str, int]:
-    _row_type(fields)
-    names = {name: fields.get(name, name) for name in Row.__struct_fields__}
-    if names["text"] not in header:
-        raise InputError(
-            f"{path}: no column {names['text']!r} among {name_columns(header)}; name the right one with --fields.text."
-        )
-    return {name: header.index(column) for name, column in names.items() if column in header}
-
-
-def _row_of(path: Path, number: int, values: dict[str, Any]) -> Row:
-    identifier = values.get("paragraph_id")
-    try:
-        values["paragraph_id"] = None if identifier in (None, "") else int(identifier)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}, row {number}: paragraph_id is {identifier!r:.60}; wanted a number."
-        ) from error
-    if not isinstance(values["text"], str):
-        raise InputError(f"{path}, row {number}: the text is {values['text']!r:.60}; wanted text.")
-    return Row(**values)
-
-
-def _read_parquet(path: Path, fields: Mapping[str, str], data: bytes) -> list[Row]:
+def _read_parquet(
+    path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, limits: ReadLimits
+) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    most, size = limits.most_bytes(len(data)), 0
+    records: list[dict[str, Any]] = []
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        columns = _columns(path, fields, file.schema_arrow.names)
+        columns = columns_of(path, fields, file.schema_arrow.names)
         names = [file.schema_arrow.names[i] for i in columns.values()]
-        values = file.read(columns=names).select(names).rename_columns(list(columns)).to_pylist()
+        for batch in file.iter_batches(columns=names):
+            size += batch.nbytes
+            if size > most:
+                raise expands_too_much(path, most)
+            records += batch.select(names).rename_columns(list(columns)).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); write it again.") from error
-    return [_row_of(path, number, value) for number, value in enumerate(values, 1)]
+    return [row_of(record, number, bad) for number, record in enumerate(records, 1)]

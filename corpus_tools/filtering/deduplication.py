@@ -26,24 +26,42 @@ def find_duplicates(hashes: bytes | npt.NDArray[np.uint64]) -> npt.NDArray[np.bo
     >>> find_duplicates(b"".join(map(hash_text, "aba"))).tolist()
     [False, False, True]
     """
+    first = first_places(hashes)
+    return first < np.arange(len(first))
+
+
+def first_places(hashes: bytes | npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """For each of n concatenated hashes the place of the first one like it, [n] int64; `NO_HASH` is like none.
+
+    >>> first_places(b"".join(map(hash_text, "abab"))).tolist()
+    [0, 1, 0, 1]
+    """
     pairs = np.frombuffer(hashes, np.uint64).reshape(-1, 2)
-    duplicate = np.zeros(len(pairs), np.bool_)
+    firsts = np.arange(len(pairs))
     groups = 1 + len(pairs) // _AT_ONCE
     group = (pairs[:, 0] % np.uint64(groups)).astype(np.uint16)
     for number in range(groups):
         places = np.flatnonzero(group == number)
         places = places[pairs[places].any(axis=1)]
-        duplicate[places[_repeats(pairs[places])]] = True
-    return duplicate
+        later, earliest = _repeats(pairs[places])
+        firsts[places[later]] = places[earliest]
+    return firsts
 
 
-def _repeats(pairs: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Indices of the pairs that repeat an earlier one."""
+def _repeats(pairs: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of the pairs that repeat an earlier one, and of the first pair like each."""
     first = pairs[:, 0]
     order = np.argsort(first, kind="stable")  # equal hashes stay in source order
-    same = np.flatnonzero(first[order[1:]] == first[order[:-1]])
-    earlier, later = order[same], order[same + 1]
-    if (pairs[earlier, 1] != pairs[later, 1]).any():  # the other half decides, once in many billions
+    same = first[order[1:]] == first[order[:-1]]
+    if (pairs[order[1:], 1] != pairs[order[:-1], 1])[
+        same
+    ].any():  # the other half decides, once in many billions
         order = np.lexsort((first, pairs[:, 1]))
-        later = order[1:][(pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)]
-    return later
+        same = (pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)
+    later = np.flatnonzero(same) + 1
+    runs = (
+        np.maximum.accumulate(np.where(np.append(True, ~same), np.arange(len(order)), 0))
+        if len(order)
+        else later
+    )
+    return order[later], order[runs[later]]

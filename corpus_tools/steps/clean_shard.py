@@ -7,22 +7,51 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from corpus_tools.documents import Article, CleanedArticle, Counts, Cut, Row
+from corpus_tools.documents import Article, CleanedArticle, Counts, Row
 from corpus_tools.errors import InputError
 from corpus_tools.files.atomic import written_aside
-from corpus_tools.files.readers import Source, read_bytes, read_rows
+from corpus_tools.files.contents import ReadLimits, read_bytes
+from corpus_tools.files.readers import read_rows
+from corpus_tools.files.row_values import BadRows
 from corpus_tools.files.shard_file import Ends, store_shard
-from corpus_tools.filtering.decontamination import QuestionNgrams, read_questions
+from corpus_tools.files.sources import Source
+from corpus_tools.filtering.decontamination import read_questions
 from corpus_tools.filtering.deduplication import NO_HASH, hash_bytes, hash_text
 from corpus_tools.steps.clean_articles import clean_articles
 from corpus_tools.steps.executor import no_collector
-from corpus_tools.steps.merge_rows import group_rows, merge_rows, repeated_rows
+from corpus_tools.steps.merge_rows import group_rows, merge_rows
+from corpus_tools.steps.row_kinds import Evidence, RowKind, kind_of_rows
 
 T = TypeVar("T")
+
+
+class ShardOptions(NamedTuple):
+    """How shards are cleaned: what a row is ("auto": judged file by file), what may repeat, what is left out.
+
+    `questions` is the file of evaluation questions, with n-grams of `ngram` units.
+    """
+
+    fields: Mapping[str, str]
+    rows: RowKind | Literal["auto"] = "auto"
+    min_paragraph_chars: int = 30
+    questions: Path | None = None
+    ngram: int = 13
+    convert_simplified: bool = False
+    skip_bad_files: bool = False
+    limits: ReadLimits = ReadLimits()
+
+
+class ShardRows(NamedTuple):
+    """The rows of a shard's files, one file after the other: how many of each, which are bad, what they are."""
+
+    rows: list[Row]
+    counts: list[int]
+    bad: list[BadRows]
+    kinds: list[Evidence]
 
 
 class ShardSummary(msgspec.Struct):
@@ -42,6 +71,8 @@ class ShardSummary(msgspec.Struct):
     characters: list[int] = []
     paragraph_counts: list[int] = []
     error: str = ""
+    bad_rows: dict[str, str] = {}
+    kinds: list[Evidence] = []
 
 
 def read_input(source: Source) -> tuple[bytes, str]:
@@ -58,13 +89,7 @@ def clean_shard(
     sources: Sequence[Source],
     work_dir: Path,
     salt: str,
-    *,
-    fields: Mapping[str, str],
-    min_paragraph_chars: int,
-    questions: Path | None,
-    ngram: int,
-    convert_simplified: bool,
-    skip_bad_files: bool,
+    options: ShardOptions,
     read: Callable[[Source], tuple[bytes, str]] = read_input,
 ) -> ShardSummary:
     """Clean the articles of some files into `work_dir`; a shard finished by an earlier, killed run is used again.
@@ -72,7 +97,7 @@ def clean_shard(
     `read` returns a file's bytes and SHA-256; a caller that has read the files in advance passes its own.
 
     Raises:
-        InputError: A file cannot be used, unless `skip_bad_files`.
+        InputError: A file cannot be used, unless `skip_bad_files`, which also leaves out bad rows of good files.
     """
     names = [source.name for source in sources]
     try:
@@ -84,43 +109,49 @@ def clean_shard(
             return msgspec.msgpack.decode(finished.read_bytes(), type=ShardSummary)
         summary.stored = f"{key}.shard"
         with no_collector():
-            rows: list[Row] = []
-            for number, source in enumerate(sources):
-                found = read_rows(source.path, fields, contents[number])
-                contents[number] = b""
-                summary.rows.append(len(found))
-                rows += found
-            ngrams = read_questions(questions, ngram) if questions else None
-            _clean_rows(rows, summary, work_dir, min_paragraph_chars, ngrams, convert_simplified)
+            _clean_rows(_read(sources, contents, options), summary, work_dir, options)
         with written_aside(finished) as aside:
             aside.write_bytes(msgspec.msgpack.encode(summary))
         return summary
     except InputError as error:
-        if not skip_bad_files:
+        if not options.skip_bad_files:
             raise
         return ShardSummary(names, [], [], error=str(error))
 
 
-def _clean_rows(
-    rows: Sequence[Row],
-    summary: ShardSummary,
-    work_dir: Path,
-    min_paragraph_chars: int,
-    ngrams: QuestionNgrams | None,
-    convert_simplified: bool,
-) -> None:
+def _read(sources: Sequence[Source], contents: list[bytes], options: ShardOptions) -> ShardRows:
+    """The rows of some files; their contents are forgotten one by one."""
+    found = ShardRows([], [], [], [])
+    for number, source in enumerate(sources):
+        bad = BadRows()
+        noted = bad if options.skip_bad_files else None
+        rows = read_rows(source, options.fields, contents[number], options.limits, noted)
+        contents[number] = b""
+        found.counts.append(len(rows))
+        found.bad.append(bad)
+        found.kinds.append(kind_of_rows(rows) if options.rows == "auto" else Evidence(options.rows))
+        found.rows.extend(rows)
+    return found
+
+
+def _clean_rows(given: ShardRows, summary: ShardSummary, work_dir: Path, options: ShardOptions) -> None:
     """Clean the rows of a shard article by article and store them."""
-    counts = Counts(rows=len(rows))
-    repeated: list[list[Cut]] = []
-    merged = _merge(rows, summary, counts, min_paragraph_chars, repeated)
+    ngrams = read_questions(options.questions, options.ngram) if options.questions else None
+    summary.rows, summary.kinds = given.counts, given.kinds
+    for source, bad in zip(summary.sources, given.bad, strict=True):
+        summary.bad_rows |= {f"{source}, row {row}": reason for row, reason in bad.items()}
+    counts = Counts(rows=len(given.rows))
+    kinds: list[RowKind] = []
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
     hashes: list[_Hashes] = []
-    for article, data, paragraphs in clean_articles(merged, counts, ngrams, convert_simplified):
-        article.cuts += repeated[len(articles)]
+    merged = _merge(given, summary.sources, counts, kinds)
+    for article, data, paragraphs in clean_articles(merged, counts, ngrams, options.convert_simplified):
+        _name_bad_rows(article, summary.bad_rows)
+        kind = kinds[len(articles)]
         articles.append(article)
         texts.append(data)
-        hashes.append(_hashes(article, paragraphs, min_paragraph_chars))
+        hashes.append(_hashes(article, paragraphs, kind, options.min_paragraph_chars))
         summary.characters.append(article.length)
         summary.paragraph_counts.append(len(paragraphs))
     counts.articles = len(articles)
@@ -130,43 +161,35 @@ def _clean_rows(
     summary.ends = store_shard(work_dir / summary.stored, texts, of_paragraphs, articles, counts)
 
 
+def _name_bad_rows(article: CleanedArticle, bad_rows: Mapping[str, str]) -> None:
+    """An empty article may stand for a row that could not be used."""
+    for cut in article.cuts if bad_rows and not article.length else ():
+        if f"{article.source}, row {cut.row}" in bad_rows:
+            cut.reason = "bad_row"
+
+
 def _merge(
-    rows: Sequence[Row],
-    summary: ShardSummary,
-    counts: Counts,
-    min_paragraph_chars: int,
-    repeated: list[list[Cut]],
+    given: ShardRows, sources: Sequence[str], counts: Counts, kinds: list[RowKind]
 ) -> Iterator[Article]:
-    """The articles of some rows; for each of them, `repeated` gets the rows that repeat an earlier one."""
-    of_source = [source for source, count in enumerate(summary.rows) for _ in range(count)]
-    numbers = list(chain.from_iterable(range(1, count + 1) for count in summary.rows))
-    texts = list(map(attrgetter("text"), rows))
-    for group in group_rows(rows, of_source if len(summary.sources) > 1 else None):
-        first, source = rows[group[0]], summary.sources[of_source[group[0]]]
-        windows, numbers_here = _of_group(texts, group), _of_group(numbers, group)
-        windows, numbers_here, repeats = _without_repeats(windows, numbers_here, min_paragraph_chars)
-        article = merge_rows(windows, numbers_here, first.title, first.author, source)
+    """The articles of some rows; `kinds` gets what the rows of each are."""
+    of_source = [source for source, count in enumerate(given.counts) for _ in range(count)]
+    numbers = list(chain.from_iterable(range(1, count + 1) for count in given.counts))
+    rows, texts = given.rows, list(map(attrgetter("text"), given.rows))
+    for group in group_rows(rows, of_source if len(sources) > 1 else None):
+        first, source = rows[group[0]], of_source[group[0]]
+        author = first.author or next((rows[i].author for i in group if rows[i].author), None)
+        windows = _of_group(texts, group)
+        kind = given.kinds[source].kind
+        article = merge_rows(windows, _of_group(numbers, group), first.title, author, sources[source], kind)
         raw = sum(map(len, windows))
         counts.line_breaks += len(article.text) - raw
-        counts.characters += raw + sum([len(cut.text) for cut in repeats])
-        repeated.append(repeats)
+        counts.characters += raw
+        kinds.append(kind)
         yield article
 
 
 def _of_group(values: list[T], group: Sequence[int]) -> list[T]:
     return values[group.start : group.stop] if isinstance(group, range) else [values[i] for i in group]
-
-
-def _without_repeats(
-    texts: list[str], numbers: list[int], min_paragraph_chars: int
-) -> tuple[list[str], list[int], list[Cut]]:
-    """The texts and numbers of an article's rows, less those that repeat an earlier row of it, and these."""
-    repeated = repeated_rows(texts, min_paragraph_chars)
-    if not repeated:
-        return texts, numbers, []
-    cuts = [Cut(numbers[i], 1, "repeated_row", texts[i]) for i in sorted(repeated)]
-    kept = [i for i in range(len(texts)) if i not in repeated]
-    return [texts[i] for i in kept], [numbers[i] for i in kept], cuts
 
 
 class _Hashes(NamedTuple):
@@ -177,12 +200,16 @@ class _Hashes(NamedTuple):
     paragraphs: bytes
 
 
-def _hashes(article: CleanedArticle, paragraphs: Sequence[bytes], min_paragraph_chars: int) -> _Hashes:
+def _hashes(
+    article: CleanedArticle, paragraphs: Sequence[bytes], kind: RowKind, min_paragraph_chars: int
+) -> _Hashes:
     # Bytes decide for most paragraphs: a character has one to four.
     least, surely = min_paragraph_chars, 4 * min_paragraph_chars
     title = hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH
     digests = list(map(hash_bytes, paragraphs))
     together = b"".join(digests)
+    if kind == "line":  # songs share lines: only whole ones are copies
+        return _Hashes(title, hash_bytes(together), NO_HASH * len(digests))
     short = [i for i, size in enumerate(map(len, paragraphs)) if size < surely]
     for i in short:
         if len(paragraphs[i]) < least or len(paragraphs[i].decode()) < least:

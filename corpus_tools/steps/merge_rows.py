@@ -7,128 +7,136 @@ from collections.abc import Sequence
 from itertools import accumulate, chain, compress, count, groupby, islice
 from operator import add, attrgetter, gt, itemgetter, lt, not_
 
-from corpus_tools.cleaning.numbering import (
-    CLOSERS,
-    NUMBER_STARTS,
-    SENTENCE_ENDS,
-    ends_sentence,
-    in_sequence,
-    number_at,
-)
+from corpus_tools.cleaning.numbering import NUMBER_STARTS, in_sequence, number_at
 from corpus_tools.documents import Article, Row
+from corpus_tools.steps.row_kinds import RowKind
+from corpus_tools.steps.window_edges import COMPLETE, CONTINUES, FIRST_WIDE, MAY_END, between, breaks_token
 
-_COMPLETE = frozenset("。！？!?…")
-_MAY_END = _COMPLETE | frozenset(CLOSERS + ". ")
-_CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
-_UNCERTAIN = _CONTINUES | {" "}
+_UNCERTAIN = CONTINUES | {" "}
 _first, _last = itemgetter(0), itemgetter(-1)
+_names = attrgetter("title", "author")
 
 
 def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[Sequence[int]]:
-    """Indices of rows by title, titles in order of their first row, rows in reading order.
+    """Indices of rows by title and author, articles in order of their first row, rows in reading order.
 
-    A row without a title stands for itself. Rows of one title are ordered by paragraph_id; where an id comes
-    twice (two works, or two volumes, under one title) the second set follows the first. Across files
-    (`sources[i]` is the file of row i) only the same title by the same author is one article. Rows that lie
+    A row without a title stands for itself. Rows without an author belong to the author whom the other rows of their
+    title name, if it is one (in the same file: `sources[i]` is the file of row i). Rows of one article are ordered by
+    paragraph_id; where an id comes twice (two volumes under one title) the second set follows the first. Rows that lie
     together in order are a range.
     """
-    titles: dict[tuple[str, str | None], list[range]] = {}
+    titles: dict[tuple[str, str], list[range]] = {}
     groups: list[Sequence[int]] = []
-    authors: dict[tuple[int, str], str | None] = {}
     start = 0
-    for title, run in groupby(map(attrgetter("title"), rows)):
+    for (title, author), run in groupby(rows, _names):
         indices = range(start, start + len(list(run)))
         start = indices.stop
         if not title:
             groups += [range(i, i + 1) for i in indices]
-        elif sources is None:
-            titles.setdefault((title, None), []).append(indices)
         else:
-            for i in indices:
-                author = authors.setdefault((sources[i], title), rows[i].author)
-                titles.setdefault((title, author), []).append(range(i, i + 1))
+            titles.setdefault((title, author or ""), []).append(indices)
+    _give_authors(titles, sources)
     groups += [runs[0] if len(runs) == 1 else list(chain(*runs)) for runs in titles.values()]
     groups.sort(key=_first)
     return [_reading_order(rows, group) for group in groups]
 
 
+def _give_authors(titles: dict[tuple[str, str], list[range]], sources: Sequence[int] | None) -> None:
+    """Move runs of rows without an author to the one author of the same title in the same file."""
+    unnamed = [title for title, author in titles if not author]
+    if not unnamed:
+        return
+    authors: dict[str, list[str]] = {title: [] for title in unnamed}
+    for title, author in titles:
+        if author and title in authors:
+            authors[title].append(author)
+
+    def files(runs: Sequence[range]) -> set[int]:
+        return {sources[i] for run in runs for i in run} if sources else {0}
+
+    for title in unnamed:
+        runs = titles[title, ""]
+        for run in list(runs):
+            named = [author for author in authors[title] if files([run]) & files(titles[title, author])]
+            if len(named) == 1:
+                runs.remove(run)
+                titles[title, named[0]].append(run)
+                titles[title, named[0]].sort(key=_first)
+        if not runs:
+            del titles[title, ""]
+
+
 def _reading_order(rows: Sequence[Row], group: Sequence[int]) -> Sequence[int]:
+    """A group in order of its ids; a row without one stays behind the row before it."""
     ids = [rows[i].paragraph_id or 0 for i in group]
     if all(map(lt, ids, islice(ids, 1, None))):
         return group
     seen: Counter[int] = Counter()
-    order = []
-    for i, identifier in zip(group, ids, strict=True):
-        order.append((seen[identifier], identifier, i))
-        seen[identifier] += 1
+    order: list[tuple[int, float, int]] = []
+    place: tuple[int, float] = (0, float("-inf"))
+    for i in group:
+        identifier = rows[i].paragraph_id
+        if identifier is not None:
+            place = (seen[identifier], identifier)
+            seen[identifier] += 1
+        order.append((*place, i))
     return [i for _, _, i in sorted(order)]
-
-
-def repeated_rows(texts: Sequence[str], min_chars: int) -> set[int]:
-    """Which texts of an article, if of `min_chars` characters or more, repeat an earlier one of it.
-
-    Windows break sentences, so such a copy must go before the windows are joined.
-    """
-    if len(set(texts)) == len(texts):
-        return set()
-    first: set[str] = set()
-    repeated = set()
-    for i, text in enumerate(texts):
-        if len(text) >= min_chars:
-            if text in first:
-                repeated.add(i)
-            first.add(text)
-    return repeated
-
-
-def _starts_paragraph(previous: str, last: str, text: str) -> bool:
-    """Whether a row begins a paragraph, judged by the row before it, which ends with `last`; both non-empty."""
-    if last in _COMPLETE or (last in _MAY_END and ends_sentence(previous, len(previous))):
-        # A window may break between a sentence and its closing quote.
-        first = text[0]
-        return first not in _CONTINUES and (first != " " or text.lstrip(" ")[:1] not in _CONTINUES)
-    return False
 
 
 def _numbered_in_sequence(texts: Sequence[str], firsts: Sequence[str]) -> set[int]:
     """Indices of rows that begin with a number which runs on from, or into, the number of another row."""
     starting = compress(count(), map(NUMBER_STARTS.__contains__, firsts))
-    found = [(i, number) for i in starting if (number := number_at(texts[i], 0)) is not None]
+    found = [
+        (i, number)
+        for i in starting
+        if (number := number_at(texts[i], 0)) is not None and not (i and breaks_token(texts[i - 1], texts[i]))
+    ]
     return {found[place][0] for place in in_sequence([number for _, number in found])}
 
 
-def _paragraph_starts(texts: Sequence[str]) -> list[bool]:
-    """Which of some rows, none of them empty, begin a paragraph behind another one."""
+def _between_windows(texts: Sequence[str]) -> list[str]:
+    """What stands before each of some windows, none of them empty: nothing, a space or a line break."""
     firsts, lasts = list(map(_first, texts)), list(map(_last, texts))
     # Most rows are decided without a call for each.
-    complete, uncertain = map(_COMPLETE.__contains__, lasts), map(_UNCERTAIN.__contains__, firsts[1:])
+    complete, uncertain = map(COMPLETE.__contains__, lasts), map(_UNCERTAIN.__contains__, firsts[1:])
     # gt on two booleans is set difference: row i starts a paragraph if row i-1 is in `complete` (its last character
     # ends a sentence) and row i is not in `uncertain` (its first character could still belong to that sentence).
     starts = [False, *map(gt, complete, uncertain)]
+    breaks = list(map(("", "\n").__getitem__, starts))
     for i in compress(count(1), map(not_, starts[1:])):
-        starts[i] = lasts[i - 1] in _MAY_END and _starts_paragraph(texts[i - 1], lasts[i - 1], texts[i])
+        last = lasts[i - 1]
+        if last in MAY_END or (last < FIRST_WIDE and firsts[i] < FIRST_WIDE):
+            breaks[i] = between(texts[i - 1], texts[i])
     numbered = map(NUMBER_STARTS.__contains__, firsts)
     undecided = compress(count(), map(gt, numbered, starts))  # numbered minus starts
-    if any(i and number_at(texts[i], 0) for i in undecided):
+    if any(i and breaks[i] != "\n" and number_at(texts[i], 0) for i in undecided):
         for i in _numbered_in_sequence(texts, firsts):
-            starts[i] = i > 0 and lasts[i - 1] != "\n"
-    return starts
+            breaks[i] = "\n" if i and lasts[i - 1] != "\n" else ""
+    return breaks
 
 
-def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
+def _between_lines(texts: Sequence[str]) -> list[str]:
+    """The same where each text is a paragraph or a line of its own."""
+    return ["", *("" if text.endswith("\n") else "\n" for text in texts[:-1])]
+
+
+def join_rows(texts: Sequence[str], kind: RowKind = "window") -> tuple[str, list[int]]:
     """The rows' text, a line break before each row that begins a paragraph; and each row's first line, from 0.
 
-    Nothing else is inserted, nothing lost: a window that breaks a sentence is joined as it stands.
+    A window that breaks a sentence is joined as it stands, but for a space between two romanised words.
 
     >>> join_rows(["佇2010.09.", "20）彼工。", "隔轉工", "，阮去。"])
     ('佇2010.09.20）彼工。\\n隔轉工，阮去。', [0, 0, 1, 1])
+    >>> join_rows(["一更更鼓月照山", "牽君的手摸心肝"], "line")
+    ('一更更鼓月照山\\n牽君的手摸心肝', [0, 1])
     """
     filled = texts if all(texts) else [text for text in texts if text]
     if not filled:
         return "", [0] * len(texts)
-    starts = _paragraph_starts(filled)
+    breaks = _between_windows(filled) if kind == "window" else _between_lines(filled)
+    starts = list(map("\n".__eq__, breaks))
     parts = [""] * (2 * len(filled))
-    parts[::2] = map(("", "\n").__getitem__, starts)
+    parts[::2] = breaks
     parts[1::2] = filled
     joined = "".join(parts)
     if joined.count("\n") == sum(starts):
@@ -148,10 +156,15 @@ def join_rows(texts: Sequence[str]) -> tuple[str, list[int]]:
 
 
 def merge_rows(
-    texts: Sequence[str], numbers: list[int], title: str | None, author: str | None, source: str
+    texts: Sequence[str],
+    numbers: list[int],
+    title: str | None,
+    author: str | None,
+    source: str,
+    kind: RowKind = "window",
 ) -> Article:
     """The article of some rows' texts, in reading order; `numbers` are the rows' in their file, from 1."""
-    text, lines = join_rows(texts)
+    text, lines = join_rows(texts, kind)
     if "\r" in text:
-        text, lines = join_rows([text.replace("\r\n", "\n").replace("\r", "\n") for text in texts])
+        text, lines = join_rows([text.replace("\r\n", "\n").replace("\r", "\n") for text in texts], kind)
     return Article(title or "", author or "", source, text, numbers, lines)

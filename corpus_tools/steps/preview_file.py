@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from corpus_tools.cleaning.rules import clean_steps
 from corpus_tools.files.readers import read_rows
+from corpus_tools.files.sources import Source
 from corpus_tools.steps.merge_rows import group_rows, merge_rows
 
 
@@ -26,7 +27,7 @@ def changes_of(path: Path, fields: Mapping[str, str]) -> Iterator[Change]:
     Raises:
         InputError: The file cannot be used.
     """
-    rows = read_rows(path, fields)
+    rows = read_rows(Source(path.name, path), fields)
     for group in group_rows(rows):
         first = rows[group[0]]
         texts, numbers = [rows[i].text for i in group], [i + 1 for i in group]

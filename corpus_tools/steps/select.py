@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus_tools.files.shard_file import Ends, read_hashes
-from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
+from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates, first_places
 from corpus_tools.steps.clean_shard import ShardSummary
 
 TRAIN, VALIDATION, DUPLICATE = range(3)
@@ -33,7 +33,8 @@ def select(
     counts = np.fromiter(chain.from_iterable(s.paragraph_counts for s in shards), np.int32)
     duplicate_article = find_duplicates(b"".join(s.articles for s in shards))
     duplicate_article &= counts > 0
-    duplicates = _duplicate_paragraphs(shards, work, np.repeat(duplicate_article, counts))
+    of_article = np.repeat(np.arange(len(counts)), counts)
+    duplicates = _duplicate_paragraphs(shards, work, of_article, duplicate_article[of_article])
     fates = np.where(duplicate_article, DUPLICATE, TRAIN).astype(np.uint8)
     held_out = _held_out(shards, fates, validation_fraction, min_chars)
     fates[held_out] = VALIDATION
@@ -47,9 +48,15 @@ def select(
 
 
 def _duplicate_paragraphs(
-    shards: Sequence[ShardSummary], work: Path, ignored: npt.NDArray[np.bool_]
+    shards: Sequence[ShardSummary],
+    work: Path,
+    of_article: npt.NDArray[np.int64],
+    ignored: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.bool_]:
-    """Which paragraphs repeat an earlier one, [paragraphs] bool; those of duplicate articles are `ignored`."""
+    """Which paragraphs repeat one of an earlier article, [paragraphs] bool; those of duplicate articles are `ignored`.
+
+    A refrain stays where it is sung: in its own article a paragraph may come again.
+    """
     hashes = np.zeros((len(ignored), 2), np.uint64)
     at = 0
     for shard in shards:
@@ -58,7 +65,7 @@ def _duplicate_paragraphs(
             hashes[at : at + len(of_shard)] = of_shard
             at += len(of_shard)
     hashes[ignored] = 0
-    return find_duplicates(hashes)
+    return of_article[first_places(hashes)] < of_article
 
 
 def _held_out(

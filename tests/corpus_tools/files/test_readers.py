@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
-from corpus_tools.files.readers import find_sources, read_rows
+from corpus_tools.files.contents import ReadLimits
+from corpus_tools.files.readers import read_rows
+from corpus_tools.files.row_values import BadRows
+from corpus_tools.files.sources import Source, find_sources
 
 ROWS = [Row("阮佇遮，\n好。", "甲", "林", 1), Row("Lí hó, lán.", "甲", "林", 2)]
 RECORDS = [
@@ -39,7 +42,7 @@ CSV = (
 )
 def test_formats_agree(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    assert read_rows(tmp_path / name, {}) == ROWS
+    assert read_rows(Source(name, tmp_path / name), {}) == ROWS
 
 
 def test_parquet_reads_the_same(tmp_path: Path) -> None:
@@ -47,18 +50,21 @@ def test_parquet_reads_the_same(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
-    assert read_rows(tmp_path / "a.parquet", {}) == ROWS
+    assert read_rows(Source("a.parquet", tmp_path / "a.parquet"), {}) == ROWS
 
 
 def test_a_text_file_is_one_article_of_true_lines(tmp_path: Path) -> None:
     (tmp_path / "海邊.txt").write_text("阮佇遮\n好。", encoding="utf-8")
-    assert read_rows(tmp_path / "海邊.txt", {}) == [Row("阮佇遮\n", "海邊"), Row("好。", "海邊")]
+    assert read_rows(Source("海邊.txt", tmp_path / "海邊.txt"), {}) == [
+        Row("阮佇遮\n", "海邊"),
+        Row("好。", "海邊"),
+    ]
 
 
 def test_other_names_are_mapped(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"內容": "阮", "標題": "甲", "text": 5}]', encoding="utf-8")
     fields = {"text": "內容", "title": "標題"}
-    (row,) = read_rows(tmp_path / "a.json", fields)
+    (row,) = read_rows(Source("a.json", tmp_path / "a.json"), fields)
     assert (row.text, row.title) == ("阮", "甲")
 
 
@@ -67,7 +73,18 @@ BROKEN = {
     "bytes.json": (b'[{"text": "a\xff"}]', "0xff is not UTF-8"),
     "surrogate.json": (b'[{"text": "a"}, {"text": "\\ud800"}]', "row 2.*surrogate"),
     "key.json": (b'[{"content": "a", "title": "b"}]', "row 1: no 'text' among content, title"),
-    "type.json": (b'[{"text": 7}]', "row 1: 'text' is 7; wanted text"),
+    "type.json": (b'[{"text": 7}]', "row 1: the text is 7; wanted text"),
+    "title.json": (b'[{"text": "a", "title": ["b"]}]', r"row 1: title is \['b'\]; wanted text"),
+    "utf16.json": ('[{"text": "a"}]'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    "utf16.csv": ("text,title".encode("utf-16-le"), "is UTF-16 or UTF-32; save it as UTF-8"),
+    "utf16.txt": ("阮佇遮".encode("utf-16-be").join([b"\xfe\xff", b""]), "is UTF-16; save it as UTF-8"),
+    "big5.txt": ("阮".encode("big5"), "is not UTF-8"),
+    "object.json": (b'{"a": [1], "b": 2}', "keys a, b, no 'text' and no lists of objects.*--fields.rows"),
+    "objects.json": (
+        b'{"a": [{"text": "a"}], "b": [{"text": "b"}]}',
+        "and 2 lists of objects.*--fields.rows",
+    ),
+    "cut-object.json": (b'{"data": [{"text": "a"},\n {"text": "b"', r"\(line 2\).*damaged or cut off"),
     "id.json": (b'[{"text": "a", "paragraph_id": 1.5}]', "paragraph_id"),
     "scalar.json": (b'"text"', "wanted a list"),
     "deep.json": (b'[{"text": ' + b"[" * 100_000, "row 1"),
@@ -86,13 +103,13 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
     data, message = BROKEN[name]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message) as error:
-        read_rows(tmp_path / name, {})
+        read_rows(Source(name, tmp_path / name), {})
     assert name in str(error.value)
 
 
 def test_a_huge_row_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"text": "阮" * 5_000_000}]), encoding="utf-8")
-    assert len(read_rows(tmp_path / "a.json", {})[0].text) == 5_000_000
+    assert len(read_rows(Source("a.json", tmp_path / "a.json"), {})[0].text) == 5_000_000
 
 
 def test_sources_are_found_in_depth_and_sorted(tmp_path: Path) -> None:
@@ -123,8 +140,68 @@ def test_readers_give_rows_or_a_named_error(tmp_path: Path, suffix: str, data: s
     path = tmp_path / f"a{suffix}"
     path.write_bytes(damaged)
     try:
-        rows = read_rows(path, {})
+        rows = read_rows(Source(path.name, path), {})
     except InputError as error:
         assert path.name in str(error)
     else:
         assert all(isinstance(row.text, str) for row in rows)
+
+
+def test_objects_may_hold_the_rows_or_be_one(tmp_path: Path) -> None:
+    record = {"text": "阮", "title": "甲"}
+    for number, value in enumerate([{"data": [record]}, record, {"n": 1, "rows": [record], "tags": ["a"]}]):
+        for indent in (None, 1):
+            path = tmp_path / f"{number}.json"
+            path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")
+            assert read_rows(Source(path.name, path), {}) == [Row("阮", "甲")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "numbers"),
+    [
+        ("a.json", b'[{"text": "a"}, {"text": "\\ud800"}, {"text": 7}, {}, {"text": "b"}]', {2, 3, 4}),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n\n{"text": "b"}\n', {2}),
+        ("a.csv", b"text,title\na,b\na,b,c\nb,b\n", {2}),
+    ],
+)
+def test_bad_rows_can_be_left_out(name: str, data: bytes, numbers: set[int], tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    bad = BadRows()
+    rows = read_rows(Source(name, tmp_path / name), {}, bad=bad)
+    assert set(bad) == numbers and [row.text for row in rows if row.text] == ["a", "b"]
+    assert all(rows[number - 1] == Row("") for number in numbers)
+
+
+def test_a_file_without_a_good_row_is_a_bad_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"content": "a"}, {"content": "b"}]')
+    with pytest.raises(InputError, match=r"row 1: no 'text' among content"):
+        read_rows(Source("a.json", tmp_path / "a.json"), {}, bad=BadRows())
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("filling", [b" ", b"\n"])
+def test_a_file_that_expands_beyond_reason_is_refused(suffix: str, filling: bytes, tmp_path: Path) -> None:
+    data = filling * (80 << 20)
+    path = tmp_path / f"a.txt.{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix == "gz" else zstandard.compress(data))
+    with pytest.raises(InputError, match=r"more than 64 MB when decompressed.*--max_expansion"):
+        read_rows(Source(path.name, path), {})
+
+
+def test_a_parquet_file_that_expands_beyond_reason_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [" " * 1_000_000] * 80}), path)
+    with pytest.raises(InputError, match=r"more than 64 MB when decompressed.*--max_expansion"):
+        read_rows(Source(path.name, path), {})
+    assert len(read_rows(Source(path.name, path), {}, limits=ReadLimits(max_expansion=1_000_000))) == 80
+
+
+def test_a_row_beyond_the_limit_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n' + json.dumps({"text": "a" * 1_000_001}))
+    with pytest.raises(InputError, match=r"row 2: the text has 1,000,001 characters.*--max_row_mchars"):
+        read_rows(Source(path.name, path), {}, limits=ReadLimits(max_row_mchars=1))
+    assert len(read_rows(Source(path.name, path), {}, limits=ReadLimits(max_row_mchars=2))) == 2

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus_tools.documents import Row
-from corpus_tools.steps.merge_rows import group_rows, join_rows, repeated_rows
+from corpus_tools.steps.merge_rows import group_rows, join_rows
+from corpus_tools.steps.row_kinds import RowKind
 
 
 def test_a_date_that_straddles_rows_is_joined() -> None:
@@ -38,12 +39,43 @@ def test_across_files_only_the_same_author_is_the_same_article() -> None:
     assert list(map(list, group_rows(rows, [0, 1, 2]))) == [[0, 2], [1]]
 
 
-def test_a_repeated_window_goes_and_a_short_refrain_stays() -> None:
-    assert repeated_rows(["阮佇遮" * 10, "好。", "阮佇遮" * 10, "好。"], 30) == {2}
+def test_an_author_named_in_some_rows_only_is_that_of_all() -> None:
+    rows = [Row("a", "序", None, 1), Row("b", "序", "林", 2), Row("c", "序", "", 3)]
+    assert list(map(list, group_rows(rows))) == [[0, 1, 2]]
+    assert list(map(list, group_rows([*rows, Row("d", "序", "王", 1)]))) == [[0, 2], [1], [3]]
 
 
-@given(st.lists(st.text("阮佇。！」1（、. \n"), max_size=8))
-def test_joining_only_adds_line_breaks(texts: list[str]) -> None:
-    joined, lines = join_rows(texts)
-    assert joined.replace("\n", "") == "".join(texts).replace("\n", "")
+def test_a_row_without_an_author_is_not_given_to_another_file() -> None:
+    rows = [Row("a", "序", "林", 1), Row("b", "序", None, 2)]
+    assert list(map(list, group_rows(rows, [0, 0]))) == [[0, 1]]
+    assert list(map(list, group_rows(rows, [0, 1]))) == [[0], [1]]
+
+
+KINDS: list[RowKind] = ["window", "paragraph", "line"]
+PIECES = [
+    "阮佇遮",
+    "。",
+    "！",
+    "」",
+    "1（、.",
+    " ",
+    "\n",
+    "Tai5-lam5",
+    "khì",
+    ".",
+    "https://a.tw/",
+    "www.",
+    "NO.",
+    "J.",
+    "?",
+]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), max_size=8), st.sampled_from(KINDS)
+)
+def test_joining_only_adds_line_breaks_and_spaces(texts: list[str], kind: RowKind) -> None:
+    joined, lines = join_rows(texts, kind)
+    assert "".join(joined.split()) == "".join("".join(texts).split())
+    assert len(joined) - len("".join(texts)) <= max(0, len(texts) - 1)
     assert lines == sorted(lines) and len(lines) == len(texts)

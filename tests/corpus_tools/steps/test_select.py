@@ -25,10 +25,21 @@ def test_repeated_articles_and_paragraphs_go(tmp_path: Path) -> None:
 
 
 def test_an_empty_article_does_not_shift_which_paragraphs_repeat(tmp_path: Path) -> None:
-    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "") + rows_of("乙", "頭。", f"好\n{LONG}", LONG))
-    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=5)
+    write_rows(
+        tmp_path / "in" / "a.json",
+        rows_of("甲", "") + rows_of("乙", "頭。", f"好\n{LONG}") + rows_of("丙", LONG),
+    )
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=5, validation_fraction=0)
     assert report["rows"]["dropped"] == {"duplicate_paragraph": 1, "empty": 1}
     assert [d["text"] for d in documents(tmp_path / "out")] == [f"頭。\n好\n{LONG}"]
+
+
+def test_a_refrain_stays_in_its_own_article_and_leaves_the_next_one(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "頭。", LONG, "中。", LONG))
+    write_rows(tmp_path / "in" / "b.json", rows_of("乙", LONG, "尾。", LONG))
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=1, validation_fraction=0)
+    assert report["rows"]["dropped"] == {"duplicate_paragraph": 2}
+    assert [d["text"] for d in documents(tmp_path / "out")] == [f"頭。\n{LONG}\n中。\n{LONG}", "尾。"]
 
 
 def test_text_of_the_questions_is_dropped_across_a_line_break(tmp_path: Path) -> None:

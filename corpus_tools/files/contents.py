@@ -1,0 +1,121 @@
+"""What a file holds: its bytes, decompressed within a limit, as text."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+from corpus_tools.errors import InputError
+
+_BOM = b"\xef\xbb\xbf"
+_OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_STEP = 1 << 24  # bytes decompressed at a time
+_ZSTD_STEP = 1 << 12  # bytes given at a time: a block of 128 KiB may take four
+_ALWAYS = 64 << 20  # a file may become as large as this, whatever its size
+
+
+class ReadLimits(NamedTuple):
+    """How many times larger a compressed file may become, and the largest row, in millions of characters."""
+
+    max_expansion: int = 100
+    max_row_mchars: int = 50
+
+    def most_bytes(self, stored: int) -> int:
+        """The most bytes that `stored` ones may become."""
+        return max(_ALWAYS, self.max_expansion * stored)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file as stored.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror or error}; make the file readable or leave it out."
+        ) from error
+
+
+def expands_too_much(path: Path, most: int) -> InputError:
+    """The error for a file that became larger than it may."""
+    return InputError(
+        f"{path}: more than {most >> 20:,} MB when decompressed, which no text becomes; "
+        "leave the file out, or raise --max_expansion if it is meant."
+    )
+
+
+def decompress(data: bytes, path: Path, limits: ReadLimits) -> bytes:
+    """The bytes of a .gz or .zst file, those of another file as they are.
+
+    Raises:
+        InputError: The data are damaged, or become larger than the limits allow.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".gz", ".zst"):
+        return data
+    most = limits.most_bytes(len(data))
+    pieces, size = [], 0
+    try:
+        for piece in _gzip_pieces(data) if suffix == ".gz" else _zstandard_pieces(data):
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                raise expands_too_much(path, most)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise InputError(
+            f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again."
+        ) from error
+    return b"".join(pieces)
+
+
+def _gzip_pieces(data: bytes) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while piece := file.read(_STEP):
+            yield piece
+
+
+def _zstandard_pieces(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(data):
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        while not frame.eof:
+            if at >= len(data):
+                raise EOFError("the last frame has no end")
+            yield frame.decompress(data[at : at + _ZSTD_STEP])
+            at += _ZSTD_STEP
+        at = min(at, len(data)) - len(frame.unused_data)
+
+
+def plain_text(data: bytes, path: Path) -> bytes:
+    """UTF-8 without a byte order mark.
+
+    Raises:
+        InputError: The file is plainly in another encoding.
+    """
+    encoding = _OTHER_ENCODINGS.get(data[:2]) or ("UTF-16 or UTF-32" if b"\0" in data[:4] else "")
+    if encoding:
+        raise InputError(f"{path}: the file is {encoding}; save it as UTF-8.")
+    return data[len(_BOM) :] if data.startswith(_BOM) else data
+
+
+def decode(path: Path, data: bytes) -> str:
+    """The bytes as text.
+
+    Raises:
+        InputError: They are not UTF-8; the line is named.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
+        ) from error

@@ -1,0 +1,159 @@
+"""JSON into rows: a list of objects, an object a line, or one object that is a row or holds the rows under a key."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from corpus_tools.documents import Row
+from corpus_tools.errors import InputError
+from corpus_tools.files.contents import decode
+from corpus_tools.files.row_values import ROWS, BadRows, record_of
+
+_WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_SURROGATE = "it holds half a surrogate pair, which is no character; repair the escape."
+_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+
+def read_json(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, *, lines: bool) -> list[Row]:
+    """The rows of a JSON file, or of a file with an object on each line.
+
+    Raises:
+        InputError: The file is damaged, or holds no rows.
+    """
+    start = data.lstrip()[:1]
+    lines = lines or start == b"{"
+    row_type = _row_type(fields)
+    try:
+        if lines:
+            return msgspec.json.Decoder(row_type, strict=False).decode_lines(data)
+        return msgspec.json.Decoder(list[row_type], strict=False).decode(data)  # type: ignore[valid-type]
+    except _WRONG:
+        decode(path, data)  # names the line of a byte that is not UTF-8
+    records = _split(path, fields, data, lines)
+    return [_record(record, fields, number, bad) for number, record in enumerate(records, 1)]
+
+
+def _row_type(fields: Mapping[str, str]) -> type[Row]:
+    names = {name: key for name, key in fields.items() if name != ROWS}
+    if not names:
+        return Row
+    columns = [
+        (f.name, f.type, f.default) if not f.required else (f.name, f.type)
+        for f in msgspec.structs.fields(Row)
+    ]
+    mapped = msgspec.defstruct("Row", columns, rename=names, frozen=True, gc=False)
+    return cast(type[Row], mapped)
+
+
+def _record(raw: bytes, fields: Mapping[str, str], number: int, bad: BadRows) -> Row:
+    """The row of one JSON value, by the parser that takes whatever a value may be."""
+    try:
+        record = msgspec.json.decode(raw)
+    except _WRONG as error:
+        damage = f"{error}; the row is damaged or cut off."
+        bad[number] = _SURROGATE if _HALF_A_PAIR.search(raw) else damage
+        return Row("")
+    return record_of(record, fields, number, bad)
+
+
+def _split(path: Path, fields: Mapping[str, str], data: bytes, lines: bool) -> list[bytes]:
+    """The file's rows, none of them parsed yet."""
+    if not lines:
+        return _items(path, data.decode())
+    try:
+        whole = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except _WRONG:
+        filled = [line for line in data.split(b"\n") if line.strip()]
+        if len(filled) > 1 and not _begins_in(filled[0]):
+            return filled
+        return _items(path, data.decode())
+    return list(map(bytes, _rows_of_object(path, fields, data, whole)))
+
+
+def _begins_in(line: bytes) -> bool:
+    """Whether a line is the beginning of a value that goes on in the next."""
+    try:
+        json.JSONDecoder().raw_decode(line.decode())
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line.decode().rstrip())
+    return False
+
+
+def _rows_of_object(
+    path: Path, fields: Mapping[str, str], data: bytes, whole: Mapping[str, msgspec.Raw]
+) -> list[Any]:
+    """The rows that one object holds, or the object itself, which is a row.
+
+    The rows are a list of objects under the key that `fields` names or the only such list, or the object's values.
+    """
+    text = fields.get("text", "text")
+    if ROWS not in fields and text in whole:
+        return [data]
+    lists = {key: found for key, value in whole.items() if (found := _objects(value))}
+    if ROWS in fields:
+        if fields[ROWS] in lists:
+            return lists[fields[ROWS]]
+        raise InputError(
+            f"{path}: no list of objects under {fields[ROWS]!r}, which --fields.rows names; "
+            f"keys are {', '.join(whole)}."
+        )
+    if len(lists) > 1:  # those whose rows have a text
+        lists = {
+            k: v for k, v in lists.items() if text in msgspec.json.decode(v[0], type=dict[str, msgspec.Raw])
+        }
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    values = list(whole.values())
+    if values and all(bytes(value).lstrip()[:1] == b"{" for value in values):
+        return values
+    raise InputError(
+        f"{path}: one object with the keys {', '.join(whole)[:200]}, no {text!r} and {len(lists) or 'no'} lists of "
+        "objects; name the key that holds the rows with --fields.rows, or that of a text with --fields.text."
+    )
+
+
+def _objects(value: msgspec.Raw) -> list[msgspec.Raw]:
+    """The objects of a list; nothing if it is no list of objects."""
+    if bytes(value)[:1] != b"[":
+        return []
+    found = msgspec.json.decode(value, type=list[msgspec.Raw])
+    return found if all(bytes(item)[:1] == b"{" for item in found) else []
+
+
+def _items(path: Path, text: str) -> list[bytes]:
+    """The values of a list, or one value, by the slow parser that can say where it stopped."""
+    decoder = json.JSONDecoder()
+    found: list[bytes] = []
+    at = len(text) - len(text.lstrip())
+    is_list = text[at : at + 1] == "["
+    at += is_list
+    try:
+        while True:
+            while text[at : at + 1].isspace():
+                at += 1
+            if is_list and not found and text[at : at + 1] == "]":
+                return []
+            start = at
+            _, at = decoder.raw_decode(text, at)
+            found.append(text[start:at].encode(errors="surrogatepass"))
+            while text[at : at + 1].isspace():
+                at += 1
+            if text[at : at + 1] == ("]" if is_list else ""):
+                break
+            if not is_list or text[at : at + 1] != ",":
+                raise json.JSONDecodeError("expected , or ]", text, at)
+            at += 1
+    except json.JSONDecodeError as error:
+        where = f"row {len(found) + 1} (line {error.lineno})"
+        raise InputError(f"{path}, {where}: {error.msg}; the file is damaged or cut off.") from error
+    except RecursionError as error:
+        raise InputError(f"{path}, row {len(found) + 1}: nested too deeply; wanted flat objects.") from error
+    if not is_list:
+        raise InputError(f"{path}: found {text.strip()[:12]!r}; wanted a list of objects, [{{...}}, ...].")
+    return found

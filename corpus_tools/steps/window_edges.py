@@ -1,0 +1,96 @@
+"""What stands between two rows that are windows of one text: nothing, a space or a line break.
+
+A window may break a sentence anywhere: inside an address, a number, an abbreviation or a caption. Such a token must be
+whole before any rule looks at it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from corpus_tools.cleaning.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence
+from corpus_tools.cleaning.syllables import is_syllable
+
+COMPLETE = frozenset("。！？…")  # behind these a sentence has ended; behind others it may have
+MAY_END = COMPLETE | frozenset(CLOSERS + SENTENCE_ENDS + ". ")
+CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
+FIRST_WIDE = "\u2e80"  # Han, Kana and full-width forms; romanisation and numbers lie before
+
+_IN_ADDRESS = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]"
+_ADDRESS_AT_END = re.compile(rf"(?:[hH][tT]{{2}}[pP][sS]?://|[wW]{{3}}\.){_IN_ADDRESS}*\Z")
+_WHOLE_HOST = re.compile(
+    r"(?:https?://)?[\w-]+(?:\.[\w-]+)*\.(?:[a-z]{2}|com|org|net|edu|gov|idv|info)\.?", re.I
+)
+_OF_ADDRESS = re.compile(
+    rf"(?:[A-Za-z0-9\-_~]+[./?#&=%_:]{_IN_ADDRESS}+"
+    r"|(?:com|org|net|edu|gov|tw|html?|php|aspx?|pdf|docx?|xlsx?|jpe?g|png|gif|mp[34])(?![A-Za-z]))"
+)
+_BEFORE_NUMBER = re.compile(
+    r"(?<![^\W\d_])(?:nos?|vol|figs?|pp?|ch|chap|sec|art|ed|ver|tel|ext|op)\.\Z", re.I
+)
+_BEFORE_NAME = re.compile(r"(?<![^\W\d_])(?:mr|mrs|ms|dr|prof|st|rev|vs|cf|etc)\.\Z", re.I)
+_INITIAL_AT_END, _INITIAL = re.compile(r"(?<![^\W\d_])[A-Za-z]\.\Z"), re.compile(r"[A-Za-z]\.")
+_LAST_WORD, _FIRST_WORD = re.compile(r"[^\W_]+\Z"), re.compile(r"[^\W_]+")
+_TONE_AT_END = re.compile(r"[^\W\d_][1-9]\Z")
+
+
+def breaks_token(previous: str, text: str) -> bool:
+    """Whether an address, a decimal, a numbered caption or an abbreviation with its number goes on in the next window.
+
+    >>> breaks_token("表3.", "1：台語文化營"), breaks_token("看 http://www.", "ris.example.tw/ch4/st20.xls 嘛有")
+    (True, True)
+    >>> breaks_token("NO.", "84"), breaks_token("看 https://a.tw/b.", "Lí hó"), breaks_token("lán lâi khì.", "I bô")
+    (True, False, False)
+    """
+    last, first = previous[-1], text[0]
+    if last == "." and first.isdigit():
+        return previous[-2:-1].isdigit() or _BEFORE_NUMBER.search(previous) is not None
+    address = _ADDRESS_AT_END.search(previous[-2000:])
+    if address is None or re.match(_IN_ADDRESS, first) is None:
+        return False
+    if last not in ".?!,;":
+        return first not in CONTINUES
+    host_goes_on = last == "." and _WHOLE_HOST.match(address[0]) is None
+    return host_goes_on or _OF_ADDRESS.match(text) is not None
+
+
+def between(previous: str, text: str) -> str:
+    """What to put between two windows, neither empty.
+
+    >>> between("看表3.", "1：文化營"), between("Goa2 khi3 Tai5-lam5.", "Li2 mai3"), between("Lí hó.", "I bô.")
+    ('', ' ', '\\n')
+    """
+    if breaks_token(previous, text):
+        return ""
+    if starts_paragraph(previous, text):
+        return "\n"
+    return " " if _parts_words(previous, text) else ""
+
+
+def starts_paragraph(previous: str, text: str) -> bool:
+    """Whether the window before ends a sentence, and the next one begins with no part of it."""
+    if previous[-1] not in MAY_END or not ends_sentence(previous, len(previous)):
+        return False
+    if _BEFORE_NAME.search(previous) or _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
+        return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
+    # A window may break between a sentence and its closing quote.
+    first = text[0]
+    return first not in CONTINUES and (first != " " or text.lstrip(" ")[:1] not in CONTINUES)
+
+
+def _parts_words(previous: str, text: str) -> bool:
+    """Whether two romanised words would be glued that were two before the text was parted into windows."""
+    last, first = previous[-1], text[0]
+    if not first.isalpha() or first >= FIRST_WIDE:
+        return False
+    if last in ".,;:!?":
+        behind_word = previous[-2:-1].isalnum() and previous[-2] < FIRST_WIDE
+        return behind_word and not (_INITIAL_AT_END.search(previous) and _INITIAL.match(text))
+    if _TONE_AT_END.search(previous):
+        return True
+    before, after = _LAST_WORD.search(previous), _FIRST_WORD.match(text)
+    if before is None or after is None or not last.isalpha() or last >= FIRST_WIDE:
+        return False
+    # A window may also break a word: then its halves are no syllables, or make up a syllable together.
+    halves = is_syllable(before[0]) and is_syllable(after[0])
+    return halves and not is_syllable(before[0] + after[0])
