@@ -25,7 +25,7 @@ from corpus_tools.files.shard_file import read_counts
 from corpus_tools.files.sources import Source, find_sources
 from corpus_tools.files.writers import path_of
 from corpus_tools.filtering.decontamination import read_questions
-from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
+from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH, Sameness
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
@@ -50,6 +50,7 @@ def build_corpus(
     validation_fraction: float = 0.05,
     min_paragraph_chars: int = 30,
     min_taigi_score: float = 0.0,
+    duplicates: Sameness = "exact",
     decontaminate: str | Path | None = None,
     ngram: int = 13,
     convert_simplified: bool = False,
@@ -76,8 +77,9 @@ def build_corpus(
         validation_fraction: Share of the articles held out, whole; at least one of two or more.
         min_paragraph_chars: Shorter paragraphs may repeat: greetings, refrains.
         min_taigi_score: Documents that look less like Taigi are dropped.
+        duplicates: `exact`, or `normalised`: texts that differ in width, punctuation and spaces alone are the same.
         decontaminate: CSV file of evaluation questions whose n-grams must not occur.
-        ngram: Letters and digits of such an n-gram.
+        ngram: Han characters, digits and romanised syllables of such an n-gram.
         convert_simplified: Convert articles that are themselves Simplified Chinese.
         fields: The files' names for text, title, author, paragraph_id.
         output_format: `parquet` or `jsonl`.
@@ -105,6 +107,7 @@ def build_corpus(
         "validation_fraction": validation_fraction,
         "min_paragraph_chars": min_paragraph_chars,
         "min_taigi_score": min_taigi_score,
+        "duplicates": duplicates,
         "decontaminate": decontaminate.name if decontaminate else None,
         "ngram": ngram,
         "convert_simplified": convert_simplified,
@@ -120,6 +123,7 @@ def build_corpus(
         min_paragraph_chars,
         decontaminate.resolve() if decontaminate else None,
         ngram,
+        duplicates,
         convert_simplified,
         skip_bad_files,
         ReadLimits(max_expansion, max_row_mchars),
@@ -139,7 +143,7 @@ def build_corpus(
             shards = _clean_all(clean, files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
         limits = Limits(min_chars, max_chars, min_taigi_score)
-        finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl")
+        finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl", duplicates=duplicates)
         parts = _write_all(finish, _grouped(shards, selections), work, run)
         skipped = {", ".join(s.sources): s.error for s in shards if s.error}
         for shard in shards:

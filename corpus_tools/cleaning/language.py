@@ -80,10 +80,10 @@ def taigi_score(text: str) -> float:
 
     Han text scores by the share of characters written in Taigi alone (1 from 3 % on), romanised text by the
     share of letters that carry a tone (1 from 12 % on); mixed text by both, a syllable of three letters
-    weighing as much as one Han character. Romanisation with tone digits is not recognised.
+    weighing as much as one Han character. A tone digit is a letter that carries a tone.
 
-    >>> taigi_score("阮佇遮食飯"), taigi_score("他們吃飯"), taigi_score("Góa bô beh khì")
-    (1.0, 0.0, 1.0)
+    >>> taigi_score("阮佇遮食飯"), taigi_score("他們吃飯"), taigi_score("Góa bô beh khì"), taigi_score("Goa2 bo5 beh")
+    (1.0, 0.0, 1.0, 1.0)
     """
     return measure_spans([text], [[(0, len(text))]]).scores[0] if text else 0.0
 
@@ -95,6 +95,10 @@ _SHIFTS = np.arange(0, 6 * _BITS, _BITS, dtype=np.uint64)
 _MASKS = np.array([_MOST] * 5 + [(1 << 63 - 5 * _BITS) - 1], np.uint64)
 _RARE = np.uint64(1 << 63)
 _LEAST_SIMPLIFIED = 10  # characters
+_TONE_DIGIT = np.uint64((1 << 2 * _BITS) + (1 << 3 * _BITS))  # a letter and a tone, see `_counters`
+_NASALS = np.array(
+    [ord(c) for c in "Nⁿ\u0358"], np.uint32
+)  # that may stand between a vowel and its tone digit
 
 
 @cache
@@ -138,7 +142,9 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     counts = list(map(len, spans))
     if not any(counts):
         return Measures([], [], [Found(False, False)] * len(texts))
-    counters = look_up(_counters(), codes_of("".join(texts)))
+    codes = codes_of("".join(texts))
+    counters = look_up(_counters(), codes)
+    counters[_tone_digits(codes)] += _TONE_DIGIT
     begins = np.repeat(np.cumsum([0, *map(len, texts[:-1])]), counts)  # of the text of each span
     starts, ends = np.array([span for of_text in spans for span in of_text]).T + begins
     sums = _sums(counters, starts, ends)
@@ -154,6 +160,17 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
         sizes.tolist(),
         [next(found) if count else Found(False, False) for count in counts],
     )
+
+
+def _tone_digits(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Places of the digits that are tones of romanised syllables: goeh8, kiaN2, Tai5-lam5; not 2010 or MP3."""
+    digits = np.flatnonzero(codes - np.uint32(ord("1")) < 9)  # what is smaller wraps around
+    before = codes[digits - 1]
+    behind = codes[np.minimum(digits + 1, len(codes) - 1)] | np.uint32(0x20)
+    is_letter = (before - np.uint32(ord("a")) < 26) | np.isin(before, _NASALS)
+    goes_on = (behind - np.uint32(ord("a")) < 26) | (behind - np.uint32(ord("0")) < 10)
+    goes_on &= digits + 1 < len(codes)
+    return digits[is_letter & ~goes_on & (digits > 0)]
 
 
 def _sums(

@@ -31,6 +31,7 @@ def clean(
     validation_fraction: ClosedUnitInterval = 0.05,
     min_paragraph_chars: PositiveInt = 30,
     min_taigi_score: ClosedUnitInterval = 0.0,
+    duplicates: Literal["exact", "normalised"] = "exact",
     decontaminate: Path | None = None,
     ngram: PositiveInt = 13,
     convert_simplified: bool = False,
@@ -53,8 +54,9 @@ def clean(
         validation_fraction: Share of the articles held out, whole.
         min_paragraph_chars: Shorter paragraphs may repeat; of longer ones the first stays.
         min_taigi_score: Documents that look less like Taigi than this are dropped.
+        duplicates: What counts as the same text: exact, or normalised, which ignores widths, punctuation and spaces.
         decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
-        ngram: Letters and digits in such an n-gram; punctuation and line breaks do not count.
+        ngram: Han characters, digits and romanised syllables in such an n-gram; punctuation does not count.
         convert_simplified: Convert articles that are themselves Simplified Chinese.
         fields: The files' names for text, title, author and paragraph_id, where they differ; and for rows, the key
             under which a JSON object holds them.
@@ -78,6 +80,7 @@ def clean(
             validation_fraction=validation_fraction,
             min_paragraph_chars=min_paragraph_chars,
             min_taigi_score=min_taigi_score,
+            duplicates=duplicates,
             decontaminate=decontaminate,
             ngram=ngram,
             convert_simplified=convert_simplified,

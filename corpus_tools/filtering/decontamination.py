@@ -1,7 +1,8 @@
 """Training text that shares n-grams with the evaluation questions, found exactly.
 
 Texts are compared by their letters and digits alone, in one case: punctuation, spaces and line breaks are
-ignored. A vectorised rolling hash finds candidates; every candidate is checked character by character.
+ignored. A Han character counts one and so does a romanised syllable or word: a shared word is no overlap. A vectorised
+rolling hash finds candidates; every candidate is checked letter by letter.
 """
 
 from __future__ import annotations
@@ -43,6 +44,17 @@ class QuestionNgrams(NamedTuple):
     buckets: npt.NDArray[np.bool_]
 
 
+class Units(NamedTuple):
+    """What an n-gram counts: Han characters, digits of numbers, and romanised syllables or words, each as one.
+
+    `hashes` [units] uint64; unit i is characters `starts[i]` to `ends[i]` of the text.
+    """
+
+    hashes: npt.NDArray[np.uint64]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+
 @cache
 def _folded() -> npt.NDArray[np.uint32]:
     """Each code point's lower case, 0 for what is no letter or digit; [0x32400] uint32."""
@@ -55,18 +67,56 @@ def _folded() -> npt.NDArray[np.uint32]:
     return table
 
 
-def _letters(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+def units_of(text: str) -> Units:
+    """The units of a text, in order; punctuation, spaces and line breaks only part words.
+
+    >>> units = units_of("我食 tsioo-kóo-lè2 2010。")
+    >>> [text for text in map("我食 tsioo-kóo-lè2 2010。".__getitem__, map(slice, units.starts, units.ends))]
+    ['我', '食', 'tsioo', 'kóo', 'lè2', '2', '0', '1', '0']
+    """
     codes, table = codes_of(text), _folded()
-    folded = np.where(codes < len(table), table[np.minimum(codes, len(table) - 1)], 0)
+    folded = np.where(codes < len(table), table[np.minimum(codes, len(table) - 1)], 0).astype(np.uint64)
+    marks = (codes >= 0x300) & (codes < 0x370)  # part of the letter before
     places = np.flatnonzero(folded)
-    return folded[places].astype(np.uint32), places
+    if not len(places):
+        return Units(folded[:0], places, places)
+    letters = folded[places]
+    romanised = (letters < 0x2E80) & ~_is_digit(letters)
+    joined = places[1:] - np.cumsum(marks)[places[1:]] == places[:-1] - np.cumsum(marks)[places[:-1]] + 1
+    # A letter goes on a romanised word, and so does the digit behind it, which is its tone.
+    goes_on = joined & romanised[:-1] & (romanised[1:] | _is_digit(letters[1:]))
+    begins = np.flatnonzero(np.append(True, ~goes_on))
+    ordinals = np.arange(len(letters)) - np.repeat(begins, np.diff(np.append(begins, len(letters))))
+    powers = _powers()[np.minimum(ordinals, len(_powers()) - 1)]
+    hashes = np.add.reduceat((letters + np.uint64(1)) * powers, begins)
+    return Units(hashes, places[begins], places[np.append(begins[1:], len(letters)) - 1] + 1)
 
 
-def _rolling_hashes(letters: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.int64]:
+def _is_digit(letters: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    return letters - np.uint64(ord("0")) < 10  # what is smaller wraps around
+
+
+@cache
+def _powers() -> npt.NDArray[np.uint64]:
+    """The weight of a letter by its place in the word."""
+    return np.array([pow(0x9E3779B97F4A7C15, k, 1 << 64) for k in range(64)], np.uint64)
+
+
+def _key(text: str, units: Units, first: int, n: int) -> str:
+    """n units as text, to compare them by."""
+    spans = zip(units.starts[first : first + n].tolist(), units.ends[first : first + n].tolist(), strict=True)
+    return " ".join(_letters_of(text[start:end]) for start, end in spans)
+
+
+def _letters_of(word: str) -> str:
+    return "".join(c.lower() for c in word if c.isalnum())
+
+
+def _rolling_hashes(letters: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.int64]:
     """Bucket of each n-gram, by doubling: hash(2k) = hash(k) * base**k + hash(k) shifted by k."""
     base = 0x9E3779B97F4A7C15
     total, done = np.zeros(max(0, len(letters) - n + 1), np.uint64), 0
-    power, width = letters.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9), 1
+    power, width = letters * np.uint64(0xBF58476D1CE4E5B9), 1
     while done < n:
         if n & width:
             shift = np.uint64(pow(base, width, 1 << 64))
@@ -108,11 +158,11 @@ def index_questions(texts: Sequence[tuple[str, str]], n: int) -> QuestionNgrams:
     questions: dict[str, str] = {}
     buckets = np.zeros(_BUCKETS, np.bool_)
     for name, text in texts:
-        letters, _ = _letters(clean_text(text))
-        buckets[_rolling_hashes(letters, n)] = True
-        joined = letters.astype("<u4").tobytes().decode("utf-32-le")
-        for i in range(len(joined) - n + 1):
-            questions.setdefault(joined[i : i + n], name)
+        cleaned = clean_text(text)
+        units = units_of(cleaned)
+        buckets[_rolling_hashes(units.hashes, n)] = True
+        for i in range(len(units.hashes) - n + 1):
+            questions.setdefault(_key(cleaned, units, i, n), name)
     return QuestionNgrams(n, questions, buckets)
 
 
@@ -123,14 +173,14 @@ def find_overlaps(text: str, ngrams: QuestionNgrams) -> list[Overlap]:
     >>> find_overlaps("伊講：阮兜，\\n佇台南市", grams)
     [Overlap(start=3, end=10, question='12537')]
     """
-    letters, places = _letters(text)
-    if len(letters) < ngrams.n:
+    units, n = units_of(text), ngrams.n
+    if len(units.hashes) < n:
         return []
     found: list[Overlap] = []
-    for i in np.flatnonzero(ngrams.buckets[_rolling_hashes(letters, ngrams.n)]).tolist():
-        gram = letters[i : i + ngrams.n].astype("<u4").tobytes().decode("utf-32-le")
-        if gram in ngrams.questions:
-            found.append(Overlap(int(places[i]), int(places[i + ngrams.n - 1]) + 1, ngrams.questions[gram]))
+    for i in np.flatnonzero(ngrams.buckets[_rolling_hashes(units.hashes, n)]).tolist():
+        question = ngrams.questions.get(_key(text, units, i, n))
+        if question is not None:
+            found.append(Overlap(int(units.starts[i]), int(units.ends[i + n - 1]), question))
     return found
 
 

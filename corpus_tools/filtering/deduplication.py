@@ -1,12 +1,19 @@
-"""Exact duplicates by 128-bit hash: the first occurrence in source order stays."""
+"""Exact duplicates by 128-bit hash, of texts or of their letters alone: the first in source order stays."""
 
 from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest as hash_bytes
 
-__all__ = ["HASH_BYTES", "NO_HASH", "find_duplicates", "hash_bytes", "hash_text"]
+__all__ = ["HASH_BYTES", "NO_HASH", "Sameness", "find_duplicates", "hash_bytes", "hash_text", "key_of"]
+
+Sameness = Literal["exact", "normalised"]
 
 HASH_BYTES = 16
 NO_HASH = bytes(HASH_BYTES)  # of what may repeat
@@ -16,6 +23,30 @@ _AT_ONCE = 1 << 19  # hashes sorted together
 def hash_text(text: str) -> bytes:
     """128-bit hash of a text's UTF-8 (xxh3; two of a billion different texts agree with odds of 1e-21)."""
     return hash_bytes(text.encode())
+
+
+_NO_LETTERS = re.compile(r"[^\w\u0300-\u036f]+|_+")
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+
+
+def _letters(text: bytes | memoryview) -> bytes:
+    return _NO_LETTERS.sub(
+        "", unicodedata.normalize("NFC", str(text, "utf-8").translate(_HALF_WIDTH))
+    ).encode()
+
+
+def key_of(duplicates: Sameness) -> Callable[[bytes | memoryview], bytes | memoryview]:
+    """By what texts in UTF-8 are the same: all of it, or its letters in NFC and one width, without marks and spaces.
+
+    >>> key = key_of("normalised")
+    >>> key("伊講：「好 ！」ＯＫ".encode()) == key("伊講:好!OK".encode())
+    True
+    """
+    return _letters if duplicates == "normalised" else _whole
+
+
+def _whole(text: bytes | memoryview) -> bytes | memoryview:
+    return text
 
 
 def find_duplicates(hashes: bytes | npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -150,8 +150,9 @@ def _match_rows(article: Article, paragraphs: Sequence[bytes]) -> tuple[list[int
 def _to_traditional(text: str) -> str:
     import opencc
 
-    # Character by character, but for those that are Traditional (and Taigi) in their own right.
-    converter = opencc.OpenCC("s2t")
+    # Character by character, but for those that are Traditional (and Taigi) in their own right: `s2t`, then the
+    # forms that Taiwan writes (吃 床 群 灶 為 instead of 喫 牀 羣 竈 爲).
+    converter = opencc.OpenCC("s2tw")
     return text.translate({ord(c): converter.convert(c) for c in set(text) - _OWN_RIGHT})
 
 

@@ -20,7 +20,7 @@ from corpus_tools.files.row_values import BadRows
 from corpus_tools.files.shard_file import Ends, store_shard
 from corpus_tools.files.sources import Source
 from corpus_tools.filtering.decontamination import read_questions
-from corpus_tools.filtering.deduplication import NO_HASH, hash_bytes, hash_text
+from corpus_tools.filtering.deduplication import NO_HASH, Sameness, hash_bytes, hash_text, key_of
 from corpus_tools.steps.clean_articles import clean_articles
 from corpus_tools.steps.executor import no_collector
 from corpus_tools.steps.merge_rows import group_rows, merge_rows
@@ -40,6 +40,7 @@ class ShardOptions(NamedTuple):
     min_paragraph_chars: int = 30
     questions: Path | None = None
     ngram: int = 13
+    duplicates: Sameness = "exact"
     convert_simplified: bool = False
     skip_bad_files: bool = False
     limits: ReadLimits = ReadLimits()
@@ -151,7 +152,7 @@ def _clean_rows(given: ShardRows, summary: ShardSummary, work_dir: Path, options
         kind = kinds[len(articles)]
         articles.append(article)
         texts.append(data)
-        hashes.append(_hashes(article, paragraphs, kind, options.min_paragraph_chars))
+        hashes.append(_hashes(article, paragraphs, kind, options))
         summary.characters.append(article.length)
         summary.paragraph_counts.append(len(paragraphs))
     counts.articles = len(articles)
@@ -201,12 +202,13 @@ class _Hashes(NamedTuple):
 
 
 def _hashes(
-    article: CleanedArticle, paragraphs: Sequence[bytes], kind: RowKind, min_paragraph_chars: int
+    article: CleanedArticle, paragraphs: Sequence[bytes], kind: RowKind, options: ShardOptions
 ) -> _Hashes:
     # Bytes decide for most paragraphs: a character has one to four.
-    least, surely = min_paragraph_chars, 4 * min_paragraph_chars
+    least, surely = options.min_paragraph_chars, 4 * options.min_paragraph_chars
     title = hash_text(f"{article.title}\n{article.author}") if article.title else NO_HASH
-    digests = list(map(hash_bytes, paragraphs))
+    keys = paragraphs if options.duplicates == "exact" else map(key_of(options.duplicates), paragraphs)
+    digests = list(map(hash_bytes, keys))
     together = b"".join(digests)
     if kind == "line":  # songs share lines: only whole ones are copies
         return _Hashes(title, hash_bytes(together), NO_HASH * len(digests))

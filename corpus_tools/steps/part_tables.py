@@ -11,7 +11,7 @@ import pyarrow as pa
 from corpus_tools.cleaning.language import Found, looks_simplified
 from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.writers import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
-from corpus_tools.filtering.deduplication import hash_bytes
+from corpus_tools.filtering.deduplication import Sameness, hash_bytes, key_of
 from corpus_tools.filtering.segments import Limits, Piece, cut_texts
 from corpus_tools.steps.select import DUPLICATE, VALIDATION
 
@@ -30,9 +30,10 @@ class Given(NamedTuple):
 class PartTables:
     """The tables of a part; documents whose place in the part's order is in `repeated` are left out."""
 
-    def __init__(self, limits: Limits, repeated: frozenset[int]) -> None:
+    def __init__(self, limits: Limits, repeated: frozenset[int], duplicates: Sameness = "exact") -> None:
         self.limits = limits
         self.repeated = repeated
+        self._key = key_of(duplicates)
         self.summary = PartSummary()
         self.hashes: list[bytes] = []
         self._tables = {name: Rows(DOCUMENT_SCHEMA) for name in ("train", "validation")}
@@ -99,7 +100,7 @@ class PartTables:
             if not reason:
                 if len(self.hashes) in self.repeated:
                     reason = "duplicate_document"
-                self.hashes.append(hash_bytes(document))
+                self.hashes.append(hash_bytes(self._key(document)))
             if reason:
                 left_out.append((piece, reason))
                 lost += characters

@@ -71,10 +71,12 @@ def starts_paragraph(previous: str, text: str) -> bool:
     """Whether the window before ends a sentence, and the next one begins with no part of it."""
     if previous[-1] not in MAY_END or not ends_sentence(previous, len(previous)):
         return False
-    if _BEFORE_NAME.search(previous) or _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
-        return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
-    # A window may break between a sentence and its closing quote.
     first = text[0]
+    if first < FIRST_WIDE and _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
+        return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
+    if _BEFORE_NAME.search(previous):
+        return False
+    # A window may break between a sentence and its closing quote.
     return first not in CONTINUES and (first != " " or text.lstrip(" ")[:1] not in CONTINUES)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.shard_file import open_shard
 from corpus_tools.files.writers import Writers
-from corpus_tools.filtering.deduplication import HASH_BYTES, find_duplicates
+from corpus_tools.filtering.deduplication import HASH_BYTES, Sameness, find_duplicates
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.steps.executor import no_collector
 from corpus_tools.steps.part_tables import Given, PartTables
@@ -27,10 +27,11 @@ def write_part(
     *,
     limits: Limits,
     jsonl: bool,
+    duplicates: Sameness = "exact",
     repeated: frozenset[int] = frozenset(),
 ) -> PartSummary:
     """Write `stem`.train, `stem`.validation and `stem`.dropped for some shards; `repeated` documents are left out."""
-    tables = PartTables(limits, repeated)
+    tables = PartTables(limits, repeated, duplicates)
     # Compression leaves the interpreter to the next shard's articles.
     with no_collector(), Writers(stem, jsonl) as writers, ThreadPoolExecutor(1) as compressor:
         waiting: list[Future[None]] = []

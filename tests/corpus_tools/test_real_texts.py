@@ -20,6 +20,9 @@ def test_the_corpus_is_right(case: dict[str, Any], tmp_path: Path) -> None:
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         path.write_text(text, encoding="utf-8")
     options = {"min_chars": 1, "validation_fraction": 0, **case["options"]}
+    if "questions" in case:
+        (tmp_path / "questions.csv").write_text(case["questions"], encoding="utf-8")
+        options["decontaminate"] = tmp_path / "questions.csv"
     report = build_corpus(tmp_path / "in", tmp_path / "out", **options)
     found = documents(tmp_path / "out")
     text = "\n\n".join(d["text"] for d in found)

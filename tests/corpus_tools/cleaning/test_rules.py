@@ -88,6 +88,8 @@ def test_taigi_scores_high_and_mandarin_low() -> None:
     assert taigi_score("Góa bô beh khì, lí kám ū chia̍h-pn̄g?") == 1
     assert taigi_score("他們今天早上去學校上課，下午回家寫作業。") == 0
     assert taigi_score("They went to school in the morning.") == 0
+    assert taigi_score("Goa2 bo5 beh khi3, li2 kam2 u7 chiah8-png7? I kong2 bo5 chiN5.") == 1
+    assert taigi_score("In 2010 they sold 25 MP3 players and 7 books, chapter 3.") < 0.2
 
 
 ALPHABET = st.one_of(
