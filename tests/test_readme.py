@@ -98,11 +98,6 @@ def run_lines(folder: Path, lines: str) -> None:
 def test_both_readmes_show_the_same_commands() -> None:
     assert commands("README.md") == commands("README.zh-TW.md")
     assert blocks("README.md", "python") == blocks("README.zh-TW.md", "python")
-    cells = [
-        [re.sub(r" +#.*", "", block) for block in blocks(readme, "ipython")]
-        for readme in ("README.md", "README.zh-TW.md")
-    ]
-    assert cells[0] == cells[1]
 
 
 def test_the_four_commands_are_those_of_the_project() -> None:
@@ -122,19 +117,6 @@ def test_every_other_command_runs(home: Path, line: str) -> None:
 @pytest.mark.parametrize("lines", blocks("README.md", "python"))
 def test_the_lines_of_python_run(home: Path, lines: str) -> None:
     run_lines(home, lines)
-
-
-def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
-    install, train, answer = blocks("README.md", "ipython")
-    assert re.search(
-        r"^!git clone .* taigi-lightning && pip install .* taigi-lightning$", install, re.MULTILINE
-    )
-    link_project(tmp_path)
-    for line in (train + answer).splitlines():
-        if line.startswith("!"):
-            command = line.partition("#")[0].strip()
-            run(tmp_path, overlaid(command.removeprefix("!")))
-    run_lines(tmp_path, "\n".join(line for line in answer.splitlines() if not line.startswith("!")))
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
