@@ -150,7 +150,8 @@ def build_corpus(
             skipped |= shard.bad_rows
         report = corpus_report(options, _counts(shards, work), parts, skipped, passed_over, validation)
         _need_documents(report)
-        (work / "report.html").write_text(render_page(report), encoding="utf-8")
+        names = [name for shard in shards for name in shard.sources]
+        (work / "report.html").write_text(render_page(report, names), encoding="utf-8")
         publish(work, output_dir, parts, shards, report, options)
         shutil.rmtree(work)
         return report

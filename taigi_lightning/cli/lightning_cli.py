@@ -226,13 +226,15 @@ class TaigiCLI(LightningCLI):
     def after_predict(self) -> None:
         """Leave a report beside the predictions."""
         data: Any = self.datamodule
+        module: Any = self.model
         for writer in self.trainer.callbacks:  # type: ignore[attr-defined]
             if not isinstance(writer, PredictionWriter) or not self.trainer.is_global_zero:
                 continue
             details = probabilities_path(writer.output)
             if writer.output.is_file() and details.is_file():
                 questions = read_questions(data.path, data.columns, need_answers=False)
-                print(f"Report: {write_predict_report(writer.output, details, questions)}")
+                named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
+                print(f"Report: {write_predict_report(writer.output, details, questions, named)}")
 
 
 def main(

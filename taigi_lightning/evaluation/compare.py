@@ -109,7 +109,14 @@ def compare_command(
             before = first.setdefault(row.shots, given)
             p_value = None if before is given else compare(before, given, right).p_value
             rows.append(row._replace(p_value=p_value))
-    write_comparison(output, rows)
+    named: dict[str, object] = {f"model {name}": path for name, path in models.items()}
+    named |= {
+        "questions": questions,
+        "answers": answers,
+        "solved examples": examples,
+        "held-out texts": corpus,
+    }
+    write_comparison(output, rows, {**named, "weights": quantization})
     console = Console()
     console.print(comparison_table(rows))
     console.print(

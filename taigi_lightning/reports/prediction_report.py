@@ -6,11 +6,11 @@ import csv
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.reports.html_page import bar, chart, question_card, tiles, write_page
+from taigi_lightning.reports.html_page import Bar, QuestionCard, bar, origins, question_card, write_page
+from taigi_lightning.reports.page import Csv, as_csv
 from taigi_lightning.reports.svg_charts import histogram
 from taigi_lightning.tasks.questions import Question
 
@@ -19,13 +19,19 @@ SAMPLES = 10  # questions shown of each kind
 Row = Mapping[str, str]  # a question's line of the details, by column
 
 
-def write_predict_report(predictions: Path, details: Path, questions: Sequence[Question]) -> Path:
+def write_predict_report(
+    predictions: Path,
+    details: Path,
+    questions: Sequence[Question],
+    named: Mapping[str, object] | None = None,
+) -> Path:
     """Write `….report.html` beside a predictions file, aside first and then renamed.
 
     Args:
         predictions: the `ID,Answer` file.
         details: the file with the four probabilities, as `PredictionWriter` leaves it.
-        questions: those that were answered; where they have answers, the report says what was right.
+        questions: those that were answered; where they have answers, the report says what was correct.
+        named: what the page names at its top: model, adapter, questions; None names the predictions alone.
 
     Returns:
         the report's path.
@@ -42,27 +48,35 @@ def write_predict_report(predictions: Path, details: Path, questions: Sequence[Q
         )
     answers = {question.id: int(rows[question.id]["Answer"]) for question in questions}
     known = [question for question in questions if question.answer is not None]
-    right = sum(answers[question.id] == question.answer for question in known)
-    fallbacks = sum(int(rows[question.id].get("Fallbacks") or 0) > 0 for question in questions)
     figures = {"questions": f"{len(questions):,}"}
     if known:
-        figures["right"] = f"{right / len(known):.1%}"
-    counted = f"<section class=card><h3>Answers given</h3>{_answer_bars(Counter(answers.values()), known)}</section>"
+        correct = sum(answers[question.id] == question.answer for question in known)
+        figures["correct"] = f"{correct / len(known):.1%}"
+    margins = None
     if any(rows[question.id].get("Text") for question in questions):
+        fallbacks = sum(int(rows[question.id].get("Fallbacks") or 0) > 0 for question in questions)
         figures["texts without a number, counted as 1"] = f"{fallbacks:,}"
-        parts = ["<h2>Which answers</h2>", f"<div class=charts>{counted}</div>"]
-        parts += _groups(_generated(questions, rows, answers), rows, answers)
+        groups = _generated(questions, rows, answers)
     else:
-        margins = [float(rows[question.id]["Margin"]) for question in questions]
-        figures["median margin"] = f"{statistics.median(margins):.2f}" if margins else "-"
-        figures["margins below 0.1"] = f"{sum(margin < 0.1 for margin in margins):,}"
-        drawing = histogram(margins, "questions by margin", x_name="margin")
-        drawn = chart("Questions by margin", drawing, note="of the likeliest answer over the second")
-        parts = ["<h2>How certain, and which answers</h2>", f"<div class=charts>{drawn}{counted}</div>"]
-        parts += _groups(_compared(questions, rows, answers), rows, answers)
-    head = f"<h1>Predictions</h1><p class=lead>{escape(str(predictions))}</p>"
-    report = predictions.with_name(f"{predictions.stem}.report.html")
-    return write_page(report, f"Predictions: {predictions.name}", [head, tiles(figures), *parts])
+        found = [float(rows[question.id]["Margin"]) for question in questions]
+        figures["median margin"] = f"{statistics.median(found):.2f}" if found else "-"
+        figures["margins below 0.1"] = f"{sum(margin < 0.1 for margin in found):,}"
+        note = "of the likeliest answer over the second"
+        margins = histogram("Questions by margin", found, x_name="margin", note=note)
+        groups = _compared(questions, rows, answers)
+    return write_page(
+        predictions.with_name(f"{predictions.stem}.report.html"),
+        "prediction.html",
+        title=f"Predictions: {predictions.name}",
+        heading="Predictions",
+        lead="",
+        facts=origins({**(named or {}), "predictions": predictions}, predictions.stat().st_mtime),
+        figures=figures,
+        margins=margins,
+        answers=_answer_bars(Counter(answers.values()), known),
+        groups=_groups(groups, rows, answers),
+        data=_answers_csv(predictions, questions, rows, answers),
+    )
 
 
 def _compared(
@@ -93,31 +107,42 @@ def _generated(
 
 def _groups(
     groups: Mapping[str, Sequence[Question]], rows: Mapping[str, Row], answers: Mapping[str, int]
-) -> list[str]:
+) -> dict[str, list[QuestionCard]]:
     """The first few questions of each group as cards; a group without any is left out."""
-    parts = []
+    found = {}
     for title, some in groups.items():
-        cards = ""
+        cards = []
         for question in some[:SAMPLES]:
             row = rows[question.id]
             text = " ".join((row.get("Text") or "").split())
             note = f"generated: {text}" if text else f"margin {float(row['Margin']):.3f}"
-            cards += question_card(question, _probabilities(row), answers[question.id], note=note)
+            cards.append(question_card(question, _probabilities(row), answers[question.id], note=note))
         if cards:
-            parts.append(f"<h2>{title}</h2><div class=cards>{cards}</div>")
-    return parts
+            found[title] = cards
+    return found
+
+
+def _answers_csv(
+    predictions: Path, questions: Sequence[Question], rows: Mapping[str, Row], answers: Mapping[str, int]
+) -> Csv:
+    """Every answer with its probabilities and, where it is known, the correct one."""
+    header = ["ID", "Answer", "Correct", *(f"Probability{place}" for place in (1, 2, 3, 4)), "Margin"]
+    lines = (
+        [q.id, answers[q.id], q.answer, *_probabilities(rows[q.id]), rows[q.id]["Margin"]] for q in questions
+    )
+    return as_csv(f"{predictions.stem}.answers.csv", header, lines)
 
 
 def _probabilities(row: Row) -> tuple[float, ...]:
     return tuple(float(row[f"Probability{place}"]) for place in (1, 2, 3, 4))
 
 
-def _answer_bars(counts: Mapping[int, int], known: Sequence[Question]) -> str:
+def _answer_bars(counts: Mapping[int, int], known: Sequence[Question]) -> list[Bar]:
     total = max(1, sum(counts.values()))
     truth = Counter(question.answer for question in known)
-    lines = []
+    bars = []
     for place in (1, 2, 3, 4):
-        share = counts.get(place, 0) / total
-        beside = f" <small>(truly {truth[place]:,})</small>" if known else ""
-        lines.append(bar(str(place), f"{counts.get(place, 0):,}{beside}", share, f"{share:.0%}"))
-    return "".join(lines)
+        given = counts.get(place, 0)
+        name = f"{given:,} (correct would be {truth[place]:,})" if known else f"{given:,}"
+        bars.append(bar(name, given / total, f"{given / total:.0%}", number=str(place)))
+    return bars

@@ -1,15 +1,20 @@
-"""Small charts as inline SVG, coloured by the page's style sheet: readable on a phone, light or dark."""
+"""Small charts as drawings: readable on a phone, light or dark, every value under a pointer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from taigi_lightning.reports.page import Box, Chart, Drawing, Line, Point, Text, as_csv
 
 WIDTH, HEIGHT = 400, 244
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
 MOST_POINTS = 400  # of a line; more could not be told apart
+MOST_STRIPS = 80  # places where a pointer finds values
+DOTS = 12  # points up to which a line has a dot at each
+NUMBERED = 5  # points up to which each dot has its number
 
 
 class Series(NamedTuple):
@@ -39,24 +44,29 @@ class Frame(NamedTuple):
         share = (y - self.y_low) / (self.y_high - self.y_low)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, x_name: str, *, percent: bool = False) -> list[str]:
+    def axes(self, x_name: str, *, percent: bool = False) -> tuple[list[str], list[Text]]:
         """Grid lines and the numbers beside them."""
-        parts = []
         y_ticks, x_ticks = ticks(self.y_low, self.y_high, 5), ticks(self.x_low, self.x_high, 4)
-        for tick, text in zip(y_ticks, tick_labels(y_ticks, percent=percent), strict=True):
-            y = self.down(tick)
-            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-        for tick, text in zip(x_ticks, tick_labels(x_ticks), strict=True):
-            x = self.across(tick)
-            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 24}" text-anchor="middle">{text}</text>')
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_name)}</text>')
-        return parts
+        grid = [f"M{LEFT} {self.down(tick):.1f}H{WIDTH - RIGHT}" for tick in y_ticks]
+        texts = [
+            Text(f"{LEFT - 7}", f"{self.down(tick) + 4:.1f}", text, "end")
+            for tick, text in zip(y_ticks, tick_labels(y_ticks, percent=percent), strict=True)
+        ]
+        texts += [
+            Text(
+                f"{self.across(tick):.1f}",
+                f"{HEIGHT - 24}",
+                text,
+                "end" if self.across(tick) > WIDTH - RIGHT - 4 else "middle",  # it would leave the picture
+            )
+            for tick, text in zip(x_ticks, tick_labels(x_ticks), strict=True)
+        ]
+        return grid, [*texts, Text(f"{WIDTH - RIGHT}", f"{HEIGHT - 6}", x_name, "end")]
 
 
 def line_chart(
+    title: str,
     series: Sequence[Series],
-    label: str,
     *,
     x_name: str = "optimizer steps",
     x_high: float | None = None,
@@ -64,52 +74,142 @@ def line_chart(
     percent: bool = False,
     reference: float | None = None,
     marks: Sequence[float] = (),
-) -> str:
+    note: str = "",
+) -> Chart:
     """Lines over a shared axis that begins at 0; points that are not finite are left out.
 
     Args:
+        title: above the chart, and in the name of the file with its numbers.
         series: drawn in order, the last on top.
-        label: what a screen reader says.
         x_high: where the horizontal axis ends; None ends it at the last point.
         zero: let the vertical axis begin at zero.
         percent: the vertical axis goes from 0 to 1 and is labelled in percent.
         reference: a value to draw a dashed line at, such as chance.
         marks: places on the horizontal axis to draw a dashed line at, such as resumes.
+        note: in small print beside the title.
     """
-    finite = [(s, [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]) for s in series]
-    points = [point for _, some in finite for point in some]
-    if not points:
-        return '<p class="none">nothing was logged</p>'
-    low, high = (0.0, 1.0) if percent else padded([y for _, y in points], zero=zero)
-    frame = Frame(0.0, max([x_high or 0.0, 1.0, *(x for x, _ in points)]), low, high)
-    parts = frame.axes(x_name, percent=percent)
-    if reference is not None:
-        parts.append(f'<path class="mark" d="M{LEFT} {frame.down(reference):.1f}H{WIDTH - RIGHT}"/>')
-    parts += [f'<path class="mark" d="M{frame.across(x):.1f} {TOP}V{HEIGHT - BOTTOM}"/>' for x in marks]
-    for one, some in finite:
-        placed = [(frame.across(x), frame.down(y)) for x, y in thin(some)]
-        if len(placed) > 1:
-            path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-            parts.append(f'<path class="line {one.style}" d="{path}"/>')
-        if len(placed) <= 12:
-            parts += [f'<circle class="{one.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in placed]
-    return _svg(parts, label)
+    key = [(one.name, one.style) for one in series] if len(series) > 1 else []
+    lines = [(s, [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]) for s in series]
+    values = [y for _, points in lines for _, y in points]
+    if not values:
+        return Chart(title, None, None, key, note)
+    low, high = (0.0, 1.0) if percent else padded(values, zero=zero)
+    last = max(x for _, points in lines for x, _ in points)
+    frame = Frame(0.0, max(x_high or 0.0, 1.0, last), low, high)
+    grid, texts = frame.axes(x_name, percent=percent)
+    dashed = [f"M{LEFT} {frame.down(reference):.1f}H{WIDTH - RIGHT}"] if reference is not None else []
+    drawing = Drawing(
+        label=f"{title}, by {x_name}",
+        width=WIDTH,
+        height=HEIGHT,
+        grid=grid,
+        texts=texts,
+        marks=[*dashed, *(f"M{frame.across(x):.1f} {TOP}V{HEIGHT - BOTTOM}" for x in marks)],
+        lines=[line for one, points in lines for line in _line(frame, one, thin(points))],
+        points=[dot for one, points in lines for dot in _dots(frame, one, points, percent, len(series))],
+        strips=_strips(frame, lines, percent, x_name),
+    )
+    return Chart(title, drawing, _numbers(title, x_name, series), key, note)
 
 
-def histogram(values: Sequence[float], label: str, *, bins: int = 20, x_name: str) -> str:
+def _line(frame: Frame, one: Series, points: Sequence[tuple[float, float]]) -> list[Line]:
+    placed = "L".join(f"{frame.across(x):.1f} {frame.down(y):.1f}" for x, y in points)
+    return [Line(f"M{placed}", one.style)] if len(points) > 1 else []
+
+
+def _dots(
+    frame: Frame, one: Series, points: Sequence[tuple[float, float]], percent: bool, lines: int
+) -> list[Point]:
+    """A dot at each of a few points, and numbers: at each of very few, else at the last of a line to read."""
+    dotted = points if len(points) <= DOTS else []
+    plain = one.style == "raw" and lines > 1
+    numbered = [] if plain else points if len(points) <= NUMBERED else points[-1:]
+    found = []
+    for x, y in dotted or numbered:
+        text = _number_at(frame, one, x, y, percent) if (x, y) in numbered else None
+        found.append(Point(f"{frame.across(x):.1f}", f"{frame.down(y):.1f}", one.style, text))
+    return found
+
+
+def _number_at(frame: Frame, one: Series, x: float, y: float, percent: bool) -> Text:
+    """A point's value: above it for validations, below it for the rest, where there is space for it."""
+    across, down = frame.across(x), frame.down(y)
+    above = down - 8 > TOP and (one.style == "other" or down + 18 > HEIGHT - BOTTOM)
+    anchor = "end" if across > WIDTH - RIGHT - 20 else "start" if across < LEFT + 20 else "middle"
+    return Text(f"{across:.1f}", f"{down - 8 if above else down + 17:.1f}", written(y, percent), anchor)
+
+
+def _strips(
+    frame: Frame, lines: Sequence[tuple[Series, Sequence[tuple[float, float]]]], percent: bool, x_name: str
+) -> list[Box]:
+    """Where a pointer rests, the values there: of every line its last in the strip."""
+    places = sorted({x for _, points in lines for x, _ in points})
+    size = math.ceil(len(places) / MOST_STRIPS)
+    last = {place: number // size for number, place in enumerate(places)}
+    ends = [places[min(start + size, len(places)) - 1] for start in range(0, len(places), size)]
+    words = [[f"{x_name}: {end:,g}"] for end in ends]
+    for one, points in lines:
+        for number, (_, y) in {last[x]: (x, y) for x, y in points}.items():
+            words[number].append(f"{one.name}: {written(y, percent)}")
+    middles = [(one + other) / 2 for one, other in pairwise(ends)]
+    borders = [frame.across(x) for x in (frame.x_low, *middles, frame.x_high)]
+    tall = f"{HEIGHT - BOTTOM - TOP}"
+    return [
+        Box(f"{left:.1f}", f"{TOP}", f"{max(0.1, right - left):.1f}", tall, "\n".join(some))
+        for left, right, some in zip(borders, borders[1:], words, strict=False)
+    ]
+
+
+def _numbers(title: str, x_name: str, series: Sequence[Series]) -> Any:
+    """All points of all lines, a row for each place on the horizontal axis."""
+    columns = [dict(zip(one.x, one.y, strict=True)) for one in series]
+    places = sorted(set().union(*columns))
+    rows = [[f"{x:g}", *(column.get(x) for column in columns)] for x in places]
+    return as_csv(file_name(title), [x_name, *(one.name for one in series)], rows)
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a CSV file, legal on every system.
+
+    >>> file_name("Memory, GiB"), file_name("a/b: <c>")
+    ('memory-gib.csv', 'a-b-c.csv')
+    """
+    words = "".join(character if character.isalnum() else " " for character in title.lower()).split()
+    return f"{'-'.join(words)[:60] or 'numbers'}.csv"
+
+
+def written(value: float, percent: bool = False) -> str:
+    """A value for a reader.
+
+    >>> written(0.8768, True), written(2.34567), written(1e-5), written(8123.4)
+    ('87.7%', '2.346', '1e-05', '8,123')
+    """
+    if percent:
+        return f"{value:.1%}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def histogram(title: str, values: Iterable[float], *, bins: int = 20, x_name: str, note: str = "") -> Chart:
     """How many values lie in each of `bins` equal parts of 0..1."""
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, int(value * bins))] += 1
     frame = Frame(0.0, 1.0, 0.0, max(*counts, 1) * 1.04)
-    parts = frame.axes(x_name)
+    grid, texts = frame.axes(x_name)
+    bars, strips, rows = [], [], []
     for place, count in enumerate(counts):
-        left, right, top = frame.across(place / bins), frame.across((place + 1) / bins), frame.down(count)
-        parts.append(
-            f'<rect class="bar" x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
-            f'height="{HEIGHT - BOTTOM - top:.1f}" rx="2"/>'
+        start, end = place / bins, (place + 1) / bins
+        left, right, top = frame.across(start), frame.across(end), frame.down(count)
+        bars.append(
+            Box(f"{left + 1:.1f}", f"{top:.1f}", f"{right - left - 2:.1f}", f"{HEIGHT - BOTTOM - top:.1f}")
         )
-    return _svg(parts, label)
+        title_of = f"{x_name} {start:.2f} to {end:.2f}: {count:,}"
+        strips.append(
+            Box(f"{left:.1f}", f"{TOP}", f"{right - left:.1f}", f"{HEIGHT - BOTTOM - TOP}", title_of)
+        )
+        rows.append([f"{start:.2f}", f"{end:.2f}", count])
+    drawing = Drawing(title, WIDTH, HEIGHT, grid=grid, texts=texts, bars=bars, strips=strips)
+    return Chart(title, drawing, as_csv(file_name(title), ["from", "to", "count"], rows), note=note)
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
@@ -130,27 +230,27 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
 
 
 def thin(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """At most about MOST_POINTS of many points, the lowest and highest of each stretch, so that no peak is lost."""
+    """At most about MOST_POINTS of many points, the lowest and highest of each span, so that no peak is lost."""
     if len(points) <= MOST_POINTS:
         return points
     size = math.ceil(2 * len(points) / MOST_POINTS)
     kept: list[tuple[float, float]] = []
     for start in range(0, len(points), size):
-        stretch = points[start : start + size]
-        ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
+        span = points[start : start + size]
+        ends = {min(span, key=lambda point: point[1]), max(span, key=lambda point: point[1])}
         kept += sorted(ends)
     return kept
 
 
 def padded(values: Sequence[float], *, zero: bool) -> tuple[float, float]:
-    """The ends of an axis that shows all values with a little room.
+    """The ends of an axis that shows all values with a little headroom.
 
     >>> padded([1.0, 3.0], zero=False), padded([0.0, 2.0], zero=True), padded([5.0], zero=False)
     ((0.9, 3.1), (0.0, 2.1), (4.5, 5.5))
     """
     low, high = min(values), max(values)
-    room = (high - low) / 20 or abs(high) / 10 or 1.0
-    return (min(0.0, low) if zero else low - room), high + room
+    headroom = (high - low) / 20 or abs(high) / 10 or 1.0
+    return (min(0.0, low) if zero else low - headroom), high + headroom
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -184,8 +284,3 @@ def tick_labels(values: Sequence[float], *, percent: bool = False) -> list[str]:
         return [f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") if value else "0" for value in values]
     digits = max(len(f"{value:.6g}".partition(".")[2]) for value in values)
     return [f"{value:,.{digits}f}" if value else "0" for value in values]
-
-
-def _svg(parts: Sequence[str], label: str) -> str:
-    inside = "".join(parts)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'

@@ -1,27 +1,27 @@
-"""report.html of a training run: one file without scripts, to read on a phone or a desk, by day or night."""
+"""report.html of a training run: one file without scripts, to read on a phone or a desk, light or dark."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.reports.csv_log import Metrics, RunLog, read_run_log
-from taigi_lightning.reports.html_page import chart, question_card, table, tiles, write_page
+from taigi_lightning.reports.html_page import origins, question_card, write_page
+from taigi_lightning.reports.page import Chart, as_csv
 from taigi_lightning.reports.svg_charts import Series, line_chart, smoothed
 from taigi_lightning.tasks.questions import Question
 
 REPORT = "report.html"
 ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`
 TEXT = "held_out_text.json"  # from `HeldOutText`
-SURPRISED = 8.0  # nats from which a piece of text has the darkest ground
+DARKEST = 8.0  # nats from which a piece of text has the darkest ground
 CHANCE = 0.25  # of four options
 # Title, column, whether the vertical axis begins at zero, and what to say of it.
-COURSES = (
+CURVES = (
     ("Learning rate", "train/learning_rate", True, ""),
     ("Gradient norm", "train/grad_norm", True, "before clipping"),
     ("Tokens per second", "train/tokens_per_second", True, "padding included"),
@@ -45,25 +45,34 @@ def write_fit_report(folder: Path) -> Path:
     log = read_run_log(folder)
     config = folder / "config.yaml"
     lineage = read_json(folder / "lineage.json") or read_json(folder / "adapter" / "lineage.json")
-    base = lineage["base"].get("name", "") if lineage else ""
-    lead = f"{base} → {folder}" if base else str(folder)
-    body = [
-        f"<h1>Training run</h1><p class=lead>{escape(lead)}</p>",
-        tiles(fit_figures(log.metrics)),
-        "<h2>The run's course</h2>",
-        _resumes(log),
-        f"<div class=charts>{''.join(_fit_charts(log))}</div>",
-        _held_out_text(read_json(folder / TEXT)),
-        _held_out_answers(read_json(folder / ANSWERS)),
-    ]
-    if lineage:
-        body.append(f"<h2>Where it comes from</h2><div class=card>{table(lineage_rows(lineage))}</div>")
-    if config.is_file():
-        text = escape(config.read_text(encoding="utf-8"))
-        body.append(
-            f"<h2>Settings</h2><details class=card><summary>config.yaml, resolved</summary><pre>{text}</pre></details>"
-        )
-    return write_page(folder / REPORT, f"Training run: {folder.name}", body)
+    return write_page(
+        folder / REPORT,
+        "training.html",
+        title=f"Training run: {folder.name}",
+        heading="Training run",
+        lead="",
+        facts=_origins(folder, lineage or {}),
+        figures=fit_figures(log.metrics),
+        resumed_at=", ".join(f"{step:,}" for step in log.resumed_at),
+        charts=_fit_charts(log),
+        held_out_text=_held_out_text(read_json(folder / TEXT)),
+        held_out_answers=_held_out_answers(read_json(folder / ANSWERS)),
+        lineage=lineage_rows(lineage) if lineage else [],
+        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+    )
+
+
+def _origins(folder: Path, lineage: Mapping[str, Any]) -> dict[str, str]:
+    """The run's base, adapter and data, and when it logged last."""
+    adapter = folder / "adapter"
+    named = {
+        "model": folder,
+        "base": (lineage.get("base") or {}).get("name"),
+        "adapter": adapter if adapter.is_dir() else None,
+        "data": (lineage.get("data") or {}).get("path"),
+    }
+    ended = max(log.stat().st_mtime for log in folder.glob("logs/**/metrics.csv"))
+    return origins(named, ended, "last logged")
 
 
 def fit_figures(metrics: Metrics) -> dict[str, str]:
@@ -85,75 +94,60 @@ def fit_figures(metrics: Metrics) -> dict[str, str]:
     return figures
 
 
-def _resumes(log: RunLog) -> str:
-    if not log.resumed_at:
-        return ""
-    places = ", ".join(f"{step:,}" for step in log.resumed_at)
-    return f"<p class=lead>Resumed after optimizer step {places}: the dashed lines.</p>"
-
-
-def _fit_charts(log: RunLog) -> list[str]:
+def _fit_charts(log: RunLog) -> list[Chart]:
     last = max(points[-1][0] for points in log.metrics.values())
 
-    def course(name: str) -> tuple[list[float], list[float]]:
-        points = log.metrics.get(name, [])
-        return [x for x, _ in points], [y for _, y in points]
+    def points(name: str) -> tuple[list[float], list[float]]:
+        found = log.metrics.get(name, [])
+        return [x for x, _ in found], [y for _, y in found]
 
-    def draw(title: str, lines: list[Series], **options: Any) -> str:
-        note = options.pop("note", "")
-        drawing = line_chart(lines, f"{title} by step", x_high=last, marks=log.resumed_at, **options)
-        return chart(title, drawing, lines, note)
+    def draw(title: str, lines: list[Series], **options: Any) -> Chart:
+        return line_chart(title, lines, x_high=last, marks=log.resumed_at, **options)
 
-    steps, loss = course("train/loss")
+    steps, loss = points("train/loss")
     lines = [Series("each step", steps, loss, "raw")]
     if len(loss) >= 20:
         lines.append(Series("smoothed", steps, smoothed(loss, max(5, len(loss) // 40)), "main"))
     if "val/loss" in log.metrics:
-        lines.append(Series("validation", *course("val/loss"), "other"))
+        lines.append(Series("validation", *points("val/loss"), "other"))
     charts = [draw("Loss", lines, note="nats a supervised token")]
     if "val/accuracy" in log.metrics:
-        lines = [Series("Validation accuracy", *course("val/accuracy"), "other")]
+        lines = [Series("Validation accuracy", *points("val/accuracy"), "other")]
         note = "dashed: chance"
         charts.append(draw("Validation accuracy", lines, percent=True, reference=CHANCE, note=note))
-    for title, name, zero, note in COURSES:
+    for title, name, zero, note in CURVES:
         if name in log.metrics:
-            charts.append(draw(title, [Series(title, *course(name))], zero=zero, note=note))
+            charts.append(draw(title, [Series(title, *points(name))], zero=zero, note=note))
     return charts
 
 
-def _held_out_answers(found: Mapping[str, Any] | None) -> str:
+def _held_out_answers(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Some held-out questions with the trained model's answers."""
     if not found or not found["answers"]:
-        return ""
+        return None
     cards = []
     for row in found["answers"]:
         options = tuple(row["options"])
         question = Question(row["id"], row["passage"], row["question"], options, row["right"], row["row"])
         cards.append(question_card(question, row["probabilities"], row["answer"]))
-    right = sum(row["answer"] == row["right"] for row in found["answers"])
+    correct = sum(row["answer"] == row["right"] for row in found["answers"])
     lead = (
         f"{len(cards)} of the {found['held_out']:,} held-out questions, evenly spread over them, answered when "
-        f"training ended; {right} of these are right."
+        f"training ended; {correct} of these are correct."
     )
-    return f"<h2>Held-out questions</h2><p class=lead>{lead}</p><div class=cards>{''.join(cards)}</div>"
+    return {"lead": lead, "cards": cards}
 
 
-def _held_out_text(found: Mapping[str, Any] | None) -> str:
+def _held_out_text(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A held-out text on a ground that is the darker, the less the trained model expected it."""
     if not found or not found["pieces"]:
-        return ""
-    text = "".join(
-        f'<span style="--s:{min(1.0, nats / SURPRISED):.0%}">{escape(piece)}</span>'
-        for piece, nats in found["pieces"]
-    )
-    lead = (
-        "The beginning of a text that was not trained on, as the trained model reads it: the darker, the less "
-        f"expected. {found['mean']:.2f} nats a token on average."
-    )
-    passage = f'<p class="passage heat">{text}</p>'
-    return (
-        f'<h2>A held-out text</h2><p class=lead>{lead}</p><div class=card lang="nan-Hant-TW">{passage}</div>'
-    )
+        return None
+    pieces = [
+        {"text": text, "nats": f"{nats:.2f}", "shade": f"{100 * min(1.0, nats / DARKEST):.0f}"}
+        for text, nats in found["pieces"]
+    ]
+    data = as_csv("held-out-text.csv", ["text", "nats"], found["pieces"])
+    return {"pieces": pieces, "mean": f"{found['mean']:.2f}", "data": data}
 
 
 def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ def test_the_page_says_what_report_json_says(report: Path) -> None:
     counts = json.loads(report.with_name("report.json").read_text(encoding="utf-8"))
     assert f"<b>{counts['documents']['total']:,}</b><span>documents" in page
     assert f"{counts['characters']['kept']:,} · " in page
+    assert re.search(r"<dt>data</dt><dd>\d files: file-", page)
+    assert 'download="rules.csv" href="data:text/csv' in page
+    assert "<title>0 to 128 characters: " in page
     for rule, found in counts["rules"].items():
         assert f"<b>{rule.replace('_', ' ')}</b>" in page
         plural = "" if found["changes"] == 1 else "s"

@@ -1,7 +1,6 @@
 """Models side by side."""
 
 import csv
-import re
 from io import StringIO
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.compare import compare_command
-from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, interval_plot
+from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, interval
 from taigi_lightning.evaluation.scoring import score
 from tests.browser import CHROMIUM, check_page, check_width
 
@@ -64,6 +63,8 @@ def test_every_model_with_every_number_of_examples(comparison: Path) -> None:
 def test_the_page_is_whole_and_fits_a_phone(comparison: Path, tmp_path: Path) -> None:
     page = check_page(comparison / "comparison.html")
     assert "Accuracy on 8 questions" in page
+    for words in ("<dt>model same</dt>", "asked.csv</dd>", 'download="comparison.csv"', "scrolls sideways"):
+        assert words in page
     if CHROMIUM is not None:
         check_width(comparison / "comparison.html", 360, tmp_path)
 
@@ -71,11 +72,10 @@ def test_the_page_is_whole_and_fits_a_phone(comparison: Path, tmp_path: Path) ->
 def test_the_plot_draws_accuracy_and_interval_to_scale() -> None:
     answers = [(str(n), 1) for n in range(10)]
     half = score([(str(n), 1 + n % 2) for n in range(10)], answers)
-    page = interval_plot([ComparedRow("<b>", 3, half, None, None, 0.0)])
-    low, width = map(float, re.findall(r'<i style="left:([\d.]+)%;width:([\d.]+)%"', page)[0])
+    drawn = interval(ComparedRow("a", 3, half, None, None, 0.0))
+    low, width = float(drawn["low"]), float(drawn["width"])
     assert (low, low + width) == pytest.approx((23.66, 76.34), abs=0.01)  # Wilson's interval of 5 in 10
-    assert '<b style="left:50.00%"></b>' in page
-    assert "&lt;b&gt;" in page
+    assert (drawn["place"], drawn["examples"]) == ("50.00", "3 solved examples")
 
 
 def test_the_table_fits_a_terminal() -> None:

@@ -35,10 +35,18 @@ def predictions(tmp_path: Path) -> tuple[Path, Path, list[Question]]:
 def test_a_prediction_report_shows_passages_and_probabilities(
     predictions: tuple[Path, Path, list[Question]],
 ) -> None:
-    report = write_predict_report(*predictions)
+    report = write_predict_report(*predictions, {"model": "models/a", "adapter": "b", "questions": "q.csv"})
     assert report.name == "out.report.html"
     page = check_page(report)
-    for words in ["66.7%", "阮兜 1 &lt;b&gt;", "厝--lìn", "95.0%", "wrong, right is 1"]:
+    for words in [
+        "66.7%",
+        "阮兜 1 &lt;b&gt;",
+        "厝--lìn",
+        "95.0%",
+        "<dd>models/a</dd>",
+        "<dd>q.csv</dd>",
+        "wrong, correct is 1",
+    ]:
         assert words in page
     wrong = page[page.index("Wrong, and most certain") : page.index("Least certain")]
     assert "id-2" in wrong
@@ -52,7 +60,7 @@ def test_a_prediction_report_without_known_answers_claims_none(
     answers, details, questions = predictions
     blank = [Question(q.id, q.passage, q.question, q.options, None, q.row) for q in questions]
     page = check_page(write_predict_report(answers, details, blank))
-    assert ">right<" not in page
+    assert ">correct<" not in page
     assert "Wrong" not in page
 
 
@@ -70,7 +78,8 @@ def test_generated_answers_show_their_text_and_claim_no_certainty(
             votes = [float(place == answer) for place in (1, 2, 3, 4)]
             writer.writerow([name, answer, *votes, 1.0, answer, text, fallback])
     page = check_page(write_predict_report(answers, details, questions))
-    assert "margin" not in page.partition("</style>")[2]
+    assert "margin</h3>" not in page
+    assert "Least certain" not in page
     assert "generated: 2 &lt;i&gt;" in page
     without = page[page.index("Text without a number") : page.index("Text with a number")]
     assert "generated: 厝內 有人" in without

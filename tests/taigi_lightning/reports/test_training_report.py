@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def resumed(run: Path, checkpoint: str | None) -> None:
     (logs / "metrics.csv").write_text(f"epoch,step,train/loss\n{rows}\n")
 
 
-def test_a_training_report_shows_every_logged_course(run: Path) -> None:
+def test_a_training_report_shows_every_logged_curve(run: Path) -> None:
     page = check_page(write_fit_report(run))
     for words in ["Loss", "Learning rate", "Tokens per second", "Validation accuracy", "75.0%", "2.250"]:
         assert words in page
@@ -56,9 +57,14 @@ def test_a_training_report_shows_every_logged_course(run: Path) -> None:
     assert page.count("<svg") == 4
     assert "&lt;b&gt; &amp; co" in page
     assert "Resumed" not in page
+    for name, value in {"model": run, "base": "models/" + "cpt_" * 30}.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    assert re.search(r"<dt>last logged</dt><dd>\d{4}-\d\d-\d\d \d\d:\d\d UTC</dd>", page)
+    assert "<title>optimizer steps: 60" in page
+    assert 'download="loss.csv" href="data:text/csv' in page
 
 
-def test_a_resumed_run_is_one_course_with_its_resume_marked(run: Path) -> None:
+def test_a_resumed_run_is_one_curve_with_its_resume_marked(run: Path) -> None:
     resumed(run, "models/final_model/checkpoints/step=50.ckpt")
     page = check_page(write_fit_report(run))
     assert "Resumed after optimizer step 50" in page
@@ -70,17 +76,18 @@ def test_a_resumed_run_is_one_course_with_its_resume_marked(run: Path) -> None:
 def test_some_held_out_questions_are_shown_with_what_the_model_thinks(run: Path) -> None:
     page = check_page(write_fit_report(run))
     assert "2 of the 40 held-out questions" in page
-    assert "1 of these are right" in page
-    for words in ["阿公 &lt;i&gt;", "厝--lìn", "wrong, right is 1", "84.6%", "420 characters"]:
+    assert "1 of these are correct" in page
+    for words in ["阿公 &lt;i&gt;", "厝--lìn", "wrong, correct is 1", "84.6%", "420 characters"]:
         assert words in page
     assert page.count('class="option chosen"') == 2
 
 
-def test_a_held_out_text_is_shaded_by_surprise(run: Path) -> None:
+def test_a_held_out_text_is_shaded_by_its_tokens_nats(run: Path) -> None:
     read = {"pieces": [["阿明", 0.4], ["去<市仔", 9.0]], "mean": 4.7}
     (run / TEXT).write_text(json.dumps(read), encoding="utf-8")
     page = check_page(write_fit_report(run))
-    assert '<span style="--s:5%">阿明</span><span style="--s:100%">去&lt;市仔</span>' in page
+    assert '<span style="--s:5%" data-nats="0.40" title="0.40 nats">阿明</span>' in page
+    assert '<span style="--s:100%" data-nats="9.00" title="9.00 nats">去&lt;市仔</span>' in page
     assert "4.70 nats a token" in page
 
 
