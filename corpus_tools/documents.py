@@ -73,6 +73,9 @@ class Counts(msgspec.Struct):
     spans: dict[str, Counter[str]] = msgspec.field(default_factory=dict)
     samples: dict[str, list[dict[str, str]]] = msgspec.field(default_factory=dict)
     converted_articles: int = 0
+    sources: dict[str, Counter[str]] = msgspec.field(
+        default_factory=dict
+    )  # rows, articles, characters of each file
     hits: list[dict[str, str]] = msgspec.field(default_factory=list)
 
     def add(self, other: Counts) -> None:
@@ -89,11 +92,16 @@ class Counts(msgspec.Struct):
             kept += samples
             if len(kept) > MOST_SAMPLES:
                 del kept[1::2]
+        for source, found in other.sources.items():
+            self.sources.setdefault(source, Counter()).update(found)
         self.hits.extend(other.hits)
 
 
 class PartSummary(msgspec.Struct):
-    """What a part holds: files and the sha256 of those of documents, document hashes in order, counts."""
+    """What a part holds: files and the sha256 of those of documents, document hashes in order, counts.
+
+    `sources`: of each input file its documents, the characters kept, and those of each script.
+    """
 
     files: dict[str, str] = msgspec.field(default_factory=dict)
     hashes: bytes = b""
@@ -108,3 +116,4 @@ class PartSummary(msgspec.Struct):
     unknown_private_use: Counter[str] = msgspec.field(default_factory=Counter)
     replacement_characters: int = 0
     simplified_articles: int = 0
+    sources: dict[str, Counter[str]] = msgspec.field(default_factory=dict)

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from corpus_tools.documents import Counts, PartSummary
 from corpus_tools.errors import InputError
 from corpus_tools.files.contents import ReadLimits
@@ -148,7 +150,11 @@ def build_corpus(
         skipped = {", ".join(s.sources): s.error for s in shards if s.error}
         for shard in shards:
             skipped |= shard.bad_rows
-        report = corpus_report(options, _counts(shards, work), parts, skipped, passed_over, validation)
+        shared = {s.sources[0]: len(s.sources) for s in shards if len(s.sources) > 1}
+        kinds = {n: msgspec.to_builtins(k) for s in shards for n, k in zip(s.sources, s.kinds, strict=False)}
+        report = corpus_report(
+            options, _counts(shards, work), parts, kinds, skipped, passed_over, validation, shared
+        )
         _need_documents(report)
         names = [name for shard in shards for name in shard.sources]
         (work / "report.html").write_text(render_page(report, names), encoding="utf-8")

@@ -123,11 +123,17 @@ def _counters() -> npt.NDArray[np.uint64]:
 
 
 class Measures(NamedTuple):
-    """Of some spans in order: their `taigi_score`, and their lengths in UTF-8. Of each text: what is `found` in it."""
+    """Of some spans in order: their `taigi_score`, lengths in UTF-8, scripts. Of each text: what is `found` in it."""
 
     scores: list[float]
     sizes: list[int]
+    scripts: list[int]
     found: list[Found]
+
+
+# How a text is written, by the place in this list: nine tenths Han; nine tenths Latin letters, their tones written as
+# diacritics or not at all; or mostly as digits; or anything between.
+SCRIPTS = ("han", "romanised", "tone_digits", "mixed")
 
 
 class Found(NamedTuple):
@@ -141,10 +147,11 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     """What the spans of each text are, in order and with nothing but spaces and line breaks outside of them."""
     counts = list(map(len, spans))
     if not any(counts):
-        return Measures([], [], [Found(False, False)] * len(texts))
+        return Measures([], [], [], [Found(False, False)] * len(texts))
     codes = codes_of("".join(texts))
     counters = look_up(_counters(), codes)
-    counters[_tone_digits(codes)] += _TONE_DIGIT
+    digits = _tone_digits(codes)
+    counters[digits] += _TONE_DIGIT
     begins = np.repeat(np.cumsum([0, *map(len, texts[:-1])]), counts)  # of the text of each span
     starts, ends = np.array([span for of_text in spans for span in of_text]).T + begins
     sums = _sums(counters, starts, ends)
@@ -158,6 +165,7 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     return Measures(
         list(map(_score, *sums[:, :4].T.tolist())),
         sizes.tolist(),
+        _scripts(sums, np.searchsorted(digits, ends) - np.searchsorted(digits, starts)).tolist(),
         [next(found) if count else Found(False, False) for count in counts],
     )
 
@@ -171,6 +179,17 @@ def _tone_digits(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
     goes_on = (behind - np.uint32(ord("a")) < 26) | (behind - np.uint32(ord("0")) < 10)
     goes_on &= digits + 1 < len(codes)
     return digits[is_letter & ~goes_on & (digits > 0)]
+
+
+def _scripts(sums: npt.NDArray[np.int64], digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The script of each span, [spans]: the place in SCRIPTS; a syllable of three letters weighs as one Han."""
+    han, letters, tones = sums[:, 0], sums[:, 2] / 3, sums[:, 3]
+    scripts = np.full(len(sums), SCRIPTS.index("mixed"))
+    scripts[han >= 9 * letters] = SCRIPTS.index("han")
+    latin = letters > 9 * han
+    scripts[latin] = SCRIPTS.index("romanised")
+    scripts[latin & (2 * digits > tones)] = SCRIPTS.index("tone_digits")
+    return scripts
 
 
 def _sums(

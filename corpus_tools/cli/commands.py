@@ -14,10 +14,10 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from corpus_tools.cli.progress import progress
 from corpus_tools.cli.usage_errors import Parser
+from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.cli.workers import executor, keep_freed_memory
 from corpus_tools.errors import InputError, printable
 
-NEARLY_NOTHING = 0.2  # a smaller share of the characters kept is worth a warning
 FLAGS = ("--convert_simplified", "--skip_bad_files")
 
 
@@ -96,19 +96,11 @@ def clean(
 
 
 def _summarise(report: Mapping[str, Any], output_dir: Path) -> None:
-    rows, documents, characters = report["rows"], report["documents"], report["characters"]
-    kept = characters["kept"]
+    rows, documents, kept = report["rows"], report["documents"], report["characters"]["kept"]
     print(f"{rows['read']:,} rows read, {rows['kept']:,} kept; {documents['total']:,} documents, ", end="")
     print(f"{kept:,} characters in {printable(str(output_dir))} (see report.html there)")
-    if kept < NEARLY_NOTHING * characters["read"]:
-        reasons = {**characters["dropped"], **characters["removed_by_rule"]}
-        most = max(reasons, key=lambda reason: reasons[reason], default="edges")
-        print(
-            f"warning: only {kept / characters['read']:.1%} of the characters were kept; most of the others went as "
-            f"{most.replace('_', ' ')}. See report.html, and whether text, title and paragraph_id are what they are "
-            "taken for.",
-            file=sys.stderr,
-        )
+    for warning in warnings_of(report):
+        print(printable(f"warning: {warning}"), file=sys.stderr)
     for name, reason in report["skipped_files"].items():
         print(printable(f"skipped {name}: {reason}"), file=sys.stderr)
 

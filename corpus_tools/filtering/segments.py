@@ -20,7 +20,7 @@ class Limits(NamedTuple):
 class Piece(NamedTuple):
     """Characters `start` to `end` of a text: in UTF-8 `size` bytes from byte `at` on.
 
-    A document, unless there is a `reason` against it.
+    A document, unless there is a `reason` against it. `script` is the place in `language.SCRIPTS`.
     """
 
     start: int
@@ -29,6 +29,7 @@ class Piece(NamedTuple):
     size: int
     score: float
     reason: str
+    script: int = 0
 
 
 def cut_texts(texts: Sequence[str], limits: Limits) -> Iterator[tuple[list[Piece], Found]]:
@@ -39,23 +40,23 @@ def cut_texts(texts: Sequence[str], limits: Limits) -> Iterator[tuple[list[Piece
     [Piece(start=1, end=5, at=1, size=12, score=1.0, reason='too_short')]
     """
     spans = [list(split_spans(text, limits.min_chars, limits.max_chars)) for text in texts]
-    scores, sizes, found = measure_spans(texts, spans)
-    measured = zip(scores, sizes, strict=True)
+    scores, sizes, scripts, found = measure_spans(texts, spans)
+    measured = zip(scores, sizes, scripts, strict=True)
     for of_text, found_here in zip(spans, found, strict=True):
         yield list(_pieces(of_text, measured, limits)), found_here
 
 
 def _pieces(
-    spans: Sequence[tuple[int, int]], measured: Iterator[tuple[float, int]], limits: Limits
+    spans: Sequence[tuple[int, int]], measured: Iterator[tuple[float, int, int]], limits: Limits
 ) -> Iterator[Piece]:
     before = at = 0  # the end of the piece before, in characters and in bytes
     for start, end in spans:
-        score, size = next(measured)
+        score, size, script = next(measured)
         at += start - before  # spaces and line breaks, a byte each
         reason = ""
         if end - start < limits.min_chars:
             reason = "too_short"
         elif score < limits.min_taigi_score:
             reason = "not_taigi"
-        yield Piece(start, end, at, size, score, reason)
+        yield Piece(start, end, at, size, score, reason, script)
         before, at = end, at + size

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from corpus_tools.cleaning.language import SCRIPTS
 from corpus_tools.documents import Counts, PartSummary
 
 SAMPLES = 12  # of a rule
@@ -34,14 +35,17 @@ def corpus_report(
     options: Mapping[str, Any],
     counts: Counts,
     parts: Sequence[PartSummary],
+    kinds: Mapping[str, Mapping[str, Any]],
     skipped: Mapping[str, str],
     passed_over: Sequence[str],
     validation_articles: int,
+    sharing_titles: Mapping[str, int],
 ) -> dict[str, Any]:
     """All counts. Rows read = kept + dropped; a row counts with the paragraph in which it begins.
 
     Characters read + line breaks added = removed by rules + dropped + edges (line breaks between documents
-    and around dropped paragraphs) + kept.
+    and around dropped paragraphs) + kept. Line breaks added include spaces between romanised words.
+    `files_sharing_titles`: for each file with whose articles those of other files go on, how many files they are.
     """
     documents = _sum([p.documents for p in parts])
     rules = _rules(counts)
@@ -66,6 +70,8 @@ def corpus_report(
         "overlaps": counts.hits,
         "lengths": {str(k): n for k, n in sorted(_sum([p.lengths for p in parts]).items())},
         "taigi_scores": {f"{k / 20:.2f}": n for k, n in sorted(_sum([p.scores for p in parts]).items())},
+        "sources": _sources(counts, parts, kinds),
+        "files_sharing_titles": dict(sharing_titles),
         "skipped_files": dict(skipped),
         "passed_over_files": list(passed_over),
     }
@@ -83,6 +89,26 @@ def _rules(counts: Counts) -> dict[str, Any]:
             "samples": _spread(counts.samples.get(rule, []), SAMPLES),
         }
     return rules
+
+
+def _sources(
+    counts: Counts, parts: Sequence[PartSummary], kinds: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of each file: rows, what they were taken for and why, articles, characters read and kept, scripts, documents.
+
+    An article of several files counts for the file in which it begins.
+    """
+    kept: dict[str, Counter[str]] = {}
+    for part in parts:
+        for source, found in part.sources.items():
+            kept.setdefault(source, Counter()).update(found)
+    names = ("documents", "kept", *SCRIPTS)
+    return [
+        {"source": source, "rows_are": dict(kinds.get(source, {}))}
+        | {name: read[name] for name in ("rows", "articles", "characters")}
+        | {name: kept.get(source, Counter())[name] for name in names}
+        for source, read in sorted(counts.sources.items())
+    ]
 
 
 def _characters(counts: Counts, parts: Sequence[PartSummary], rules: Mapping[str, Any]) -> dict[str, Any]:

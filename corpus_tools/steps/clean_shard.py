@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
@@ -142,6 +143,8 @@ def _clean_rows(given: ShardRows, summary: ShardSummary, work_dir: Path, options
     for source, bad in zip(summary.sources, given.bad, strict=True):
         summary.bad_rows |= {f"{source}, row {row}": reason for row, reason in bad.items()}
     counts = Counts(rows=len(given.rows))
+    for source, rows in zip(summary.sources, given.counts, strict=True):
+        counts.sources[source] = Counter(rows=rows)
     kinds: list[RowKind] = []
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
@@ -185,6 +188,7 @@ def _merge(
         raw = sum(map(len, windows))
         counts.line_breaks += len(article.text) - raw
         counts.characters += raw
+        counts.sources[sources[source]].update(articles=1, characters=raw)
         kinds.append(kind)
         yield article
 

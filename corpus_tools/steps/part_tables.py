@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from corpus_tools.cleaning.language import Found, looks_simplified
+from corpus_tools.cleaning.language import SCRIPTS, Found, looks_simplified
 from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.writers import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
 from corpus_tools.filtering.deduplication import Sameness, hash_bytes, key_of
@@ -94,6 +95,7 @@ class PartTables:
         names = (article.title, article.author, article.source)
         left_out: list[tuple[Piece, str]] = []
         kept = lost = 0
+        of_source = summary.sources.setdefault(article.source, Counter())
         for part, piece in enumerate(pieces):
             characters, reason = piece.end - piece.start, piece.reason
             document = data[piece.at : piece.at + piece.size]
@@ -107,10 +109,13 @@ class PartTables:
                 continue
             split.append((document, *names, part, characters, piece.score))
             kept += characters
+            of_source[SCRIPTS[piece.script]] += characters
             summary.lengths[characters // _BIN * _BIN] += 1
             summary.scores[int(piece.score * 20)] += 1
         summary.documents[name] += len(pieces) - len(left_out)
         summary.characters[name] += kept
+        of_source["documents"] += len(pieces) - len(left_out)
+        of_source["kept"] += kept
         summary.rows_kept += sum(article.row_counts)
         if left_out:
             self._leave_out(article, str(data, "utf-8"), left_out)

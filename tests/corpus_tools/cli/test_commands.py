@@ -130,3 +130,49 @@ def test_names_of_files_and_titles_cannot_command_the_terminal(
     shown = "".join(capsys.readouterr())
     assert "\\x1b[2J.json" in shown and "\\x1b]0;pwned" in shown
     assert all(c == "\n" or c.isprintable() for c in shown if c != "\u3000")
+
+
+def test_files_that_became_one_article_or_nothing_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(6):
+        write_rows(tmp_path / "in" / f"{k}.json", rows_of("無題", f"{LONG}{k}" * 4))
+    write_rows(tmp_path / "in" / "short.json", [{"text": f"第{i}條，一句爾。"} for i in range(120)])
+    write_rows(tmp_path / "in" / "long.json", [{"text": f"{LONG}{i}" * 4} for i in range(20)])
+    assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert "of 1 of 8 files nearly nothing was kept (short.json)" in error
+    assert "6 files, 0.json the first, share titles" in error
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    sources = {source["source"]: source for source in report["sources"]}
+    assert sources["short.json"]["rows"] == 120 and sources["short.json"]["kept"] == 0
+    assert sources["0.json"]["articles"] == 1 and sources["1.json"]["articles"] == 0
+    assert sources["long.json"]["han"] == sources["long.json"]["kept"] == sources["long.json"]["characters"]
+    assert sum(source["documents"] for source in sources.values()) == report["documents"]["total"]
+
+
+def test_the_report_says_what_rows_were_taken_for_and_how_texts_are_written(tmp_path: Path) -> None:
+    verse = ["一更更鼓月照山", "牽君的手摸心肝", "君來問娘欲按怎", "隨在阿君你心肝"]
+    rows = [row for k in range(4) for row in rows_of(f"歌{k}", *(line + str(k) for line in verse * 5))]
+    write_rows(tmp_path / "in" / "verse.json", rows)
+    for name, text in (
+        ("digits", "Goa2 bo5 beh khi3, li2 kam2 u7? "),
+        ("roman", "Góa bô beh khì, lí kám ū? "),
+    ):
+        write_rows(tmp_path / "in" / f"{name}.json", rows_of(name, text * 9))
+    write_rows(tmp_path / "in" / "mixed.json", rows_of("濫", "阮 bô 食飯，beh 轉去阮兜。" * 9))
+    assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    sources = {source["source"]: source for source in report["sources"]}
+    assert sources["verse.json"]["rows_are"] == {
+        "kind": "line", "followed": 76, "open": 76, "length": 7, "open_length": 7
+    }  # fmt: skip
+    assert sources["digits.json"]["rows_are"]["kind"] == "window"
+    for name, script in (
+        ("digits", "tone_digits"),
+        ("roman", "romanised"),
+        ("mixed", "mixed"),
+        ("verse", "han"),
+    ):
+        source = sources[f"{name}.json"]
+        assert source[script] == source["kept"] > 0, name

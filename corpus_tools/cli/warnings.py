@@ -1,0 +1,45 @@
+"""What in a finished run's report looks as if the input was taken for something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NEARLY_NOTHING = 0.2  # of the characters
+_WORTH_A_WORD = 1_000  # characters of a source
+_MANY_FILES = 5
+
+
+def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence for each thing to look at.
+
+    >>> list(warnings_of({"characters": {"read": 9, "kept": 9}, "sources": [], "files_sharing_titles": {"a.json": 7}}))
+    ['7 files, a.json the first, share titles by the same author and became one article each; look at their titles.']
+    """
+    characters = report["characters"]
+    if characters["kept"] < NEARLY_NOTHING * characters["read"]:
+        reasons = {**characters["dropped"], **characters["removed_by_rule"]}
+        most = max(reasons, key=lambda reason: reasons[reason], default="edges").replace("_", " ")
+        yield (
+            f"only {characters['kept'] / characters['read']:.1%} of the characters were kept; most of the others went "
+            f"as {most}. See report.html, and whether text, title and paragraph_id are what they are taken for."
+        )
+    else:
+        poor = [
+            source
+            for source in report["sources"]
+            if source["characters"] >= _WORTH_A_WORD
+            and source["kept"] < NEARLY_NOTHING * source["characters"]
+        ]
+        if poor:
+            names = ", ".join(source["source"] for source in poor[:3])
+            yield (
+                f"of {len(poor)} of {len(report['sources'])} files nearly nothing was kept ({names}"
+                f"{', ...' if poor[3:] else ''}); see them in report.html."
+            )
+    for first, count in report["files_sharing_titles"].items():
+        if count >= _MANY_FILES:
+            yield (
+                f"{count} files, {first} the first, share titles by the same author and became one article each; "
+                "look at their titles."
+            )
