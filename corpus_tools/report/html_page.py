@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from corpus_tools.report.page import Box, Chart, Drawing, Text, as_csv, printable, render
+from corpus_tools.report.sources import HEADER, SHOWN, source_rows
 
 LENGTH_STEP = 128  # characters in a bin of the lengths
 SCORE_STEP = 0.05
@@ -58,6 +59,7 @@ def render_page(report: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
             columns("Documents by length", lengths, LENGTH_STEP, longest, "characters"),
             columns("Documents by Taigi score", scores, SCORE_STEP, 1.0, "Taigi score", "1 is all Taigi"),
         ],
+        sources=_sources(report.get("sources", [])),
         rules=[_rule(name, rule) for name, rule in rules],
         rules_data=as_csv("rules.csv", ["rule", "changes", "characters removed"], counted),
         odd_characters=_odd_characters(report),
@@ -68,6 +70,19 @@ def render_page(report: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
         },
         marked=marked,
     )
+
+
+def _sources(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    rows = source_rows(sources)
+    if not rows:
+        return None
+    plain = [[cell.replace(",", "") if cell[:1].isdigit() else cell for cell in row] for row in rows]
+    return {
+        "count": _counted(len(rows), "file"),
+        "header": HEADER,
+        "rows": rows[:SHOWN],
+        "data": as_csv("sources.csv", HEADER, plain),
+    }
 
 
 def _facts(inputs: Sequence[str]) -> dict[str, str]:

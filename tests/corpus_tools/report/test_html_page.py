@@ -30,6 +30,10 @@ def test_the_page_says_what_report_json_says(report: Path) -> None:
     assert re.search(r"<dt>data</dt><dd>\d files: file-", page)
     assert 'download="rules.csv" href="data:text/csv' in page
     assert "<title>0 to 128 characters: " in page
+    assert 'download="sources.csv" href="data:text/csv' in page
+    for source in counts["sources"]:
+        share = f"{source['kept'] / source['characters']:.1%}"
+        assert f"<td>{source['source']}</td><td>windows" in page and f"<td>{share}</td>" in page
     for rule, found in counts["rules"].items():
         assert f"<b>{rule.replace('_', ' ')}</b>" in page
         plural = "" if found["changes"] == 1 else "s"
