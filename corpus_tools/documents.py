@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
 MOST_SAMPLES = 96  # of a rule, in some counts
+
+
+OptionalRule = Literal["html", "pages", "han_spaces", "contacts", "mask_contacts"]
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """A rule of the user's own.
+
+    Args:
+        name: Its name in the report.
+        pattern: Regular expression (of the library `regex`: \\p{Han} works); no match may hold a line break.
+        replacement: What matches become; \\1 stands for the first group.
+        matches: Examples that the pattern must find something in.
+        leaves: Examples that it must find nothing in.
+    """
+
+    name: str
+    pattern: str
+    replacement: str = ""
+    matches: list[str] = field(default_factory=list)
+    leaves: list[str] = field(default_factory=list)
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

@@ -14,13 +14,15 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from corpus_tools.documents import Counts, PartSummary
+from corpus_tools.cleaning.optional_rules import extra_rules
+from corpus_tools.documents import Counts, OptionalRule, OwnRule, PartSummary
 from corpus_tools.errors import InputError
 from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.shard_file import read_counts
@@ -56,6 +58,8 @@ def build_corpus(
     decontaminate: str | Path | None = None,
     ngram: int = 13,
     convert_simplified: bool = False,
+    optional_rules: Sequence[OptionalRule] = (),
+    own_rules: Sequence[OwnRule] = (),
     fields: Mapping[str, str] | None = None,
     output_format: str = "parquet",
     skip_bad_files: bool = False,
@@ -83,6 +87,8 @@ def build_corpus(
         decontaminate: CSV file of evaluation questions whose n-grams must not occur.
         ngram: Han characters, digits and romanised syllables of such an n-gram.
         convert_simplified: Convert articles that are themselves Simplified Chinese.
+        optional_rules: Rules that run only when named, see `cleaning.optional_rules`.
+        own_rules: Rules of the user's own, which run behind those.
         fields: The files' names for text, title, author, paragraph_id.
         output_format: `parquet` or `jsonl`.
         skip_bad_files: Go on without files, and rows of files, that cannot be used, and list them in the report.
@@ -113,6 +119,8 @@ def build_corpus(
         "decontaminate": decontaminate.name if decontaminate else None,
         "ngram": ngram,
         "convert_simplified": convert_simplified,
+        "optional_rules": list(optional_rules),
+        "own_rules": [asdict(rule) for rule in own_rules],
         "fields": dict(fields or {}),
         "output_format": output_format,
         "skip_bad_files": skip_bad_files,
@@ -127,14 +135,17 @@ def build_corpus(
         ngram,
         duplicates,
         convert_simplified,
+        tuple(optional_rules),
+        tuple(own_rules),
         skip_bad_files,
         ReadLimits(max_expansion, max_row_mchars),
     )
     given = [sources] if isinstance(sources, str | Path) else sources
     check_output_folder(output_dir, [Path(source) for source in given])
     files, passed_over = find_sources(given)
+    extra_rules(optional_rules, own_rules)  # an unusable rule or file should say so before the work begins
     if decontaminate:
-        read_questions(decontaminate, ngram)  # an unusable file should say so before the work begins
+        read_questions(decontaminate, ngram)
     with work_folder(output_dir) as work:
         run = partial(run_tasks, executor, progress)
         reading = ahead(read_input, files) if executor is None else nullcontext(read_input)

@@ -16,6 +16,7 @@ from corpus_tools.cli.progress import progress
 from corpus_tools.cli.usage_errors import Parser
 from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.cli.workers import executor, keep_freed_memory
+from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.errors import InputError, printable
 
 FLAGS = ("--convert_simplified", "--skip_bad_files")
@@ -35,6 +36,8 @@ def clean(
     decontaminate: Path | None = None,
     ngram: PositiveInt = 13,
     convert_simplified: bool = False,
+    optional_rules: list[OptionalRule] | None = None,
+    own_rules: list[OwnRule] | None = None,
     fields: dict[str, str] | None = None,
     output_format: Literal["parquet", "jsonl"] = "parquet",
     skip_bad_files: bool = False,
@@ -58,6 +61,8 @@ def clean(
         decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
         ngram: Han characters, digits and romanised syllables in such an n-gram; punctuation does not count.
         convert_simplified: Convert articles that are themselves Simplified Chinese.
+        optional_rules: Rules for what the files have: HTML, printers' page marks, spaces between Han, contacts.
+        own_rules: Your own rules, best in a configuration file, with examples that they must and must not match.
         fields: The files' names for text, title, author and paragraph_id, where they differ; and for rows, the key
             under which a JSON object holds them.
         output_format: Format of the documents.
@@ -84,6 +89,8 @@ def clean(
             decontaminate=decontaminate,
             ngram=ngram,
             convert_simplified=convert_simplified,
+            optional_rules=optional_rules or (),
+            own_rules=own_rules or (),
             fields=fields,
             output_format=output_format,
             skip_bad_files=skip_bad_files,
@@ -105,11 +112,21 @@ def _summarise(report: Mapping[str, Any], output_dir: Path) -> None:
         print(printable(f"skipped {name}: {reason}"), file=sys.stderr)
 
 
-def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt = 10) -> None:
+def preview(
+    file: Path,
+    rows: Literal["auto", "window", "paragraph", "line"] = "auto",
+    optional_rules: list[OptionalRule] | None = None,
+    own_rules: list[OwnRule] | None = None,
+    fields: dict[str, str] | None = None,
+    limit: PositiveInt = 10,
+) -> None:
     """Show what each rule would change in a file; nothing is written.
 
     Args:
         file: A file of any accepted format.
+        rows: What a row is, as in clean.
+        optional_rules: Rules that run only when named, as in clean.
+        own_rules: Your own rules, as in clean.
         fields: The file's names for text, title, author and paragraph_id, where they differ.
         limit: Changed lines shown of each rule.
     """
@@ -120,7 +137,8 @@ def preview(file: Path, fields: dict[str, str] | None = None, limit: PositiveInt
 
     if not file.is_file():
         raise InputError(f"{file} is no file; give one of the raw files.")
-    show_changes(changes_of(file, fields or {}), limit, Console(highlight=False))
+    changes = changes_of(file, fields or {}, rows, optional_rules or (), own_rules or ())
+    show_changes(changes, limit, Console(highlight=False))
 
 
 def _with_values(arguments: list[str]) -> list[str]:

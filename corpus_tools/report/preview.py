@@ -14,8 +14,12 @@ from corpus_tools.errors import printable
 _CONTEXT = 12
 
 
-def line_diff(before: str, after: str) -> Text:
-    """One line's change: removed red, added green, unchanged text shortened to their edges."""
+def line_diff(before: str, after: str, marks: bool = False) -> Text:
+    """One line's change: removed red, added green, or with marks around both; unchanged text shortened to its edges.
+
+    >>> line_diff("好...", "好……", marks=True).plain
+    '好[-...-]{+……+}'
+    """
     diff = Text()
     for tag, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag == "equal":
@@ -24,8 +28,12 @@ def line_diff(before: str, after: str) -> Text:
                 same = f"{same[:_CONTEXT]}…{same[-_CONTEXT:]}"
             diff.append(printable(same), "dim")
         else:
-            diff.append(_visible(before[a:b]), "white on red")
-            diff.append(_visible(after[c:d]), "black on green")
+            for text, style, mark in (
+                (before[a:b], "white on red", "[-{}-]"),
+                (after[c:d], "black on green", "{{+{}+}}"),
+            ):
+                if text:
+                    diff.append(mark.format(_visible(text)) if marks else _visible(text), style)
     return diff
 
 
@@ -35,13 +43,23 @@ def _visible(text: str) -> str:
     )
 
 
-def show_changes(changes: Iterable[tuple[str, str, str, str]], limit: int, console: Console) -> None:
-    """Print (rule, title, line before, line after), up to `limit` of each rule, and the counts of all."""
+def show_changes(changes: Iterable[tuple[str, str, str, str, int]], limit: int, console: Console) -> None:
+    """Print (rule, title, line before, line after, changes in it), up to `limit` of each rule, and the counts of all.
+
+    On a terminal what is old is red and what is new green; elsewhere it stands as [-old-] and {+new+}.
+    """
+    lines: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    for rule, title, before, after in changes:
-        counts[rule] += 1
-        if counts[rule] <= limit:
-            parts = ((f"{rule} ", "bold cyan"), line_diff(before, after), (f"  {printable(title)}", "dim"))
+    for rule, title, before, after, count in changes:
+        lines[rule] += 1
+        counts[rule] += count
+        if lines[rule] <= limit:
+            diff = line_diff(before, after, marks=not console.is_terminal)
+            parts = ((f"{rule} ", "bold cyan"), diff, (f"  {printable(title)}", "dim"))
             # Chinese has no spaces to wrap at: the terminal breaks the lines.
             console.print(Text.assemble(*parts), soft_wrap=True)
-    console.print("lines changed: " + (", ".join(f"{r} {n:,}" for r, n in counts.most_common()) or "none"))
+    total = [
+        f"{rule} {n:,} in {lines[rule]:,} line{'' if lines[rule] == 1 else 's'}"
+        for rule, n in counts.most_common()
+    ]
+    console.print("changes: " + (", ".join(total) or "none"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress, count
+from itertools import accumulate, compress, count
 from operator import ne, sub
 
 from corpus_tools.cleaning.language import TAIGI_MARKERS, looks_simplified
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
+from corpus_tools.cleaning.optional_rules import LINE_BREAK
 from corpus_tools.cleaning.prefilter import Lines, lines_to_clean
 from corpus_tools.cleaning.rules import NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
 from corpus_tools.documents import Article, CleanedArticle, Counts, Cut
@@ -27,14 +28,17 @@ def clean_articles(
     counts: Counts,
     ngrams: QuestionNgrams | None = None,
     convert_simplified: bool = False,
+    extra: Sequence[Rule] = (),
 ) -> Iterator[tuple[CleanedArticle, bytes, list[bytes]]]:
-    """Each article by all rules, counted in `counts`, its text in UTF-8, and the same by paragraph."""
+    """Each article by `extra` rules, then by all built-in ones, counted in `counts`: its text in UTF-8, whole and by
+    paragraph.
+    """
     for together in _batches(articles):
         if convert_simplified:
             for article in together:
                 _convert(article, counts)
         cuts: list[list[Cut]] = [[] for _ in together]
-        cleaned = _clean_lines(together, counts, cuts)
+        cleaned = _clean_lines(together, counts, cuts, extra)
         for article, (text, numbered), cuts_here in zip(together, cleaned, cuts, strict=True):
             yield _finish(article, text, numbered, counts, cuts_here, ngrams)
 
@@ -60,13 +64,15 @@ def _convert(article: Article, counts: Counts) -> None:
 
 
 def _clean_lines(
-    articles: Sequence[Article], counts: Counts, cuts: Sequence[list[Cut]]
+    articles: Sequence[Article], counts: Counts, cuts: Sequence[list[Cut]], extra: Sequence[Rule]
 ) -> Iterator[tuple[str, bool]]:
     """The texts of articles after the rules that look at a line alone, tried only on the lines that they could change.
 
     With each, whether a line of it begins as a numbered one would.
     """
     whole = SEPARATOR + SEPARATOR.join([article.text for article in articles]) + SEPARATOR
+    if extra:
+        whole = _by_extra_rules(whole, articles, counts, extra)
     lines = lines_to_clean(whole)
     text = SEPARATOR + "".join([whole[s : e + 1] for s, e in zip(lines.starts, lines.ends, strict=True)])
     for rule in [rule for rule in RULES if rule != NUMBERING]:
@@ -85,6 +91,20 @@ def _clean_lines(
     pieces[::2] = [whole[e:s] for e, s in zip([0, *lines.ends], [*lines.starts, len(whole)], strict=True)]
     pieces[1::2] = changed
     return zip(_parted("".join(pieces)), lines.numbered, strict=True)
+
+
+def _by_extra_rules(whole: str, articles: Sequence[Article], counts: Counts, extra: Sequence[Rule]) -> str:
+    """The articles by rules that look at every line; the line breaks that those ask for are put in."""
+    for rule in extra:
+        for step in rule_steps(rule, whole):
+            _count(step, counts)
+            _take_samples(rule, step, articles, counts)
+            whole = step.after
+    if LINE_BREAK in whole:
+        for article, text in zip(articles, _parted(whole), strict=True):
+            added = list(accumulate((line.count(LINE_BREAK) for line in text.split("\n")), initial=0))
+            article.first_lines = [line + added[line] for line in article.first_lines]
+    return whole.replace(LINE_BREAK, "\n")
 
 
 def _finish(
@@ -229,6 +249,6 @@ def _sample(step: Step, article: Article) -> dict[str, str]:
     return {
         "source": article.source,
         "title": article.title,
-        "before": before[start : ends[0]],
-        "after": after[start : ends[1]],
+        "before": before[start : ends[0]].replace(LINE_BREAK, "\n"),
+        "after": after[start : ends[1]].replace(LINE_BREAK, "\n"),
     }

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from corpus_tools.documents import Article, CleanedArticle, Counts, Row
+from corpus_tools.cleaning.optional_rules import extra_rules
+from corpus_tools.documents import Article, CleanedArticle, Counts, OptionalRule, OwnRule, Row
 from corpus_tools.errors import InputError
 from corpus_tools.files.atomic import written_aside
 from corpus_tools.files.contents import ReadLimits, read_bytes
@@ -43,6 +44,8 @@ class ShardOptions(NamedTuple):
     ngram: int = 13
     duplicates: Sameness = "exact"
     convert_simplified: bool = False
+    optional_rules: tuple[OptionalRule, ...] = ()
+    own_rules: tuple[OwnRule, ...] = ()
     skip_bad_files: bool = False
     limits: ReadLimits = ReadLimits()
 
@@ -150,7 +153,9 @@ def _clean_rows(given: ShardRows, summary: ShardSummary, work_dir: Path, options
     articles: list[CleanedArticle] = []
     hashes: list[_Hashes] = []
     merged = _merge(given, summary.sources, counts, kinds)
-    for article, data, paragraphs in clean_articles(merged, counts, ngrams, options.convert_simplified):
+    extra = extra_rules(options.optional_rules, options.own_rules)
+    cleaned = clean_articles(merged, counts, ngrams, options.convert_simplified, extra)
+    for article, data, paragraphs in cleaned:
         _name_bad_rows(article, summary.bad_rows)
         kind = kinds[len(articles)]
         articles.append(article)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from corpus_tools.documents import OwnRule
 from corpus_tools.pipeline import build_corpus
 from tests.corpus_tools.corpus_folder import documents
 
@@ -20,6 +21,8 @@ def test_the_corpus_is_right(case: dict[str, Any], tmp_path: Path) -> None:
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         path.write_text(text, encoding="utf-8")
     options = {"min_chars": 1, "validation_fraction": 0, **case["options"]}
+    if "own_rules" in options:
+        options["own_rules"] = [OwnRule(**rule) for rule in options["own_rules"]]
     if "questions" in case:
         (tmp_path / "questions.csv").write_text(case["questions"], encoding="utf-8")
         options["decontaminate"] = tmp_path / "questions.csv"

@@ -176,3 +176,37 @@ def test_the_report_says_what_rows_were_taken_for_and_how_texts_are_written(tmp_
     ):
         source = sources[f"{name}.json"]
         assert source[script] == source["kept"] > 0, name
+
+
+RULES_CONFIG = """
+optional_rules: [html, pages]
+own_rules:
+- name: notes
+  pattern: （註[0-9]+）
+  matches: [（註12）]
+  leaves: [（註解）]
+"""
+
+
+def test_preview_counts_what_clean_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [
+        "阮兜佇台南,逐工<br>去公園,行路（註1）。",
+        "中央。",
+        "阮兜佇台南,逐工<br>去公園,行路（註1）。",
+        "a@b.tw... 好",
+    ]
+    path = write_rows(tmp_path / "in" / "a.json", rows_of("甲", *texts))
+    (tmp_path / "rules.yaml").write_text(RULES_CONFIG, encoding="utf-8")
+    config = ["--config", str(tmp_path / "rules.yaml")]
+    assert main(["preview", *config, str(path)]) == 0
+    shown = capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main(["clean", *config, str(path), "--output_dir", str(out), "--min_chars", "1"]) == 0
+    rules = json.loads((out / "report.json").read_text("utf-8"))["rules"]
+    assert {name: rule["changes"] for name, rule in rules.items()} == {
+        "html": 2, "own_notes": 2, "half_width": 4, "ellipses": 1
+    }  # fmt: skip
+    for name, rule in rules.items():
+        assert f"{name} {rule['changes']} in " in shown
+    assert "[-,-]{+，+}" in shown  # no terminal: no colours
+    assert rules["own_notes"]["samples"][0]["before"].count("（註1）") == 1
