@@ -46,7 +46,7 @@ tiny-base: install
 	$(BIN)/python -m corpus_tools sample data/tiny_base --articles 0 --questions 0 --test_questions 0 --pretraining_documents 120000
 	$(BIN)/python -m corpus_tools clean data/tiny_base/pretraining --output_dir data/tiny_base/corpus --validation_fraction 0
 	$(BIN)/python -m corpus_tools.sample.tokenizer data/tiny_base models/tiny-taigi
-	$(BIN)/python -m taigi_lightning fit --config configs/tiny_base.yaml
+	$(BIN)/python -m taigi_lightning fit --config configs/tiny_base.yaml --run.overwrite true
 
 # PEERS is a folder with gen.py and the peers' scripts; without it only this project is measured.
 bench-corpus: install

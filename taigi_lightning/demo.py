@@ -89,7 +89,12 @@ def demo_steps(folder: Path, test_questions: int, seed: int) -> list[Step]:
         return Step(name, ("taigi_lightning", "validate", *CPT, *place))
 
     def fit(name: str, configs: Sequence[str], base: Path | str, root: Path, *source: str) -> Step:
-        place = (f"--model.base={base}", f"--trainer.default_root_dir={root}", f"--seed_everything={seed}")
+        place = (
+            f"--model.base={base}",
+            f"--trainer.default_root_dir={root}",
+            f"--seed_everything={seed}",
+            "--run.overwrite=true",
+        )
         return Step(name, ("taigi_lightning", "fit", *configs, *place, *source))
 
     def answer(name: str, base: Path | str, adapter: Path | None) -> list[Step]:

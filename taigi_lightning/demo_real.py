@@ -99,6 +99,7 @@ def real_steps(folder: Path, size: Size, seed: int) -> list[Step]:
             f"--model.base={start}", f"--seed_everything={seed}", f"--trainer.default_root_dir={root}",
             "--trainer.logger=null", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={size.steps}",
             "--trainer.accumulate_grad_batches=2", f"--trainer.val_check_interval={2 * size.steps}",
+            "--run.overwrite=true",
             "--trainer.limit_val_batches=4", f"--model.optimizer.init_args.lr={rate}",
             f"--model.warmup_steps={size.steps // 10}", f"--data.init_args.batch_size={size.rows}",
             f"--data.init_args.max_length={size.max_length}",

@@ -44,6 +44,7 @@ from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpo
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.progress_bar import StepProgress
+from taigi_lightning.training.run_folder import RunFolder
 from taigi_lightning.training.run_summary import Announcement
 from taigi_lightning.training.throughput import Throughput
 
@@ -121,8 +122,8 @@ class TaigiCLI(LightningCLI):
             print_plan(config.as_dict())
             sys.exit(0)
         if config.get("ckpt_path"):
-            folder = checkpoint_folder(config.trainer.default_root_dir)
-            config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), folder)
+            root = Path(config.trainer.default_root_dir or ".")
+            config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
         if config.trainer.accumulate_grad_batches < 1:
             raise InputError("trainer.accumulate_grad_batches is below 1. Set it to 1 or more.")
 
@@ -145,6 +146,7 @@ class TaigiCLI(LightningCLI):
             compute_fn=lambda root: str(checkpoint_folder(root)),
         )
         parser.add_lightning_class_args(ExportModel, "export")
+        parser.add_lightning_class_args(RunFolder, "run")  # after the export: then the run is finished
         parser.link_arguments("model.base", TOKENIZER)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -182,11 +184,16 @@ class TaigiCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Refuse data of another stage before anything is loaded.
+        """Refuse data of another stage, and the folder of another run, before anything is loaded.
 
         Raises:
-            InputError: the data have no loader for this command.
+            InputError: the data have no loader for this command, or a run is in the folder already.
         """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunFolder):
+                callback.check_start(
+                    self.trainer, str(self.subcommand), self._get(self.config, "ckpt_path") or ""
+                )
         loader, wanted = LOADERS[str(self.subcommand)]
         kind = type(self.datamodule)
         if getattr(kind, loader) is getattr(pl.LightningDataModule, loader):

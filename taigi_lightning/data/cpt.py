@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from taigi_lightning.data.in_memory import CorpusSource, corpus_path, has_split
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.tokenized_corpus import corpus_files, tokenize_corpus
 from taigi_lightning.data.training_data import Split, TrainingData
@@ -19,7 +20,8 @@ class CPTDataModule(TrainingData):
     and as long as the longest row without. Each document's first token and padding have the label -100.
 
     Args:
-        data_dir: the folder that `corpus_tools clean` made.
+        data_dir: the folder that `corpus_tools clean` made; from Python also a table with a column `text`, or tables by
+            split.
         tokenizer: the base model's folder or Hub name.
         batch_size: rows in a micro-batch.
         max_length: tokens in a row; a longer document goes on in another row.
@@ -34,7 +36,7 @@ class CPTDataModule(TrainingData):
 
     def __init__(
         self,
-        data_dir: str = "data/cpt_corpus",
+        data_dir: CorpusSource = "data/cpt_corpus",
         tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
         batch_size: PositiveInt = 4,
         max_length: PositiveInt = 2048,
@@ -43,7 +45,10 @@ class CPTDataModule(TrainingData):
         num_workers: NonNegativeInt = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(data_dir, batch_size, num_workers)
+        folder = corpus_path(data_dir)
+        super().__init__(folder, batch_size, num_workers)
+        if not isinstance(data_dir, str) and validation_split and not has_split(folder, validation_split):
+            validation_split = None  # one table: all of it is for training
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.packing = packing

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from taigi_lightning.data.collate import pad_right
 from taigi_lightning.data.packing import Blocks
 from taigi_lightning.errors import InputError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors, and `window_tokens`, an int
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -50,13 +50,16 @@ class EpochBatches(Sampler[list[int]]):
         return math.ceil(self.items / (self.batch_size * self.ranks))
 
     def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.order()[self.start :, self.rank].tolist())
+
+    def order(self) -> NDArray[np.int64]:
+        """This epoch's items, [batches, ranks, batch_size]; ~i is a filler."""
         order = np.arange(self.items)
         if self.seed is not None:
             order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(order)
         missing = len(self) * self.batch_size * self.ranks - self.items
         filled = np.concatenate((order, np.resize(~order, missing)))
-        batches = filled.reshape(len(self), self.ranks, self.batch_size)[:, self.rank]
-        return iter(batches[self.start :].tolist())
+        return filled.reshape(len(self), self.ranks, self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to give next; Lightning calls it."""
@@ -73,6 +76,9 @@ class ResumableLoader:
         blocks: The data.
         sampler: This rank's batches.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
+        windows: Gives the batches of an accumulation window and those of an epoch, once an epoch begins. Each batch
+            then says under `window_tokens` how many supervised tokens its window has, over all ranks; a batch's
+            loss, divided by that, has the gradients of one batch with the whole window.
         progress: The trainer's `fit_loop.epoch_loop.batch_progress`. It is corrected when a run goes on
             with another number of ranks, which divides an epoch into another number of batches.
     """
@@ -83,12 +89,14 @@ class ResumableLoader:
         sampler: EpochBatches,
         *,
         num_workers: int = 0,
+        windows: Callable[[], tuple[int, float]] | None = None,
         progress: Any = None,
     ) -> None:
         self.blocks = blocks
         self.sampler = sampler  # Lightning tells it the epoch
         self.batch_sampler = None  # Lightning asks a validation loader for it
         self.waited = 0.0  # seconds that the trainer has waited for batches
+        self._windows = windows
         self._progress = progress
         self._taken = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches taken of it)
@@ -111,12 +119,30 @@ class ResumableLoader:
         epoch, taken = self._resume or (0, 0)
         self._resume = None
         self.sampler.start = self._taken = taken if epoch == self.sampler.epoch else 0
+        tokens = self._window_tokens() if self._windows else None
         began = time.perf_counter()
         for batch in self._loader:
+            if tokens is not None:
+                batch["window_tokens"] = int(tokens[self._taken])
             self._taken += 1
             self.waited += time.perf_counter() - began
             yield batch
             began = time.perf_counter()
+
+    def _window_tokens(self) -> NDArray[np.int64]:
+        """Supervised tokens of the accumulation window that each batch of the epoch is in, over all ranks: [batches].
+
+        Lightning steps whenever so many batches of the epoch have been taken, and after its last one; a run that
+        goes on between two such places has a shorter first window.
+        """
+        assert self._windows is not None
+        size, epoch = self._windows()
+        order = self.sampler.order()
+        tokens = np.where(order >= 0, self.blocks.targets[order], 0).sum(axis=(1, 2))
+        tokens[: self.sampler.start] = 0
+        tokens[int(min(epoch, len(order))) :] = 0
+        windows = np.add.reduceat(tokens, np.arange(0, len(tokens), size))
+        return np.repeat(windows, size)[: len(tokens)]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, in plain values; it is the same on every rank."""

@@ -160,8 +160,18 @@ class Blocks(Dataset[Row]):
     @property
     def supervised_tokens(self) -> int:
         """Tokens that are a target once an epoch."""
-        firsts = self.labels[self.packing.starts]
-        return int((self.labels != IGNORE).sum() - (firsts != IGNORE).sum())
+        return int(self.targets.sum())
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """How many tokens of each block are a target, [len(self)] int64."""
+        packing, supervised = self.packing, self.labels != IGNORE
+        before = np.concatenate(([0], np.cumsum(supervised)))
+        pieces = before[packing.starts + packing.lengths] - before[packing.starts]
+        pieces -= supervised[packing.starts]  # a piece's first token is no target
+        until = np.concatenate(([0], np.cumsum(pieces)))
+        found: NDArray[np.int64] = until[packing.offsets[1:]] - until[packing.offsets[:-1]]
+        return found
 
     @cached_property
     def digest(self) -> str:

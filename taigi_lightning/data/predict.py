@@ -7,16 +7,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.data.in_memory import questions_path
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import encode_prompt
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions, rotate_options
+
+if TYPE_CHECKING:
+    from taigi_lightning.data.in_memory import Source as QuestionFile
+else:
+    QuestionFile = Path  # what the command line takes
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +36,7 @@ class PredictDataModule(pl.LightningDataModule):
     A batch is a `QuestionBatch`: token ids of any lengths, of which the model makes what it computes with.
 
     Args:
-        questions: the file to read.
+        questions: the file to read; from Python also a table of them.
         tokenizer: the model's folder or Hub name.
         columns: names of columns that have other names than usual (see `questions.read_questions`).
         max_length: longest prompt and answer in tokens; longer passages are cut, never the rest.
@@ -44,7 +51,7 @@ class PredictDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        questions: Path = Path("data/1001-question-v3.csv"),
+        questions: QuestionFile = Path("data/1001-question-v3.csv"),
         tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
         columns: Mapping[str, str] | None = None,
         max_length: int = 2048,
@@ -53,7 +60,7 @@ class PredictDataModule(pl.LightningDataModule):
         average_orders: bool = False,
     ) -> None:
         super().__init__()
-        self.path = Path(questions)
+        self.path = Path(questions_path(questions))
         self.tokenizer = tokenizer
         self.columns = columns
         self.max_length = max_length

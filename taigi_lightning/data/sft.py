@@ -10,6 +10,7 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.data.in_memory import Source, questions_path
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.predict import encode_questions, question_loader
 from taigi_lightning.data.training_data import Split, TrainingData
@@ -30,7 +31,7 @@ class SFTDataModule(TrainingData):
     longest example, or max_length with packing. Labels outside the answer and its EOS are -100.
 
     Args:
-        train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案.
+        train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案; from Python also a table of them.
         tokenizer: the base model's folder or Hub name.
         columns: other column names, such as `{passage: context}`.
         supervise: train on the answer and EOS, or on everything; validation is always on the answer.
@@ -47,18 +48,18 @@ class SFTDataModule(TrainingData):
 
     def __init__(
         self,
-        train_file: str = "data/AI_conv.csv",
+        train_file: Source = "data/AI_conv.csv",
         tokenizer: str = "models/cpt_model",
         columns: Mapping[str, str] | None = None,
         supervise: Supervise = "answer",
         validation_fraction: float = 0.05,
-        validation_file: str | None = None,
+        validation_file: Source | None = None,
         batch_size: PositiveInt = 4,
         max_length: PositiveInt = 2048,
         packing: bool = False,
         num_workers: NonNegativeInt = 0,
     ) -> None:
-        super().__init__(train_file, batch_size, num_workers)
+        super().__init__(questions_path(train_file), batch_size, num_workers)
         if not 0 <= validation_fraction < 1:
             raise InputError(
                 f"validation_fraction is {validation_fraction}. Set it to 0 or more and below 1."
@@ -67,7 +68,7 @@ class SFTDataModule(TrainingData):
         self.columns = columns
         self.supervise: Supervise = supervise
         self.validation_fraction = validation_fraction
-        self.validation_file = validation_file
+        self.validation_file = None if validation_file is None else questions_path(validation_file)
         self.max_length = max_length
         self.packing = packing
         self.held_out: list[EncodedQuestion] = []

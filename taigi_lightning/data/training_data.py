@@ -66,24 +66,38 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> ResumableLoader:
-        """This rank's share of the rows, shuffled anew each epoch by the seed of `seed_everything`."""
+        """This rank's share of the rows, shuffled anew each epoch by the seed of `seed_everything`.
+
+        Raises:
+            InputError: no token is supervised.
+        """
+        if not self.splits["train"].blocks.supervised_tokens:
+            raise InputError(
+                f"Nothing would be learned from {self.source}: none of its tokens is supervised, as "
+                f"max_length is {getattr(self, 'max_length', None)}. Give a longer --data.max_length."
+            )
         seed: int | None = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        progress = None
-        if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress
-            if self.trainer.overfit_batches:  # type: ignore[attr-defined]
-                seed = None
-        return self._loader("train", seed, progress)
+        trainer = self.trainer
+        if trainer is None:
+            return self._loader("train", seed)
+        if trainer.overfit_batches:  # type: ignore[attr-defined]
+            seed = None
+        return self._loader(
+            "train",
+            seed,
+            windows=lambda: (trainer.accumulate_grad_batches, trainer.num_training_batches),
+            progress=trainer.fit_loop.epoch_loop.batch_progress,
+        )
 
     def val_dataloader(self) -> list[Any]:
         """This rank's share of the held-out rows, in their own order; none where nothing is held out."""
         return [self._loader("validation", None)] if "validation" in self.splits else []
 
-    def _loader(self, name: str, seed: int | None, progress: Any = None) -> ResumableLoader:
+    def _loader(self, name: str, seed: int | None, **options: Any) -> ResumableLoader:
         blocks = self.splits[name].blocks
         rank, ranks = self._share()
         sampler = EpochBatches(len(blocks), self.batch_size, seed=seed, rank=rank, ranks=ranks)
-        return ResumableLoader(blocks, sampler, num_workers=self.num_workers, progress=progress)
+        return ResumableLoader(blocks, sampler, num_workers=self.num_workers, **options)
 
     def _share(self) -> tuple[int, int]:
         """Which share of the data is this process's, and of how many."""

@@ -24,13 +24,17 @@ def resume_journals(output: Path, header: dict[str, str]) -> Journal:
 
     Args:
         output: the predictions file the journals belong to.
-        header: what identifies the model and the questions; a journal with another one is put aside.
+        header: what identifies the model and the questions; a journal of answers with another one is put
+            aside, and one without answers removed.
     """
     found: Journal = {}
     for journal in journals(output):
         theirs, predictions = read_journal(journal)
         if theirs == header:
             found |= predictions
+            continue
+        if not predictions:
+            journal.unlink()
             continue
         differing = ", ".join(key for key in header if theirs.get(key) != header[key])
         logger.warning(

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.safetensors_files import base_folder
+from taigi_lightning.model.safetensors_files import base_folder, read_header, weight_files
 from taigi_lightning.model.text_model import (
     is_wrapped,
     key_mapping,
@@ -53,8 +53,8 @@ def load_base_model(
         from_scratch: build the architecture in the folder's config.json with random float32 weights.
 
     Raises:
-        InputError: there is no such model, it is no causal language model, its weights are incomplete, quantised
-            already or no safetensors, or it cannot be reached.
+        InputError: there is no such model, it is no causal language model, its weights are incomplete, damaged,
+            quantised already or no safetensors, or it cannot be reached.
     """
     check_base(base)
     try:
@@ -64,6 +64,8 @@ def load_base_model(
     if from_scratch:
         scratch: PreTrainedModel = architecture._from_config(config, dtype=torch.float32)
         return scratch.to(device)
+    for shard in weight_files(base_folder(base)):
+        read_header(shard)  # refuses one that is cut off or too long
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
     if quantization == "nf4":
         _check_not_quantised(base, config)

@@ -17,6 +17,7 @@ from taigi_lightning.model.lineage import (
     QUANTIZATION,
     adapter_hash,
     base_identity,
+    check_adapter_bytes,
     check_identity,
     read_lineage,
 )
@@ -66,12 +67,13 @@ def find_start(
 
     Raises:
         InputError: the adapter was trained on another base or quantisation, or what a merged folder was made
-            from is not there or has changed.
+            from is not there or has changed, the adapter's own bytes among it.
     """
     lineage = read_lineage(Path(adapter)) if adapter is not None else None
     if lineage is None:
         beside = kept_beside(base, quantization) if adapter is None and hand_off != "merge" else None
         return _plain(base, quantization) if beside is None else _stacked(base, quantization, beside)
+    check_adapter_bytes(Path(str(adapter)), lineage)
     wanted: Mapping[str, str] = lineage["base"]
     earlier = _lineage_beside(base)
     if earlier is not None and _same_weights(wanted, earlier["base"]):  # it goes on from the adapter there

@@ -11,6 +11,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 
 LINEAGE = "lineage.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}
 COMPARED = ("config", "weights", "quantization")
 SAMPLES = 32  # pieces read of each file, besides its header
@@ -87,14 +88,17 @@ def write_lineage(
         continues: the adapter's folder that training went on from.
 
     The lineage of the base, if its folder holds one, is nested under `base`: an SFT run's lineage includes
-    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}, and where an
-    adapter was trained further, `continues`, that adapter's own lineage.
+    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}, where an
+    adapter was trained further, `continues`, that adapter's own lineage, and where an adapter's weights are in the
+    folder, `adapter_sha256`, of all their bytes.
     """
     lineage: dict[str, Any] = {"base": {**base, "lineage": read_lineage(Path(base["name"]))}}
     if continues is not None:
         lineage["continues"] = read_lineage(Path(continues))
     lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
     lineage["data"] = describe_data(Path(data)) if data is not None else None
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        lineage["adapter_sha256"] = _sha256(folder / ADAPTER_WEIGHTS)
     write_json(folder / LINEAGE, lineage)
     return lineage
 
@@ -117,7 +121,7 @@ def read_lineage(folder: Path) -> dict[str, Any] | None:
 
 
 def check_lineage(folder: Path, base: str | Path, quantization: Literal["nf4", "none"] | None = None) -> None:
-    """Refuse an adapter on another base than its lineage names; without a lineage, do nothing.
+    """Refuse an adapter whose weights changed, or on another base than its lineage names; without one, do nothing.
 
     Args:
         folder: the adapter's folder.
@@ -125,20 +129,37 @@ def check_lineage(folder: Path, base: str | Path, quantization: Literal["nf4", "
         quantization: how the base is loaded now; None, for a merge, leaves that out of the comparison.
 
     Raises:
-        InputError: the base is another one, or has changed since.
+        InputError: the base is another one, or either has changed since.
     """
     lineage = read_lineage(folder)
     if lineage is None:
         return
+    check_adapter_bytes(folder, lineage)
     found, wanted = base_identity(base, quantization or "none"), lineage["base"]
     if quantization is None:
         found, wanted = ({**identity, "quantization": "any"} for identity in (found, wanted))
     check_identity(found, wanted)
 
 
+def check_adapter_bytes(folder: Path, lineage: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose weights are not those that its run wrote; a lineage of an earlier version says nothing.
+
+    Raises:
+        InputError: a byte differs.
+    """
+    weights = folder / ADAPTER_WEIGHTS
+    wanted = lineage.get("adapter_sha256")
+    if wanted is not None and weights.is_file() and _sha256(weights) != wanted:
+        raise InputError(
+            f"{weights} is damaged: its bytes are not those that its run wrote. Copy it again, or let the run write it "
+            f"again with `fit --ckpt_path last`. If you changed it yourself, take adapter_sha256 out of "
+            f"{folder / LINEAGE}."
+        )
+
+
 def adapter_hash(adapter: Path) -> str:
     """What tells one adapter's weights from another's, as `base_identity` does it with a base's."""
-    return _hash_files([adapter / "adapter_model.safetensors"])
+    return _hash_files([adapter / ADAPTER_WEIGHTS])
 
 
 def _hash_weights(folder: Path) -> str:
@@ -171,5 +192,9 @@ def describe_data(path: Path) -> dict[str, str]:
     file = path / "manifest.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{path} holds no manifest.json, so its corpus cannot be named. Clean it again.")
-    with file.open("rb") as opened:
-        return {"path": str(path), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+    return {"path": str(path), "sha256": _sha256(file)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

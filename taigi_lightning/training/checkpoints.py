@@ -1,13 +1,17 @@
-"""Finding the checkpoint to resume from, and whether it is this run's."""
+"""Finding the checkpoint to resume from: whole, of this run, and the newest of those."""
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.training.run_identity import Run, read_run
 
 
 def checkpoint_folder(root: str | Path | None) -> Path:
@@ -15,40 +19,117 @@ def checkpoint_folder(root: str | Path | None) -> Path:
     return Path(root or ".") / "checkpoints"
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The complete checkpoint with the most steps in `folder`; a torn file is passed over, aloud.
+class Saved(NamedTuple):
+    """A checkpoint on disk: where, after how many optimizer steps, by which run, and that run's best one."""
 
-    A `.ckpt` is a zip archive whose directory is written last, so a cut-off file has none.
+    path: Path
+    step: int
+    run: Run | None  # None for one of a version that recorded no run
+    best: str
+
+
+def find_checkpoint(name: str, root: Path) -> str:
+    """Turn `--ckpt_path` into a file.
+
+    Args:
+        name: `last`, this run's newest whole checkpoint; `best`, the one that its newest checkpoint records as
+            such; or a file.
+        root: the run's folder.
 
     Raises:
-        InputError: the folder holds no complete checkpoint.
+        InputError: there is no such checkpoint, or it is damaged.
     """
-    candidates = sorted(folder.glob("*step=*.ckpt"), key=_step, reverse=True)
-    for path in candidates:
-        if zipfile.is_zipfile(path):
-            return path
-        print(f"Passing over {path}: it is incomplete.")
+    if name == "last":
+        return str(newest_checkpoint(root).path)
+    if name == "best":
+        best = newest_checkpoint(root).best
+        if not best or damage(Path(best)):
+            raise InputError(
+                f"--ckpt_path best: the newest checkpoint in {checkpoint_folder(root)} records no best one that is "
+                "there and whole. Set checkpoint.monitor to what is to be best, such as val/loss, or name a file."
+            )
+        return best
+    if name != "hpc" and (fault := damage(Path(name))):
+        there = ", ".join(str(saved.path) for saved in saved_checkpoints(checkpoint_folder(root))) or "none"
+        raise InputError(
+            f"The checkpoint {name} {fault}. In {checkpoint_folder(root)} there are: {there}. `last` takes the "
+            "newest whole one of this run."
+        )
+    return name
+
+
+def newest_checkpoint(root: Path) -> Saved:
+    """The whole checkpoint with the most steps that belongs to the run in `root`; others are passed over, aloud.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder, run = checkpoint_folder(root), read_run(root)
+    others = []
+    for saved in saved_checkpoints(folder):
+        if run is not None and not run.continues(saved.run, saved.step):
+            others.append(str(saved.path))
+            print(f"Passing over {saved.path}: it is not of this run, which {run.in_words()}.")
+        elif fault := damage(saved.path):
+            print(f"Passing over {saved.path}: it {fault}.")
+        else:
+            return saved
+    whose = f" of the run that {run.in_words()}" if run else ""
+    name = f", or name one of another run: {', '.join(others[:3])}" if others else ""
     raise InputError(
-        f"--ckpt_path last found no complete checkpoint in {folder} ({len(candidates)} incomplete). "
-        "Leave --ckpt_path out to start from the beginning."
+        f"--ckpt_path last found no complete checkpoint{whose} in {folder}. Leave --ckpt_path out to start from the "
+        f"beginning{name}."
     )
 
 
-def find_checkpoint(name: str, folder: Path) -> str:
-    """Turn `--ckpt_path` into what Lightning reads: `last` is the newest complete checkpoint of `folder`.
+def saved_checkpoints(folder: Path) -> list[Saved]:
+    """Every checkpoint in a folder that can be read, most steps first; the others are named aloud."""
+    found = []
+    for path in sorted(folder.rglob("*.ckpt")):
+        try:
+            found.append(_read(path))
+        except Exception as error:  # whatever a broken pickle raises
+            print(f"Passing over {path}: it is incomplete or damaged ({type(error).__name__}).")
+    return sorted(found, key=lambda saved: saved.step, reverse=True)
+
+
+def _read(path: Path) -> Saved:
+    """What a checkpoint says of itself; its tensors stay on the disk."""
+    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    run = content.get("run")
+    states = [
+        state for name, state in content.get("callbacks", {}).items() if name.startswith("ModelCheckpoint")
+    ]
+    best = next((state.get("best_model_path") for state in states), "") or ""
+    return Saved(path, int(content["global_step"]), Run.from_plain(run) if run else None, best)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's bytes, or None. A `.ckpt` is a zip archive with a CRC-32 of every tensor."""
+    if not path.is_file():
+        return "does not exist"
+    status = path.stat()
+    return _damage(path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache
+def _damage(path: Path, changed: int, size: int) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
+        return "is no complete checkpoint"
+    return f"is damaged: the bytes of {broken} are not those that were written" if broken else None
+
+
+def check_whole(path: str | Path) -> None:
+    """Refuse a checkpoint that was damaged since it was written, which loading would not notice.
 
     Raises:
-        InputError: there is no such file.
+        InputError: its bytes are not those that were written.
     """
-    if name == "last":
-        return str(newest_checkpoint(folder))
-    if name not in ("best", "hpc") and not zipfile.is_zipfile(name):
-        found = (
-            f"{name} is no complete checkpoint" if Path(name).exists() else f"There is no checkpoint {name}"
-        )
-        there = ", ".join(str(path) for path in sorted(folder.glob("*.ckpt"), key=_step)) or "none"
-        raise InputError(f"{found}. In {folder} there are: {there}. `last` takes the newest.")
-    return name
+    if fault := damage(Path(path)):
+        raise InputError(f"The checkpoint {path} {fault}. Give an earlier one; --ckpt_path last finds it.")
 
 
 def check_trained(found: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -72,8 +153,3 @@ def check_trained(found: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             f"{len(missing)} are missing, the first being {first} (checkpoint {shapes.get(first)}, here "
             f"{known.get(first)}). Use the config the checkpoint was trained with."
         )
-
-
-def _step(path: Path) -> int:
-    digits = path.stem.rpartition("step=")[2].partition("-")[0]
-    return int(digits) if digits.isdigit() else -1

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -27,17 +28,13 @@ from taigi_lightning.model.lineage import check_identity
 from taigi_lightning.planning.memory import coming_state_bytes
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.tasks.question_batches import QuestionBatch
-from taigi_lightning.training.checkpoints import check_trained
-from taigi_lightning.training.distributed import sum_over_ranks
-from taigi_lightning.training.lr_schedule import resume_schedule
+from taigi_lightning.training.checkpoints import check_trained, check_whole
 from taigi_lightning.training.model_setup import build_model, compute_dtype, take_fast_path
+from taigi_lightning.training.resume import CompareSettings
+from taigi_lightning.training.step_metrics import StepMetrics
 from taigi_lightning.training.validation_metrics import HeldOutSums
 
 Batch = dict[str, Any]
-
-# Micro-batch losses are sums over tokens; this keeps their gradients far from float16's limits.
-# A power of two, so that undoing it changes no bit.
-LOSS_UNIT = 2.0**-10
 
 
 class CausalLMModule(pl.LightningModule):
@@ -112,8 +109,8 @@ class CausalLMModule(pl.LightningModule):
         self.model: Any = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._start: Start | None = None
-        self._window_loss: Tensor | float = 0.0
-        self._window_tokens = 0
+        self.window_loss: Tensor | None = None  # of the accumulation window so far; `StepMetrics` logs it
+        self._weighs_batches_equally = False
         self._held_out = HeldOutSums()
 
     # ---- building ---------------------------------------------------------------------------------
@@ -163,6 +160,10 @@ class CausalLMModule(pl.LightningModule):
             self._tokenizer = load_tokenizer(self.base)
         return self._tokenizer
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What compares a resumed run's settings with its checkpoint's, and what logs each optimizer step."""
+        return [CompareSettings(), StepMetrics()]
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
         try:
@@ -174,12 +175,6 @@ class CausalLMModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- training ---------------------------------------------------------------------------------
-
-    def on_train_start(self) -> None:
-        """Let a learning rate or a course changed on resume win over what the checkpoint restored, and say so."""
-        for config in self.trainer.lr_scheduler_configs:
-            for change in resume_schedule(config.scheduler):
-                self.print(change)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout from the run's seed, the rank and the batch's number alone; say what memory is taken.
@@ -213,30 +208,34 @@ class CausalLMModule(pl.LightningModule):
         return linear_cross_entropy_sum(hidden, output_head(self.model), batch["labels"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """A micro-batch's summed loss; `on_before_optimizer_step` divides by the window's tokens.
+        """A micro-batch's share of the mean loss over all supervised tokens of its accumulation window and ranks.
 
-        Lightning divides what is returned here by `accumulate_grad_batches`; the mean it would so take of
-        per-batch means is wrong when micro-batches hold different numbers of supervised tokens.
+        The loader says how many those are (`window_tokens`). Lightning divides what is returned by
+        `accumulate_grad_batches`, and DDP averages over the ranks: both are undone here, so that the gradients are
+        those of one batch with all the tokens, whichever hooks a subclass overrides. A batch without
+        `window_tokens`, of a loader of your own, is weighed as Lightning weighs any: by its own mean.
+
+        Returns:
+            float32 scalar in nats a token: `accumulate_grad_batches` times the share.
         """
+        accumulated = self.trainer.accumulate_grad_batches
         loss = self.loss_sum(batch)
-        self._window_loss = self._window_loss + loss.detach()
-        self._window_tokens += batch["supervised_tokens"]
-        return loss * (LOSS_UNIT * self.trainer.accumulate_grad_batches)
+        if "window_tokens" in batch:
+            share: Tensor = loss * (self.trainer.world_size / max(1, batch["window_tokens"]))
+        else:
+            self._say_how_batches_weigh()
+            share = loss / (max(1, batch["supervised_tokens"]) * accumulated)
+        self.window_loss = share.detach() + (0.0 if self.window_loss is None else self.window_loss)
+        return share * accumulated
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Turn summed gradients into those of the mean over all supervised tokens of the window and ranks."""
-        loss, tokens = sum_over_ranks([self._window_loss, self._window_tokens], self.device)
-        tokens = tokens.clamp(min=1)
-        # DDP has averaged the ranks' gradients, so the world size turns that mean back into a sum.
-        scale = (self.trainer.world_size / LOSS_UNIT / tokens).float()
-        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, scale)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/loss", (loss / tokens).float(), prog_bar=True)
-        self.log("train/grad_norm", norm)
-        # On the CPU: as a number it would be copied to the device, which waits for it.
-        self.log("train/learning_rate", torch.tensor(float(optimizer.param_groups[0]["lr"])))
-        self._window_loss, self._window_tokens = 0.0, 0
+    def _say_how_batches_weigh(self) -> None:
+        several = self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
+        if several and not self._weighs_batches_equally:
+            self.print(
+                "The batches hold no window_tokens, so every micro-batch weighs the same, however many supervised "
+                "tokens it has, as is Lightning's rule. CPTDataModule and SFTDataModule weigh tokens."
+            )
+            self._weighs_batches_equally = True
 
     # ---- validation, prediction -------------------------------------------------------------------
 
@@ -287,10 +286,16 @@ class CausalLMModule(pl.LightningModule):
         checkpoint["base_identity"] = self.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another base or another adapter shape, which loading would not notice.
+        """Refuse a checkpoint that is damaged, or of another base or adapter shape, which loading would not notice.
 
         Raises:
-            InputError: the base or the trained parameters differ from the checkpoint's.
+            InputError: its bytes changed, or the base or the trained parameters differ from the checkpoint's.
         """
+        if (
+            self._trainer is not None
+            and self._trainer.ckpt_path
+            and "://" not in str(self._trainer.ckpt_path)
+        ):
+            check_whole(self._trainer.ckpt_path)
         check_identity(found=self.identity, wanted=checkpoint.get("base_identity", {}))
         check_trained(checkpoint["state_dict"], dict(self.named_parameters()))

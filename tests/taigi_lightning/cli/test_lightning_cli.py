@@ -169,7 +169,7 @@ def test_a_second_run_into_the_same_folder_does_not_clash(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        assert call(monkeypatch, *CPT, "--trainer.max_steps", "1") == 0
+        assert call(monkeypatch, *CPT, "--trainer.max_steps", "1", "--run.overwrite", "true") == 0
 
 
 def test_two_runs_of_one_config_write_the_same_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

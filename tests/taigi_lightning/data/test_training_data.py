@@ -234,3 +234,14 @@ def test_a_packed_document_has_the_loss_it_has_alone(corpus: Path, tiny_llama_di
             alone = model(ids[:, start:stop]).logits
             torch.testing.assert_close(together[:, start:stop], alone, rtol=1e-4, atol=1e-5)
     assert (labels[0, starts[:-1]] == IGNORE).all()
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_data_from_which_nothing_would_be_learned_are_refused(
+    corpus: Path, tiny_llama_dir: Path, packing: bool
+) -> None:
+    data = CPTDataModule(str(corpus), str(tiny_llama_dir), max_length=1, packing=packing)
+    data.prepare_data()
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"none of its tokens is supervised, as max_length is 1"):
+        data.train_dataloader()

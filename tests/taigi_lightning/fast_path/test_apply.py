@@ -91,6 +91,25 @@ def test_their_4_bit_projections_take_the_joined_product(tmp_path: Path, dropout
     assert (worst(recomputed, wanted) < 1e-5) == (dropout == 0.0)
 
 
+def test_their_dropout_is_that_of_the_config(tmp_path: Path) -> None:
+    """An update is computed from inputs of which the configured share is left out, the others scaled by the rest."""
+    torch.manual_seed(0)
+    StableLmForCausalLM(StableLmConfig(**SIZES)).save_pretrained(tmp_path)
+    model = apply_fast_path(
+        with_lora(nf4_llama(tmp_path, StableLmForCausalLM), dropout=0.5), activation_budget=0.0
+    )
+    projection = causal_lm(model).model.layers[0].mlp.up_proj
+    x = torch.ones(4000, 64)
+    base = projection.get_base_layer()(x)
+    update = projection.lora_B["default"](projection.lora_A["default"](x)) * projection.scaling["default"]
+    drawn = projection(x) - base
+    spread = drawn.std(dim=0)
+    assert (spread > 0).all()
+    torch.testing.assert_close(drawn.mean(dim=0), update[0], atol=float(5 * spread.max() / 4000**0.5), rtol=0)
+    model.eval()
+    torch.testing.assert_close(projection(x) - base, update, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_packed_documents_loss_is_its_loss_alone(fast: bool) -> None:
     model = with_lora(llama())

@@ -87,5 +87,16 @@ def test_a_model_with_pickled_weights_alone_is_refused(tiny_llama_dir: Path, tmp
     folder.mkdir()
     shutil.copyfile(tiny_llama_dir / "config.json", folder / "config.json")
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="pickled weights that can run code"):
         load_base_model(str(folder), quantization="none", compute_dtype=torch.float32, device=CPU)
+
+
+@pytest.mark.parametrize("fault", ["cut off", "too long"])
+def test_a_shard_of_another_size_is_named(tiny_llama_dir: Path, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_llama_dir, folder)
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-100] if fault == "cut off" else content + bytes(100))
+    with pytest.raises(InputError, match=rf"{shard.name} is damaged"):
+        load_base_model(str(folder), quantization="nf4", compute_dtype=torch.float32, device=CPU)

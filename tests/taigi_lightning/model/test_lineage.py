@@ -145,3 +145,17 @@ def test_a_damaged_lineage_is_an_error_and_not_a_missing_one(tmp_path: Path) -> 
 def test_no_secret_of_the_config_reaches_the_lineage(base: Path, tmp_path: Path) -> None:
     write_lineage(tmp_path / "adapter", base=base_identity(base), run_config="api_key: hunter2")
     assert "hunter2" not in (tmp_path / "adapter" / "lineage.json").read_text()
+
+
+def test_an_adapter_whose_bytes_changed_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    weights = adapter / "adapter_model.safetensors"
+    save_file({"lora_A": torch.zeros(100, 100)}, weights)
+    write_lineage(adapter, base=base_identity(base))
+    check_lineage(adapter, base)
+    content = bytearray(weights.read_bytes())
+    content[5000:7000] = bytes(255 - byte for byte in content[5000:7000])
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is damaged"):
+        check_lineage(adapter, base)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import nf4_config
+from taigi_lightning.model.lineage import base_identity, write_lineage
 from taigi_lightning.model.merge import Onto, merge_adapter, merge_command
 from taigi_lightning.planning.memory import PROJECTIONS
 from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
@@ -187,6 +188,7 @@ def test_killed_half_way_nothing_loads_and_a_second_run_succeeds(
 MEASURED_MERGE = """
 import re, sys
 from pathlib import Path
+from taigi_lightning.model.lineage import base_identity, write_lineage
 from taigi_lightning.model.merge import merge_adapter
 for base in map(Path, sys.argv[1:]):
     merge_adapter(base, base / "adapter", base / "merged")
@@ -226,8 +228,33 @@ def test_the_command_takes_the_base_that_the_adapter_names(
     adapter = save_adapter(base, tmp_path / "adapter")
     merge_command(adapter=adapter, output_dir=tmp_path / "merged")
     assert f"of {base} merged, onto the original ones" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--overwrite true to replace it"):
+        merge_command(adapter=adapter, output_dir=tmp_path / "merged")
+    merge_command(adapter=adapter, output_dir=tmp_path / "merged", overwrite=True)
     with pytest.raises(InputError, match="give --base"):
         merge_command(adapter=edited(adapter, base_model_name_or_path=None))
+
+
+def test_a_merge_rounds_stochastically(tmp_path: Path) -> None:
+    """An update far below a bfloat16 weight's precision is kept on average; rounding to the nearest would drop it."""
+    base = save_base(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", lora_alpha=8)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    small = {name: value * (2e-3 if "lora_B" in name else 1) for name, value in weights.items()}
+    save_file(small, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    report = merge_adapter(base, adapter, tmp_path / "merged")
+    assert report.overall.size < 2e-3
+    assert report.overall.fraction_16bit == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_merge_checks_the_adapters_lineage(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    other = save_base(tmp_path / "other", dtype=torch.float16)
+    write_lineage(adapter, base=base_identity(other))
+    with pytest.raises(InputError, match="not the one this was trained on"):
+        merge_adapter(base, adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged" / "config.json").exists()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -60,7 +60,7 @@ def train(
         check_val_every_n_epoch=None, val_check_interval=6, use_distributed_sampler=False,
         callbacks=[SaveOnSignal(), *callbacks],
     )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=newest_checkpoint(folder / "checkpoints") if resume else None)
+    trainer.fit(module, data, ckpt_path=newest_checkpoint(folder).path if resume else None)
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
@@ -80,7 +80,7 @@ def test_stopped_at_any_micro_batch(
         train(tiny_llama_dir, corpus, tmp_path, Interrupt(number, batch))
     assert stopped.value.code == 128 + number
     # The window of two micro-batches is finished first.
-    assert newest_checkpoint(tmp_path / "checkpoints").name == f"interrupted-step={batch // 2 + 1}.ckpt"
+    assert newest_checkpoint(tmp_path).path.name == f"interrupted-step={batch // 2 + 1}.ckpt"
     resumed = train(tiny_llama_dir, corpus, tmp_path, resume=True)
     assert resumed.keys() == unbroken.keys()
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)

@@ -1,42 +1,67 @@
 """A learning rate or a length changed on resume is used, at the step that the checkpoint had reached."""
 
+from typing import Any
+
+import pytest
 import torch
+from torch.optim.lr_scheduler import StepLR
 from transformers import get_scheduler
 
-from taigi_lightning.training.lr_schedule import adopt_rate, follow_course
+from taigi_lightning.training.lr_schedule import configured_rates, resume_rates
 
 
-def schedule(rate: float, steps: int = 10) -> torch.optim.lr_scheduler.LRScheduler:
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(3))], lr=rate)
-    made: torch.optim.lr_scheduler.LRScheduler = get_scheduler("linear", optimizer, 0, steps)
-    return made
+def linear(optimizer: torch.optim.Optimizer, steps: int = 10) -> Any:
+    return get_scheduler("linear", optimizer, 0, steps)
+
+
+def adam(*rates: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.zeros(3))], "lr": rate} for rate in rates])
+
+
+def stepped(schedule: Any, steps: int) -> Any:
+    for _ in range(steps):
+        schedule.optimizer.step()
+        schedule.step()
+    return schedule
+
+
+def resumed(before: Any, after: Any) -> list[str]:
+    """Restore `before` into `after` as Lightning does; what is said of it."""
+    configured = configured_rates(after.optimizer)
+    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    after.load_state_dict(before.state_dict())
+    return list(resume_rates(after.optimizer, [after], configured))
+
+
+def rates(schedule: Any) -> list[float]:
+    return [group["lr"] for group in schedule.optimizer.param_groups]
 
 
 def test_the_configs_rate_wins_over_the_checkpoints() -> None:
-    before = schedule(1e-3)
-    for _ in range(5):
-        before.optimizer.step()
-        before.step()
-    after = schedule(4e-3)
-    after.optimizer.load_state_dict(before.optimizer.state_dict())
-    after.load_state_dict(before.state_dict())
-    assert list(adopt_rate(after)) == [(1e-3, 4e-3)]
-    assert after.optimizer.param_groups[0]["lr"] == 2e-3  # half of the way is behind it
-    after.optimizer.step()
-    after.step()
-    assert abs(after.optimizer.param_groups[0]["lr"] - 1.6e-3) < 1e-12
-    assert list(adopt_rate(after)) == []
+    after = linear(adam(4e-3))
+    said = resumed(stepped(linear(adam(1e-3)), 5), after)
+    assert said == ["Learning rate: 0.001 in the checkpoint, 0.004 in the config; using 0.004."]
+    assert rates(after) == [2e-3]  # half of the way is behind it
+    assert rates(stepped(after, 1)) == pytest.approx([1.6e-3], abs=1e-12)
 
 
-def test_the_configs_course_wins_over_the_checkpoints() -> None:
-    before = schedule(1e-3)
-    for _ in range(10):
-        before.optimizer.step()
-        before.step()
-    assert before.optimizer.param_groups[0]["lr"] == 0.0
-    after = schedule(1e-3, steps=40)
-    after.optimizer.load_state_dict(before.optimizer.state_dict())
-    after.load_state_dict(before.state_dict())
-    assert list(follow_course(after)) == [(0.0, 7.5e-4)]
-    assert after.optimizer.param_groups[0]["lr"] == 7.5e-4
-    assert list(follow_course(after)) == []
+def test_the_configs_schedule_wins_over_the_checkpoints() -> None:
+    before = stepped(linear(adam(1e-3)), 10)
+    assert rates(before) == [0.0]
+    after = linear(adam(1e-3), steps=40)
+    assert len(resumed(before, after)) == 1
+    assert rates(after) == [7.5e-4]
+
+
+def test_each_parameter_group_keeps_its_own_rate() -> None:
+    before, after = stepped(linear(adam(1e-4, 1.6e-3)), 5), linear(adam(1e-4, 1.6e-3))
+    assert resumed(before, after) == []
+    assert rates(after) == rates(before) == [5e-5, 8e-4]
+
+
+def test_any_other_schedule_goes_on_with_its_rates_scaled() -> None:
+    before = stepped(StepLR(adam(1e-3), 2, gamma=0.5), 3)
+    after = StepLR(adam(4e-3), 2, gamma=0.5)
+    assert len(resumed(before, after)) == 1
+    assert rates(after) == [2e-3]
+    assert rates(stepped(after, 1)) == [1e-3]

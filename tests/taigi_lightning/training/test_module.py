@@ -32,7 +32,13 @@ def batches(count: int, rows: int = 2, length: int = 24, seed: int = 0) -> list[
     return made
 
 
-def loader(data: list[Batch]) -> DataLoader[Batch]:
+def loader(data: list[Batch], accumulate: int = 1) -> DataLoader[Batch]:
+    """Micro-batches that say how many supervised tokens their window has."""
+    for first in range(0, len(data), accumulate):
+        window = data[first : first + accumulate]
+        tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in window)
+        for batch in window:
+            batch["window_tokens"] = tokens  # type: ignore[assignment]
     return DataLoader(data, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -103,7 +109,7 @@ class Resumable:
 
 
 def stack(data: list[Batch]) -> Batch:
-    return {key: torch.cat([b[key] for b in data]) for key in data[0]}
+    return {key: torch.cat([b[key] for b in data]) for key in ("input_ids", "labels", "position_ids")}
 
 
 def test_an_accumulated_gradient_is_that_of_one_large_batch(tiny_llama_dir: Path, tmp_path: Path) -> None:
@@ -113,7 +119,7 @@ def test_an_accumulated_gradient_is_that_of_one_large_batch(tiny_llama_dir: Path
         record = Record()
         model = module(tiny_llama_dir, lora=LoraSettings(r=4, lora_alpha=8))
         trainer(tmp_path, max_steps=1, accumulate_grad_batches=accumulate, callbacks=[record]).fit(
-            model, loader(window)
+            model, loader(window, accumulate)
         )
         found.append(record)
     assert found[0].losses[1] == pytest.approx(found[1].losses[1], rel=1e-6)
@@ -126,7 +132,7 @@ def test_an_accumulated_gradient_is_that_of_one_large_batch(tiny_llama_dir: Path
 def test_the_logged_loss_is_the_mean_over_supervised_tokens(tiny_llama_dir: Path, tmp_path: Path) -> None:
     data, record = batches(2), Record()
     model = module(tiny_llama_dir, lora=LoraSettings(r=4, lora_alpha=8), quantization="none")
-    trainer(tmp_path, max_steps=1, accumulate_grad_batches=2, callbacks=[record]).fit(model, loader(data))
+    trainer(tmp_path, max_steps=1, accumulate_grad_batches=2, callbacks=[record]).fit(model, loader(data, 2))
     fresh = module(tiny_llama_dir, lora=None, quantization="none")
     trainer(tmp_path).validate(fresh, loader(data), verbose=False)
     logits = fresh.model(stack(data)["input_ids"]).logits[:, :-1]

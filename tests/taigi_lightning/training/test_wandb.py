@@ -21,7 +21,8 @@ FIT = (
     "fit --config configs/cpt.yaml --config configs/tiny.yaml --model.base models/base --trainer.max_steps 1 "
     "--data.init_args.max_length 64 --trainer.val_check_interval 1000 --model.lora.r 2 "
     "--trainer.logger WandbLogger --trainer.logger.init_args.project taigi-lightning "
-    "--trainer.logger.init_args.name Taigi-CPT-V2 --trainer.logger.init_args.offline true --export.log_artifact true"
+    "--trainer.logger.init_args.name Taigi-CPT-V2 --trainer.logger.init_args.offline true --export.log_artifact true "
+    "--run.overwrite true"
 )
 
 

@@ -1,0 +1,101 @@
+"""Tables in memory as the Parquet files that the data modules read: a DataFrame, a list of dicts, a HF Dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from taigi_lightning.atomic_write import write_json, written_aside
+from taigi_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Rows: TypeAlias = pd.DataFrame | datasets.Dataset | Sequence[Mapping[str, Any]]
+    Source: TypeAlias = str | os.PathLike[str] | Rows
+    CorpusSource: TypeAlias = Source | Mapping[str, Rows]
+else:  # what the command line takes
+    Source = CorpusSource = str
+
+
+def questions_path(source: Source) -> str:
+    """The path of questions that are in a file already, or were written from a table into the cache.
+
+    Raises:
+        InputError: it is none of the kinds of table, or has no rows.
+    """
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    content, digest = _parquet(source)
+    return str(_stored(_cache() / f"{digest}.parquet", content))
+
+
+def corpus_path(source: CorpusSource) -> str:
+    """The folder of a corpus that is on disk already, or was written into the cache.
+
+    Args:
+        source: a folder; a table with a column `text`, to train on; or tables by split, as a DatasetDict is one.
+
+    Raises:
+        InputError: it is none of the kinds of table, or has no rows.
+    """
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    splits = source if isinstance(source, Mapping) else {"train": source}
+    files = {split: _parquet(rows) for split, rows in splits.items()}
+    digests = {f"{split}-00000-of-00001.parquet": digest for split, (_, digest) in files.items()}
+    folder = _cache() / hashlib.blake2b(repr(sorted(digests.items())).encode(), digest_size=16).hexdigest()
+    for split, (content, _) in files.items():
+        _stored(folder / f"{split}-00000-of-00001.parquet", content)
+    write_json(folder / "manifest.json", {"files": digests})
+    return str(folder)
+
+
+def has_split(folder: str, split: str) -> bool:
+    """Whether a corpus folder has a split."""
+    return any(Path(folder).glob(f"{split}-*.parquet"))
+
+
+def _parquet(rows: Any) -> tuple[bytes, str]:
+    """A table as a Parquet file's bytes, and their digest."""
+    table = _arrow(rows)
+    if not table.num_rows:
+        raise InputError(f"The {type(rows).__name__} given as data has no rows.")
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    content = buffer.getvalue()
+    return content, hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _arrow(rows: Any) -> pa.Table:
+    if isinstance(rows, datasets.Dataset):
+        return rows.with_format("arrow")[:]
+    if hasattr(rows, "to_arrow"):  # polars
+        return rows.to_arrow()
+    if type(rows).__name__ == "DataFrame":
+        return pa.Table.from_pandas(rows, preserve_index=False)
+    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        return pa.Table.from_pylist([dict(row) for row in rows])
+    raise InputError(
+        f"The data are a {type(rows).__name__}. Give a path, a DataFrame, a list of dicts or a Dataset of the library "
+        "datasets."
+    )
+
+
+def _cache() -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "taigi_lightning" / "in_memory"
+
+
+def _stored(path: Path, content: bytes) -> Path:
+    if not path.exists():
+        with written_aside(path) as aside:
+            aside.write_bytes(content)
+    return path

@@ -1,0 +1,39 @@
+"""What is logged of every optimizer step: loss, gradient norm, learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from taigi_lightning.training.distributed import sum_over_ranks
+
+
+class StepMetrics(Callback):
+    """Log loss, gradient norm and learning rate of every optimizer step, before clipping.
+
+    A callback, so that a module that overrides `on_before_optimizer_step` is logged all the same. The loss is the mean
+    over all supervised tokens of the step's window and of all ranks; a module whose own `training_step` adds nothing
+    to `window_loss` logs its own.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget a window that an error broke off."""
+        module: Any = pl_module
+        module.window_loss = None
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the window that ends with this step."""
+        module: Any = pl_module
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if module.window_loss is not None:
+            loss = sum_over_ranks([module.window_loss], module.device)[0] / trainer.world_size
+            module.log("train/loss", loss.float(), prog_bar=True)
+            module.window_loss = None
+        module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        # On the CPU: as a number it would be copied to the device, which waits for it.
+        module.log("train/learning_rate", torch.tensor(float(optimizer.param_groups[0]["lr"])))
