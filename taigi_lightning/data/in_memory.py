@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Rows: TypeAlias = pd.DataFrame | datasets.Dataset | Sequence[Mapping[str, Any]]
     Source: TypeAlias = str | os.PathLike[str] | Rows
     CorpusSource: TypeAlias = Source | Mapping[str, Rows]
+    QuestionSource: TypeAlias = Source
 else:  # what the command line takes
     Source = CorpusSource = str
+    QuestionSource = Path
 
 
 def questions_path(source: Source) -> str:

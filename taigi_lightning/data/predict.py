@@ -7,23 +7,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.data.in_memory import questions_path
+from taigi_lightning.data.in_memory import QuestionSource, questions_path
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import encode_prompt
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions, rotate_options
-
-if TYPE_CHECKING:
-    from taigi_lightning.data.in_memory import Source as QuestionFile
-else:
-    QuestionFile = Path  # what the command line takes
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +45,7 @@ class PredictDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        questions: QuestionFile = Path("data/1001-question-v3.csv"),
+        questions: QuestionSource = Path("data/1001-question-v3.csv"),
         tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
         columns: Mapping[str, str] | None = None,
         max_length: int = 2048,
