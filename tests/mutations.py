@@ -178,14 +178,12 @@ PLANTED = [
         f"{T}/training/validation_metrics.py", "self.tokens += tokens", "self.tokens += 1",
         f"{C}/training/test_validation_metrics.py",
     ),
-    # ---- predictions, the corpus
+    # ---- predictions
     Planted(
         f"{T}/evaluation/journal.py", "if theirs == header:", "if True:", f"{C}/evaluation/test_journal.py",
     ),
-    Planted(
-        "corpus_tools/filtering/deduplication.py", "order[same], order[same + 1]", "order[same + 1], order[same]",
-        "tests/corpus_tools/filtering/test_deduplication.py",
-    ),
+    # ---- signals
+    Planted(f"{T}/signals.py", "super().__init__(128 + number)", "super().__init__(0)", f"{C}/test_signals.py"),
 ]  # fmt: skip
 
 
