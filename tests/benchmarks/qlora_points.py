@@ -74,6 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--r", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--gate", type=Path, help="a folder through which other processes take turns")
+    parser.add_argument("--turns", type=int, default=1, help="how often to time the one point, with --gate")
     return parser.parse_args()
 
 
@@ -219,8 +221,10 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
     return fast
 
 
-def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Warm up, then time."""
+def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Warm up, then time and print, as often as asked."""
+    from turns import wait_for_turn
+
     from taigi_lightning.fast_path.apply import causal_lm
     from taigi_lightning.planning.activation_plan import keeps_everything
 
@@ -244,28 +248,36 @@ def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) 
     run(0)
     # Documents differ from batch to batch: each is taken once.
     steps = range(args.steps if point.data == "rows" else len(batches))
-    times, losses = zip(*(run(i) for i in steps), strict=True)
-    median = sorted(times)[len(times) // 2]
     computed = [batches[i % len(batches)]["input_ids"].numel() for i in steps]
-    found = {
-        "variant": "taigi-lightning" if point.path == "fast" else "transformers + PEFT", **vars(point),
-        "first_s": round(first, 2), "step_s": round(median, 4),
-        "tok_s": round(sum(computed) / len(computed) / median) if point.data == "rows"
-        else round(sum(computed) / sum(times)),
-        "useful_tok_s": round(sum(useful[i % len(batches)] for i in steps) / sum(times)),
-        "padding": round(1 - sum(useful) / sum(batch["input_ids"].numel() for batch in batches), 3),
-        "loss": round(losses[-1], 3), "peak_alloc": round(torch.cuda.max_memory_allocated() / GIB, 2),
-        "peak_res": round(torch.cuda.max_memory_reserved() / GIB, 2), "card": torch.cuda.get_device_name(),
-    }  # fmt: skip
-    if point.path == "fast":
-        found["slow_path_reason"] = getattr(causal_lm(model), "slow_path_reason", None)
-    if (decoder := getattr(causal_lm(model), "fast_decoder", None)) is not None:
-        plan = next(iter(decoder.plans.values()))
-        found |= {"kept_layers": sum(map(keeps_everything, plan)), "host": sorted(plan[0].host)}
-        found["unpacked"] = decoder.unpacked
+    results = []
+    for turn in range(args.turns):
+        if args.gate is not None:
+            wait_for_turn(args.gate, point.name, turn)
+        times, losses = zip(*(run(i) for i in steps), strict=True)
+        median = sorted(times)[len(times) // 2]
+        found = {
+            "variant": "taigi-lightning" if point.path == "fast" else "transformers + PEFT", **vars(point),
+            "first_s": round(first, 2), "step_s": round(median, 4),
+            "tok_s": round(sum(computed) / len(computed) / median) if point.data == "rows"
+            else round(sum(computed) / sum(times)),
+            "useful_tok_s": round(sum(useful[i % len(batches)] for i in steps) / sum(times)),
+            "padding": round(1 - sum(useful) / sum(batch["input_ids"].numel() for batch in batches), 3),
+            "loss": round(losses[-1], 3), "peak_alloc": round(torch.cuda.max_memory_allocated() / GIB, 2),
+            "peak_res": round(torch.cuda.max_memory_reserved() / GIB, 2), "card": torch.cuda.get_device_name(),
+        }  # fmt: skip
+        if point.path == "fast":
+            found["slow_path_reason"] = getattr(causal_lm(model), "slow_path_reason", None)
+        if (decoder := getattr(causal_lm(model), "fast_decoder", None)) is not None:
+            plan = next(iter(decoder.plans.values()))
+            found |= {"kept_layers": sum(map(keeps_everything, plan)), "host": sorted(plan[0].host)}
+            found["unpacked"] = decoder.unpacked
+        print("RESULT", json.dumps(found), flush=True)
+        results.append(found)
+    if args.gate is not None:
+        (args.gate / f"{point.name}.{args.turns}.ready").touch()
     if point.profile:
         profile(lambda: run(0))
-    return found
+    return results
 
 
 def profile(run: Callable[[], object]) -> None:
@@ -290,7 +302,7 @@ def main() -> None:
     optimizer = bnb.optim.AdamW8bit([p for p in model.parameters() if p.requires_grad], lr=2e-4)
     for point in args.points:
         try:
-            print("RESULT", json.dumps(measure(model, point, optimizer, args)), flush=True)
+            measure(model, point, optimizer, args)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             print(f"FAILED {point.name}: {str(error)[:300]!r}", flush=True)
 
