@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.training.model_setup import COMPUTE_DTYPES
+from taigi_lightning.training.peak_flops import peak_flops
 
 
 class Throughput(Callback):
@@ -43,7 +43,7 @@ class Throughput(Callback):
                 self._flops_per_token += size * (6 if p.requires_grad else 4)
         if module.device.type == "cuda":
             dtype = COMPUTE_DTYPES[str(trainer.precision)]
-            self._available_flops = get_available_flops(module.device, dtype)
+            self._available_flops = peak_flops(module.device, dtype)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
