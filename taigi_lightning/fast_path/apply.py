@@ -149,6 +149,8 @@ def unsupported(model: nn.Module) -> str | None:
     reason = off_fast_path(base.config.to_dict())
     if reason is not None:
         return reason
+    if family.rotary_by_type and not _rotates_by_type(base.get_decoder()):
+        return "its rotary embedding is not by layer type in this version of transformers"
     trained = [n for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n]
     if trained:
         return f"{trained[0]} trains, beside LoRA"
@@ -160,3 +162,8 @@ def unsupported(model: nn.Module) -> str | None:
                 if reason is not None:
                     return f"{block}.{name}: {reason}"
     return None
+
+
+def _rotates_by_type(backbone: Any) -> bool:
+    rotary = getattr(backbone, "rotary_emb", None)
+    return rotary is not None and "layer_type" in inspect.signature(rotary.forward).parameters

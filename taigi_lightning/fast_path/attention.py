@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-CUDNN_ROWS = 512  # cuDNN's attention takes rows of a multiple of so many tokens: training blocks, not answers
+# cuDNN's attention takes rows of so many tokens or more, in steps of so many: training blocks, hardly ever answers.
+CUDNN_ROWS, CUDNN_STEP = 512, 64
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def has_flash(q: Tensor) -> bool:
         q.is_cuda
         and q.dtype != torch.float32
         and q.shape[-1] <= 256
+        and not 192 < q.shape[-1] <= 224  # not on every card
         and q.shape[-1] % 8 == 0
         and torch.cuda.get_device_capability(q.device) >= (8, 0)
     )
@@ -80,7 +82,8 @@ def _has_cudnn(q: Tensor, k: Tensor, scores: Scores) -> bool:
         capability >= (9, 0)
         and torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
         and scores.window is None
-        and q.shape[1] % CUDNN_ROWS == 0
+        and q.shape[1] >= CUDNN_ROWS
+        and q.shape[1] % CUDNN_STEP == 0
         and (q.shape[-1] in (64, 128) or (q.shape[-1] == 256 and capability == (9, 0)))
         and (q.shape == k.shape or capability == (9, 0))
     )

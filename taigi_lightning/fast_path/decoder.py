@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
@@ -17,11 +16,11 @@ from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
 from taigi_lightning.fast_path.device_memory import allowed_bytes, margin
 from taigi_lightning.fast_path.families import UNTURNED, Family
 from taigi_lightning.fast_path.frozen_columns import frozen_rank
-from taigi_lightning.fast_path.layer_backward import backward
+from taigi_lightning.fast_path.layer_functions import apply_layer, apply_norm
 from taigi_lightning.fast_path.machine_speed import measure_machine
 from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.weight_stream import WeightStream
-from taigi_lightning.kernels.elementwise import Dropout, Norm
+from taigi_lightning.kernels.elementwise import Norm
 from taigi_lightning.kernels.host_memory import available_bytes, to_host
 from taigi_lightning.planning import activation_plan, placement
 from taigi_lightning.planning.activation_plan import Saving
@@ -253,47 +252,3 @@ class FastDecoder:
                 cos, sin = self.backbone.rotary_emb(like, position_ids, *names)
             tables[kind] = (cos.flatten(0, 1).contiguous(), sin.flatten(0, 1).contiguous())
         return tables
-
-
-# A layer's result is x + delta, or x + norm(delta), and whoever takes the two adds them before anything else, once:
-# here and only here are they used. What goes back in both places is the gradient of the sum, one tensor, read, and
-# overwritten, in one; the layer that made delta takes it on through the norm. Where nothing was added, the place of
-# delta has none.
-
-
-class _Layer(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, delta: Tensor | None, layer: DecoderLayer, step: Step, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.layer, ctx.step, ctx.added = layer, step, delta is not None
-        layer.enter(again=not step.savings)
-        return layer.forward(x, delta, step)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-        layer, step = ctx.layer, ctx.step
-        layer.enter(backward=True)
-        grad_x, gradients = backward(layer, grad.contiguous(), step, ctx.needs_input_grad[0])
-        wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
-        return (grad_x, grad_x if ctx.added else None, None, None, *wanted)
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor, norm: Norm, post: Norm | None, ops: ModuleType) -> Tensor:
-        out = torch.empty_like(x)
-        total, _ = ops.add_rms_norm(x, delta, norm, out, Dropout(0.0, 0), post)
-        ctx.save_for_backward(total.detach())
-        ctx.norm, ctx.ops = norm, ops
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (total,) = ctx.saved_tensors
-        grad_x = ctx.ops.norm_gradient(grad.contiguous(), total, ctx.norm)
-        return grad_x, grad_x, None, None, None
-
-
-apply_layer: Callable[..., tuple[Tensor, Tensor]] = _Layer.apply
-apply_norm: Callable[..., Tensor] = _Norm.apply

@@ -4,7 +4,7 @@ Which configs take the fast path at all, `planning.decoder_path` says. What the 
 them: sizes, biases, the attention's scale, each layer's window.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
@@ -72,6 +72,7 @@ FAMILIES = {
     "Gemma3ForCausalLM": FOUR_NORMS,
     "Gemma3ForConditionalGeneration": FOUR_NORMS,
     "Olmo2ForCausalLM": NORMS_AFTER,
+    "Olmo3ForCausalLM": replace(NORMS_AFTER, window="layer", rotary_by_type=True),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 # The `model_type`s that `fast_path.families` describes.
 FAST_TYPES = (
-    "llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma", "gemma3_text", "gemma3", "olmo2",
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma", "gemma3_text", "gemma3", "olmo2", "olmo3",
 )  # fmt: skip
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 # What a config may switch on that the fast path's layers lack.

@@ -16,7 +16,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 # By a config's model_type: RMS norms of each head's q and k, of all heads' together, and four norms a layer.
 HEAD_NORMS = {"qwen3", "gemma3_text"}
-WHOLE_HEAD_NORMS = {"olmo2"}
+WHOLE_HEAD_NORMS = {"olmo2", "olmo3"}
 FOUR_NORMS = {"gemma2", "gemma3_text"}
 
 

@@ -15,10 +15,11 @@ ROPE = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+TYPES = ["sliding_attention", "full_attention"]
 HEAD: dict[str, Any] = {"head_dim": 24}  # not hidden_size / heads
 GEMMA3: dict[str, Any] = {
     **SIZES, **HEAD, "num_hidden_layers": 4, "sliding_window": 3, "query_pre_attn_scalar": 20,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "layer_types": TYPES * 2,
 }  # fmt: skip
 
 
@@ -46,6 +47,7 @@ BASES: dict[str, Callable[[], Any]] = {
     "Gemma 3 with vision": _gemma3_with_vision,
     "Phi 3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**SIZES, sliding_window=3)),
     "OLMo 2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**SIZES)),
+    "OLMo 3": lambda: hf.Olmo3ForCausalLM(hf.Olmo3Config(**SIZES, sliding_window=3, layer_types=TYPES)),
     "SmolLM 3": lambda: hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**SIZES, no_rope_layers=[1, 0])),
 }
 
