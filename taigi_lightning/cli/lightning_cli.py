@@ -11,7 +11,7 @@ import torch
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
@@ -45,6 +45,7 @@ from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.progress_bar import StepProgress
 from taigi_lightning.training.run_folder import RunFolder
+from taigi_lightning.training.run_identity import read_run
 from taigi_lightning.training.run_summary import Announcement
 from taigi_lightning.training.throughput import Throughput
 
@@ -70,6 +71,13 @@ def as_list(found: Any) -> list[Any]:
     if found is None or found is True:
         return []
     return list(found) if isinstance(found, list) else [found]
+
+
+def continue_wandb(loggers: list[Any], run_id: str) -> None:
+    """Let the Weights & Biases loggers of a resumed run go on with its run there, unless the config names another."""
+    for logger in loggers:
+        if str(logger.get("class_path", "")).endswith(".WandbLogger") and not logger.init_args.get("id"):
+            logger.init_args["id"] = run_id
 
 
 class StageParser(SuggestingParser, LightningArgumentParser):
@@ -124,6 +132,13 @@ class TaigiCLI(LightningCLI):
         if config.get("ckpt_path"):
             root = Path(config.trainer.default_root_dir or ".")
             config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
+            run = read_run(root)
+            if (
+                run is not None
+                and run.wandb
+                and root.resolve() in Path(config["ckpt_path"]).resolve().parents
+            ):
+                continue_wandb(as_list(config.trainer.logger), run.wandb)
         if config.trainer.accumulate_grad_batches < 1:
             raise InputError("trainer.accumulate_grad_batches is below 1. Set it to 1 or more.")
 
@@ -182,6 +197,12 @@ class TaigiCLI(LightningCLI):
         if self.subcommand == "test":
             trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+        """Leave out the section `checkpoint` where checkpoints are off, which Lightning would refuse."""
+        if config.get("enable_checkpointing") is False or config.get("barebones"):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
         """Refuse data of another stage, and the folder of another run, before anything is loaded.

@@ -27,6 +27,7 @@ from taigi_lightning.planning.memory import optimizer_bytes
 from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.distributed import over_ranks
+from taigi_lightning.training.resume import plain
 from taigi_lightning.training.wandb_artifacts import log_artifact, wandb_loggers
 
 RUN_CONFIG = "config.yaml"
@@ -220,4 +221,7 @@ class SaveRunConfig(SaveConfigCallback):
         with written_aside(folder / RUN_CONFIG) as aside:
             self.parser.save(self.config, str(aside), skip_none=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
-            logger.log_hyperparams(self.config.as_dict())
+            # As plain values: the command line's own kinds of number would be logged as text, or as Python objects.
+            logger.log_hyperparams(
+                plain(self.config.as_dict()) | {"precision_in_use": str(trainer.precision)}
+            )

@@ -1,13 +1,52 @@
-"""The learning rates of a run that goes on from a checkpoint."""
+"""The learning rate's schedule, and the rates of a run that goes on from a checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from lightning.pytorch.cli import LRSchedulerCallable
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from transformers import get_scheduler
+
+from taigi_lightning.errors import InputError
+
+ScheduleName = Literal["linear", "cosine", "constant_with_warmup"]
+
+
+def configure_schedule(
+    kind: ScheduleName | LRSchedulerCallable,
+    optimizer: torch.optim.Optimizer,
+    warmup_steps: int,
+    steps: float,
+) -> Any:
+    """What `configure_optimizers` returns as its `lr_scheduler`.
+
+    Args:
+        kind: one of three names, or what makes a schedule of torch's from an optimizer. ReduceLROnPlateau steps at an
+            epoch's end, by its `monitor` (`lightning.pytorch.cli.ReduceLROnPlateau` has one), else by val/loss.
+        optimizer: whose rates it sets.
+        warmup_steps: optimizer steps over which a named schedule rises from zero.
+        steps: optimizer steps of the run; infinite where only time ends it.
+
+    Raises:
+        InputError: a named schedule needs an end, and the run has none.
+    """
+    if not isinstance(kind, str):
+        made: Any = kind(optimizer)
+        if not isinstance(made, ReduceLROnPlateau):
+            return {"scheduler": made, "interval": "step"}
+        monitor = getattr(made, "monitor", "val/loss")
+        return {"scheduler": made, "interval": "epoch", "monitor": monitor, "strict": False}
+    if steps == float("inf") and kind != "constant_with_warmup":
+        raise InputError(
+            f"model.lr_scheduler {kind} needs to know where the run ends, and neither max_steps nor max_epochs says "
+            "so. Set one, or --model.lr_scheduler constant_with_warmup."
+        )
+    end = 0 if steps == float("inf") else int(steps)
+    return {"scheduler": get_scheduler(kind, optimizer, warmup_steps, end), "interval": "step"}
 
 
 def configured_rates(optimizer: torch.optim.Optimizer) -> list[float]:

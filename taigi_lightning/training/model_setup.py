@@ -35,6 +35,18 @@ def compute_dtype(precision: str) -> torch.dtype:
     return COMPUTE_DTYPES[precision]
 
 
+def working_place(
+    device: torch.device | str | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """Where a model goes and what it computes in, where nobody said: a GPU in 16 bits, else the CPU in float32."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        whole = place.type != "cuda"
+        half = torch.bfloat16 if not whole and torch.cuda.is_bf16_supported(False) else torch.float16
+        dtype = torch.float32 if whole else half
+    return place, dtype
+
+
 def build_model(
     base: str,
     *,

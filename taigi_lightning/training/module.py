@@ -9,10 +9,10 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import Strategy, choice_accuracy_batch, predict_batch
@@ -29,8 +29,11 @@ from taigi_lightning.planning.memory import coming_state_bytes
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.tasks.question_batches import QuestionBatch
 from taigi_lightning.training.checkpoints import check_trained, check_whole
-from taigi_lightning.training.model_setup import build_model, compute_dtype, take_fast_path
-from taigi_lightning.training.resume import CompareSettings
+from taigi_lightning.training.distributed import check_strategy
+from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule
+from taigi_lightning.training.model_setup import compute_dtype, working_place
+from taigi_lightning.training.resume import CompareSettings, plain_arguments
+from taigi_lightning.training.stage_model import check_callbacks, check_from_scratch, make_model
 from taigi_lightning.training.step_metrics import StepMetrics
 from taigi_lightning.training.validation_metrics import HeldOutSums
 
@@ -51,7 +54,8 @@ class CausalLMModule(pl.LightningModule):
         quantization: "nf4" for 4-bit weights with double quantisation, "none" for the weights as they are.
         from_scratch: random float32 weights in the base's architecture, all of them trained.
         optimizer: any torch optimizer; it gets the trainable parameters alone.
-        lr_scheduler: the learning rate's course over the run after the warm-up.
+        lr_scheduler: the learning rate's schedule after the warm-up; or a class such as
+            torch.optim.lr_scheduler.StepLR, which steps with the optimizer and has no warm-up.
         warmup_steps: optimizer steps over which the learning rate rises from zero.
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
         activation_budget: share of the activations kept for backward, the rest being moved to the host or
@@ -73,7 +77,7 @@ class CausalLMModule(pl.LightningModule):
         quantization: Quantization = "nf4",
         from_scratch: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine",
+        lr_scheduler: ScheduleName | LRSchedulerCallable = "cosine",
         warmup_steps: NonNegativeInt = 0,
         compile: bool | None = None,
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
@@ -81,17 +85,15 @@ class CausalLMModule(pl.LightningModule):
         hand_off: HandOff = "stack",
     ) -> None:
         super().__init__()
+        lora = LoraSettings(**lora) if isinstance(lora, dict) else lora  # as hparams have it
+        self.save_hyperparameters(plain_arguments(locals()))
         check_base(base)
         if adapter is not None:
             check_adapter(adapter)
         elif hand_off == "continue":
             base, adapter = continued(base, quantization) or (base, None)
-        if quantization == "nf4" and from_scratch:
-            raise InputError(
-                "Random weights cannot train in 4 bits: set quantization to none with from_scratch."
-            )
-        if from_scratch and (lora is not None or adapter is not None):
-            raise InputError("An adapter on random weights means nothing: leave lora and adapter out.")
+        if from_scratch:
+            check_from_scratch(quantization, adapted=lora is not None or adapter is not None)
         self.base = base
         self.lora = adapter_settings(adapter) if adapter else lora
         self.adapter = adapter
@@ -107,57 +109,49 @@ class CausalLMModule(pl.LightningModule):
         # A checkpoint holds what trains, and nothing else (see state_dict).
         self.strict_loading = False
         self.model: Any = None
+        self._made_to_train = False
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._start: Start | None = None
         self.window_loss: Tensor | None = None  # of the accumulation window so far; `StepMetrics` logs it
-        self._weighs_batches_equally = False
         self._held_out = HeldOutSums()
 
     # ---- building ---------------------------------------------------------------------------------
 
-    def configure_model(self) -> None:
-        """Load the base and attach the adapter, once; Lightning calls this before every stage."""
-        if self.model is not None:
+    def configure_model(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Load the base and attach the adapter; Lightning calls this before every stage, you may without a trainer.
+
+        A model that was made for another stage is made anew to train, with what was trained of it: `fit` after
+        `validate` or `predict` trains as `fit` alone does.
+
+        Args:
+            device: where the model goes without a trainer; None: the GPU, if there is one.
+            dtype: what it computes in without a trainer; None: float32 on a CPU, 16 bits on a GPU.
+
+        Raises:
+            InputError: the model cannot be made, or the trainer's strategy would not train it rightly.
+        """
+        trainer = self._trainer
+        training = trainer is not None and bool(trainer.training)
+        if self.model is not None and (self._made_to_train or not training):
+            self.model.train(training)
             return
-        device, training = self.trainer.strategy.root_device, self.trainer.training
-        self.base = self.start.base
-        model = build_model(
-            self.start.weights,
-            updates=self.start.updates,
-            lora=self.lora,
-            adapter=self.adapter,
-            quantization=self.quantization,
-            from_scratch=self.from_scratch,
-            compute_dtype=compute_dtype(str(self.trainer.precision)),
-            device=device,
-            training=training,
-        )
-        data: Any = getattr(self.trainer, "datamodule", None)
-        generates = self.answer_strategy == "generate" and not training
-        findings = take_fast_path(
-            model,
-            device=device,
-            training=training,
-            compile=self.compile_layers,
-            activation_budget=self.activation_budget,
-            compute_dtype=compute_dtype(str(self.trainer.precision)),
-            answers=not training or bool(getattr(data, "held_out", None)),
-            generating=self.tokenizer if generates else None,
-            row_tokens=None if generates else getattr(data, "batch_tokens", 32768),
-        )
-        if findings.packing and getattr(data, "packing", False):
-            data.stop_packing()
-            self.print(findings.packing)
-        for found in (findings.sharing, findings.padding):
-            if found:
-                self.print(found)
-        self.model = model
+        trained = {} if self.model is None else self.state_dict()
+        self.model = None  # before the next one takes its memory
+        if trainer is not None:
+            check_strategy(trainer.strategy)
+            check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+            device, dtype = trainer.strategy.root_device, compute_dtype(str(trainer.precision))
+        place, computing = working_place(device, dtype)
+        self.model = make_model(self, place, computing, training)
+        self._made_to_train = training
+        self.load_state_dict(trained, strict=False)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer, read when first needed."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.base)
+        self._tokenizer = self._tokenizer or load_tokenizer(self.base)
         return self._tokenizer
 
     def configure_callbacks(self) -> list[Callback]:
@@ -170,9 +164,15 @@ class CausalLMModule(pl.LightningModule):
             optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         except ValueError as error:
             raise InputError(f"The optimizer refuses its settings under model.optimizer: {error}.") from error
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_scheduler(self.lr_scheduler, optimizer, self.warmup_steps, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        steps = self.trainer.estimated_stepping_batches
+        schedule = configure_schedule(self.lr_scheduler, optimizer, self.warmup_steps, steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the causal language model's own forward does: `module(input_ids).logits`."""
+        if self.model is None:
+            raise InputError("The model is not there yet: call module.configure_model() first.")
+        return self.model(*inputs, **options)
 
     # ---- training ---------------------------------------------------------------------------------
 
@@ -223,19 +223,9 @@ class CausalLMModule(pl.LightningModule):
         if "window_tokens" in batch:
             share: Tensor = loss * (self.trainer.world_size / max(1, batch["window_tokens"]))
         else:
-            self._say_how_batches_weigh()
             share = loss / (max(1, batch["supervised_tokens"]) * accumulated)
         self.window_loss = share.detach() + (0.0 if self.window_loss is None else self.window_loss)
         return share * accumulated
-
-    def _say_how_batches_weigh(self) -> None:
-        several = self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
-        if several and not self._weighs_batches_equally:
-            self.print(
-                "The batches hold no window_tokens, so every micro-batch weighs the same, however many supervised "
-                "tokens it has, as is Lightning's rule. CPTDataModule and SFTDataModule weigh tokens."
-            )
-            self._weighs_batches_equally = True
 
     # ---- validation, prediction -------------------------------------------------------------------
 
@@ -291,11 +281,20 @@ class CausalLMModule(pl.LightningModule):
         Raises:
             InputError: its bytes changed, or the base or the trained parameters differ from the checkpoint's.
         """
-        if (
-            self._trainer is not None
-            and self._trainer.ckpt_path
-            and "://" not in str(self._trainer.ckpt_path)
-        ):
-            check_whole(self._trainer.ckpt_path)
+        if self.model is None:  # load_from_checkpoint, which has no trainer
+            self.configure_model()
+        path = str(getattr(self._trainer, "ckpt_path", None) or "")
+        if path and "://" not in path:
+            check_whole(path)
         check_identity(found=self.identity, wanted=checkpoint.get("base_identity", {}))
         check_trained(checkpoint["state_dict"], dict(self.named_parameters()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy.deepcopy, which are refused where the model is there already."""
+        if self.model is not None:
+            raise InputError(
+                "A CausalLMModule whose model is loaded can be neither pickled nor copied: its layers share 4-bit "
+                "weights and compiled operations. Copy it before configure_model, or save a checkpoint and give it to "
+                "CausalLMModule.load_from_checkpoint."
+            )
+        return super().__getstate__()

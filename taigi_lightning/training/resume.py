@@ -104,6 +104,18 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def plain_arguments(arguments: Mapping[str, Any]) -> Settings:
+    """A constructor's arguments, from its `locals()`, as plain values; a file could not hold its callables."""
+    named = {
+        name: dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+        for name, value in arguments.items()
+        if name not in ("self", "__class__") and not callable(value)
+    }
+    return {name: plain(value) for name, value in named.items()}
+
+
 def check_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse settings with which the checkpoint's weights would be another function.
 

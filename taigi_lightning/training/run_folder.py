@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from filelock import FileLock, Timeout
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.errors import InputError
@@ -18,6 +19,7 @@ from taigi_lightning.model.lineage import LINEAGE
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.resume import collect_settings, optimizer_settings
 from taigi_lightning.training.run_identity import Run, begin, read_run, write_run
+from taigi_lightning.training.wandb_artifacts import wandb_loggers
 
 LOCK = ".lock"
 
@@ -70,7 +72,10 @@ class RunFolder(Callback):
                 f"Another `fit` is writing into {root}. Wait for it, or give --trainer.default_root_dir another "
                 "folder."
             ) from error
+        except (OSError, NotImplementedError) as error:  # some network drives lock nothing
+            print(f"{root} cannot be locked ({error}): take care that no other `fit` writes into it.")
         goes_on = bool(checkpoint) and root.resolve() in Path(checkpoint).resolve().parents
+        goes_on = goes_on or _requeued(root)
         try:
             if goes_on and self.overwrite:
                 raise InputError(
@@ -111,6 +116,8 @@ class RunFolder(Callback):
             data=getattr(blocks, "digest", ""),
         )
         root = Path(trainer.default_root_dir)
+        ids = [str(logger.version) for logger in wandb_loggers(trainer.loggers)]
+        self.run = replace(self.run, wandb=ids[0] if ids else "")
         write_run(root, self.run)
         if self.overwrite:
             for checkpoint in checkpoint_folder(root).rglob("*.ckpt"):
@@ -140,6 +147,11 @@ class RunFolder(Callback):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _requeued(root: Path) -> bool:
+    """Whether SLURM runs the job again that Lightning saved here, and will resume by itself."""
+    return SLURMEnvironment.detect() and any(root.glob("hpc_ckpt_*.ckpt"))
 
 
 def describe_results(root: Path) -> str:

@@ -38,19 +38,25 @@ class Start:
 
 @dataclass(frozen=True)
 class Run:
-    """A run with all its starts, first to last, and whether it ended."""
+    """A run with all its starts, first to last, whether it ended, and its id at Weights & Biases if it logs there."""
 
     starts: tuple[Start, ...]
     finished: bool = False
+    wandb: str = ""
 
     @classmethod
     def from_plain(cls, value: dict[str, Any]) -> Run:
         """Read back `as_plain`."""
-        return cls(tuple(Start(**start) for start in value["starts"]), bool(value["finished"]))
+        starts = tuple(Start(**start) for start in value["starts"])
+        return cls(starts, bool(value["finished"]), value.get("wandb", ""))
 
     def as_plain(self) -> dict[str, Any]:
         """Plain values, for JSON and for a checkpoint that loads without pickle."""
-        return {"starts": [asdict(start) for start in self.starts], "finished": self.finished}
+        return {
+            "starts": [asdict(start) for start in self.starts],
+            "finished": self.finished,
+            "wandb": self.wandb,
+        }
 
     def continues(self, other: Run | None, step: int) -> bool:
         """Whether this run went through the checkpoint that `other` wrote after `step` optimizer steps.

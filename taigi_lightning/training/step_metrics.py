@@ -19,10 +19,26 @@ class StepMetrics(Callback):
     to `window_loss` logs its own.
     """
 
+    def __init__(self) -> None:
+        self._said = False
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget a window that an error broke off."""
         module: Any = pl_module
         module.window_loss = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Say once where micro-batches weigh the same, however many tokens of theirs are supervised."""
+        several = trainer.accumulate_grad_batches > 1 or trainer.world_size > 1
+        counted = not isinstance(batch, dict) or "window_tokens" in batch
+        if several and not counted and not self._said:
+            pl_module.print(
+                "The batches hold no window_tokens, so every micro-batch weighs the same, however many supervised "
+                "tokens it has, as is Lightning's rule. CPTDataModule and SFTDataModule weigh tokens."
+            )
+            self._said = True
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer

@@ -172,6 +172,13 @@ def test_a_second_run_into_the_same_folder_does_not_clash(
         assert call(monkeypatch, *CPT, "--trainer.max_steps", "1", "--run.overwrite", "true") == 0
 
 
+def test_checkpoints_can_be_off(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    off = ["--trainer.enable_checkpointing", "false", "--trainer.max_steps", "1", "--export.merge", "false"]
+    assert call(monkeypatch, *CPT, *off) == 0
+    assert not (home / "models" / "cpt_model" / "checkpoints").exists()
+    assert (home / "models" / "cpt_model" / "adapter").is_dir()
+
+
 def test_two_runs_of_one_config_write_the_same_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("models/one", "models/two"):
         steps = ["--trainer.max_steps", "3", "--trainer.default_root_dir", folder]

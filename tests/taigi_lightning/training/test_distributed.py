@@ -17,8 +17,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from taigi_lightning.__main__ import main
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import SaveOnSignal
 from taigi_lightning.training.distributed import check_strategy
+from taigi_lightning.training.module import CausalLMModule
 
 ROOT = Path(__file__).parents[3]
 STEPS = 4
@@ -162,6 +164,17 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(home: Path, printed
 def test_strategies_that_divide_weights_are_refused(strategy: str | Strategy) -> None:
     with pytest.raises(InputError, match=r"--trainer\.strategy ddp"):
         check_strategy(strategy)
+
+
+def test_a_module_refuses_them_without_the_command_line(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    fit = pl.Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", devices=1, strategy="auto", logger=False, max_steps=1
+    )
+    module = CausalLMModule(str(tiny_llama_dir), lora=LoraSettings(r=2, lora_alpha=4))
+    module.trainer = fit
+    fit.strategy = ModelParallelStrategy()  # type: ignore[misc]
+    with pytest.raises(InputError, match=r"--trainer\.strategy ddp"):
+        module.configure_model()
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", DDPStrategy()])

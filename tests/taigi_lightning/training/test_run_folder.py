@@ -86,3 +86,14 @@ def test_what_an_earlier_run_left_is_not_replaced_without_a_word(tmp_path: Path,
 def test_going_on_and_beginning_anew_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Leave out one of them"):
         RunFolder(overwrite=True).claim(tmp_path, str(tmp_path / "checkpoints" / "step=1.ckpt"))
+
+
+def test_a_job_that_slurm_runs_again_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    with pytest.raises(InputError, match="the model of an earlier run"):
+        RunFolder().claim(tmp_path)
+    monkeypatch.setattr("lightning.fabric.plugins.environments.slurm.SLURMEnvironment.detect", lambda: True)
+    RunFolder().claim(tmp_path)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.working_folder import lay_out
 
@@ -22,21 +23,26 @@ FIT = (
     "--data.init_args.max_length 64 --trainer.val_check_interval 1000 --model.lora.r 2 "
     "--trainer.logger WandbLogger --trainer.logger.init_args.project taigi-lightning "
     "--trainer.logger.init_args.name Taigi-CPT-V2 --trainer.logger.init_args.offline true --export.log_artifact true "
-    "--run.overwrite true"
+    "--run.overwrite true --checkpoint.every_n_train_steps 1"
 )
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
-    """A working folder in which one command was run twice, with secrets in the environment."""
+    """A working folder in which one command was run twice and then resumed, with secrets in the environment."""
     folder = tmp_path_factory.mktemp("home")
     texts = [f"{TEXT * 2}{n}" for n in range(20)]
     lay_out(folder, tiny_llama_dir, texts, held_out=4, manifest='{"characters": 1}')
     places = {name: str(folder / "wandb-home") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
     environment = {**os.environ, **SECRETS, **places, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    for number in (1, 2):
+    for number in (1, 2, 3):
+        on = (
+            ["--run.overwrite", "false", "--ckpt_path", "last", "--trainer.max_steps", "2"]
+            if number == 3
+            else []
+        )
         done = subprocess.run(
-            [sys.executable, "-m", "taigi_lightning", *FIT.split()],
+            [sys.executable, "-m", "taigi_lightning", *FIT.split(), *on],
             cwd=folder, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -50,8 +56,21 @@ def records(home: Path) -> list[bytes]:
 
 
 def test_a_second_run_leaves_a_second_record(home: Path) -> None:
-    assert len(records(home)) == 2
-    assert len(list(home.glob("models/cpt_model/logs/version_*/metrics.csv"))) == 2
+    assert len(records(home)) == 3
+    assert len(list(home.glob("models/cpt_model/logs/version_*/metrics.csv"))) == 3
+
+
+def test_a_resumed_run_goes_on_as_the_same_one(home: Path) -> None:
+    first, second, resumed = (path.name.split("-")[-1] for path in sorted(home.glob("wandb/offline-run-*")))
+    assert first != second == resumed
+
+
+def test_numbers_are_numbers_in_the_config(home: Path) -> None:
+    text = (home / "models/cpt_model/logs/version_0/hparams.yaml").read_text()
+    assert "!!python" not in text
+    config = yaml.safe_load(text)
+    assert config["model"]["lora"]["r"] == 2
+    assert config["precision_in_use"] == "32-true"
 
 
 def test_the_record_holds_config_metrics_and_the_artifact(home: Path) -> None:
