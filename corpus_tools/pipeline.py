@@ -51,6 +51,7 @@ def build_corpus(
     rows: RowKind | Literal["auto"] = "auto",
     min_chars: int = 100,
     max_chars: int = 2048,
+    lengths: Literal["characters", "syllables"] = "characters",
     validation_fraction: float = 0.05,
     min_paragraph_chars: int = 30,
     min_taigi_score: float = 0.0,
@@ -80,6 +81,7 @@ def build_corpus(
             file by where its rows end.
         min_chars: Shorter documents are dropped.
         max_chars: Longer articles are split.
+        lengths: What those two count: characters, or Han characters and romanised syllables.
         validation_fraction: Share of the articles held out, whole; at least one of two or more.
         min_paragraph_chars: Shorter paragraphs may repeat: greetings, refrains.
         min_taigi_score: Documents that look less like Taigi are dropped.
@@ -112,6 +114,7 @@ def build_corpus(
         "rows": rows,
         "min_chars": min_chars,
         "max_chars": max_chars,
+        "lengths": lengths,
         "validation_fraction": validation_fraction,
         "min_paragraph_chars": min_paragraph_chars,
         "min_taigi_score": min_taigi_score,
@@ -155,7 +158,7 @@ def build_corpus(
             )
             shards = _clean_all(clean, files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
-        limits = Limits(min_chars, max_chars, min_taigi_score)
+        limits = Limits(min_chars, max_chars, min_taigi_score, lengths)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl", duplicates=duplicates)
         parts = _write_all(finish, _grouped(shards, selections), work, run)
         skipped = {", ".join(s.sources): s.error for s in shards if s.error}

@@ -29,6 +29,7 @@ def clean(
     rows: Literal["auto", "window", "paragraph", "line"] = "auto",
     min_chars: PositiveInt = 100,
     max_chars: PositiveInt = 2048,
+    lengths: Literal["characters", "syllables"] = "characters",
     validation_fraction: ClosedUnitInterval = 0.05,
     min_paragraph_chars: PositiveInt = 30,
     min_taigi_score: ClosedUnitInterval = 0.0,
@@ -54,6 +55,7 @@ def clean(
         rows: What a row is: a window of running text, a paragraph or heading, a line of verse; auto judges each file.
         min_chars: Shorter documents are dropped.
         max_chars: Longer articles are split at sentence ends.
+        lengths: What the two limits count: characters, or syllables, of which a Han character is one.
         validation_fraction: Share of the articles held out, whole.
         min_paragraph_chars: Shorter paragraphs may repeat; of longer ones the first stays.
         min_taigi_score: Documents that look less like Taigi than this are dropped.
@@ -82,6 +84,7 @@ def clean(
             rows=rows,
             min_chars=min_chars,
             max_chars=max_chars,
+            lengths=lengths,
             validation_fraction=validation_fraction,
             min_paragraph_chars=min_paragraph_chars,
             min_taigi_score=min_taigi_score,

@@ -6,7 +6,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+import numpy as np
+
 from corpus_tools.cleaning.numbering import CLOSERS, ends_sentence
+from corpus_tools.cleaning.units import units_of
 
 _ENDS = "。！？…"
 _ROMANISED_END = re.compile(r"[.!?][" + re.escape(CLOSERS) + r"]* ")
@@ -53,16 +56,26 @@ def _in_word(character: str) -> bool:
     return (character.isalnum() and code < 0x2E80) or unicodedata.category(character).startswith("M")
 
 
+def _paragraph_end(text: str, low: int, high: int) -> int:
+    """The last line break in text[low:high] behind a complete sentence; -1 if there is none."""
+    at = text.rfind("\n", low, high)
+    while at >= 0 and not ends_sentence(text, at):
+        at = text.rfind("\n", low, at)
+    return at
+
+
 def _find_cut(text: str, low: int, high: int) -> int:
-    """Where to end a piece, low < cut <= high: at a paragraph or sentence end, a pause, a space, or anywhere safe."""
+    """Where to end a piece, low < cut <= high: at a paragraph's or sentence's end, a line's, a pause, a space, or
+    anywhere safe. Lines of a text file may break sentences, so a sentence's end comes first.
+    """
     last_quarter = high - (high - low) // 4
-    cut = text.rfind("\n", last_quarter, high)
+    cut = _paragraph_end(text, last_quarter, high)
     if cut > low:
         return cut
     for start in (last_quarter, low):
-        cut = max(_last_end(text, start, high), text.rfind("\n", start, high))
-        if cut > start:
-            return cut
+        for cut in (_last_end(text, start, high), text.rfind("\n", start, high)):
+            if cut > start:
+                return cut
     for marks in (_PAUSES, " "):
         cut = 1 + max(text.rfind(c, low, high) for c in marks)
         if cut > low and _is_safe(text, cut):
@@ -73,20 +86,66 @@ def _find_cut(text: str, low: int, high: int) -> int:
     return high
 
 
-def split_spans(text: str, min_chars: int, max_chars: int) -> Iterator[tuple[int, int]]:
+class Characters:
+    """Lengths in characters, whatever they are."""
+
+    def between(self, start: int, end: int) -> int:
+        """The length of text[start:end]."""
+        return end - start
+
+    def ahead(self, start: int, length: int) -> int:
+        """The last place that is no farther than `length` behind `start`."""
+        return start + length
+
+    def back(self, end: int, length: int) -> int:
+        """The last place from which `length` is left before `end`."""
+        return end - length
+
+
+class Syllables:
+    """Lengths in Han characters, digits and romanised syllables: what stands between them counts nothing."""
+
+    def __init__(self, text: str) -> None:
+        units = units_of(text)
+        self._starts, self._ends, self._size = units.starts, units.ends, len(text)
+
+    def between(self, start: int, end: int) -> int:
+        """The length of text[start:end]."""
+        return int(self._before(end) - self._before(start))
+
+    def ahead(self, start: int, length: int) -> int:
+        """The last place that is no farther than `length` behind `start`."""
+        following = self._before(start) + length
+        return int(self._starts[following]) if following < len(self._starts) else self._size
+
+    def back(self, end: int, length: int) -> int:
+        """The last place from which `length` is left before `end`."""
+        return int(self._starts[max(0, self._before(end) - length)])
+
+    def _before(self, place: int) -> int:
+        """How many units have ended at a place."""
+        return int(np.searchsorted(self._ends, place, side="right"))
+
+
+_CHARACTERS = Characters()
+
+
+def split_spans(
+    text: str, min_chars: int, max_chars: int, lengths: Characters | Syllables = _CHARACTERS
+) -> Iterator[tuple[int, int]]:
     """Spans (start, end) of the pieces of a text, edges without spaces and line breaks.
 
-    Every piece has at most `max_chars` characters. A text of `min_chars` or more loses nothing to the lower
-    bound where the cuts allow it: the last cut leaves enough for the last piece.
+    Every piece has at most `max_chars` characters, or what else `lengths` counts. A text of `min_chars` or more loses
+    nothing to the lower bound where the cuts allow it: the last cut leaves enough for the last piece.
     """
     start, end = 0, len(text)
     while start < end and text[start] in _EDGE:
         start += 1
     while end > start and text[end - 1] in _EDGE:
         end -= 1
-    while end - start > max_chars:
-        low = min(start + min_chars, start + max_chars - 1)
-        high = min(start + max_chars, max(end - min_chars, low + 1))
+    while lengths.between(start, end) > max_chars:
+        low = min(lengths.ahead(start, min_chars), max(start + 1, lengths.ahead(start, max_chars - 1)))
+        high = min(lengths.ahead(start, max_chars), max(lengths.back(end, min_chars), low + 1))
         cut = _find_cut(text, low - 1, high)
         stop = cut
         while stop > start and text[stop - 1] in _EDGE:

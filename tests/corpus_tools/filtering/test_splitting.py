@@ -5,7 +5,8 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus_tools.filtering.splitting import split_text
+from corpus_tools.cleaning.units import units_of
+from corpus_tools.filtering.splitting import Syllables, split_spans, split_text
 
 TEXT = st.text(st.sampled_from("阮佇𪜶𠢕。！？…」，\n -.ao0123\u0301\u030d\u0358"), max_size=300)
 
@@ -37,3 +38,39 @@ def test_pieces_are_bounded_lose_nothing_and_split_to_themselves(text: str, low:
 
 def test_a_long_text_loses_nothing_to_the_lower_bound() -> None:
     assert min(map(len, split_text("阮佇遮食飯。" * 351, 100, 2048))) >= 100
+
+
+def test_a_line_that_breaks_a_sentence_is_no_place_to_cut() -> None:
+    line = "Goa2 beh khi3 Tai5-lam5, li2 mai3\nlai5 toe3 goa2. I kong2 bo5, "
+    for piece in split_text(line * 20, 10, 150)[:-1]:
+        assert piece.endswith("goa2.")
+
+
+def test_a_verse_is_cut_at_a_line() -> None:
+    verse = "一更更鼓月照山\n牽君的手摸心肝\n君來問娘欲按怎\n" * 9
+    assert all(len(line) == 7 for piece in split_text(verse, 10, 60) for line in piece.split("\n"))
+
+
+def syllables(text: str) -> int:
+    return len(units_of(text).starts)
+
+
+ROMANISED = st.lists(
+    st.sampled_from(
+        ["阮", "佇", "Tâi-oân", "khi3", "goeh8", "2010", "。", "，", ". ", " ", "\n", "--ah", "o\u0358"]
+    )
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROMANISED, st.integers(1, 6), st.integers(6, 20))
+def test_lengths_may_count_syllables(text: str, low: int, high: int) -> None:
+    pieces = [text[a:b] for a, b in split_spans(text, low, high, Syllables(text))]
+    assert all(piece == piece.strip(" \n") and syllables(piece) <= high for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_hundred_syllables_are_as_much_as_hundred_han() -> None:
+    for text in ("阮佇遮食飯。" * 40, "Goán tī chia chia̍h-pn̄g. " * 40):
+        pieces = [text[a:b] for a, b in split_spans(text, 20, 50, Syllables(text))]
+        assert [syllables(piece) for piece in pieces] == [50] * 4
