@@ -156,13 +156,17 @@ def in_sequence(numbers: list[Number]) -> set[int]:
     for form, same in by_form.items():
         reached = 0  # the last value of a run of this form that numbers paragraphs
         for run in _runs(numbers, same):
-            first = numbers[run[0]].value
-            begins = first <= 1 or 0 < reached < first
-            counting = sum(numbers[place].counts for place in run)
-            if len(run) > 1 and (not form.startswith("bare") or (begins and 2 * counting < len(run))):
+            if len(run) > 1 and (not form.startswith("bare") or _numbers_paragraphs(numbers, run, reached)):
                 found.update(run)
                 reached = numbers[run[-1]].value
     return found
+
+
+def _numbers_paragraphs(numbers: list[Number], run: list[int], reached: int) -> bool:
+    """Whether a run of bare numbers does so, behind one that reached a value, see `in_sequence`."""
+    first = numbers[run[0]].value
+    counting = sum(numbers[place].counts for place in run)
+    return (first <= 1 or 0 < reached < first) and 2 * counting < len(run)
 
 
 def _runs(numbers: list[Number], places: list[int]) -> list[list[int]]:

@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import get_args
 
-import regex
-
 from corpus_tools.cleaning.characters import HAN
 from corpus_tools.cleaning.rules import SEPARATOR, Log, Rule
 from corpus_tools.documents import OptionalRule, OwnRule
@@ -132,6 +130,8 @@ def _own(rule: OwnRule) -> Rule:
     Raises:
         InputError: The pattern is none, or an example proves it wrong.
     """
+    import regex  # takes a while to load, for rules that few runs have
+
     try:
         pattern = regex.compile(rule.pattern)
         if any(int(number) > pattern.groups for number in re.findall(r"\\([0-9]+)", rule.replacement)):

@@ -63,7 +63,8 @@ def read_rows(
             rows = [Row(line, title) for line in decode(path, data).splitlines(keepends=True)]
         else:
             rows = read_json(path, fields, data, found, lines=kind != ".json")
-    _check_sizes(rows, limits, found)
+    if kind == ".parquet" or len(data) > limits.max_row_mchars * 1_000_000:
+        _check_sizes(rows, limits, found)
     if found and (bad is None or len(found) == len(rows)):
         number, reason = next(iter(found.items()))
         raise InputError(f"{path}, row {number}: {reason}")

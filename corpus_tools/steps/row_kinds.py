@@ -12,7 +12,7 @@ from corpus_tools.documents import Row
 
 RowKind = Literal["window", "paragraph", "line"]
 
-_LOOKED_AT = 400  # rows of a file
+_LOOKED_AT = 200  # rows of a file
 _ENOUGH = 8  # rows that another of their article follows
 _SHORT = 40  # a heading or a line of verse, in Han or syllables
 
@@ -42,7 +42,7 @@ def kind_of_rows(rows: Sequence[Row]) -> Evidence:
     >>> kind_of_rows(verse).kind
     'line'
     """
-    step = max(1, len(rows) // _LOOKED_AT)
+    step = max(1, -(-len(rows) // _LOOKED_AT))
     pairs = [(rows[i], rows[i + 1]) for i in range(0, len(rows) - 1, step)]
     texts = [row.text for row, after in pairs if row.title and row.title == after.title and row.text]
     texts = [text for text in texts if not text.endswith("\n")]

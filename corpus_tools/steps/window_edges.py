@@ -45,8 +45,10 @@ def breaks_token(previous: str, text: str) -> bool:
     last, first = previous[-1], text[0]
     if last == "." and first.isdigit():
         return previous[-2:-1].isdigit() or _BEFORE_NUMBER.search(previous) is not None
+    if re.match(_IN_ADDRESS, first) is None or not ("://" in previous or "www." in previous.lower()):
+        return False
     address = _ADDRESS_AT_END.search(previous[-2000:])
-    if address is None or re.match(_IN_ADDRESS, first) is None:
+    if address is None:
         return False
     if last not in ".?!,;":
         return first not in CONTINUES
@@ -60,11 +62,11 @@ def between(previous: str, text: str) -> str:
     >>> between("看表3.", "1：文化營"), between("Goa2 khi3 Tai5-lam5.", "Li2 mai3"), between("Lí hó.", "I bô.")
     ('', ' ', '\\n')
     """
-    if breaks_token(previous, text):
+    if previous[-1] < FIRST_WIDE and breaks_token(previous, text):
         return ""
     if starts_paragraph(previous, text):
         return "\n"
-    return " " if _parts_words(previous, text) else ""
+    return " " if previous[-1] < FIRST_WIDE and _parts_words(previous, text) else ""
 
 
 def starts_paragraph(previous: str, text: str) -> bool:
@@ -72,9 +74,10 @@ def starts_paragraph(previous: str, text: str) -> bool:
     if previous[-1] not in MAY_END or not ends_sentence(previous, len(previous)):
         return False
     first = text[0]
-    if first < FIRST_WIDE and _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
+    stop = previous[-1] in ". "
+    if stop and first < FIRST_WIDE and _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
         return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
-    if _BEFORE_NAME.search(previous):
+    if stop and _BEFORE_NAME.search(previous):
         return False
     # A window may break between a sentence and its closing quote.
     return first not in CONTINUES and (first != " " or text.lstrip(" ")[:1] not in CONTINUES)
