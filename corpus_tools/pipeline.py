@@ -25,6 +25,7 @@ from corpus_tools.cleaning.optional_rules import extra_rules
 from corpus_tools.documents import Counts, OptionalRule, OwnRule, PartSummary
 from corpus_tools.errors import InputError
 from corpus_tools.files.contents import ReadLimits
+from corpus_tools.files.hub import fetch, is_address
 from corpus_tools.files.shard_file import read_counts
 from corpus_tools.files.sources import Source, find_sources
 from corpus_tools.files.writers import path_of
@@ -75,7 +76,7 @@ def build_corpus(
     points).
 
     Args:
-        sources: Folders and files to read, or one of them.
+        sources: Folders and files to read, data sets as hf://OWNER/NAME:SPLIT, or one of them.
         output_dir: Where the corpus goes; what an earlier run wrote there is replaced at the very end.
         rows: What a row is: `window` of a running text, `paragraph` (or heading), `line` of verse; `auto` judges each
             file by where its rows end.
@@ -110,7 +111,7 @@ def build_corpus(
         raise InputError(f"min_chars {min_chars} exceeds max_chars {max_chars}; give a smaller one.")
     if validation_fraction >= 1:
         raise InputError("validation_fraction 1 leaves nothing to train on; give a smaller one.")
-    options = {
+    options: dict[str, Any] = {
         "rows": rows,
         "min_chars": min_chars,
         "max_chars": max_chars,
@@ -144,13 +145,19 @@ def build_corpus(
         ReadLimits(max_expansion, max_row_mchars),
     )
     given = [sources] if isinstance(sources, str | Path) else sources
-    check_output_folder(output_dir, [Path(source) for source in given])
-    files, passed_over = find_sources(given)
+    local = [source for source in given if not is_address(source)]
+    remote = [source for source in given if is_address(source)]
+    check_output_folder(output_dir, [Path(source) for source in local])
+    files, passed_over = find_sources(local) if local or not remote else ([], [])
     extra_rules(optional_rules, own_rules)  # an unusable rule or file should say so before the work begins
     if decontaminate:
         read_questions(decontaminate, ngram)
     with work_folder(output_dir) as work:
         run = partial(run_tasks, executor, progress)
+        for source in remote:
+            fetched, revision = fetch(source, work / "fetched", fields or {})
+            files += fetched
+            options.setdefault("revisions", {})[str(source)] = revision
         reading = ahead(read_input, files) if executor is None else nullcontext(read_input)
         with reading as read:
             clean = partial(

@@ -23,7 +23,7 @@ FLAGS = ("--convert_simplified", "--skip_bad_files")
 
 
 def clean(
-    source: Path,
+    source: str,
     output_dir: Path = Path("data/cpt_corpus"),
     workers: NonNegativeInt = 0,
     rows: Literal["auto", "window", "paragraph", "line"] = "auto",
@@ -49,7 +49,8 @@ def clean(
     """Clean raw article files into a corpus folder for training.
 
     Args:
-        source: Folder or file: JSON lists, JSONL, CSV, TXT, Parquet, also with .gz or .zst.
+        source: Folder or file: JSON lists, JSONL, CSV, TXT, Parquet, also with .gz or .zst; or a data set of the
+            Hugging Face Hub, hf://OWNER/NAME[@REVISION][:SPLIT].
         output_dir: Folder for the corpus; an earlier corpus there is replaced at the very end.
         workers: Processes; 0 takes as many as there are cores. The result is the same.
         rows: What a row is: a window of running text, a paragraph or heading, a line of verse; auto judges each file.
