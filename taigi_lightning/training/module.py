@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -32,6 +32,7 @@ from taigi_lightning.training.checkpoints import check_trained, check_whole
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule
 from taigi_lightning.training.model_setup import compute_dtype, working_place
+from taigi_lightning.training.optimizer import make_optimizer
 from taigi_lightning.training.resume import CompareSettings, plain_arguments
 from taigi_lightning.training.stage_model import check_callbacks, check_from_scratch, make_model
 from taigi_lightning.training.step_metrics import StepMetrics
@@ -57,6 +58,7 @@ class CausalLMModule(pl.LightningModule):
         lr_scheduler: the learning rate's schedule after the warm-up; or a class such as
             torch.optim.lr_scheduler.StepLR, which steps with the optimizer and has no warm-up.
         warmup_steps: optimizer steps over which the learning rate rises from zero.
+        lora_plus_ratio: how many times A's learning rate B's is (LoRA+); null trains both at one.
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
         activation_budget: share of the activations kept for backward, the rest being moved to the host or
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
@@ -79,6 +81,7 @@ class CausalLMModule(pl.LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: ScheduleName | LRSchedulerCallable = "cosine",
         warmup_steps: NonNegativeInt = 0,
+        lora_plus_ratio: PositiveFloat | None = None,
         compile: bool | None = None,
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
         answer_strategy: Strategy = "choice",
@@ -102,12 +105,12 @@ class CausalLMModule(pl.LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.warmup_steps = warmup_steps
+        self.lora_plus_ratio = lora_plus_ratio
         self.compile_layers = compile
         self.activation_budget = activation_budget
         self.answer_strategy: Strategy = answer_strategy
         self.hand_off: HandOff = hand_off
-        # A checkpoint holds what trains, and nothing else (see state_dict).
-        self.strict_loading = False
+        self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)
         self.model: Any = None
         self._made_to_train = False
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -160,10 +163,7 @@ class CausalLMModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
-        try:
-            optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        except ValueError as error:
-            raise InputError(f"The optimizer refuses its settings under model.optimizer: {error}.") from error
+        optimizer = make_optimizer(self.optimizer, dict(self.named_parameters()), self.lora_plus_ratio)
         steps = self.trainer.estimated_stepping_batches
         schedule = configure_schedule(self.lr_scheduler, optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

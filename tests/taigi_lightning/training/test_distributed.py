@@ -172,7 +172,7 @@ def test_a_module_refuses_them_without_the_command_line(tiny_llama_dir: Path, tm
     )
     module = CausalLMModule(str(tiny_llama_dir), lora=LoraSettings(r=2, lora_alpha=4))
     module.trainer = fit
-    fit.strategy = ModelParallelStrategy()  # type: ignore[misc]
+    fit._accelerator_connector.strategy = ModelParallelStrategy()
     with pytest.raises(InputError, match=r"--trainer\.strategy ddp"):
         module.configure_model()
 

@@ -1,0 +1,44 @@
+"""The optimizer over what trains, with LoRA+'s two rates where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+
+from taigi_lightning.errors import InputError
+
+
+def make_optimizer(
+    build: OptimizerCallable, parameters: Mapping[str, torch.nn.Parameter], lora_plus_ratio: float | None
+) -> torch.optim.Optimizer:
+    """Build an optimizer over the parameters that train.
+
+    Args:
+        build: makes it from parameters or parameter groups.
+        parameters: all of the module, by name.
+        lora_plus_ratio: how many times A's learning rate B's is (Hayou et al. 2024, LoRA+); None trains all at one.
+
+    Raises:
+        InputError: the optimizer refuses its settings, or there is no adapter for LoRA+.
+    """
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    faster = [parameter for name, parameter in trained.items() if ".lora_B." in name]
+    groups: Any = trained.values()
+    if lora_plus_ratio is not None:
+        if not faster:
+            raise InputError(
+                "model.lora_plus_ratio sets two learning rates of an adapter, and none trains here. Give "
+                "--model.lora.r, or leave lora_plus_ratio out."
+            )
+        slower = [parameter for name, parameter in trained.items() if ".lora_B." not in name]
+        groups = [{"params": slower}, {"params": faster}]
+    try:
+        optimizer = build(groups)
+    except ValueError as error:
+        raise InputError(f"The optimizer refuses its settings under model.optimizer: {error}.") from error
+    if lora_plus_ratio is not None:
+        optimizer.param_groups[1]["lr"] *= lora_plus_ratio
+    return optimizer
