@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from corpus_tools.cleaning.characters import HAN
+from corpus_tools.cleaning.romanisation import WORD, Orthography, converted, library
 from corpus_tools.cleaning.rules import SEPARATOR, Log, Rule
 from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.errors import InputError
@@ -124,6 +125,15 @@ def mask_contacts(text: str, log: Log) -> str:
     return _rewritten(_PHONE, lambda _: "[phone]", text, log)
 
 
+def _convert(orthography: Orthography) -> Callable[[str, Log], str]:
+    """A rule that writes romanised words in an orthography, tone digits as diacritics."""
+
+    def apply(text: str, log: Log) -> str:
+        return _rewritten(WORD, lambda match: converted(match[0], orthography), text, log)
+
+    return apply
+
+
 def _own(rule: OwnRule) -> Rule:
     """The rule, its examples checked.
 
@@ -178,6 +188,8 @@ _RULES = {
     "contacts": Rule("contacts", remove_contacts),
     "mask_contacts": Rule("contacts", mask_contacts),
     "han_spaces": Rule("han_spaces", close_han),
+    "tailo": Rule("tailo", _convert("tailo")),
+    "poj": Rule("poj", _convert("poj")),
 }
 
 
@@ -190,6 +202,8 @@ def extra_rules(optional: Sequence[str], own: Sequence[OwnRule]) -> list[Rule]:
     if unknown := sorted(set(optional) - set(_RULES)):
         known = ", ".join(get_args(OptionalRule))
         raise InputError(f"there is no optional rule {', '.join(unknown)}; there are {known}.")
+    if {"tailo", "poj"} & set(optional):
+        library()  # if it is missing, that should be said before the work begins
     names = [rule.name for rule in own]
     if len(set(names)) < len(names):
         raise InputError(f"own rules share a name: {', '.join(names)}; give each its own.")

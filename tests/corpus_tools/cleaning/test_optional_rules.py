@@ -23,10 +23,9 @@ PIECES = [
     "21",
     "a.indd 7 2020/1/2 9:00",
 ]
-MARKED_UP = st.lists(st.one_of(TEXT, st.sampled_from([*PIECES, "a@b.tw", "06-2757575", "春 天"]))).map(
-    "".join
-)
-NAMES: list[OptionalRule] = ["html", "pages", "han_spaces", "contacts", "mask_contacts"]
+WORDS = ["a@b.tw", "06-2757575", "春 天", "Tai5-lam5", "chia\u030dh", "goeh8--e5", "Ng2", "street", " "]
+MARKED_UP = st.lists(st.one_of(TEXT, st.sampled_from([*PIECES, *WORDS]))).map("".join)
+NAMES: list[OptionalRule] = ["html", "pages", "han_spaces", "contacts", "mask_contacts", "tailo", "poj"]
 
 
 @settings(max_examples=200, deadline=None)

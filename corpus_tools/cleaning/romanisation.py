@@ -1,0 +1,45 @@
+"""Romanised Taigi from one orthography into another, word by word, by the library `kesi`."""
+
+from __future__ import annotations
+
+import re
+from functools import cache, lru_cache
+from typing import Any, Literal
+
+from corpus_tools.cleaning.syllables import is_syllable
+from corpus_tools.errors import InputError
+
+Orthography = Literal["tailo", "poj"]
+_LETTER = r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff\u207f\u1d3a\u0300-\u036f]"
+WORD = re.compile(rf"(?<![0-9_\-]){_LETTER}+[1-9]?(?:--?{_LETTER}+[1-9]?)*(?![0-9_])")
+
+
+@cache
+def library() -> Any:
+    """The library.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import kesi
+    except ImportError as error:
+        raise InputError(
+            "converting romanisation needs kesi; install it with: pip install '.[romanisation]'."
+        ) from error
+    return kesi
+
+
+@lru_cache(65536)
+def converted(word: str, orthography: Orthography) -> str:
+    """A word with its tones as diacritics, in Tâi-lô or POJ; what is no Taigi word stays.
+
+    >>> converted("Tai5-lam5", "tailo"), converted("chia̍h-pn̄g", "tailo"), converted("tsia̍h", "poj")
+    ('Tâi-lâm', 'tsia̍h-pn̄g', 'chia̍h')
+    >>> converted("street", "tailo")
+    'street'
+    """
+    if not all(map(is_syllable, filter(None, word.split("-")))):
+        return word
+    of_kesi = library().Ku(word)
+    return str((of_kesi.POJ() if orthography == "poj" else of_kesi.KIP()).hanlo)
