@@ -28,6 +28,13 @@ SENTENCES = [
     "http://a.tw",
     "好\r\n",
     "",
+    "Goa2 beh khi3 Tai5-lam5.",
+    "<p>飼雞<br>的辦法</p>&amp;",
+    "第 3 頁\n",
+    "昏 去誠危險 a@b.tw",
+    "看 http://www.",
+    "表3.",
+    "1：文化營",
 ]
 TEXT = st.lists(st.sampled_from(SENTENCES), max_size=6).map("".join)
 ROW = st.fixed_dictionaries(
@@ -56,6 +63,10 @@ def build(files: list[list[dict[str, Any]]], folder: Path, **options: Any) -> di
             "min_paragraph_chars": st.sampled_from([1, 15]),
             "min_taigi_score": st.sampled_from([0.0, 0.5]),
             "decontaminate": st.booleans(),
+            "rows": st.sampled_from(["auto", "window", "paragraph", "line"]),
+            "lengths": st.sampled_from(["characters", "syllables"]),
+            "duplicates": st.sampled_from(["exact", "normalised"]),
+            "optional_rules": st.sampled_from([[], ["html", "pages"], ["han_spaces", "contacts", "poj"]]),
         }
     ),
 )
@@ -80,6 +91,13 @@ def test_nothing_is_lost_or_counted_twice(files: list[list[dict[str, Any]]], opt
     assert characters["read"] + characters["line_breaks_added"] == sum(
         [*spent, characters["edges"], characters["kept"]]
     )
-    assert 0 <= characters["edges"] <= 4 * (len(kept) + len(dropped)) + len(texts)
-    assert all(options["min_chars"] <= len(d["text"]) <= options["max_chars"] for d in kept)
+    breaks = sum(text.count("<") for text in texts)  # which may leave empty lines
+    assert 0 <= characters["edges"] <= 4 * (len(kept) + len(dropped)) + 2 * len(texts) + breaks
+    sources = report["sources"]
+    assert sum(source["rows"] for source in sources) == rows["read"]
+    assert sum(source["characters"] for source in sources) == characters["read"]
+    assert sum(source["kept"] for source in sources) == characters["kept"]
+    assert sum(source["documents"] for source in sources) == len(kept)
+    if options["lengths"] == "characters":
+        assert all(options["min_chars"] <= len(d["text"]) <= options["max_chars"] for d in kept)
     assert len({d["text"] for d in kept}) == len(kept)
