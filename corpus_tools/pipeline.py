@@ -2,7 +2,7 @@
 
 1. Shards (a file each; files that share a title by the same author together) are merged and cleaned.
 2. From their hashes alone, duplicate articles and paragraphs are found and validation articles chosen.
-3. Parts (runs of shards of about `PART_CHARACTERS`) are split into documents and written aside.
+3. Parts (runs of shards) are split into documents and written aside.
 4. Everything is renamed into place, the manifest last.
 No step depends on the number of workers, the kind of executor or the order in which files are listed.
 """
@@ -28,7 +28,6 @@ from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.hub import fetch, is_address
 from corpus_tools.files.shard_file import read_counts
 from corpus_tools.files.sources import Source, find_sources
-from corpus_tools.files.writers import path_of
 from corpus_tools.filtering.decontamination import read_questions
 from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH, Sameness
 from corpus_tools.filtering.segments import Limits
@@ -37,12 +36,11 @@ from corpus_tools.report.html_page import render_page
 from corpus_tools.steps.clean_shard import ShardOptions, ShardSummary, clean_shard, read_input
 from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
 from corpus_tools.steps.output_folder import check_output_folder
-from corpus_tools.steps.publish import joined, publish
+from corpus_tools.steps.publish import publish
 from corpus_tools.steps.row_kinds import RowKind
-from corpus_tools.steps.select import Selection, select
-from corpus_tools.steps.write_part import repeated_documents, write_part
-
-PART_CHARACTERS = 10_000_000
+from corpus_tools.steps.select import select
+from corpus_tools.steps.write_part import write_part
+from corpus_tools.steps.write_parts import grouped, write_all
 
 
 def build_corpus(
@@ -131,19 +129,6 @@ def build_corpus(
         "max_expansion": max_expansion,
         "max_row_mchars": max_row_mchars,
     }
-    of_shards = ShardOptions(
-        dict(fields or {}),
-        rows,
-        min_paragraph_chars,
-        decontaminate.resolve() if decontaminate else None,
-        ngram,
-        duplicates,
-        convert_simplified,
-        tuple(optional_rules),
-        tuple(own_rules),
-        skip_bad_files,
-        ReadLimits(max_expansion, max_row_mchars),
-    )
     given = [sources] if isinstance(sources, str | Path) else sources
     local = [source for source in given if not is_address(source)]
     remote = [source for source in given if is_address(source)]
@@ -160,28 +145,57 @@ def build_corpus(
             options.setdefault("revisions", {})[str(source)] = revision
         reading = ahead(read_input, files) if executor is None else nullcontext(read_input)
         with reading as read:
-            clean = partial(
-                clean_shard, work_dir=work, salt=_salt(options, decontaminate), options=of_shards, read=read
-            )
+            of_shards = _shard_options(options, own_rules, decontaminate)
+            salt = _salt(options, decontaminate)
+            clean = partial(clean_shard, work_dir=work, salt=salt, options=of_shards, read=read)
             shards = _clean_all(clean, files, run)
         selections, validation = select(shards, work, validation_fraction, min_chars)
         limits = Limits(min_chars, max_chars, min_taigi_score, lengths)
         finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl", duplicates=duplicates)
-        parts = _write_all(finish, _grouped(shards, selections), work, run)
-        skipped = {", ".join(s.sources): s.error for s in shards if s.error}
-        for shard in shards:
-            skipped |= shard.bad_rows
-        shared = {s.sources[0]: len(s.sources) for s in shards if len(s.sources) > 1}
-        kinds = {n: msgspec.to_builtins(k) for s in shards for n, k in zip(s.sources, s.kinds, strict=False)}
-        report = corpus_report(
-            options, _counts(shards, work), parts, kinds, skipped, passed_over, validation, shared
-        )
+        parts = write_all(finish, grouped(shards, selections), work, run)
+        report = _report(options, shards, parts, work, passed_over, validation)
         _need_documents(report)
         names = [name for shard in shards for name in shard.sources]
         (work / "report.html").write_text(render_page(report, names), encoding="utf-8")
         publish(work, output_dir, parts, shards, report, options)
         shutil.rmtree(work)
         return report
+
+
+def _shard_options(
+    options: Mapping[str, Any], own_rules: Sequence[OwnRule], questions: Path | None
+) -> ShardOptions:
+    return ShardOptions(
+        options["fields"],
+        options["rows"],
+        options["min_paragraph_chars"],
+        questions.resolve() if questions else None,
+        options["ngram"],
+        options["duplicates"],
+        options["convert_simplified"],
+        tuple(options["optional_rules"]),
+        tuple(own_rules),
+        options["skip_bad_files"],
+        ReadLimits(options["max_expansion"], options["max_row_mchars"]),
+    )
+
+
+def _report(
+    options: Mapping[str, Any],
+    shards: Sequence[ShardSummary],
+    parts: Sequence[PartSummary],
+    work: Path,
+    passed_over: Sequence[str],
+    validation: int,
+) -> dict[str, Any]:
+    """What report.json holds, see `corpus_report`."""
+    skipped = {", ".join(s.sources): s.error for s in shards if s.error}
+    for shard in shards:
+        skipped |= shard.bad_rows
+    shared = {s.sources[0]: len(s.sources) for s in shards if len(s.sources) > 1}
+    kinds = {n: msgspec.to_builtins(k) for s in shards for n, k in zip(s.sources, s.kinds, strict=False)}
+    counts = _counts(shards, work)
+    return corpus_report(options, counts, parts, kinds, skipped, passed_over, validation, shared)
 
 
 def _counts(shards: Sequence[ShardSummary], work: Path) -> Counts:
@@ -238,48 +252,3 @@ def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run:
     merged = run("merge", [partial(clean, [files[i] for i in m]) for m in together]) if together else []
     replaced = dict(zip((m[0] for m in together), merged, strict=True))
     return [replaced.get(i, alone[i]) for i in sorted(members)]
-
-
-def _grouped(shards: Sequence[ShardSummary], selections: Sequence[Selection]) -> list[list[Selection]]:
-    groups: list[list[Selection]] = []
-    size = 0
-    for shard, selection in zip(shards, selections, strict=True):
-        characters = sum(shard.characters)
-        if not shard.stored:
-            continue
-        if not groups or (size and size + characters > PART_CHARACTERS):
-            groups.append([])
-            size = 0
-        groups[-1].append(selection)
-        size += characters
-    return groups
-
-
-def _write_all(
-    finish: Callable[..., PartSummary], groups: Sequence[Sequence[Selection]], work: Path, run: Any
-) -> list[PartSummary]:
-    """Parts in order, and what they dropped as one file; a document that an earlier part has is left out."""
-    stems = [work / f"part-{i:05d}" for i in range(len(groups))]
-    calls = [partial(finish, g, s) for g, s in zip(groups, stems, strict=True)]
-    parts: list[PartSummary] = []
-    with joined(work / "dropped.parquet") as join:
-
-        def take(part: PartSummary) -> None:
-            _join(part, stems[len(parts)], join)
-            parts.append(part)
-
-        run("write", calls, take)
-    again = repeated_documents(parts)
-    if again:  # they are written once more
-        calls = [partial(finish, groups[i], stems[i], repeated=drop) for i, drop in again.items()]
-        for i, part in zip(again, run("write again", calls), strict=True):
-            parts[i] = part
-        with joined(work / "dropped.parquet") as join:
-            for part, stem in zip(parts, stems, strict=True):
-                _join(part, stem, join)
-    return parts
-
-
-def _join(part: PartSummary, stem: Path, join: Callable[[Path], None]) -> None:
-    if "dropped" in part.files:
-        join(path_of(stem, "dropped"))
