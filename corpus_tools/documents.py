@@ -140,4 +140,5 @@ class PartSummary(msgspec.Struct):
     unknown_private_use: Counter[str] = msgspec.field(default_factory=Counter)
     replacement_characters: int = 0
     simplified_articles: int = 0
+    garbled: list[dict[str, str]] = msgspec.field(default_factory=list)
     sources: dict[str, Counter[str]] = msgspec.field(default_factory=dict)

@@ -67,6 +67,7 @@ def corpus_report(
         "rules": rules,
         "unknown_private_use": _ranked(_sum([p.unknown_private_use for p in parts])),
         "replacement_characters": sum(p.replacement_characters for p in parts),
+        "garbled_articles": [found for part in parts for found in part.garbled],
         "overlaps": counts.hits,
         "lengths": {str(k): n for k, n in sorted(_sum([p.lengths for p in parts]).items())},
         "taigi_scores": {f"{k / 20:.2f}": n for k, n in sorted(_sum([p.scores for p in parts]).items())},

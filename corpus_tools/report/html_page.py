@@ -65,6 +65,10 @@ def render_page(report: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
         odd_characters=_odd_characters(report),
         tables={
             "Overlaps with the evaluation questions": overlaps,
+            "Articles garbled by a font of their own": [
+                (f"{found['source']}, {found['title']}", f"{found['share']} private-use characters or U+FFFD")
+                for found in report.get("garbled_articles", [])
+            ],
             "Skipped files": list(report["skipped_files"].items()),
             "Options": list(report["options"].items()),
         },

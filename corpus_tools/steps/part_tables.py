@@ -16,6 +16,9 @@ from corpus_tools.filtering.deduplication import Sameness, hash_bytes, key_of
 from corpus_tools.filtering.segments import Limits, Piece, cut_texts
 from corpus_tools.steps.select import DUPLICATE, VALIDATION
 
+_GARBLED = (
+    0.02  # of its characters have no meaning in Unicode: a text from a font of its own, wrongly converted
+)
 _BIN = 128  # characters to a bar of the length histogram
 
 
@@ -70,7 +73,7 @@ class PartTables:
                 lost += self._share_out(
                     article, data, pieces, "validation" if fate == VALIDATION else "train"
                 )
-                self._count_oddities(text, found)
+                self._count_oddities(article, text, found)
             self.summary.edges += article.characters - lost
 
     def _drop(
@@ -121,12 +124,16 @@ class PartTables:
             self._leave_out(article, str(data, "utf-8"), left_out)
         return kept + lost
 
-    def _count_oddities(self, text: str, found: Found) -> None:
+    def _count_oddities(self, article: CleanedArticle, text: str, found: Found) -> None:
         self.summary.simplified_articles += found.simplified and looks_simplified(text)
         if found.rare:
             self.summary.replacement_characters += text.count("\ufffd")
             private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]
             self.summary.unknown_private_use.update(private)
+            odd = len(private) + text.count("\ufffd")
+            if odd >= _GARBLED * len(text):
+                where = {"source": article.source, "title": article.title}
+                self.summary.garbled.append(where | {"share": f"{odd / len(text):.1%}"})
 
     def _leave_out(self, article: CleanedArticle, text: str, pieces: Sequence[tuple[Piece, str]]) -> None:
         """Drop pieces; the rows that begin in their paragraphs go with them, unless the paragraph began before."""

@@ -87,3 +87,14 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(
     report: Path, width: int, tmp_path: Path
 ) -> None:
     check_width(report, width, tmp_path)
+
+
+def test_articles_from_a_font_of_its_own_are_named(tmp_path: Path) -> None:
+    sound, garbled = "阮兜佇台南的海邊仔，" * 20, "阮兜\ue0a1佇\ue0b2台\ufffd南的海邊仔，" * 20
+    rows = [{"title": "好", "text": sound + "\ue0a1"}, {"title": "歹", "text": garbled}]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    counts = build_corpus(tmp_path / "in", tmp_path / "out", validation_fraction=0)
+    assert counts["garbled_articles"] == [{"source": "a.json", "title": "歹", "share": "23.1%"}]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "a.json, 歹" in page and "23.1% private-use" in page
