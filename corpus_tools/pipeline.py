@@ -209,8 +209,10 @@ def _counts(shards: Sequence[ShardSummary], work: Path) -> Counts:
 def _need_documents(report: Mapping[str, Any]) -> None:
     if not report["documents"]["total"]:
         reasons = {k: v for k, v in report["rows"]["dropped"].items() if v}
+        left_out = list(report["skipped_files"].items())
+        skipped = f", {len(left_out)} files or rows skipped ({': '.join(left_out[0])})" if left_out else ""
         raise InputError(
-            f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}); "
+            f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}){skipped}; "
             "look at the input or lower --min_chars."
         )
     if not report["documents"].get("train"):

@@ -76,6 +76,16 @@ def test_a_file_that_cannot_be_read_is_an_error_and_may_be_skipped(
     assert list(report["skipped_files"]) == ["gone.json"]
 
 
+def test_an_empty_result_names_what_was_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "\\ud800"}]')
+    assert (
+        main(["clean", str(tmp_path / "a.json"), "--output_dir", str(tmp_path / "out"), "--skip_bad_files"])
+        == 1
+    )
+    error = capsys.readouterr().err
+    assert "1 files or rows skipped (a.json: " in error and "half a surrogate pair" in error
+
+
 @pytest.mark.parametrize(
     ("platform", "count", "used"), [("darwin", 8, 8), ("win32", 128, 61), ("darwin", None, 1)]
 )
