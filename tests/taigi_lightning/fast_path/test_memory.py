@@ -150,3 +150,19 @@ def test_a_larger_shape_takes_the_memory_of_unpacked_weights_back(
     loss_of(model, TOKENS[:1], PACKED[:1]).backward()
     assert decoder.unpacked == 0  # a smaller one comes and goes
     assert worst(gradients(model), wanted) < 1e-5
+
+
+def test_a_smaller_shape_asks_nothing_of_the_device_where_a_larger_one_keeps_everything(
+    nf4_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = causal_lm(apply_fast_path(with_lora(nf4_llama(nf4_folder)))).fast_decoder
+    asked: list[int] = []
+    room = decoder._room
+    monkeypatch.setattr(decoder, "_room", lambda tokens: asked.append(tokens) or room(tokens))
+    shapes = ((2, 12), (2, 7), (1, 12), (3, 12))
+    kept = [decoder.savings(shape) for shape in shapes]
+    assert asked == [24, 36]
+    assert kept == [[EVERYTHING] * 2] * 4
+    decoder.plans = {(2, 12): [INPUT_ONLY] * 2}
+    decoder.savings((2, 7))
+    assert asked == [24, 36, 14]  # more may be kept of less
