@@ -159,7 +159,7 @@ def test_census_counts_each_kind() -> None:
 def test_spans_of_many_texts_are_measured_like_texts_of_their_own(texts: list[list[str]], times: int) -> None:
     pieces = [[piece * times for piece in text] for text in texts]
     spans = [[(end - len(p), end) for p, end in zip(t, _ends(t), strict=True)] for t in pieces]
-    scores, sizes, found = measure_spans(["\n".join(text) + " " for text in pieces], spans)
+    scores, sizes, _, found = measure_spans(["\n".join(text) + " " for text in pieces], spans)
     assert scores == [taigi_score(piece) for text in pieces for piece in text]
     assert sizes == [len(piece.encode()) for text in pieces for piece in text]
     for text, found_here in zip(pieces, found, strict=True):
