@@ -129,6 +129,9 @@ class TaigiCLI(LightningCLI):
         if self.config.subcommand == "plan":
             print_plan(config.as_dict())
             sys.exit(0)
+        asked = any(argument.startswith("--trainer.logger") for argument in SuggestingParser.arguments)
+        if self.config.subcommand != "fit" and not asked:
+            config.trainer.logger = False  # a stage's config names what `fit` logs to
         if config.get("ckpt_path"):
             root = Path(config.trainer.default_root_dir or ".")
             config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
@@ -177,7 +180,7 @@ class TaigiCLI(LightningCLI):
         if self.subcommand == "fit" and loggers is not False:
             kwargs["logger"] = [*as_list(loggers), CSVLogger(str(root / "logs"), name="")]
         else:
-            kwargs["logger"] = False
+            kwargs["logger"] = as_list(loggers) if loggers else False
         plugins = as_list(config.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AsideCheckpointIO()]

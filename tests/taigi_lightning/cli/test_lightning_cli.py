@@ -151,6 +151,18 @@ def test_validate_shows_each_metric_once(
     assert "val/loss" not in capsys.readouterr().out
 
 
+def test_validate_logs_where_the_command_line_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = ["validate", *CPT[1:3], "--model.base", "models/base", "--data.init_args.max_length", "64"]
+    stage += ["--trainer.accelerator", "cpu"]
+    assert call(monkeypatch, *stage) == 0
+    assert not (home / "wandb").exists()  # what the config names is for `fit`
+    assert (
+        call(monkeypatch, *stage, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "asked") == 0
+    )
+    (log,) = (home / "asked").rglob("metrics.csv")
+    assert "val/loss" in log.read_text()
+
+
 def test_validate_asks_for_the_held_out_split_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
