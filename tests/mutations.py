@@ -109,8 +109,8 @@ PLANTED = [
         f"{C}/model/test_base_model.py::test_a_shard_of_another_size_is_named",
     ),
     Planted(
-        f"{T}/model/merge.py", "if (output_dir / CONFIG).is_file() and not overwrite:", "if False:",
-        f"{C}/model/test_merge.py::test_the_command_takes_the_base_that_the_adapter_names",
+        f"{T}/cli/merge.py", "if (output_dir / CONFIG).is_file() and not overwrite:", "if False:",
+        f"{C}/cli/test_merge.py::test_the_command_takes_the_base_that_the_adapter_names",
     ),
     # ---- checkpoints and resume
     Planted(

@@ -1,21 +1,27 @@
 """What both packages' pages are made with: two copies, alike; and nothing hostile gets through a template."""
 
 import base64
+import csv
 import re
 from pathlib import Path
 
 import jinja2
 import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 import corpus_tools
 import taigi_lightning
 from corpus_tools.report import page as corpus_page
 from corpus_tools.report.html_page import render_page
+from taigi_lightning.demo_real import write_report
 from taigi_lightning.evaluation.comparison_report import ComparedRow, write_comparison
 from taigi_lightning.evaluation.scoring import score
 from taigi_lightning.reports import page as model_page
 from taigi_lightning.reports.html_page import question_card, write_page
+from taigi_lightning.reports.model_card import model_card
 from taigi_lightning.reports.page import as_csv
+from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.svg_charts import Series, line_chart
 from taigi_lightning.tasks.questions import Question
 from tests.browser import check_page
@@ -71,6 +77,54 @@ def test_hostile_questions_names_and_charts_are_harmless(tmp_path: Path) -> None
         lineage=[(HOSTILE, HOSTILE)], config=HOSTILE,
     )  # fmt: skip
     no_harm(check_page(path))
+
+
+@pytest.mark.parametrize("generated", [False, True])
+def test_hostile_predictions_are_harmless(tmp_path: Path, generated: bool) -> None:
+    answers, details = tmp_path / "out.csv", tmp_path / "details.csv"
+    answers.write_text("ID,Answer\n")
+    name = HOSTILE.replace("\x00", "").replace("\ud800", "")  # a CSV file holds neither
+    columns = ["ID", "Answer", *(f"Probability{n}" for n in range(1, 5)), "Margin", "AnswerByOrder", "Text"]
+    with details.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, "Fallbacks"])
+        writer.writerow([name, 2, 0.1, 0.6, 0.2, 0.1, 0.4, "2", name if generated else "", 1])
+    question = Question(name, HOSTILE * 9, HOSTILE, (HOSTILE,) * 4, 1, 1)
+    no_harm(check_page(write_predict_report(answers, details, [question], {HOSTILE: HOSTILE})))
+
+
+def test_hostile_stages_are_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taigi_lightning.demo_real.NAMES", {"start": HOSTILE})
+    for stage in ("cpt_model", "final_model"):
+        (tmp_path / stage / "logs" / "version_0").mkdir(parents=True)
+        log = "epoch,step,train/loss\n0,0,3.5\n0,1,2.5\n"
+        (tmp_path / stage / "logs" / "version_0" / "metrics.csv").write_text(log)
+    summary = {
+        "perplexity_per_character": {"start": 2.0}, "accuracy": {"start": 0.5}, "kept": 1.0, "kept_4bit": 1.0,
+        "kept_16bit": 1.0, "questions": HOSTILE, "prediction_accuracy": 0.5, "steps": HOSTILE, "tokens_a_step": 9,
+        "device": HOSTILE, "seconds": 9, "model": HOSTILE,
+    }  # fmt: skip
+    path = write_report(tmp_path, summary)
+    no_harm(check_page(path))
+
+
+def test_a_hostile_card_is_harmless_as_a_page() -> None:
+    base = {"name": HOSTILE, "quantization": HOSTILE}
+    settings = {
+        "data": {"class_path": "SFTDataModule", "init_args": {"max_length": HOSTILE}},
+        "model": {"optimizer": {"class_path": HOSTILE}, "lr_scheduler": HOSTILE},
+    }
+    lineage = {"base": {**base, "lineage": {"base": base}}, "data": {"path": HOSTILE, "sha256": HOSTILE}}
+    for adapter in (False, True):
+        card = str(
+            model_card(HOSTILE, lineage, settings, {"perplexity": HOSTILE}, HOSTILE, HOSTILE, adapter=adapter)
+        )
+        _, _, body = card.split("---\n", 2)
+        shown = MarkdownIt("commonmark").enable("table").render(body)
+        no_harm(shown)
+        assert len(ModelCard(card).data.tags) == (2 if adapter else 1), "the header is read as it was meant"
+        assert shown.count("<table>") == 1
+        assert shown.count("<tr>") == 4, "a heading, three settings and no cell torn open"
 
 
 def test_a_hostile_corpus_is_harmless() -> None:

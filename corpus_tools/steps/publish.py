@@ -16,6 +16,8 @@ from corpus_tools.steps.output_folder import WHOLE
 
 CARD = """---
 language: nan
+license: other
+license_name: that-of-the-texts
 pretty_name: Taigi corpus
 configs:
 - config_name: default
@@ -27,6 +29,8 @@ configs:
 {documents:,} documents of {min_chars}-{max_chars} characters, {characters:,} characters in all, cleaned by
 `corpus_tools` {version}. `report.html` shows what was removed and why, `dropped.parquet` holds it, and
 `manifest.json` the options and the hashes of every input and output file.
+
+The licence is that of the texts, which cleaning does not change: name it at the top before you share the corpus.
 """
 
 

@@ -14,7 +14,7 @@ COMMANDS = {
 }
 # Plain functions: module, name, and what each does.
 TOOLS = {
-    "merge": ("taigi_lightning.model.merge", "merge_command", "add an adapter to its 16-bit base"),
+    "merge": ("taigi_lightning.cli.merge", "merge_command", "add an adapter to its 16-bit base"),
     "score": ("taigi_lightning.evaluation.scoring", "score_command", "predictions × answers → accuracy"),
     "compare": (
         "taigi_lightning.evaluation.compare",

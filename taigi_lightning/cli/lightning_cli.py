@@ -34,7 +34,7 @@ from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.planning.settings import MemorySize
-from taigi_lightning.reports.model_card import write_model_card
+from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.tasks.questions import read_questions
@@ -245,14 +245,16 @@ class TaigiCLI(LightningCLI):
             Console().print(table)
 
     def after_fit(self) -> None:
-        """Leave a report and, beside a whole model, its card."""
+        """Leave a report, and cards beside the adapter and the whole model."""
         folder = Path(self.trainer.default_root_dir)
         logged = any(isinstance(logger, CSVLogger) for logger in self.trainer.loggers)
         if not self.trainer.is_global_zero or not logged or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         print(f"Report: {write_fit_report(folder)}")
-        if (folder / "lineage.json").is_file():  # a base made from scratch has none
-            write_model_card(folder)
+        if any(
+            (part / "lineage.json").is_file() for part in (folder, folder / "adapter")
+        ):  # a base made from scratch has none
+            write_model_cards(folder)
 
     def after_predict(self) -> None:
         """Leave a report beside the predictions."""

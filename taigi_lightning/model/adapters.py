@@ -147,6 +147,9 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
     model.peft_config["default"].base_model_name_or_path = base
     with written_aside(folder) as aside:
         model.save_pretrained(str(aside), save_embedding_layers=False)
+        (aside / "README.md").unlink(
+            missing_ok=True
+        )  # PEFT's template, which names a folder as the base's home
         if prefixes := wrapper_prefixes(base):
             _name_as_wrapped(aside, *prefixes)
 

@@ -14,7 +14,7 @@ from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.hand_off import STACKED
 from taigi_lightning.model.lineage import LINEAGE, adapter_hash, check_lineage, read_lineage
-from taigi_lightning.model.lora_deltas import LoraUpdate, read_adapter_config, read_updates
+from taigi_lightning.model.lora_deltas import LoraUpdate, read_updates
 from taigi_lightning.model.merge_places import find_places, quantised_weights
 from taigi_lightning.model.merge_precision import (
     PIECE,
@@ -248,32 +248,3 @@ def _publish(partial: Path, folder: Path, config: Path) -> None:
         path.replace(folder / path.name)
     shutil.copyfile(config, partial / CONFIG).replace(folder / CONFIG)
     partial.rmdir()
-
-
-def merge_command(
-    base: str | None = None,
-    adapter: Path = Path("models/cpt_model/adapter"),
-    output_dir: Path = Path("models/cpt_model"),
-    onto: Onto = "original",
-    device: str = "cpu",
-    overwrite: bool = False,
-) -> None:
-    """Merge a LoRA adapter into its 16-bit base: a model that plain transformers loads.
-
-    Args:
-        base: folder or hub name of the base model; without it, the one that the adapter names.
-        adapter: folder of the adapter, as training or PEFT saved it.
-        output_dir: folder for the merged model.
-        onto: add to the original weights, whose update a later 4-bit stage keeps, or to the 4-bit weights
-            that training saw, dequantised: exact in 16 bits, nearly lost in a later 4-bit stage.
-        device: where to compute, cpu or cuda.
-        overwrite: replace a model that is in output_dir.
-    """
-    if (output_dir / CONFIG).is_file() and not overwrite:
-        raise InputError(
-            f"{output_dir} holds a model. Give --overwrite true to replace it, or --output_dir another folder."
-        )
-    name = base or read_adapter_config(adapter).get("base_model_name_or_path")
-    if not name:
-        raise InputError(f"{adapter} does not name its base; give --base.")
-    print(merge_adapter(name, adapter, output_dir, onto=onto, device=device))

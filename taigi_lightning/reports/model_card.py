@@ -1,22 +1,35 @@
-"""README.md of a finished model: what it is, what it came from, what one may do with it."""
+"""README.md of a finished model or adapter: what it is, what it came from, what one may do with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from taigi_lightning.atomic_write import write_text
 from taigi_lightning.errors import InputError
 from taigi_lightning.reports.csv_log import read_run_log
+from taigi_lightning.reports.markdown import code, plain
+from taigi_lightning.reports.model_origin import (
+    first_base,
+    hub_name,
+    license_of,
+    public_name,
+    stages,
+    training_rows,
+)
 from taigi_lightning.reports.training_report import fit_figures, read_json
 from taigi_lightning.tasks.prompts import render_prompt
 from taigi_lightning.tasks.questions import Question
 
 CARD = "README.md"
-# What a reader of the card wants to know of `run_report.fit_figures`; the rest is about the machine.
+ADAPTER = "adapter"  # the folder of a run that holds its adapter
+TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
+# What a reader of the card wants to know of `training_report.fit_figures`; the rest is about the machine.
 TEXT_METRICS = {
     "validation loss": "loss on held-out text, nats a token",
     "perplexity": "perplexity on held-out text",
@@ -27,40 +40,63 @@ QUESTION_METRICS = {
     "validation loss": "loss on their answers, nats a token",
     "training loss at the end": "training loss at the end, nats a token",
 }
-# The weights of these bases and of everything made from them; the Hub spells licences in lower case.
 LANGUAGES = {"nan": "Taigi (Taiwanese Hokkien, 台語)", "hak": "Hakka (客語)", "zh": "Mandarin (華語)"}
-LICENSES = {"Bohanlu/Taigi-Llama-2": "cc-by-nc-sa-4.0", "meta-llama/Llama-2": "llama2"}
 
 
-def write_model_card(folder: Path, license: str | None = None, language: str = "nan") -> Path:
-    """Write `README.md` into a model's folder, aside first and then renamed.
+def write_model_cards(
+    folder: Path,
+    license: str | None = None,
+    language: str = "nan",
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+) -> list[Path]:
+    """Write `README.md` for a run's model and for its adapter, aside first and then renamed.
 
     Args:
-        folder: what `fit` left: lineage.json, config.yaml and logs are used where there are.
+        folder: what `fit` or `merge` left: lineage.json, config.yaml and logs are used where there are.
         license: the base's licence as the Hub spells it; None takes what is known of the base.
         language: ISO 639 code of the language the model was taught.
+        base_model: the base's name on the Hub; None takes it from the lineage, unless that names a folder.
+        datasets: names on the Hub of the data it was trained on.
 
     Returns:
-        the card's path.
+        the cards' paths: of the merged model, of the adapter, or of both.
 
     Raises:
-        InputError: the folder holds no lineage.json, so nobody knows what the model came from.
+        InputError: the folder holds no lineage.json, so nobody knows what the model came from; or a file that the
+            card is made from is broken.
     """
-    lineage = read_json(folder / "lineage.json") or read_json(folder / "adapter" / "lineage.json")
-    if not isinstance(lineage, dict) or "base" not in lineage:
+    parts = {folder: False, folder / ADAPTER: True}
+    if (folder / "adapter_config.json").is_file():
+        parts = {folder: True}
+    found = {part: read_json(part / "lineage.json") for part in parts}
+    lineages = {part: lineage for part, lineage in found.items() if lineage is not None}
+    if not lineages or not all(isinstance(one, dict) and "base" in one for one in lineages.values()):
         raise InputError(
             f"{folder} holds no lineage.json that names a base, so it is not a model that `fit` finished. "
             "Give the folder after trainer.default_root_dir, for example models/final_model."
         )
-    config = folder / "config.yaml"
+    run = folder.parent if list(parts.values()) == [True] else folder
+    settings = _settings(run / "config.yaml")
+    metrics = fit_figures(read_run_log(run).metrics) if any(run.glob("logs/**/metrics.csv")) else {}
+    written = []
+    for part, lineage in lineages.items():
+        card = model_card(
+            f"{part.resolve().parent.name}/{part.name}" if parts[part] else part.resolve().name,
+            lineage, settings, metrics, license, language,
+            adapter=parts[part], base_model=base_model, datasets=datasets,
+        )  # fmt: skip
+        write_text(part / CARD, str(card))
+        written.append(part / CARD)
+    return written
+
+
+def _settings(config: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except yaml.YAMLError as error:
         raise InputError(f"{config} is not YAML ({error}). It is written by `fit`: was it edited?") from error
-    metrics = fit_figures(read_run_log(folder).metrics) if any(folder.glob("logs/**/metrics.csv")) else {}
-    text = model_card(folder.name, lineage, settings, metrics, license, language)
-    write_text(folder / CARD, text)
-    return folder / CARD
+    return settings if isinstance(settings, dict) else {}
 
 
 def model_card(
@@ -70,52 +106,74 @@ def model_card(
     metrics: Mapping[str, str],
     license: str | None = None,
     language: str = "nan",
-) -> str:
-    """The card's text: the Hub's YAML header and a page of Markdown.
+    *,
+    adapter: bool = False,
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+) -> ModelCard:
+    """The card: the Hub's YAML header and a page of Markdown, in which no foreign text becomes markup.
 
     Args:
         name: the model's.
         lineage: from lineage.json.
         settings: the resolved config of the run.
-        metrics: from `run_report.fit_figures`.
+        metrics: from `training_report.fit_figures`.
         license: the base's; None takes what is known of it.
         language: ISO 639 code.
+        adapter: the folder holds an adapter, not a whole model.
+        base_model: the base's name on the Hub; None takes the lineage's, unless that is a folder.
+        datasets: names on the Hub.
     """
     root = first_base(lineage)
-    license = license or base_license(root)
-    questions = (settings.get("data") or {}).get("class_path", "").endswith("SFTDataModule")
-    spoken = LANGUAGES.get(language, f"the language `{language}`")
+    base_model = base_model or hub_name(root)
+    terms = {"license": license} if license else license_of(base_model or root) or license_of(root)
+    data = _header(terms, language, base_model, datasets, adapter)
+    chosen = settings.get("data") or {}
+    chat = (chosen.get("init_args") or {}).get("chat_template")
+    questions = str(chosen.get("class_path", "")).endswith("SFTDataModule")
     labels = QUESTION_METRICS if questions else TEXT_METRICS
-    shown = [(label, metrics[figure]) for figure, label in labels.items() if figure in metrics]
-    sections = [
-        f"# {name}",
-        f"A language model for {spoken}, made from `{root}`"
-        + (", taught to answer four-choice questions about a passage." if questions else "."),
-        _terms(root, license),
-        "## How it was made\n\n" + "\n".join(f"{n}. {stage}" for n, stage in enumerate(stages(lineage), 1)),
-        _table("Training of the last stage", ("setting", "value"), training_rows(settings)),
-        _table("Measured during training", ("metric", "value"), shown),
-        _use(name, questions),
-        "## Limits\n\nWhat it says comes from its texts, true or not, and nothing was done to make it safe to talk to. "
-        "Held-out text and questions come from the same sources as those it was trained on; elsewhere expect less.",
+    measured = [(label, code(metrics[figure])) for figure, label in labels.items() if figure in metrics]
+    trained = [(label, code(value)) for label, value in training_rows(settings)]
+    tables = [
+        ("Training of the last stage", "setting", trained),
+        ("Measured during training", "metric", measured),
     ]
-    header = yaml.safe_dump(_header(root, license, language), allow_unicode=True, sort_keys=False)
-    return f"---\n{header}---\n" + "\n\n".join(section for section in sections if section) + "\n"
+    spoken = plain(LANGUAGES.get(language, f"the language {language}"))
+    what = "A LoRA adapter" if adapter else "A language model"
+    origin = code(base_model or public_name(root))
+    return ModelCard.from_template(  # type: ignore[no-any-return]
+        data,
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        title=plain(name),
+        summary=f"{what} for {spoken}, made from {origin}"
+        + (", taught to answer four-choice questions about a passage." if questions else "."),
+        terms=_terms(
+            plain(base_model or public_name(root)), terms.get("license_name") or terms.get("license")
+        ),
+        stages=stages(lineage),
+        tables=[{"title": title, "left": left, "rows": rows} for title, left, rows in tables if rows],
+        code=_use(name, public_name(str(lineage["base"].get("name"))) if adapter else None),
+        prompt=_prompt() if questions else "",
+        turn=" as a user's turn of its chat template" if chat else "",
+    )
 
 
-def _header(root: str, license: str | None, language: str) -> dict[str, Any]:
+def _header(
+    terms: Mapping[str, Any], language: str, base_model: str | None, datasets: Sequence[str], adapter: bool
+) -> ModelCardData:
     """What the Hub reads."""
-    header: dict[str, Any] = {
-        "language": [language],
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["qlora", *(["taigi", "taiwanese-hokkien"] if language == "nan" else [])],
-    }
-    if license:
-        header["license"] = license
-    if root.count("/") == 1 and not root.startswith("models/"):
-        header |= {"base_model": root, "base_model_relation": "finetune"}
-    return header
+    taigi = ["taigi", "taiwanese-hokkien"] if language == "nan" else []
+    relation = "adapter" if adapter else "finetune"
+    return ModelCardData(
+        language=[language],
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["qlora", *(["lora"] if adapter else []), *taigi],
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        base_model_relation=relation if base_model else None,
+        **terms,
+    )
 
 
 def _terms(root: str, license: str | None) -> str:
@@ -124,93 +182,48 @@ def _terms(root: str, license: str | None) -> str:
         return (
             f"The licence of {root} is not known here: look it up, and name it before you share this model."
         )
-    terms = f"The base's weights are under **{license.upper()}**, which holds for this model too."
+    terms = f"The base's weights are under **{plain(license.upper())}**, which holds for this model too."
     if "-nc-" in license:
         terms += " That excludes commercial use; what you share must name the base and keep the same terms."
     return f"{terms} The terms of the texts it was trained on hold beside it."
 
 
-def _use(name: str, questions: bool) -> str:
-    """How to load the model and, if it was taught to answer, what to ask it with."""
-    example = Question("", "{passage}", "{question}", ("{one}", "{two}", "{three}", "{four}"), None, 0)
-    prompt = render_prompt(example) if questions else ""
-    asked = (
-        f"It was trained on this prompt; the answer is 1, 2, 3 or 4:\n\n```text\n{prompt}\n```"
-        if prompt
-        else ""
+def _use(name: str, base: str | None) -> str:
+    """How to load the model, or the adapter onto its base."""
+    loaded, variable = json.dumps(base or name, ensure_ascii=True), "base" if base else "model"
+    lines = [
+        *(["from peft import PeftModel"] if base else []),
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({loaded})",
+        f'{variable} = AutoModelForCausalLM.from_pretrained({loaded}, dtype="auto", device_map="auto")',
+        *([f"model = PeftModel.from_pretrained(base, {json.dumps(name)})"] if base else []),
+    ]
+    return "\n".join(lines)
+
+
+def _prompt() -> str:
+    """What a model that was taught to answer is asked with."""
+    return render_prompt(
+        Question("", "{passage}", "{question}", ("{one}", "{two}", "{three}", "{four}"), None, 0)
     )
-    code = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto", device_map="auto")'
-    )
-    return "\n\n".join(part for part in ("## Use", f"```python\n{code}\n```", asked) if part)
 
 
-def stages(lineage: Mapping[str, Any]) -> list[str]:
-    """Each stage of a model, the oldest first: its base, and the data it was trained on."""
-    base, data = lineage["base"], lineage.get("data") or {}
-    before = stages(base["lineage"]) if base.get("lineage") else []
-    trained = (
-        f"trained on `{data['path']}` (SHA-256 `{str(data.get('sha256'))[:12]}`)"
-        if data.get("path")
-        else "trained"
-    )
-    return [*before, f"`{base.get('name')}` ({base.get('quantization', 'unquantised')}), {trained}"]
-
-
-def first_base(lineage: Mapping[str, Any]) -> str:
-    """The model that the whole chain of stages began with."""
-    base = lineage["base"]
-    return first_base(base["lineage"]) if base.get("lineage") else str(base.get("name"))
-
-
-def base_license(base: str) -> str | None:
-    """The licence of a base whose terms are known.
-
-    >>> base_license("Bohanlu/Taigi-Llama-2-13B"), base_license("someone/model")
-    ('cc-by-nc-sa-4.0', None)
-    """
-    return next((terms for start, terms in LICENSES.items() if base.startswith(start)), None)
-
-
-def training_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings that decide what a model learnt, for a reader who wants to do it again."""
-    trainer, model, data = (settings.get(name) or {} for name in ("trainer", "model", "data"))
-    optimizer, lora, arguments = (
-        model.get("optimizer") or {},
-        model.get("lora") or {},
-        data.get("init_args") or {},
-    )
-    batch = arguments.get("batch_size")
-    found = {
-        "optimizer steps": trainer.get("max_steps"),
-        "batch": batch and f"{batch} × {trainer.get('accumulate_grad_batches') or 1} accumulated",
-        "longest sequence": arguments.get("max_length") and f"{arguments['max_length']} tokens",
-        "LoRA r, alpha, dropout": lora
-        and f"{lora.get('r')}, {lora.get('lora_alpha')}, {lora.get('lora_dropout')}",
-        "optimizer": optimizer.get("class_path"),
-        "learning rate": (optimizer.get("init_args") or {}).get("lr"),
-        "course of the learning rate": model.get("lr_scheduler"),
-        "base weights in training": model.get("quantization"),
-        "seed": settings.get("seed_everything"),
-    }
-    return [(name, str(value)) for name, value in found.items() if value is not None and value != {}]
-
-
-def _table(title: str, head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    lines = [f"| {left} | {right} |".replace("\n", " ") for left, right in [head, ("-", "-"), *rows]]
-    return f"## {title}\n\n" + "\n".join(lines)
-
-
-def card_command(folder: Path, license: str | None = None, language: str = "nan") -> None:
-    """Write README.md, the model card, into a finished model's folder.
+def card_command(
+    folder: Path,
+    license: str | None = None,
+    language: str = "nan",
+    base_model: str | None = None,
+    datasets: list[str] = [],  # noqa: B006  (it becomes the command line's default)
+) -> None:
+    """Write README.md, the model card, into a finished model's folder and into its adapter's.
 
     Args:
-        folder: the model's folder, as `fit` left it.
+        folder: the model's folder, as `fit` left it, or an adapter's.
         license: the base's licence, such as cc-by-nc-sa-4.0; without it, what is known of the base.
         language: ISO 639 code of the language the model was taught, such as hak.
+        base_model: the base's name on the Hub, where the run started from a folder.
+        datasets: names on the Hub of the data it was trained on, such as `[someone/corpus]`.
     """
-    print(write_model_card(folder, license, language))
+    for path in write_model_cards(folder, license, language, base_model, datasets):
+        print(path)

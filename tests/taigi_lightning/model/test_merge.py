@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import nf4_config
 from taigi_lightning.model.lineage import base_identity, write_lineage
-from taigi_lightning.model.merge import Onto, merge_adapter, merge_command
+from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.planning.memory import PROJECTIONS
-from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
+from tests.taigi_lightning.model.saved_adapters import save_adapter, save_base
 
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)
 
@@ -219,20 +219,6 @@ def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path
     small, large = map(int, ended.stdout.split())
     assert large - small < 2 * shard_bytes
     assert large < 1.5 * shard_bytes + 2**30
-
-
-def test_the_command_takes_the_base_that_the_adapter_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter")
-    merge_command(adapter=adapter, output_dir=tmp_path / "merged")
-    assert f"of {base} merged, onto the original ones" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--overwrite true to replace it"):
-        merge_command(adapter=adapter, output_dir=tmp_path / "merged")
-    merge_command(adapter=adapter, output_dir=tmp_path / "merged", overwrite=True)
-    with pytest.raises(InputError, match="give --base"):
-        merge_command(adapter=edited(adapter, base_model_name_or_path=None))
 
 
 def test_a_merge_rounds_stochastically(tmp_path: Path) -> None:
