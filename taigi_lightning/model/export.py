@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from taigi_lightning.model.publish import CONFIG, publish_model
 from taigi_lightning.model.safetensors_files import tokenizer_files
 
 
@@ -26,13 +27,9 @@ def export_full_model(model: PreTrainedModel, base: str, output: Path, max_shard
     state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
     model.save_pretrained(str(aside), state_dict=state, max_shard_size=max_shard_size)
     # save_pretrained records what training needed: the model's own dtype, and no cache.
-    config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((aside / CONFIG).read_text(encoding="utf-8"))
     config |= {"dtype": "bfloat16", "use_cache": True}
-    (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (aside / CONFIG).unlink()
     for file in tokenizer_files(base):
         shutil.copyfile(file, aside / file.name)
-    for old in output.glob("*.safetensors*"):
-        old.unlink()
-    for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
-        file.replace(output / file.name)
-    aside.rmdir()
+    publish_model(aside, output, (json.dumps(config, indent=2) + "\n").encode())

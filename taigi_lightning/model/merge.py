@@ -4,7 +4,7 @@ import re
 import shutil
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -24,8 +24,10 @@ from taigi_lightning.model.merge_precision import (
     pool,
     round_stochastically,
 )
+from taigi_lightning.model.publish import CONFIG, publish_model
 from taigi_lightning.model.safetensors_files import (
     INDEX,
+    TensorEntry,
     base_folder,
     read_header,
     rewrite_shard,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 Onto = Literal["original", "dequantized"]
 PARTIAL = ".partial"
-CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 MEASURED_VALUES = 1 << 23  # of a weight at most, in rows spread evenly: keeps the measurement to seconds
 
@@ -114,9 +115,36 @@ def merge_adapter(
     headers = [read_header(shard) for shard in shards]
     _check_place(source, shards, output_dir)
     quantised = quantised_weights(source) if onto == "dequantized" else set()
+    partial = output_dir / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    survival = _rewrite(dict(zip(shards, headers, strict=True)), partial, updates, quantised, device)
+    besides = [path for name in (GENERATION_CONFIG, INDEX) for path in source.glob(name)]
+    for path in (*tokenizer_files(source), *besides):
+        shutil.copyfile(path, partial / path.name)
+    if lineage is not None:  # with the adapter's hash: a later stage makes sure that both are of one run
+        write_json(partial / LINEAGE, {**lineage, "adapter": adapter_hash(adapter)})
+    publish_model(partial, output_dir, (source / CONFIG).read_bytes())
+    return MergeReport(output_dir, str(base), adapter, onto, len(updates), survival)
+
+
+def _rewrite(
+    shards: Mapping[Path, Mapping[str, TensorEntry]],
+    folder: Path,
+    updates: Mapping[str, LoraUpdate],
+    quantised: Collection[str],
+    device: str,
+) -> dict[str, Survival]:
+    """Write every shard into `folder`, its weights merged; returns by projection what was kept of the update.
+
+    Args:
+        shards: the base's files with their headers.
+        updates: by stored tensor.
+        quantised: stored tensors that are rounded to 4 bits first.
+    """
     measured = _choose_measured(updates)
     survival: dict[str, list[Survival]] = defaultdict(list)
-    changed = updates.keys() | quantised
+    changed = updates.keys() | set(quantised)
     bar = _progress_bar()
     task = bar.add_task("Merging", total=len(changed))
 
@@ -134,21 +162,11 @@ def merge_adapter(
             survival[_projection(name)].append(kept)
         return merged
 
-    partial = output_dir / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     with bar:
-        for number, (shard, header) in enumerate(zip(shards, headers, strict=True), start=1):
+        for number, (shard, header) in enumerate(shards.items(), start=1):
             bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})", highlight=False)
-            rewrite_shard(shard, header, partial / shard.name, changed, merge_tensor)
-    besides = [path for name in (GENERATION_CONFIG, INDEX) for path in source.glob(name)]
-    for path in (*tokenizer_files(source), *besides):
-        shutil.copyfile(path, partial / path.name)
-    if lineage is not None:  # with the adapter's hash: a later stage makes sure that both are of one run
-        write_json(partial / LINEAGE, {**lineage, "adapter": adapter_hash(adapter)})
-    _publish(partial, output_dir, source / CONFIG)
-    pooled = {name: pool(parts) for name, parts in survival.items()}
-    return MergeReport(output_dir, str(base), adapter, onto, len(updates), pooled)
+            rewrite_shard(shard, header, folder / shard.name, changed, merge_tensor)
+    return {name: pool(parts) for name, parts in survival.items()}
 
 
 def check_onto(onto: Onto, identity: Mapping[str, str]) -> None:
@@ -238,13 +256,3 @@ def _add_update(
         total = torch.addmm(block.float(), left_block, right)
         out.copy_(round_stochastically(total, start.dtype, generator))
     return merged
-
-
-def _publish(partial: Path, folder: Path, config: Path) -> None:
-    """Rename the finished files into place; config.json, without which nothing loads, comes last."""
-    for stale in (folder / CONFIG, folder / INDEX, folder / LINEAGE, *folder.glob("model*.safetensors")):
-        stale.unlink(missing_ok=True)
-    for path in sorted(partial.iterdir()):
-        path.replace(folder / path.name)
-    shutil.copyfile(config, partial / CONFIG).replace(folder / CONFIG)
-    partial.rmdir()
