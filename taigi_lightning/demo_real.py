@@ -24,7 +24,7 @@ from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.demo import Step, run_step
-from taigi_lightning.reports.csv_log import read_run_log
+from taigi_lightning.planning.run_log import read_run_log
 from taigi_lightning.reports.html_page import bar, origins, write_page
 from taigi_lightning.reports.page import as_csv
 from taigi_lightning.reports.svg_charts import Series, line_chart

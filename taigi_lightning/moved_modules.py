@@ -81,7 +81,7 @@ MOVED = {
     "report_page": "reports.html_page",
     "retention": "model.merge_precision",
     "rotation_triton": "kernels.rope_triton",
-    "run_log": "reports.csv_log",
+    "run_log": "planning.run_log",
     "run_report": "reports.training_report",
     "run_settings": "planning.settings",
     "schedules": "training.lr_schedule",

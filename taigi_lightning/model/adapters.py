@@ -19,6 +19,7 @@ from taigi_lightning.model.linear_targets import default_targets
 from taigi_lightning.model.merge_places import adapted_shapes, text_names
 from taigi_lightning.model.safetensors_files import read_header
 from taigi_lightning.model.text_model import wrapper_prefixes
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 
 
 @dataclass
@@ -161,9 +162,9 @@ def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:
         name.replace(start + inner, start + outer, 1): tensor for name, tensor in load_file(file).items()
     }
     save_file(tensors, file, metadata={"format": "pt"})
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = adapter_config(folder)
     config["exclude_modules"] = f"(?!{re.escape(outer)}).*"  # other towers have layers of the same names
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def check_adapter(adapter: str) -> None:
@@ -172,7 +173,7 @@ def check_adapter(adapter: str) -> None:
     Raises:
         InputError: adapter_config.json or adapter_model.safetensors is missing.
     """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
         if not (Path(adapter) / name).is_file():
             raise InputError(
                 f"{adapter} holds no {name}, so it is not a PEFT adapter. Give the `adapter` folder that a "

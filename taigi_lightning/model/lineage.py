@@ -1,7 +1,6 @@
 """Which base and which run something came from, so that a wrong or changed one is refused."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +8,8 @@ from typing import Any, Literal
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
+from taigi_lightning.planning.run_files import LINEAGE, lineage_file
 
-LINEAGE = "lineage.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}
 COMPARED = ("config", "weights", "quantization")
@@ -109,14 +108,9 @@ def read_lineage(folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: the file is there and cannot be read.
     """
-    path = folder / LINEAGE
-    if not path.is_file():
-        return None
-    try:
-        lineage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = lineage["base"]["weights"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a lineage ({error!r}). Write it again with its run.") from error
+    lineage = lineage_file(folder)
+    if lineage is not None and "weights" not in lineage["base"]:
+        raise InputError(f"{folder / LINEAGE} does not tell its base's weights. Write it again with its run.")
     return lineage
 
 

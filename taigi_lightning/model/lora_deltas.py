@@ -1,6 +1,5 @@
 """A PEFT LoRA adapter on disk, read as what it adds to each weight of its base."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import TensorEntry, read_header, read_tensor
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # What these fields hold does not change the function that the saved A and B compute. Any other field has to
@@ -65,13 +64,7 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or unreadable, or the adapter is more than plain LoRA.
     """
-    path = adapter / CONFIG
-    if not path.is_file():
-        raise InputError(f"{adapter} holds no {CONFIG}; wanted the folder of a PEFT adapter.")
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}).") from error
+    config, path = adapter_config(adapter), adapter / ADAPTER_CONFIG
     extras = [name for name in sorted(config.keys() - HARMLESS) if config[name] and config[name] != "none"]
     if config.get("peft_type") != "LORA":
         extras.append("peft_type")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
@@ -18,6 +17,8 @@ from jsonargparse.typing import restricted_string_type
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.memory import PROJECTIONS, Shape
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
+from taigi_lightning.planning.run_log import read_run_log
 
 KNOWN = {
     "Bohanlu/Taigi-Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 128, 56064),
@@ -119,16 +120,14 @@ def saved_adapter(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not there, or says no rank.
     """
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no adapter_config.json, so the adapter's size is not known. It appears when the stage "
-            "that trains it has ended; until then plan with --model.adapter null --model.lora.r RANK."
-        )
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = adapter_config(
+        folder,
+        "The adapter's size is not known without it: it appears when the stage that trains it has ended; until then "
+        "plan with --model.adapter null --model.lora.r RANK.",
+    )
     if not isinstance(found.get("r"), int):
-        raise InputError(f"{path} says no rank r: only LoRA adapters can be planned.")
-    return dict(found)
+        raise InputError(f"{folder / ADAPTER_CONFIG} says no rank r: only LoRA adapters can be planned.")
+    return found
 
 
 def count_devices(devices: Any) -> int | None:
@@ -223,13 +222,11 @@ def found_card() -> tuple[str, int] | None:
 
 
 def past_speed(settings: Settings) -> float | None:
-    """Median tokens per second in the newest log of an earlier run in the same folder."""
-    logs = sorted(Path(settings.folder).glob("logs/**/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if not logs:
+    """Median tokens per second of an earlier run in the same folder, over all its resumes."""
+    folder = Path(settings.folder)
+    if not any(folder.glob("logs/**/metrics.csv")):
         return None
-    with logs[-1].open(encoding="utf-8", newline="") as file:
-        values = [row.get("train/tokens_per_second") for row in csv.DictReader(file)]
-    speeds = [float(value) for value in values if value]
+    speeds = [value for _, value in read_run_log(folder).metrics.get("train/tokens_per_second", [])]
     return statistics.median(speeds) if speeds else None
 
 

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from taigi_lightning.atomic_write import write_text
 from taigi_lightning.errors import InputError
-from taigi_lightning.reports.csv_log import read_run_log
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, lineage_file
+from taigi_lightning.planning.run_log import read_run_log
 from taigi_lightning.reports.markdown import code, plain
 from taigi_lightning.reports.model_origin import (
     first_base,
@@ -22,7 +23,7 @@ from taigi_lightning.reports.model_origin import (
     stages,
     training_rows,
 )
-from taigi_lightning.reports.training_report import fit_figures, read_json
+from taigi_lightning.reports.training_report import fit_figures
 from taigi_lightning.tasks.prompts import render_prompt
 from taigi_lightning.tasks.questions import Question
 
@@ -67,11 +68,10 @@ def write_model_cards(
             card is made from is broken.
     """
     parts = {folder: False, folder / ADAPTER: True}
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         parts = {folder: True}
-    found = {part: read_json(part / "lineage.json") for part in parts}
-    lineages = {part: lineage for part, lineage in found.items() if lineage is not None}
-    if not lineages or not all(isinstance(one, dict) and "base" in one for one in lineages.values()):
+    lineages = {part: lineage for part in parts if (lineage := lineage_file(part)) is not None}
+    if not lineages:
         raise InputError(
             f"{folder} holds no lineage.json that names a base, so it is not a model that `fit` finished. "
             "Give the folder after trainer.default_root_dir, for example models/final_model."

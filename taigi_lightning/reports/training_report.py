@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taigi_lightning.errors import InputError
-from taigi_lightning.reports.csv_log import Metrics, RunLog, read_run_log
+from taigi_lightning.planning.run_files import lineage_file, read_json
+from taigi_lightning.planning.run_log import Metrics, RunLog, read_run_log
 from taigi_lightning.reports.html_page import origins, question_card, write_page
 from taigi_lightning.reports.page import Chart, as_csv
 from taigi_lightning.reports.svg_charts import Series, line_chart, smoothed
@@ -44,7 +43,7 @@ def write_fit_report(folder: Path) -> Path:
     """
     log = read_run_log(folder)
     config = folder / "config.yaml"
-    lineage = read_json(folder / "lineage.json") or read_json(folder / "adapter" / "lineage.json")
+    lineage = lineage_file(folder) or lineage_file(folder / "adapter")
     return write_page(
         folder / REPORT,
         "training.html",
@@ -161,15 +160,3 @@ def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("base", f"{base.get('name')}, {base.get('quantization', 'unquantised')}"))
         one = base.get("lineage")
     return rows
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds, or None where there is none.
-
-    Raises:
-        InputError: the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}). It is written by `fit`: was it edited?") from error

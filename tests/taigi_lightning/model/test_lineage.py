@@ -138,7 +138,7 @@ def test_an_adapter_is_refused_on_another_base_than_its_own(base: Path, tmp_path
 
 def test_a_damaged_lineage_is_an_error_and_not_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "lineage.json").write_text('{"base": ')
-    with pytest.raises(InputError, match="is not a lineage"):
+    with pytest.raises(InputError, match=r"lineage\.json is not JSON"):
         read_lineage(tmp_path)
 
 

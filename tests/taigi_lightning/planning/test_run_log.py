@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from taigi_lightning.reports.csv_log import read_run_log
+from taigi_lightning.planning.run_log import read_run_log
 
 
 def start(folder: Path, number: int, first: int, last: int, *, loss: float, checkpoint: str | None) -> None:

@@ -1,0 +1,57 @@
+"""The small JSON files that a run leaves and later ones read: where it came from, and how its adapter is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from taigi_lightning.errors import InputError
+
+LINEAGE = "lineage.json"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, or None where there is none.
+
+    Raises:
+        InputError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). It is written by `fit`: was it edited?") from error
+
+
+def lineage_file(folder: Path) -> dict[str, Any] | None:
+    """What lineage.json in a folder says, or None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or names no base.
+    """
+    found = read_json(folder / LINEAGE)
+    if found is None and not (folder / LINEAGE).is_file():
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("base"), dict):
+        raise InputError(
+            f"{folder / LINEAGE} is no lineage.json that names a base. Write it again with its run."
+        )
+    return found
+
+
+def adapter_config(folder: Path, advice: str = "Give the folder of a PEFT adapter.") -> dict[str, Any]:
+    """What adapter_config.json of a saved adapter says.
+
+    Args:
+        advice: what to do where there is none.
+
+    Raises:
+        InputError: it is not there, or is no JSON object.
+    """
+    found = read_json(folder / ADAPTER_CONFIG)
+    if found is None:
+        raise InputError(f"{folder} holds no {ADAPTER_CONFIG}. {advice}")
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / ADAPTER_CONFIG} holds no JSON object. Save the adapter again.")
+    return found
