@@ -32,6 +32,7 @@ from taigi_lightning.evaluation.prediction_writer import PredictionWriter, proba
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
+from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.planning.settings import MemorySize
 from taigi_lightning.reports.model_card import write_model_cards
@@ -42,6 +43,7 @@ from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRu
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
 from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
 from taigi_lightning.training.distributed import check_strategy
+from taigi_lightning.training.model_setup import COMPUTE_DTYPES
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.progress_bar import StepProgress
 from taigi_lightning.training.run_folder import RunFolder
@@ -61,9 +63,9 @@ LOADERS = {
 
 def auto_precision(accelerator: str = "auto") -> str:
     """What the accelerator computes well: bf16-mixed, 16-mixed on older cards, float32 on a CPU."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    dtype = best_dtype(torch.device("cuda" if gpu else "cpu"))
+    return next(precision for precision, computed in COMPUTE_DTYPES.items() if computed == dtype)
 
 
 def as_list(found: Any) -> list[Any]:

@@ -50,8 +50,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]
         pad_id: The padding token.
 
     Returns:
-        `input_ids`, `attention_mask` (0 on padding) and `position_ids` (0 at each prompt's first token and
-        on padding); each [B, T] int64.
+        `input_ids` and `attention_mask` (0 on padding), each [B, T] int64.
     """
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
@@ -59,5 +58,4 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]
     for i, prompt in enumerate(prompts):
         input_ids[i, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
         attention_mask[i, width - len(prompt) :] = 1
-    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+    return {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -29,6 +29,7 @@ from taigi_lightning.model.adapters import check_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, check_base, load_base_model, load_tokenizer
 from taigi_lightning.model.frozen_update import add_frozen_updates
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
+from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.tasks.few_shot import example_preamble
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions
@@ -56,9 +57,7 @@ class Settings:
     @property
     def dtype(self) -> torch.dtype:
         """What the device computes well."""
-        if self.device.type == "cpu":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return best_dtype(self.device)
 
 
 def compare_command(
