@@ -173,7 +173,7 @@ def gains_table(
     table = Table(title="What each stage gained", caption="in brackets: 95 % intervals")
     table.add_column("")
     table.add_column("perplexity of\nheld-out titles", justify="right")
-    table.add_column(f"right answers to {summary['questions']}\nheld-out questions", justify="right")
+    table.add_column(f"correct answers to {summary['questions']}\nheld-out questions", justify="right")
     words = summary["questions_on_the_corpus_words"]
     table.add_column(f"of the {words} on the\ncorpus's own words", justify="right")
     for name, title in MODELS.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.lineage import LINEAGE
 from taigi_lightning.model.lora_deltas import read_adapter_config
 from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.model.publish import CONFIG
+from taigi_lightning.planning.run_files import LINEAGE
 from taigi_lightning.reports.model_card import write_model_cards
 
 

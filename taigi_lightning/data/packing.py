@@ -80,7 +80,7 @@ def _cut_documents(
 def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
     """Assign items to bins, longest first, each to the open bin it fills best.
 
-    Open bins are kept by the room they have left, and one integer has a bit set for each room there is, so
+    Open bins are kept by the tokens they can still take, and one integer has a bit set for each such number, so
     that the tightest fit is its lowest set bit: half a million items take about a second.
 
     Args:
@@ -94,23 +94,23 @@ def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int) -> NDArray[np
     [1, 0, 1, 0, 1]
     """
     bins = np.empty(len(lengths), dtype=np.int64)
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    rooms, opened = 0, 0
+    with_free: list[list[int]] = [[] for _ in range(capacity + 1)]
+    free_sizes, opened = 0, 0
     sizes = lengths.tolist()
     for item in np.argsort(-lengths, kind="stable").tolist():
         size = sizes[item]
-        fitting = rooms >> size
+        fitting = free_sizes >> size
         if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            chosen = with_room[room].pop()
-            if not with_room[room]:
-                rooms ^= 1 << room
+            free = size + (fitting & -fitting).bit_length() - 1
+            chosen = with_free[free].pop()
+            if not with_free[free]:
+                free_sizes ^= 1 << free
         else:
-            room, chosen, opened = capacity, opened, opened + 1
+            free, chosen, opened = capacity, opened, opened + 1
         bins[item] = chosen
-        if left := room - size:
-            with_room[left].append(chosen)
-            rooms |= 1 << left
+        if left := free - size:
+            with_free[left].append(chosen)
+            free_sizes |= 1 << left
     return bins
 
 

@@ -46,7 +46,7 @@ def predict_batch(
 
 
 def choice_accuracy_batch(model: Any, batch: QuestionBatch) -> tuple[int, int]:
-    """How many questions of a batch are answered rightly by comparing probabilities, and how many there are.
+    """How many questions of a batch are answered correctly by comparing probabilities, and how many there are.
 
     Args:
         model: as for `predict_batch`.

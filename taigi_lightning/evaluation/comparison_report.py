@@ -20,7 +20,7 @@ HEADER = (
 CHANCE = 0.25
 NOTE = (
     "The 95 % interval is Wilson's. p is McNemar's exact test against the first model with as many solved "
-    "examples: how often chance alone would split so unevenly the questions that only one of the two gets right."
+    "examples: how often chance alone would split so unevenly the questions that only one of the two answers correctly."
 )
 
 

@@ -1,4 +1,4 @@
-"""A held-out text as the trained model reads it: how surprising each piece of it was, for the report."""
+"""A held-out text as the trained model reads it: each piece's token NLL, for the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 64  # positions whose logits are held at once
 
 
 class HeldOutText(Callback):
-    """When training on texts ends, leave in `held_out_text.json` how surprising one of them was.
+    """When training on texts ends, leave in `held_out_text.json` the token NLL of one of them.
 
     It is the first of the held-out split, up to TOKENS tokens: chosen by place, not by outcome.
     """
@@ -45,7 +45,7 @@ class HeldOutText(Callback):
         length = int(blocks.packing.lengths[blocks.packing.starts == 0].max())
         tokens = blocks.tokens[: min(length, TOKENS)].tolist()
         with evaluating(trainer, module):
-            nats = surprise(module.model, torch.tensor(tokens, device=module.device))
+            nats = token_nll(module.model, torch.tensor(tokens, device=module.device))
             read = {
                 "pieces": pieces(module.tokenizer, tokens, nats),
                 "mean": sum(nats) / max(1, len(nats) - 1),
@@ -54,7 +54,7 @@ class HeldOutText(Callback):
             write_json(path, read, indent=None)
 
 
-def surprise(model: Any, input_ids: torch.Tensor) -> list[float]:
+def token_nll(model: Any, input_ids: torch.Tensor) -> list[float]:
     """-log p of each token of a text after those before it.
 
     Args:
@@ -80,8 +80,8 @@ def pieces(
     """Tokens as text with their nats; those that are a character only together are one piece."""
     found: list[tuple[str, float]] = []
     text, waiting = "", 0.0
-    for end, surprised in enumerate(nats, start=1):
-        waiting += surprised
+    for end, nll in enumerate(nats, start=1):
+        waiting += nll
         read = str(tokenizer.decode(tokens[:end], skip_special_tokens=True))
         whole = not read.endswith("\ufffd") or end == len(nats)
         if whole and len(read) > len(text):

@@ -25,10 +25,10 @@ class Score:
     """How well one set of predictions did.
 
     Args:
-        correct: questions answered rightly.
+        correct: how many questions are answered correctly.
         total: questions.
         interval: 95 % Wilson interval of the accuracy.
-        confusion: [right answer - 1][predicted answer - 1] counts.
+        confusion: [correct answer - 1][predicted answer - 1] counts.
     """
 
     correct: int
@@ -38,7 +38,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of questions answered rightly."""
+        """Share of questions answered correctly."""
         return self.correct / self.total
 
     @property
@@ -48,7 +48,7 @@ class Score:
 
     @property
     def expected(self) -> tuple[int, ...]:
-        """How often each of the answers 1-4 is right."""
+        """How often each of the answers 1-4 is correct."""
         return tuple(sum(row) for row in self.confusion)
 
 
@@ -57,7 +57,7 @@ class Comparison:
     """Two sets of predictions on the same questions.
 
     Args:
-        only_first: questions only the first set answers rightly.
+        only_first: questions only the first set answers correctly.
         only_second: questions only the second does.
         p_value: McNemar's exact test, two-sided: how often chance alone splits the questions on which
             the two disagree at least this unevenly.
@@ -69,11 +69,11 @@ class Comparison:
 
 
 def score(predictions: Answers, answers: Answers, name: str = "the predictions") -> Score:
-    """Compare predictions with the right answers.
+    """Compare predictions with the correct answers.
 
     Args:
         predictions: (ID, answer), in any order.
-        answers: the right ones.
+        answers: the correct ones.
         name: what an error calls the predictions.
 
     Raises:
@@ -214,7 +214,7 @@ def score_command(
 
     Args:
         predictions: CSV with ID,Answer.
-        answers: the right answers: CSV with ID,Answer, or questions with 正確答案.
+        answers: the correct answers: CSV with ID,Answer, or questions with 正確答案.
         against: a second predictions file on the same questions, compared by McNemar's exact test.
         json: also write the figures to this file.
     """
@@ -231,7 +231,7 @@ def score_command(
     if second is not None and other is not None:
         comparison = compare(first, second, right)
         console.print(
-            f"Against {against}: {other.accuracy:.1%}. Only the first is right {comparison.only_first} "
+            f"Against {against}: {other.accuracy:.1%}. Only the first is correct {comparison.only_first} "
             f"times, only the second {comparison.only_second} times; "
             f"McNemar's exact p = {comparison.p_value:.3g}."
         )
@@ -241,11 +241,11 @@ def score_command(
 
 
 def score_table(result: Score) -> Table:
-    """Accuracy with its interval above the confusion matrix, right answers in rows."""
+    """Accuracy with its interval above the confusion matrix, correct answers in rows."""
     low, high = result.interval
     share = f"{result.accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
-    table = Table(title=f"{result.correct} of {result.total} right: {share}")
-    table.add_column("right answer")
+    table = Table(title=f"{result.correct} of {result.total} correct: {share}")
+    table.add_column("correct answer")
     for place in (1, 2, 3, 4):
         table.add_column(f"predicted {place}", justify="right")
     table.add_column("all", justify="right")

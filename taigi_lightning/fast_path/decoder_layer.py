@@ -80,7 +80,7 @@ class DecoderLayer:
 
     @property
     def unpacked(self) -> bool:
-        """Whether it holds its base weights unpacked."""
+        """Whether it holds its base weights dequantised."""
         return self.qkv.resident is not None
 
     def enter(self, backward: bool = False, again: bool = False) -> None:
@@ -89,12 +89,12 @@ class DecoderLayer:
             self.stream.enter(self.index, backward, again)
 
     def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
-        """Hold the base weights unpacked."""
+        """Hold the base weights dequantised."""
         for group in self.groups():
             group.keep_unpacked(dtype, packed_on_host)
 
     def drop_unpacked(self) -> None:
-        """Unpack them for each product again."""
+        """Dequantise them for each product again."""
         for group in self.groups():
             group.drop_unpacked()
 

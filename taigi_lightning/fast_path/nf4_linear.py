@@ -6,7 +6,7 @@ diagonal, x the input and d the same input with dropout, the group computes
     y = x W^T + (d A^T) B^T = [x | d A^T] [W | B]^T            # (M, N)
 
 and the gradient of its input falls out of the same matrix: g [W | B] = [gradient of x | gradient of d A^T].
-The 4-bit weights are unpacked into [W | B] inside the product and dropped after it. The projections of a group
+The 4-bit weights are dequantised into [W | B] inside the product and dropped after it. The projections of a group
 share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
 An earlier stage's frozen update has columns of its own between the two (`frozen_columns.py`).
 """
@@ -156,13 +156,13 @@ class ProjectionGroup:
         return [p for m in self.members if m.lora is not None for p in m.lora]
 
     def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
-        """Hold the frozen weights unpacked from now on; packed, they wait on the host or where they are."""
+        """Hold the frozen weights dequantised from now on; packed, they wait on the host or where they are."""
         self.resident = self._unpacked(dtype)
         for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
 
     def drop_unpacked(self) -> None:
-        """Unpack the weights for each product again."""
+        """Dequantise the weights for each product again."""
         self.resident = self._resident_a = None
         for member in self.members:
             member.send_packed(self.device)
@@ -177,7 +177,7 @@ class ProjectionGroup:
         return joined
 
     def _joined(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
-        """[W | Bf | B], (N, K + F + R). Weights held unpacked have B beside them since forward, unless fresh."""
+        """[W | Bf | B], (N, K + F + R). Weights held dequantised have B beside them since forward, unless fresh."""
         joined = self._unpacked(dtype) if self.resident is None else self.resident
         if self.rank and (fresh or self.resident is None):
             self._write_sides(joined[:, self.plain :])

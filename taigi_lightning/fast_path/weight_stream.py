@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taigi_lightning.fast_path.nf4_linear import LoraLinear
 
-ALIGNMENT = 256  # bytes: the kernels that unpack read whole vectors
+ALIGNMENT = 256  # bytes: the kernels that dequantise read whole vectors
 
 
 class _Slot:

@@ -38,7 +38,7 @@ class _Pages(mmap.mmap):
 def host_tensor(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor on the host, page-locked where there is a GPU.
 
-    Where memory cannot be locked it is plain memory, and a warning says so: copies are right but not asynchronous.
+    Where memory cannot be locked it is plain memory, and a warning says so: copies are correct but not asynchronous.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
     if size == 0 or not torch.cuda.is_available():

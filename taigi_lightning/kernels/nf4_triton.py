@@ -1,4 +1,4 @@
-"""Unpack a double-quantised NF4 weight straight into the columns of a wider matrix, in one pass."""
+"""Dequantise a double-quantised NF4 weight straight into the columns of a wider matrix, in one pass."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 

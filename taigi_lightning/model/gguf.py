@@ -81,7 +81,7 @@ def _check_whole(joined: Path, files: Sequence[Path]) -> None:
 def unpack_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as bfloat16 safetensors with its tokenizer, aside first and then renamed.
 
-    The file's own 4 or 8 bits are unpacked; what this project quantises later is their result.
+    The file's own 4 or 8 bits are dequantised; what this project quantises later is their result.
 
     Args:
         gguf: the file.
@@ -93,7 +93,7 @@ def unpack_gguf(gguf: Path, folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    # Newer releases of transformers can keep the blocks packed; older ones always unpack, and know no such option.
+    # Newer releases of transformers can keep the blocks packed; older ones always dequantise, and know no such option.
     config_class = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {"quantization_config": config_class(dequantize=True)} if config_class else {}
     try:

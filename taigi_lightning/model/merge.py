@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.hand_off import STACKED
-from taigi_lightning.model.lineage import LINEAGE, adapter_hash, check_lineage, read_lineage
+from taigi_lightning.model.lineage import adapter_hash, check_lineage, read_lineage
 from taigi_lightning.model.lora_deltas import LoraUpdate, read_updates
 from taigi_lightning.model.merge_places import find_places, quantised_weights
 from taigi_lightning.model.merge_precision import (
@@ -35,6 +35,7 @@ from taigi_lightning.model.safetensors_files import (
     weight_files,
 )
 from taigi_lightning.planning.disk import check_space
+from taigi_lightning.planning.run_files import LINEAGE
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taigi_lightning.model.lineage import LINEAGE
 from taigi_lightning.model.safetensors_files import INDEX
+from taigi_lightning.planning.run_files import LINEAGE
 
 CONFIG = "config.json"
 

@@ -1,6 +1,6 @@
-"""Which activations layers keep, move or recompute, and whose weights stay unpacked, as memory allows.
+"""Which activations layers keep, move or recompute, and whose weights stay dequantised, as memory allows.
 
-Nothing here imports torch: `plan` foretells with these functions what the training step decides with them.
+Nothing here imports torch: `plan` and the training step both decide with these functions, so that they agree.
 M = B * T tokens of a micro-batch, H the hidden size, F the MLP's width, V the vocabulary, r LoRA's rank.
 """
 
@@ -35,12 +35,12 @@ RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
 LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments, whose holes then stay
 SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
-SIDE_COLUMNS = 256  # LoRA's columns beside an unpacked weight, generously
+SIDE_COLUMNS = 256  # LoRA's columns beside a dequantised weight, generously
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What each layer saves, how many layers' weights stay unpacked, whether the input embedding moves."""
+    """What each layer saves, how many layers' weights stay dequantised, whether the input embedding moves."""
 
     savings: list[Saving]
     unpacked: int
@@ -103,7 +103,7 @@ def loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
 
 
 def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2, packed: bool = True) -> int:
-    """Bytes of one layer's projections unpacked, each with the columns of its group's LoRA B beside it, and of
+    """Bytes of one layer's projections dequantised, each with the columns of its group's LoRA B beside it, and of
     LoRA's A; less what 4-bit weights leave, which then wait on the host."""
     together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}  # 1 where they are fused
     elements = left = 0
@@ -204,7 +204,7 @@ def decide(
         packed: the base is in 4 bits.
 
     Returns:
-        Where "auto" finds more room than all activations take, weights stay unpacked in the rest.
+        Where "auto" finds more headroom than all activations take, weights stay dequantised in the rest.
     """
     sizes = layer_bytes(shape, tokens, element_size)
     whole = shape.layers * sum(sizes.values())

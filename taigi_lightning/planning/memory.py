@@ -142,7 +142,7 @@ def adapter_sizes(shape: Shape, rank: int, targets: Sequence[str]) -> list[int]:
 
 
 def prefill_room(hidden: int, intermediate: int, tokens: int, element_size: int = 2) -> int:
-    """Bytes that prediction keeps free before it unpacks layers, for a row of some tokens to pass through.
+    """Bytes that prediction keeps free before it dequantises layers, for a row of some tokens to pass through.
 
     At its widest a layer holds the residual stream, two inputs of projections, gate and up, and their product.
     Half of that again and 2 GiB are for the head's product in float32, kernels' workspaces and fragments.

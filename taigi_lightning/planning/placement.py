@@ -23,9 +23,9 @@ class Placement:
     """What is done with the device's and the host's memory, and how long a micro-batch then takes.
 
     Args:
-        decision: activations, unpacked weights, the input embedding.
+        decision: activations, dequantised weights, the input embedding.
         on_host: how many layers' packed weights wait on the host.
-        fits: whether what must be kept has room.
+        fits: whether what must be kept fits.
         seconds: of the layers' work on one micro-batch.
     """
 

@@ -1,4 +1,4 @@
-"""What a run logged, as one course: every start of it wrote a CSV of its own."""
+"""What a run logged, as one curve: every start of it wrote a CSV of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Metrics = dict[str, list[tuple[float, float]]]  # column → (optimizer steps do
 
 
 class RunLog(NamedTuple):
-    """A run's course over all its resumes.
+    """A run's curves over all its resumes.
 
     Args:
         metrics: of every column the values that led to the model; what a resume did again counts once.

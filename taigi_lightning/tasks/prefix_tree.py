@@ -106,7 +106,7 @@ def pad_trees(trees: Sequence[TokenTree]) -> tuple[Tensor, Tensor, Tensor | None
 
     Returns:
         input_ids [B, T] int64, position_ids [B, T] int64, mask [B, 1, T, T] bool or None when plain
-        causal attention is right. Padding holds token 0 and sees itself alone where there is a mask.
+        causal attention is correct. Padding holds token 0 and sees itself alone where there is a mask.
     """
     width = max(len(tree.tokens) for tree in trees)
     input_ids = torch.zeros(len(trees), width, dtype=torch.int64)

@@ -18,7 +18,7 @@ class EncodedQuestion:
         id: its ID there.
         prompt: token ids up to where the four answers part, BOS included (`prompts.encode_prompt`).
         answers: the token ids of each shown answer 1-4 from there on; mostly one token each.
-        answer: the right answer in the input's numbering, if known.
+        answer: the correct answer in the input's numbering, if known.
         rotation: the shown option p (from 0) is the input's option (p + rotation) mod 4.
     """
 

@@ -61,7 +61,7 @@ class ExportModel(Callback):
 
         Raises:
             InputError: the data cannot be named, the model would be written over its own base, the adapter could not
-                be merged into it, the disk has too little room, or an artifact is wanted without Weights & Biases.
+                be merged into it, the disk has too little space, or an artifact is wanted without Weights & Biases.
         """
         module: Any = pl_module
         if self.log_artifact and not wandb_loggers(trainer.loggers):

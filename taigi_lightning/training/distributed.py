@@ -1,4 +1,4 @@
-"""Which of Lightning's strategies train this project's module rightly, and how its processes add up numbers."""
+"""Which of Lightning's strategies train this project's module correctly, and how its processes add up numbers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ FIGURES = {  # in the order shown: a metric's format
     "train/tokens_per_second": "{:,.0f} tokens/s",
     "train/memory_gib": "{:.1f} GiB",
 }
-HELD_OUT = {"val/loss": "val {:.3f}", "val/accuracy": "right {:.0%}"}  # where the terminal is wide enough
+HELD_OUT = {"val/loss": "val {:.3f}", "val/accuracy": "correct {:.0%}"}  # where the terminal is wide enough
 WIDE = 80
 
 

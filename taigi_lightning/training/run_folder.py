@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.lineage import LINEAGE
+from taigi_lightning.planning.run_files import LINEAGE
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.resume import collect_settings, optimizer_settings
 from taigi_lightning.training.run_identity import Run, begin, read_run, write_run

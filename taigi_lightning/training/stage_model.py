@@ -49,7 +49,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         training: whether it is to train; a saved adapter is frozen otherwise.
 
     Raises:
-        InputError: the model cannot be made, or not run rightly.
+        InputError: the model cannot be made, or does not compute correctly.
     """
     module.base = module.start.base
     model = build_model(

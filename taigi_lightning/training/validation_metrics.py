@@ -12,7 +12,7 @@ from taigi_lightning.training.distributed import sum_over_ranks
 
 @dataclass
 class HeldOutSums:
-    """Nats, supervised tokens, right answers and questions of this process so far."""
+    """Nats, supervised tokens, correct answers and questions of this process so far."""
 
     loss: Tensor | float = 0.0
     tokens: int = 0
@@ -25,7 +25,7 @@ class HeldOutSums:
         self.tokens += tokens
 
     def add_answers(self, correct: int, questions: int) -> None:
-        """Add a batch's right answers and questions."""
+        """Add a batch's correct answers and questions."""
         self.correct += correct
         self.questions += questions
 

@@ -1,4 +1,4 @@
-"""The surprise shown of a text is the model's own, and no piece of the text is lost or torn."""
+"""The token NLL shown of a text is the model's own, and no piece of the text is lost or torn."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from taigi_lightning.data.cpt import CPTDataModule
-from taigi_lightning.evaluation.sample_text import TOKENS, HeldOutText, pieces, surprise
+from taigi_lightning.evaluation.sample_text import TOKENS, HeldOutText, pieces, token_nll
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.reports.training_report import TEXT
 from taigi_lightning.training.module import CausalLMModule
@@ -38,14 +38,14 @@ def test_the_first_held_out_text_is_read_when_training_ends(tiny_llama_dir: Path
     assert found["mean"] == pytest.approx(total / (TOKENS - 1), rel=1e-3)
 
 
-def test_surprise_is_the_loss_of_each_token(
+def test_token_nll_is_the_loss_of_each_token(
     tiny_llama_dir: Path, tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32).eval()
     tokens = torch.tensor(tiny_tokenizer(HELD_OUT)["input_ids"][:90])
     with torch.no_grad():
         expected = float(model(input_ids=tokens[None], labels=tokens[None]).loss)
-        nats = surprise(model, tokens)
+        nats = token_nll(model, tokens)
     assert nats[0] == 0.0
     assert sum(nats) / 89 == pytest.approx(expected, rel=1e-4)
 

@@ -120,7 +120,7 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
         files["given"], files["right"], against=files["other"], json=tmp_path / "new" / "score.json"
     )
     printed = " ".join(capsys.readouterr().out.split())
-    assert "3 of 5 right: 60.0%" in printed
+    assert "3 of 5 correct: 60.0%" in printed
     assert "McNemar's exact p = 0.5" in printed
     figures = json.loads((tmp_path / "new" / "score.json").read_text())
     assert figures["accuracy"] == 0.6

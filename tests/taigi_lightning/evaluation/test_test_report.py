@@ -44,7 +44,7 @@ def test_it_prints_accuracy_interval_and_confusion(
     assert report.score.expected == (3, 3, 2, 2)
     assert metrics[0]["test/accuracy"] == pytest.approx(report.score.accuracy)
     printed = capsys.readouterr().out
-    assert f"{report.score.correct} of 10 right" in printed
+    assert f"{report.score.correct} of 10 correct" in printed
     assert "follows its option" not in printed
 
 
