@@ -67,7 +67,9 @@ class MergeReport:
         whole = self.overall
         verdict = f"keeps {whole.fraction_4bit:.1%} (± {whole.standard_error:.1%}) of the update"
         if whole.fraction_4bit < 0.99 - 2 * whole.standard_error:
-            verdict += ", less than 99 %: a 4-bit stage on top starts from less than was trained"
+            verdict += (
+                ", less than 99 %: with hand_off merge, a 4-bit stage starts from less than was trained"
+            )
         elif whole.fraction_4bit < 0.99:
             verdict += ", perhaps less than 99 %: these weights are too few to tell"
         parts = ", ".join(f"{name} {part.fraction_4bit:.1%}" for name, part in self.survival.items())

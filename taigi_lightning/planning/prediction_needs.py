@@ -8,6 +8,7 @@ from typing import Literal
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning import memory
 from taigi_lightning.planning.activation_plan import unpacked_bytes
+from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.settings import Settings
@@ -41,7 +42,8 @@ def predict_needs(
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
     row = memory.prefill_room(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
-    held = projections + rest + 4 * sum(adapter) + row + memory.CONTEXT
+    frozen = frozen_part(settings.ranks_beside, shape, element_size)
+    held = projections + rest + frozen.bytes + 4 * sum(adapter) + row + memory.CONTEXT
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False)  # its 4 bits stay on the card as well
     layers = 0
     if card is not None and general is None:
@@ -53,6 +55,7 @@ def predict_needs(
             DEQUANTISED, layers * a_layer, f"16 bits as well, of {layers} of {shape.layers} layers, for speed"
         ),
         Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
+        frozen,
         Part(ROW, row, f"of {settings.row_tokens:,} tokens: kept free, generously"),
         CUDA,
     ]

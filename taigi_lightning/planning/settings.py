@@ -16,6 +16,7 @@ from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.decoder_path import off_fast_path
+from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
 from taigi_lightning.planning.memory import PROJECTIONS, Shape
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 from taigi_lightning.planning.run_log import read_run_log
@@ -36,6 +37,7 @@ class Settings:
     quantization: str = "nf4"
     from_scratch: bool = False
     rank: int | None = None
+    ranks_beside: tuple[int, ...] = ()  # of earlier stages' adapters, frozen beside the 4-bit weights
     targets: tuple[str, ...] = tuple(PROJECTIONS)
     optimizer: str = "torch.optim.AdamW"
     activation_budget: float | str = "auto"
@@ -82,9 +84,15 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     optimizer, lora = model.get("optimizer"), model.get("lora")
     if model.get("adapter"):
         lora = saved_adapter(Path(model["adapter"]))  # its own settings count, as in the module
+    base, beside = str(model.get("base") or Settings.base), None
+    if model.get("hand_off") == "continue":
+        beside = adapter_beside(base, model.get("quantization") or "nf4")
+    if beside is not None and not model.get("adapter"):
+        lora = saved_adapter(beside)  # it goes on training
     found: dict[str, Any] = {
         "base": model.get("base"),
         "quantization": model.get("quantization"),
+        "ranks_beside": ranks_beside(base, model),
         "from_scratch": model.get("from_scratch"),
         "rank": lora.get("r", 16) if lora is not None else None,
         "targets": tuple((lora or {}).get("target_modules") or PROJECTIONS),

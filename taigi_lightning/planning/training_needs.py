@@ -12,6 +12,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from taigi_lightning.planning import activation_plan, general_path, memory
 from taigi_lightning.planning.disk import run_bytes
+from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.settings import Settings, is_cached
@@ -46,7 +47,8 @@ def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = memory.adapter_sizes(shape, rank, settings.targets)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
-    held = projections + rest + 2 * 4 * sum(sizes) + state + memory.CONTEXT
+    frozen = frozen_part(settings.ranks_beside, shape, element_size)
+    held = projections + rest + frozen.bytes + 2 * 4 * sum(sizes) + state + memory.CONTEXT
     embedding = 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
     decision = activation_plan.decide(
         shape,
@@ -71,6 +73,7 @@ def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size
     dequantised = f"16 bits instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
         *_weights(settings, projections, rest - moved),
+        frozen,
         Part(DEQUANTISED, decision.unpacked * a_layer, dequantised),
         *_trained(settings, sizes),
         Part("activations kept", kept, note),
@@ -110,6 +113,7 @@ def _general_needs(settings: Settings, shape: Shape, element_size: int, reason: 
     copies = projections // 2 if settings.from_scratch else 0
     device = [
         *_weights(settings, projections, rest),
+        frozen_part(settings.ranks_beside, shape, element_size),
         Part("weights, 16-bit copies", copies, "by autocast, of the projections"),
         *_trained(settings, sizes),
         Part("activations kept", kept, note),

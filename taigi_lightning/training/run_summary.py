@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
 
 
@@ -35,11 +36,20 @@ class Announcement(Callback):
         device = torch.cuda.get_device_name(module.device) if cuda else f"a {module.device.type.upper()}"
         lines = [
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
+            *what_stays(module.start),
             *how_it_trains(module.model),
             data.summary(),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
         module.print("\n".join(lines))
+
+
+def what_stays(start: Start) -> list[str]:
+    """Which earlier stages' adapters stay frozen beside whose 4-bit weights."""
+    if not start.updates:
+        return []
+    kept = " and ".join(map(str, start.updates))
+    return [f"{start.base} in 4 bits: {start.weights} with {kept} frozen beside it, as it was trained"]
 
 
 def how_it_trains(model: Any) -> list[str]:
