@@ -38,6 +38,7 @@ class PredictDataModule(pl.LightningDataModule):
         share_passages: compute a passage once for all its questions.
         average_orders: show the options in four orders and average the probabilities; `test` then also
             tells whether answers follow the option or the position.
+        chat_template: ask in the tokenizer's own chat template, as the adapter was trained to answer.
 
     Raises:
         InputError: in `setup`, the file or one of its rows cannot be used.
@@ -52,6 +53,7 @@ class PredictDataModule(pl.LightningDataModule):
         batch_tokens: int = 16384,
         share_passages: bool = True,
         average_orders: bool = False,
+        chat_template: bool = False,
     ) -> None:
         super().__init__()
         self.path = Path(questions_path(questions))
@@ -61,6 +63,7 @@ class PredictDataModule(pl.LightningDataModule):
         self.batch_tokens = batch_tokens
         self.share_passages = share_passages
         self.rotations = ROTATIONS if average_orders else ROTATIONS[:1]
+        self.chat_template = chat_template
         self.encoded: list[EncodedQuestion] = []
         # (row, rotation) of what an interrupted run has answered already; PredictionWriter fills it in.
         self.answered: frozenset[tuple[int, int]] = frozenset()
@@ -73,7 +76,9 @@ class PredictDataModule(pl.LightningDataModule):
         """
         questions = read_questions(self.path, self.columns, need_answers=stage == "test")
         tokenizer = load_tokenizer(self.tokenizer)
-        self.encoded = encode_questions(tokenizer, questions, self.max_length, self.rotations)
+        self.encoded = encode_questions(
+            tokenizer, questions, self.max_length, self.rotations, chat_template=self.chat_template
+        )
 
     def predict_dataloader(self) -> DataLoader[QuestionBatch]:
         """This rank's batches, without the questions in `answered`."""
@@ -117,7 +122,8 @@ def encode_questions(
     questions: Sequence[Question],
     max_length: int,
     rotations: Sequence[int] = (0,),
-    preamble: str = "",
+    examples: Sequence[Question] = (),
+    chat_template: bool = False,
 ) -> list[EncodedQuestion]:
     """Encode each question's prompt and its four answers.
 
@@ -126,7 +132,8 @@ def encode_questions(
         questions: in the input's order.
         max_length: longest prompt and answer in tokens; a longer passage is cut, which the log counts.
         rotations: orders of the options to show (see `EncodedQuestion`).
-        preamble: what every prompt begins with, such as solved examples.
+        examples: solved ones that stand before every question.
+        chat_template: ask in the tokenizer's own chat template (see `prompts.encode_prompt`).
 
     Returns:
         for each question in turn, one for each rotation.
@@ -137,7 +144,8 @@ def encode_questions(
     encoded, cut = [], {}
     for question in questions:
         for rotation in rotations:
-            prompt = encode_prompt(tokenizer, rotate_options(question, rotation), max_length, preamble)
+            shown = rotate_options(question, rotation)
+            prompt = encode_prompt(tokenizer, shown, max_length, examples, chat_template)
             _check_answers(question, prompt.answers)
             encoded.append(
                 EncodedQuestion(

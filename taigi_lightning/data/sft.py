@@ -41,6 +41,7 @@ class SFTDataModule(TrainingData):
         max_length: tokens of an example; a longer one loses the middle of its passage.
         packing: put several examples into each row of max_length tokens, which then is what a batch counts.
         num_workers: processes that prepare batches.
+        chat_template: ask and answer in the tokenizer's own chat template, for a base that was trained to chat.
 
     Raises:
         InputError: a number is out of its range; in `setup`, a file or one of its rows cannot be used.
@@ -58,6 +59,7 @@ class SFTDataModule(TrainingData):
         max_length: PositiveInt = 2048,
         packing: bool = False,
         num_workers: NonNegativeInt = 0,
+        chat_template: bool = False,
     ) -> None:
         super().__init__(questions_path(train_file), batch_size, num_workers)
         if not 0 <= validation_fraction < 1:
@@ -71,6 +73,7 @@ class SFTDataModule(TrainingData):
         self.validation_file = None if validation_file is None else questions_path(validation_file)
         self.max_length = max_length
         self.packing = packing
+        self.chat_template = chat_template
         self.held_out: list[EncodedQuestion] = []
         self.held_out_questions: list[Question] = []  # the same, as text
 
@@ -95,7 +98,9 @@ class SFTDataModule(TrainingData):
             self.splits["train"] = self._encode(tokenizer, train, self.supervise)
         if held_out:
             self.splits["validation"] = self._encode(tokenizer, held_out, "answer")
-            self.held_out = encode_questions(tokenizer, held_out, self.max_length)
+            self.held_out = encode_questions(
+                tokenizer, held_out, self.max_length, chat_template=self.chat_template
+            )
             self.held_out_questions = held_out
 
     def val_dataloader(self) -> list[Any]:
@@ -112,7 +117,10 @@ class SFTDataModule(TrainingData):
     def _encode(
         self, tokenizer: PreTrainedTokenizerBase, questions: list[Question], supervise: Supervise
     ) -> Split:
-        examples = [encode_example(tokenizer, question, self.max_length, supervise) for question in questions]
+        examples = [
+            encode_example(tokenizer, question, self.max_length, supervise, self.chat_template)
+            for question in questions
+        ]
         tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])
         labels = np.concatenate([np.asarray(example.labels, dtype=np.int32) for example in examples])
         lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)

@@ -30,7 +30,7 @@ from taigi_lightning.model.base_model import Quantization, check_base, load_base
 from taigi_lightning.model.frozen_update import add_frozen_updates
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.precision import best_dtype
-from taigi_lightning.tasks.few_shot import example_preamble
+from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions
 
@@ -43,6 +43,7 @@ class Settings:
     max_length: int
     batch_tokens: int
     hand_off: HandOff = "stack"
+    chat_template: bool = False
 
     def start(self, path: str) -> Start:
         """What `BASE` or `BASE+ADAPTER` begins with; an adapter may be compared in other bits than its own."""
@@ -73,6 +74,7 @@ def compare_command(
     max_length: int = 2048,
     batch_tokens: int = 16384,
     hand_off: HandOff = "stack",
+    chat_template: bool = False,
 ) -> None:
     """Answer the same questions with several models; write comparison.csv, comparison.html and predictions.
 
@@ -89,21 +91,22 @@ def compare_command(
         batch_tokens: tokens in one forward pass.
         hand_off: what a merged model in 4 bits is: stack, its base with its adapter beside; merge, the merged
             weights quantised a second time.
+        chat_template: ask every model in its tokenizer's own chat template; solved examples are earlier turns.
     """
     asked = read_questions(questions, need_answers=answers is None)
     right = read_answers(answers or questions)
     score(
         [(question.id, 1) for question in asked], right, str(questions)
     )  # refuses other IDs before any work
-    preambles = {count: example_preamble(examples, asked, count) for count in shots}
+    solved = {count: solved_examples(examples, asked, count) for count in shots}
     texts = held_out_texts(corpus) if corpus else []
-    settings = Settings(quantization, max_length, batch_tokens, hand_off)
+    settings = Settings(quantization, max_length, batch_tokens, hand_off, chat_template)
     check_models(models, settings)
     (output / "predictions").mkdir(parents=True, exist_ok=True)
     rows: list[ComparedRow] = []
     first: dict[int, Answers] = {}
     for name, path in models.items():
-        runs = run_model(name, path, asked, right, preambles, texts, settings, output / "predictions")
+        runs = run_model(name, path, asked, right, solved, texts, settings, output / "predictions")
         for given, row in runs:
             before = first.setdefault(row.shots, given)
             p_value = None if before is given else compare(before, given, right).p_value
@@ -150,7 +153,7 @@ def run_model(
     path: str,
     asked: Sequence[Question],
     right: Answers,
-    preambles: Mapping[int, str],
+    solved: Mapping[int, Sequence[Question]],
     texts: Sequence[str],
     settings: Settings,
     folder: Path,
@@ -162,7 +165,7 @@ def run_model(
         path: `BASE` or `BASE+ADAPTER`.
         asked: the questions.
         right: their answers.
-        preambles: number of solved examples to their text.
+        solved: number of solved examples to these.
         texts: for the perplexity; none is measured without them.
         settings: how to run it.
         folder: where the predictions go.
@@ -176,9 +179,9 @@ def run_model(
             if texts
             else None
         )
-        for shots, preamble in preambles.items():
+        for shots, examples in solved.items():
             began = time.perf_counter()
-            given = answer(model, tokenizer, asked, preamble, settings, folder / f"{name}-{shots}-shot.csv")
+            given = answer(model, tokenizer, asked, examples, settings, folder / f"{name}-{shots}-shot.csv")
             took = time.perf_counter() - began
             result = score(given, right)
             runs.append((given, ComparedRow(name, shots, result, None, perplexity, took)))
@@ -214,12 +217,14 @@ def answer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
-    preamble: str,
+    examples: Sequence[Question],
     settings: Settings,
     output: Path,
 ) -> Answers:
     """Answer all questions by choice and write the predictions."""
-    encoded = encode_questions(tokenizer, questions, settings.max_length, preamble=preamble)
+    encoded = encode_questions(
+        tokenizer, questions, settings.max_length, examples=examples, chat_template=settings.chat_template
+    )
     batches = plan_batches(encoded, settings.batch_tokens)
     predictions = [p for batch in batches for p in predict_batch(model, tokenizer, batch, "choice")]
     write_predictions(output, sorted(predictions, key=lambda prediction: prediction.row))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +76,10 @@ def load_base_model(
         options["key_mapping"] = key_mapping(skeleton(base), stored_entries(base_folder(base)))
     try:
         # transformers itself chooses what the class can do: sdpa, or eager where there are caps or sinks.
-        model, found = architecture.from_pretrained(base, config=config, output_loading_info=True, **options)
+        with _no_load_report():
+            model, found = architecture.from_pretrained(
+                base, config=config, output_loading_info=True, **options
+            )
     except OSError as error:
         raise InputError(_unreachable(base, error)) from error
     if lacking := sorted(found["missing_keys"]) or [str(key) for key in found["mismatched_keys"]]:
@@ -85,6 +90,18 @@ def load_base_model(
     loaded: PreTrainedModel = model.requires_grad_(False)
     _keep_weights_in_evaluation(loaded)
     return loaded
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Keep transformers from listing weights that it passes over: a wrapper's tower for pictures, for one."""
+    log = logging.getLogger("transformers.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _check_not_quantised(base: str, config: Any) -> None:

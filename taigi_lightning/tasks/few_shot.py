@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.tasks.prompts import render_prompt
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import passage_key
 
 
-def example_preamble(source: Path | None, asked: Sequence[Question], count: int) -> str:
+def solved_examples(source: Path | None, asked: Sequence[Question], count: int) -> list[Question]:
     """Solved examples to stand before each question, the same for every model.
 
     Args:
@@ -24,7 +23,7 @@ def example_preamble(source: Path | None, asked: Sequence[Question], count: int)
         InputError: there is no source, or too few passages in it.
     """
     if count == 0:
-        return ""
+        return []
     if source is None:
         raise InputError(f"{count} solved examples were asked for. Name their file with --examples.")
     known = {passage_key(question) for question in asked}
@@ -39,7 +38,7 @@ def example_preamble(source: Path | None, asked: Sequence[Question], count: int)
             f"{source} has {len(chosen)} passages fit for examples, and --shots asks for {count}. Lower it, or "
             "give a larger file: passages asked about are left out, and the longer half."
         )
-    return "".join(f"{render_prompt(question)}{question.answer}\n\n" for question in chosen)
+    return chosen
 
 
 def _shuffle_key(question: Question) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.chat_template import encode_conversation, turn_end
 from taigi_lightning.tasks.questions import Question
 
 if TYPE_CHECKING:
@@ -23,12 +25,13 @@ class Prompt:
     """A question as token ids, ready to be answered.
 
     `input_ids` ends where the four answers part, so that for every answer `input_ids + answers[a]` is the
-    encoding of prompt and answer together; most tokenizers part right after `答案：`. `cut_characters`
-    counts what the passage lost.
+    encoding of prompt and answer together; most tokenizers part right after `答案：`. `ending` follows every
+    answer: EOS, or what the chat template puts there. `cut_characters` counts what the passage lost.
     """
 
     input_ids: list[int]
     answers: tuple[list[int], list[int], list[int], list[int]]
+    ending: list[int]
     cut_characters: int
 
 
@@ -67,25 +70,36 @@ def render_prompt(question: Question) -> str:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: Question, max_length: int, preamble: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    question: Question,
+    max_length: int,
+    examples: Sequence[Question] = (),
+    chat_template: bool = False,
 ) -> Prompt:
-    """Encode a question and its four possible answers, after `preamble` if there is one.
+    """Encode a question and its four possible answers, after solved examples if there are any.
+
+    With `chat_template` the question is what a user says, and the answer is the assistant's: the ids are those of
+    `apply_chat_template`, and examples are earlier turns.
 
     Where prompt, answer and EOS together exceed `max_length` tokens, the passage loses characters from its
     middle, as few as will do; question, options and answer stay whole.
 
     Raises:
-        InputError: question and options alone are too long.
+        InputError: question and options alone are too long, or the chat template cannot be used.
     """
-    encoded = _encode_with_answers(tokenizer, question, preamble)
-    cut = 0
+
+    def encode(asked: Question) -> list[list[int]]:
+        return _encode_with_answers(tokenizer, asked, examples, chat_template)
+
+    encoded, cut = encode(question), 0
     if not _fits(encoded, max_length):
-        question, cut = _cut_to_fit(tokenizer, question, max_length, preamble)
-        encoded = _encode_with_answers(tokenizer, question, preamble)
-    parting = (i for i, tokens in enumerate(zip(*encoded, strict=False)) if len(set(tokens)) > 1)
-    shared = next(parting, min(map(len, encoded)))  # the default: answers the tokenizer cannot tell apart
-    one, two, three, four = (ids[shared:] for ids in encoded)
-    return Prompt(encoded[0][:shared], (one, two, three, four), cut)
+        question, cut = _cut_to_fit(question, max_length, encode)
+        encoded = encode(question)
+    shared = _common(encoded)
+    tails = [ids[shared:] for ids in encoded]
+    ended = _common([tail[::-1] for tail in tails]) if chat_template else 1
+    one, two, three, four = (tail[: len(tail) - ended] for tail in tails)
+    return Prompt(encoded[0][:shared], (one, two, three, four), tails[0][len(tails[0]) - ended :], cut)
 
 
 def encode_example(
@@ -93,6 +107,7 @@ def encode_example(
     question: Question,
     max_length: int,
     supervise: Supervise = "answer",
+    chat_template: bool = False,
 ) -> Example:
     """Encode a question with its right answer and EOS for training.
 
@@ -100,19 +115,24 @@ def encode_example(
         tokenizer: The base model's.
         question: It must have an answer.
         max_length: The most tokens, EOS included; see `encode_prompt`.
-        supervise: "answer" trains on the answer and EOS, "everything" on all tokens but the first.
+        supervise: "answer" trains on the answer and EOS, or what ends a turn, "everything" on all but the first.
+        chat_template: See `encode_prompt`.
 
     Raises:
         InputError: the question has no answer, or it is too long without its passage.
     """
     if question.answer is None:
         raise InputError(f"Question {question.id} (row {question.row}) has no answer to train on. Add it.")
-    prompt = encode_prompt(tokenizer, question, max_length)
-    target = [*prompt.answers[question.answer - 1], tokenizer.eos_token_id]
+    prompt = encode_prompt(tokenizer, question, max_length, chat_template=chat_template)
+    answer = prompt.answers[question.answer - 1]
+    end = turn_end(tokenizer, prompt.ending) if chat_template else len(prompt.ending)
+    # A template may go on after the turn, as with a line break, which no answer needs.
+    labels = [*answer, *prompt.ending[:end], *([IGNORE] * (len(prompt.ending) - end))]
     context = (
         [IGNORE, *prompt.input_ids[1:]] if supervise == "everything" else [IGNORE] * len(prompt.input_ids)
     )
-    return Example(prompt.input_ids + target, context + target, prompt.cut_characters)
+    ids = [*prompt.input_ids, *answer, *prompt.ending]
+    return Example(ids, context + labels, prompt.cut_characters)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -123,25 +143,38 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[li
 
 
 def _encode_with_answers(
-    tokenizer: PreTrainedTokenizerBase, question: Question, preamble: str
+    tokenizer: PreTrainedTokenizerBase, question: Question, examples: Sequence[Question], chat_template: bool
 ) -> list[list[int]]:
-    prompt = preamble + render_prompt(question)
-    return encode_text(tokenizer, [prompt + answer for answer in ANSWERS])
+    """The question with each of its four answers, whole to the end."""
+    solved = [(render_prompt(example), str(example.answer)) for example in examples]
+    prompt = render_prompt(question)
+    if chat_template:
+        where = f"question {question.id}"
+        return [encode_conversation(tokenizer, [*solved, (prompt, answer)], where) for answer in ANSWERS]
+    preamble = "".join(f"{asked}{answer}\n\n" for asked, answer in solved)
+    texts = encode_text(tokenizer, [preamble + prompt + answer for answer in ANSWERS])
+    return [[*ids, tokenizer.eos_token_id] for ids in texts]
+
+
+def _common(sequences: list[list[int]]) -> int:
+    """How many leading tokens all sequences share."""
+    parting = (i for i, tokens in enumerate(zip(*sequences, strict=False)) if len(set(tokens)) > 1)
+    return next(parting, min(map(len, sequences)))
 
 
 def _fits(encoded: list[list[int]], max_length: int) -> bool:
-    return max(map(len, encoded)) + 1 <= max_length  # 1 for EOS
+    return max(map(len, encoded)) <= max_length
 
 
 def _cut_to_fit(
-    tokenizer: PreTrainedTokenizerBase, question: Question, max_length: int, preamble: str
+    question: Question, max_length: int, encode: Callable[[Question], list[list[int]]]
 ) -> tuple[Question, int]:
     """Find the most passage characters that fit, by bisection."""
     fits, too_many = -1, len(question.passage)
     while too_many - fits > 1:
         kept = (fits + too_many) // 2
         shorter = replace(question, passage=cut_middle(question.passage, kept))
-        if _fits(_encode_with_answers(tokenizer, shorter, preamble), max_length):
+        if _fits(encode(shorter), max_length):
             fits = kept
         else:
             too_many = kept

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.hand_off import Start
@@ -39,6 +40,7 @@ class Announcement(Callback):
             *what_stays(module.start),
             *how_it_trains(module.model),
             data.summary(),
+            *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
         module.print("\n".join(lines))
@@ -68,6 +70,16 @@ def how_it_trains(model: Any) -> list[str]:
     if reason:
         lines.append(f"general path, since {reason}: right, but slower than the fast path")
     return lines
+
+
+def offered_template(tokenizer: PreTrainedTokenizerBase, data: Any) -> list[str]:
+    """A word on the chat template of a base that has one, where questions are asked without."""
+    if getattr(data, "chat_template", True) or not getattr(tokenizer, "chat_template", None):
+        return []
+    return [
+        "questions are asked as plain text; the tokenizer has a chat template, as -it and Instruct bases were trained "
+        "with: --data.init_args.chat_template true, here and in predict"
+    ]
 
 
 def in_words(size: int) -> str:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Wei
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.training.model_setup import build_model, take_fast_path
+from taigi_lightning.training.prompt_style import check_prompt_style
 
 
 def check_from_scratch(quantization: Quantization, *, adapted: bool) -> None:
@@ -49,9 +50,12 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         training: whether it is to train; a saved adapter is frozen otherwise.
 
     Raises:
-        InputError: the model cannot be made, or does not compute correctly.
+        InputError: the model cannot be made, does not compute correctly, or would be asked otherwise than in training.
     """
     module.base = module.start.base
+    data: Any = getattr(module._trainer, "datamodule", None)
+    if not training and hasattr(data, "chat_template"):
+        check_prompt_style(module.base, module.adapter, data.chat_template)
     model = build_model(
         module.start.weights,
         updates=module.start.updates,
@@ -63,7 +67,6 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         device=device,
         training=training,
     )
-    data: Any = getattr(module._trainer, "datamodule", None)
     generates = module.answer_strategy == "generate" and not training
     findings = take_fast_path(
         model,

@@ -65,8 +65,8 @@ def small_model(config: Any) -> PreTrainedModel:
 
 
 def save_base(config: Any, folder: Path) -> Path:
-    """A base's folder: the model in several shards, and the embedded base's tokenizer."""
-    small_model(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="200KB")
+    """A base's folder: several shards in 32 bits, which merge without rounding, and the embedded base's tokenizer."""
+    small_model(config).save_pretrained(folder, max_shard_size="400KB")
     for file in TINY.glob("*token*"):
         shutil.copyfile(file, folder / file.name)
     return folder

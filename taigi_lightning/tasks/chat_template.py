@@ -1,0 +1,65 @@
+"""The prompt as a conversation, rendered by the tokenizer's own chat template, for bases that were trained to chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from taigi_lightning.errors import InputError
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], where: str
+) -> list[int]:
+    """Token ids of a whole conversation, exactly those of `apply_chat_template`.
+
+    Args:
+        tokenizer: the model's own, which has a chat template.
+        turns: what the user says and what the model answers, from the beginning on.
+        where: what an error calls the text, such as `question 12`.
+
+    Raises:
+        InputError: the tokenizer has no chat template, it takes no such conversation, or a text holds one of the
+            template's special tokens.
+    """
+    check_chat_template(tokenizer)
+    for said in (text for turn in turns for text in turn):
+        if found := next((token for token in tokenizer.all_special_tokens if token in said), None):
+            raise InputError(
+                f"The text of {where} holds {found!r}, which the chat template would take for the token of that name. "
+                "Take it out, or leave chat_template out."
+            )
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    except Exception as error:  # whatever the template, which is a program, raises
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"The tokenizer's chat template takes no conversation of a user and an assistant: {reason} "
+            "Leave chat_template out."
+        ) from error
+    return ids
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without a chat template.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"chat_template is true, but the tokenizer of {tokenizer.name_or_path} has no chat template. Leave "
+            "chat_template out, or use the -it or Instruct version of the base."
+        )
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase, ending: Sequence[int]) -> int:
+    """How many tokens after an answer end the model's turn: up to the first special one, all if there is none."""
+    special = set(tokenizer.all_special_ids)
+    return next((place for place, token in enumerate(ending, start=1) if token in special), len(ending))
