@@ -95,13 +95,18 @@ def load_base_model(
 @contextmanager
 def _no_load_report() -> Iterator[None]:
     """Keep transformers from listing weights that it passes over: a wrapper's tower for pictures, for one."""
-    log = logging.getLogger("transformers.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [
+        logging.getLogger(f"transformers.{name}")
+        for name in ("modeling_utils", "distributed.tensor_parallel")
+    ]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _check_not_quantised(base: str, config: Any) -> None:

@@ -27,6 +27,8 @@ KNOWN = {
     "meta-llama/Llama-2-7b-hf": Shape(32, 4096, 11008, 32, 32, 128, 32000),
     "meta-llama/Llama-2-13b-hf": Shape(40, 5120, 13824, 40, 40, 128, 32000),
 }
+# Types whose config.json says all that is counted; others leave tied embeddings or a head's size to their class.
+SELF_CONTAINED = ("llama", "mistral", "qwen2")
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def read_base(base: str) -> tuple[Shape, str | None]:
         return KNOWN[base], None
     if not path.is_file():
         path = _cached_config(base)
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = _text_settings(path)
     if experts := next((name for name in EXPERTS if config.get(name)), None):
         raise InputError(
             f"{path} has {experts} {config[experts]}: a mixture of experts, whose weights are not counted here. "
@@ -175,6 +177,20 @@ def read_base(base: str) -> tuple[Shape, str | None]:
         return Shape.from_config(config), off_fast_path(config)
     except KeyError as error:
         raise InputError(f"{path} has no {error}: only Llama-shaped bases can be planned.") from error
+
+
+def _text_settings(path: Path) -> dict[str, Any]:
+    """The settings of a base's text model, what its config.json leaves to the class's defaults among them."""
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("model_type") in SELF_CONTAINED:
+        return config
+    from transformers import AutoConfig  # takes seconds
+
+    try:
+        found = AutoConfig.from_pretrained(path.parent).get_text_config(decoder=True)
+    except (ValueError, KeyError):  # a class of its own, which is counted by what it says
+        return config
+    return dict(found.to_dict())
 
 
 def _cached_config(base: str) -> Path:
