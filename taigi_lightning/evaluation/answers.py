@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ Strategy = Literal["choice", "generate"]
 
 MAX_NEW_TOKENS = 5
 READ_ALONE = "read_alone"  # set in a model whose self-check found that rows must not branch
-EQUAL_LENGTHS = "equal_lengths"  # set in a model that takes the padding of a batch of prompts for text
+GENERATE_ALONE = "generate_alone"  # set in a model that takes the padding of a batch of prompts for text
 
 
 def predict_batch(
@@ -224,19 +223,11 @@ def generate_tokens(
     Returns:
         the new token ids of each prompt; after EOS the rest is padding.
     """
-    batches: dict[int, list[int]] = defaultdict(
-        list
-    )  # places in `prompts`, by length where padding would be read
-    for place, prompt in enumerate(prompts):
-        batches[len(prompt) if getattr(causal_lm(model), EQUAL_LENGTHS, False) else 0].append(place)
-    new: list[list[int]] = [[] for _ in prompts]
-    for places in batches.values():
-        sequences = _generate(
-            model, tokenizer, [prompts[place] for place in places], max_new_tokens
-        ).sequences
-        width = max(len(prompts[place]) for place in places)
-        for place, tokens in zip(places, sequences[:, width:].tolist(), strict=True):
-            new[place] = tokens
+    alone = getattr(causal_lm(model), GENERATE_ALONE, False)
+    new: list[list[int]] = []
+    for batch in [[prompt] for prompt in prompts] if alone else [prompts]:
+        sequences = _generate(model, tokenizer, batch, max_new_tokens).sequences
+        new += sequences[:, max(map(len, batch)) :].tolist()
     return new
 
 

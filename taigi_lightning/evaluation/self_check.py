@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import EQUAL_LENGTHS, READ_ALONE, hidden_states, left_padded_logits
+from taigi_lightning.evaluation.answers import GENERATE_ALONE, READ_ALONE, hidden_states, left_padded_logits
 from taigi_lightning.fast_path.apply import causal_lm, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import in_eval_mode, output_head
@@ -94,10 +94,8 @@ def self_check(model: Any, *, answers: bool, generating: PreTrainedTokenizerBase
             sharing = f"{name} cannot read a passage once for several questions: each question is read alone."
         base.__dict__[READ_ALONE] = sharing is not None
         if generating is not None and _padding_differs(model, generating, first, second, limits):
-            padding = (
-                f"{name} takes padding before a prompt for text: prompts of one length alone share a batch."
-            )
-        base.__dict__[EQUAL_LENGTHS] = padding is not None
+            padding = f"{name} takes padding before a prompt for text: each prompt is continued alone."
+        base.__dict__[GENERATE_ALONE] = padding is not None
     return Findings(packing, sharing, padding)
 
 

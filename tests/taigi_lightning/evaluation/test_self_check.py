@@ -66,9 +66,9 @@ def test_a_passage_longer_than_a_window_is_read_alone(name: str) -> None:
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_prompts_of_different_lengths_are_generated_apart_where_padding_counts_as_text() -> None:
+def test_prompts_are_continued_alone_where_padding_counts_as_text() -> None:
     model, tokenizer = small_model(small_config("rwkv")), AutoTokenizer.from_pretrained(TINY)
-    assert "one length" in str(self_check(model, answers=False, generating=tokenizer).padding)
+    assert "continued alone" in str(self_check(model, answers=False, generating=tokenizer).padding)
     prompts = [DRAWN[:9], DRAWN[9:24], DRAWN[24:33]]
     together = generate_tokens(model, tokenizer, prompts)
     assert together == [generate_tokens(model, tokenizer, [prompt])[0] for prompt in prompts]
