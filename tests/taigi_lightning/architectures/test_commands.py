@@ -21,6 +21,7 @@ from tests.taigi_lightning.architectures.small_bases import save_base, taught_fa
 from tests.working_folder import TEXT, lay_out
 
 TAUGHT = taught_families()
+QUICK = ("llama3", "mistral", "qwen3", "gemma3")  # in CI: a tied one, a window, norms of heads, a wrapper
 QUESTIONS = [
     {
         "ID": number,
@@ -57,7 +58,10 @@ def plain(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("name", TAUGHT)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TAUGHT],
+)
 def test_every_command(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
