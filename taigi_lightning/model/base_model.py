@@ -66,11 +66,12 @@ def load_base_model(
     if from_scratch:
         scratch: PreTrainedModel = architecture._from_config(config, dtype=torch.float32)
         return scratch.to(device)
+    if quantization == "nf4":
+        _check_not_quantised(base)
     for shard in weight_files(base_folder(base)):
         read_header(shard)  # refuses one that is cut off or too long
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
     if quantization == "nf4":
-        _check_not_quantised(base, config)
         options["quantization_config"] = nf4_config(compute_dtype)
     if is_wrapped(base):
         options["key_mapping"] = key_mapping(skeleton(base), stored_entries(base_folder(base)))
@@ -109,9 +110,10 @@ def _no_load_report() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _check_not_quantised(base: str, config: Any) -> None:
-    found = getattr(config, "quantization_config", None)
-    if found is not None:
+def _check_not_quantised(base: str) -> None:
+    whole = AutoConfig.from_pretrained(base)
+    settings = (getattr(config, "quantization_config", None) for config in (whole, whole.get_text_config()))
+    if found := next((one for one in settings if one), None):
         method = (
             found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", found)
         )
