@@ -21,7 +21,7 @@ OTHERS = {
     name: small_config(name, **changes)
     for name, changes in {
         "gemma2": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0},
-        "gemma4_text": {"final_logit_softcapping": 2.0},
+        "gemma4_text": {"final_logit_softcapping": 8.0},
         "cohere2": {},
         "granite": {"logits_scaling": 8.0},
         "phi": {},
