@@ -6,8 +6,10 @@ import importlib
 import logging
 import os
 import sys
+from typing import Any
 
 from taigi_lightning.cli.commands import COMMANDS, COMPLETION, TOOLS, usage
+from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.errors import InputError
 from taigi_lightning.signals import (
     StoppedBySignal,
@@ -23,39 +25,72 @@ def run(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     # It would tell every user that an optional download of faster CPU kernels is absent.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from taigi_lightning.cli.config_errors import SuggestingParser
-    from taigi_lightning.cli.config_locations import check_config_files
-    from taigi_lightning.cli.shipped_configs import with_shipped_configs
-
-    if command in TOOLS:
-        from jsonargparse import auto_cli
-
-        module, function, _ = TOOLS[command]
-        target = getattr(importlib.import_module(module), function)
-        prog = f"python -m taigi_lightning {command}"
-        handle_signals(raise_stopped)
-        auto_cli(target, args=rest, as_positional=True, prog=prog, parser_class=SuggestingParser)
-        return
-    if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
-        rest = ["--config", "configs/predict.yaml", *rest]
-    rest, shipped = with_shipped_configs(rest)
-    for path in shipped:
-        print(f"Using the {path.name} that comes with the package: {path}", file=sys.stderr)
-    if problem := check_config_files(rest):  # before seconds of imports
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
-    # Read when torch starts: lets freed memory be used again whatever the sizes, so that less is reserved.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if command in COMMANDS:
+        rest = _with_configs(command, rest)
     sys.argv[1:] = [command, *rest]
     if command == COMPLETION:
         from taigi_lightning.cli.completion import print_completion
 
         print_completion()
-    else:
-        from taigi_lightning.cli.lightning_cli import main as lightning_main
+        return
+    from taigi_lightning.cli.preflight import preflight
 
-        handle_signals(raise_stopped)
-        lightning_main()
+    config = preflight(command, rest)
+    if command in TOOLS:
+        run_tool(command, rest)
+    elif command == "plan" and config is not None:
+        from taigi_lightning.planning.command import print_plan
+
+        print_plan(config.as_dict())
+    else:
+        run_stage(command, config)
+
+
+def _with_configs(command: str, rest: list[str]) -> list[str]:
+    """The arguments with the configs that the command line means; exits with 2 where one cannot be read."""
+    from taigi_lightning.cli.config_locations import check_config_files
+    from taigi_lightning.cli.shipped_configs import with_shipped_configs
+
+    if command == "predict" and not any(a in ("-c", "--config") or a.startswith("--config=") for a in rest):
+        rest = ["--config", "configs/predict.yaml", *rest]
+    rest, shipped = with_shipped_configs(rest)
+    for path in shipped:
+        print(f"Using the {path.name} that comes with the package: {path}", file=sys.stderr)
+    if problem := check_config_files(rest):
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def run_tool(command: str, rest: list[str]) -> None:
+    """Run a command that is a plain function."""
+    from jsonargparse import auto_cli
+
+    from taigi_lightning.cli.config_errors import SuggestingParser
+
+    module, function, _ = TOOLS[command]
+    target = getattr(importlib.import_module(module), function)
+    prog = f"python -m taigi_lightning {command}"
+    handle_signals(raise_stopped)
+    auto_cli(target, args=rest, as_positional=True, prog=prog, parser_class=SuggestingParser)
+
+
+def run_stage(command: str, config: Any) -> None:
+    """Run one of Lightning's commands.
+
+    Args:
+        command: its name.
+        config: what was parsed before, if it was, to say what is about to load.
+    """
+    # Read when torch starts: lets freed memory be used again whatever the sizes, so that less is reserved.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if config is not None:
+        folder = config.trainer.default_root_dir or "."
+        print(f"{command}: {config.model.base} into {folder}; loading PyTorch", file=sys.stderr, flush=True)
+    from taigi_lightning.cli.lightning_cli import main as lightning_main
+
+    handle_signals(raise_stopped)
+    lightning_main()
 
 
 def main() -> int:
@@ -81,7 +116,13 @@ def answer(arguments: list[str]) -> int:
         print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] not in (*COMMANDS, *TOOLS, COMPLETION):
-        print(f"error: there is no command {arguments[0]!r}.\n\n{usage()}", end="", file=sys.stderr)
+        near = did_you_mean(nearest(arguments[0], [*COMMANDS, *TOOLS]))
+        known = ", ".join([*COMMANDS, *TOOLS])
+        print(
+            f"error: there is no command {arguments[0]!r}.{near} The command comes first: {known}; "
+            "--help says what each does.",
+            file=sys.stderr,
+        )
         return 2
     try:
         run(arguments)

@@ -6,6 +6,8 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -21,6 +23,7 @@ LINKED = re.compile(r"([\w.]+)\)? --> ([\w.]+)")
 BASE_CLASS = re.compile(
     r"class_path 'lightning\.(?:pytorch\.)?(?:\w+\.)*(Callback|LightningDataModule|Logger)'"
 )
+KNOWN_SUBCLASSES = re.compile(r",\s+known\s+subclasses:[^)]*\)")
 
 
 class SuggestingParser(ArgumentParser):
@@ -29,21 +32,40 @@ class SuggestingParser(ArgumentParser):
     # The parser that got the arguments, and that of the class or dataclass which refused a key of them, are
     # other objects than the one that reports the error.
     arguments: ClassVar[list[str]] = []
+    # While it reads a config, jsonargparse stands in that file's folder; what was typed means another place.
+    folder: ClassVar[Path] = Path()
     refusing: ClassVar[ArgumentParser | None] = None
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, remembering what was typed."""
-        SuggestingParser.arguments = list(sys.argv[1:] if args is None else args)
+        if self.exit_on_error and getattr(self, "parent_parser", None) is None:
+            SuggestingParser.arguments = list(sys.argv[1:] if args is None else args)
+            SuggestingParser.folder = Path.cwd()
         return super().parse_args(args, *rest, **options)
 
+    def format_help(self, *formatter: Any) -> str:
+        """Leave out which classes happen to be loaded; `--trainer.callbacks.help` and its like list a field's."""
+        text: str = super().format_help(*formatter)
+        return KNOWN_SUBCLASSES.sub(")", text)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one paragraph and exit with 2."""
+        """Say in one paragraph what is wrong, and exit with 2."""
         if not self.exit_on_error:  # an inner parser; the outer one reports, with the inner one's message
             SuggestingParser.refusing = self
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or SuggestingParser.refusing or self
         SuggestingParser.refusing = None
-        sys.stderr.write(f"error: {improve(message, self.arguments, parser)}\n")
+        with chdir(SuggestingParser.folder):
+            self.refuse(improve(message, self.arguments, parser), message)
+
+    def refuse(self, sentence: str, reason: str) -> NoReturn:
+        """Print the sentence and exit.
+
+        Args:
+            sentence: what the user reads.
+            reason: what jsonargparse said.
+        """
+        sys.stderr.write(f"error: {sentence}\n")
         sys.exit(2)
 
 

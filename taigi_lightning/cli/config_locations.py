@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,26 +30,35 @@ def config_files(arguments: Sequence[str]) -> list[str]:
 
 def check_config_files(arguments: Sequence[str]) -> str | None:
     """What is wrong with the files after --config, if one is missing or is not YAML."""
-    for name in config_files(arguments):
-        path = Path(name)
-        if not path.is_file():
-            folder = path if path.is_dir() else path.parent if path.parent.is_dir() else Path()
-            there = sorted(str(file) for file in folder.glob("*.yaml"))
-            near = nearest(name, there) or there[:4]
-            found = f"{name} is a folder; wanted a file." if path.is_dir() else f"There is no file {name}."
-            return f"{found}{did_you_mean(near)}"
-        try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except UnicodeDecodeError as error:
-            return f"{name} is not UTF-8 (byte {error.start}). Save it as UTF-8."
-        except yaml.MarkedYAMLError as error:
-            line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
-            return f"{name}, line {line} is not YAML: {error.problem}. Check the colons, spaces and brackets."
-        except yaml.YAMLError as error:
-            return f"{name} is not YAML: {' '.join(str(error).split())}."
-        if root is not None and not isinstance(root, yaml.MappingNode):
-            return f"{name} holds no settings; wanted lines like `trainer:` with settings indented below."
-    return None
+    problems = (_absent(name) or _not_settings(name) for name in config_files(arguments))
+    return next((problem for problem in problems if problem), None)
+
+
+def _absent(name: str) -> str | None:
+    path = Path(name)
+    if path.is_file():
+        return None
+    folder = path if path.is_dir() else path.parent if path.parent.is_dir() else Path()
+    there = sorted(str(file) for file in folder.glob("*.yaml"))
+    near = nearest(name, there) or there[:4]
+    found = f"{name} is a folder; wanted a file." if path.is_dir() else f"There is no file {name}."
+    return f"{found}{did_you_mean(near)}"
+
+
+def _not_settings(name: str) -> str | None:
+    try:
+        root = yaml.compose(Path(name).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        return f"{name} is not UTF-8 (byte {error.start}). Save it as UTF-8."
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
+        return f"{name}, line {line} is not YAML: {error.problem}. Check the colons, spaces and brackets."
+    except yaml.YAMLError as error:
+        return f"{name} is not YAML: {' '.join(str(error).split())}."
+    if isinstance(root, yaml.MappingNode):
+        return None
+    found = "is empty" if root is None else "holds no settings"
+    return f"{name} {found}; wanted lines like `trainer:` with settings indented below."
 
 
 def written_keys(file: str) -> Iterator[Place]:
@@ -68,23 +78,31 @@ def written_keys(file: str) -> Iterator[Place]:
     yield from walk(root, "")
 
 
-def where(key: str, arguments: Sequence[str]) -> str:
+def where(key: str, arguments: Sequence[str], *, value: str | None = None) -> str:
     """` (configs/cpt.yaml, line 12)`, ` (--model.lora.rr)` or nothing; later ones win, as in the parser.
 
     Args:
-        key: dotted; `init_args`, which flags may leave out, does not count.
+        key: dotted; `init_args`, which flags may leave out, does not count. A class is found at its `class_path` too.
         arguments: the command line without the program's name.
+        value: what was given; a flag for something inside `key` that gave it is the place.
     """
-    for word in reversed(arguments):
-        flag = word.partition("=")[0].lstrip("-")
-        if word.startswith("--") and _is(flag, key):
+    for word, following in reversed([*itertools.pairwise([*arguments, ""])]):
+        name, joined, given = word.partition("=")
+        if not word.startswith("--"):
+            continue
+        flag = name.lstrip("-")
+        inside = flag.startswith(f"{key}.") and value == (given if joined else following)
+        if _is(flag, key) or _is(flag, f"{key}.class_path") or inside:
             return f" (--{flag})"
     for file in reversed(config_files(arguments)):
-        places = [place for place in written_keys(file) if _is(place[0], key)]
+        found = [*written_keys(file)]
+        places = [one for one in found if _is(one[0], f"{key}.class_path")] or [
+            one for one in found if _is(one[0], key)
+        ]
         if places:
             path, name, line = places[-1]
-            inside = f", in {path.rpartition('.')[0]}" if path != key else ""
-            return f" ({name}, line {line}{inside})"
+            inside_of = f", in {path.rpartition('.')[0]}" if path.removesuffix(".class_path") != key else ""
+            return f" ({name}, line {line}{inside_of})"
     return ""
 
 

@@ -6,16 +6,20 @@ import dataclasses
 import re
 import sys
 from collections.abc import Collection, Sequence
+from typing import Any
 
+from taigi_lightning.cli.class_errors import NOT_THERE, wrong_class
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 
 KEYS = re.compile(r'Parser key "([^"]+)":')
 EXPECTED = re.compile(r"Expected an? (typing\.Literal\[.*?\]|<class '[^']+'>)|Not of type (\w+)")
 VALUE = re.compile(r"(?:Got|Given) value: (.*)")
-UNKNOWN_CLASS = re.compile(r"dot import path string: (\S+)|class_path '([^']+)'")
+RESTRICTED = re.compile(r"Not of type \w+: (\S+) does not conform")
 AMBIGUOUS = re.compile(r"Multiple subclasses with name (\S+)\. .*?: (.+)\.")
 SUBTYPE = re.compile(r"Subtypes: \[<class '([\w.]+)\.(\w+)'>")
+# Kinds of values beside which a class, such as Tensor beside float, is not what a user means.
+PLAIN = frozenset({"int", "float", "str"})
 # In words, and an example where the words need one.
 KINDS = {
     "int": ("a whole number", "100"),
@@ -26,8 +30,8 @@ KINDS = {
     "Iterable": ("a list", "'[a, b]'"),
     "dict": ("names with values", "'{a: b}'"),
     "Mapping": ("names with values", "'{a: b}'"),
-    "PositiveInt": ("a whole number above 0", "100"),
-    "NonNegativeInt": ("a whole number, 0 or above", "0"),
+    "PositiveInt": ("a whole number above 0", ""),
+    "NonNegativeInt": ("a whole number, 0 or above", ""),
     "PositiveFloat": ("a number above 0", "10"),
     "NonNegativeFloat": ("a number, 0 or above", "0.5"),
     "ClosedUnitInterval": ("a number from 0 to 1", "0.5"),
@@ -45,15 +49,21 @@ def wrong_value(message: str, arguments: Sequence[str], positionals: Collection[
     """
     key = ".".join(dict.fromkeys(KEYS.findall(message)))
     detail = KEYS.split(message)[-1]
-    place = where(key, arguments)
+    value = _value(detail, key.rpartition(".")[2])
+    place = where(key, arguments, value=value)
     if match := AMBIGUOUS.search(detail):
         return f"{key}{place} is {match[1]}, of which there are several. Give one in full: {match[2]}."
     if "Unable to load config" in detail:
         return f"{key}{place} wants a YAML file, or its settings one by one: --{key}.NAME VALUE."
-    if match := UNKNOWN_CLASS.search(detail):
-        return _no_class(key, match[1] or match[2], place, detail)
-    value = _value(detail, key.rpartition(".")[2])
+    if settings := _settings_class(detail):
+        first = dataclasses.fields(settings)[0].name
+        return (
+            f"{key} is {value!r}{place}; wanted its settings one by one, for example --{key}.{first} {value}."
+        )
     wanted = [one[0] or one[1] for one in EXPECTED.findall(detail)]
+    plain = PLAIN & {one.removeprefix("<class '").removesuffix("'>") for one in wanted}
+    if (value is None or not plain) and (sentence := wrong_class(key, detail, arguments)):
+        return sentence
     if value is None or not wanted:
         return f"{key}{place}: {' '.join(detail.split())}"
     option = "" if key in positionals else f"--{key} "
@@ -68,7 +78,8 @@ def _value(detail: str, name: str) -> str | None:
     """
     found = VALUE.search(detail)
     if not found:
-        return None
+        restricted = RESTRICTED.search(detail)
+        return restricted[1] if restricted else None
     inner = re.search(rf"NestedArg\(key='[^']*', val=(.*)\)|\b{name}['\"]?[=:] ?([^,)}}]+)", found[1])
     return ((inner[1] or inner[2]) if inner else found[1]).strip("'\" .")
 
@@ -93,29 +104,8 @@ def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str], option: 
     return f"{key} is {value!r}{place}; wanted {' or '.join(words)}{shown}.{did_you_mean(nearest(value, choices))}"
 
 
-def _no_class(key: str, name: str, place: str, detail: str) -> str:
+def _settings_class(detail: str) -> Any:
+    """The dataclass whose settings were wanted where one value was given, if that is the fault."""
     subtype = SUBTYPE.search(detail)
-    settings = getattr(sys.modules.get(subtype[1]), subtype[2], None) if subtype else None
-    if dataclasses.is_dataclass(settings):
-        first = dataclasses.fields(settings)[0]
-        return f"{key} is {name!r}{place}; wanted its settings one by one, for example --{key}.{first.name} {name}."
-    near = did_you_mean(nearest(name.rpartition(".")[2], _class_names()))
-    return f"{key}{place} names a class that is not there: {name}.{near}"
-
-
-def _class_names() -> list[str]:
-    """Names of every loaded optimizer, data module, callback and logger."""
-    modules = {
-        "torch.optim": ["Optimizer"],
-        "lightning.pytorch": ["LightningDataModule", "Callback"],
-        "lightning.pytorch.loggers": ["Logger"],
-    }
-    bases = [
-        getattr(sys.modules[m], name) for m, names in modules.items() if m in sys.modules for name in names
-    ]
-    names, todo = set(), bases
-    while todo:
-        one = todo.pop()
-        names.add(one.__name__)
-        todo.extend(one.__subclasses__())
-    return sorted(names)
+    found = getattr(sys.modules.get(subtype[1]), subtype[2], None) if subtype else None
+    return found if NOT_THERE.search(detail) and dataclasses.is_dataclass(found) else None

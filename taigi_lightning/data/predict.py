@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import lightning.pytorch as pl
+from jsonargparse.typing import PositiveInt
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
@@ -49,8 +50,8 @@ class PredictDataModule(pl.LightningDataModule):
         questions: QuestionSource = Path("data/1001-question-v3.csv"),
         tokenizer: str = "Bohanlu/Taigi-Llama-2-13B",
         columns: Mapping[str, str] | None = None,
-        max_length: int = 2048,
-        batch_tokens: int = 16384,
+        max_length: PositiveInt = 2048,
+        batch_tokens: PositiveInt = 16384,
         share_passages: bool = True,
         average_orders: bool = False,
         chat_template: bool = False,

@@ -14,12 +14,11 @@ from taigi_lightning.data.in_memory import Source, questions_path
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.predict import encode_questions, question_loader
 from taigi_lightning.data.training_data import Split, TrainingData
-from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import Supervise, encode_example
 from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
 from taigi_lightning.tasks.questions import Question, read_questions
-from taigi_lightning.tasks.validation_split import passage_key, split_by_passage
+from taigi_lightning.tasks.validation_split import check_fraction, passage_key, split_by_passage
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +61,7 @@ class SFTDataModule(TrainingData):
         chat_template: bool = False,
     ) -> None:
         super().__init__(questions_path(train_file), batch_size, num_workers)
-        if not 0 <= validation_fraction < 1:
-            raise InputError(
-                f"validation_fraction is {validation_fraction}. Set it to 0 or more and below 1."
-            )
+        check_fraction(validation_fraction)
         self.tokenizer = tokenizer
         self.columns = columns
         self.supervise: Supervise = supervise

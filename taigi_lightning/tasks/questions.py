@@ -27,6 +27,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "answer": ("正確答案",),
 }
 SENTENCE_END = re.compile(r"[。！？!?…」』]\s*$")
+FIFTH = re.compile(r"(?:選項|option ?)(?:5|e|五)")
 SHOWN = 5  # problems named in one error
 
 
@@ -91,9 +92,32 @@ def read_questions(
     if problems:
         more = f" And {len(problems) - SHOWN} rows more." if len(problems) > SHOWN else ""
         raise InputError(f"{path}, " + " ".join(problems[:SHOWN]) + more)
+    _warn_of_options(path, header, where, questions)
     if repaired:
         logger.warning("%s: put unquoted commas back into their field in rows %s", path, repaired)
     return questions
+
+
+def _warn_of_options(
+    path: Path, header: list[str], where: Mapping[str, int], questions: list[Question]
+) -> None:
+    """Say which rows have options that are empty or the same, and which column might be a fifth one."""
+    faults: dict[str, list[int]] = {"an empty option": [], "the same option twice": []}
+    for question in questions:
+        written = [option.strip() for option in question.options if option.strip()]
+        if len(written) < len(question.options):
+            faults["an empty option"].append(question.row)
+        if len(set(written)) < len(written):
+            faults["the same option twice"].append(question.row)
+    for fault, rows in faults.items():
+        if rows:
+            more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+            logger.warning("%s has %s in rows %s%s.", path, fault, str(rows[:SHOWN]).strip("[]"), more)
+    fifth = [
+        name for n, name in enumerate(header) if n not in where.values() and FIFTH.fullmatch(_fold(name))
+    ]
+    if fifth:
+        logger.warning("%s: column %s is not read; questions have four options.", path, ", ".join(fifth))
 
 
 def parse_answer(text: str) -> int | None:

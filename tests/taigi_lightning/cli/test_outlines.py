@@ -1,0 +1,133 @@
+"""What is parsed over outlines is what is parsed over the classes themselves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from taigi_lightning.__main__ import main
+from taigi_lightning.cli.commands import COMMANDS, TOOLS
+from tests.working_folder import TEXT, lay_out
+from tests.wrong_inputs.case import Case
+from tests.wrong_inputs.command_lines import COMMAND_LINES
+from tests.wrong_inputs.configs import CONFIGS
+from tests.wrong_inputs.forks import Ended, Forks
+
+ROOT = Path(__file__).parent.parent.parent.parent
+# Every eighth, for time's sake: that each is refused is for test_wrong_inputs to show.
+REFUSED = [case for case in (*COMMAND_LINES, *CONFIGS) if case.light and case.code == 2][::8]
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outlines")
+    lay_out(folder, ROOT / "models" / "tiny-taigi", [f"{TEXT}{n}" for n in range(8)], held_out=2)
+    return folder
+
+
+def over_classes(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Ended:
+    """How the command ends in this process, where PyTorch is loaded and nothing is outlined."""
+    assert "torch" in sys.modules
+    monkeypatch.setattr(sys, "argv", ["taigi_lightning", *arguments])
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    printed = capsys.readouterr()
+    return Ended(code, printed.out, printed.err, [])
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *TOOLS])
+def test_help_is_the_same_and_needs_nothing_heavy(
+    command: str,
+    forks: Forks,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    early = forks.run("taigi_lightning", [command, "--help"], folder)
+    assert (early.code, early.heavy) == (0, [])
+    assert early.out == over_classes([command, "--help"], monkeypatch, capsys).out
+
+
+@pytest.mark.parametrize("stage", ["cpt", "sft", "predict"])
+def test_a_plan_is_the_same_and_needs_nothing_heavy(
+    stage: str,
+    forks: Forks,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    arguments = ["plan", "--config", f"configs/{stage}.yaml", "--model.base", "models/base"]
+    arguments += ["--model.adapter", "null", "--gpu_memory", "8GiB", "--json"]
+    early = forks.run("taigi_lightning", arguments, folder)
+    assert (early.code, early.heavy) == (0, []), early.err
+    plans = [json.loads(out) for out in (early.out, over_classes(arguments, monkeypatch, capsys).out)]
+    for plan in plans:
+        for folder_needs in plan["disk"]:
+            folder_needs.pop("free_bytes")  # which every moment changes
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+def test_a_refusal_is_the_same(
+    case: Case,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    forks: Forks,
+) -> None:
+    monkeypatch.chdir(folder)
+    for name, content in case.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    arguments = shlex.split(case.command)[1:]
+    early = forks.run("taigi_lightning", arguments, folder)
+    assert early.err == over_classes(arguments, monkeypatch, capsys).err
+
+
+OWN = """
+import torch, lightning.pytorch as pl
+print("run")
+class Mine(pl.Callback):
+    def __init__(self, often: int = 3): ...
+class Slow(torch.optim.SGD):
+    def __init__(self, params, lr: float = 0.1, **others): super().__init__(params, lr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--trainer.callbacks own.Mine --trainer.callbacks.often x", "trainer.callbacks.often is 'x'"),
+        ("--model.optimizer own.Slow --model.optimizer.lr x", "model.optimizer.lr is 'x'"),
+        ("--trainer.callbacks own.Slow", "own.Slow (--trainer.callbacks), which is no"),
+    ],
+)
+def test_a_module_of_the_users_is_read_and_not_run(
+    flags: str, words: str, forks: Forks, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "own.py").write_text(OWN)
+    ended = forks.run(
+        "taigi_lightning",
+        ["fit", "--config", "configs/tiny.yaml", "--data", "CPTDataModule", *flags.split()],
+        folder,
+    )
+    assert words in ended.err
+    assert (ended.code, ended.heavy, ended.out) == (2, [], "")
