@@ -19,6 +19,7 @@ from taigi_lightning.cli.value_errors import wrong_value
 UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
 NO_VALUE = re.compile(r"^argument (?:-\w/)?(--[\w.]+): expected (?:one|at least one) argument")
 REQUIRED = re.compile(r"^the following arguments are required: (.+)")
+NO_SECTION = re.compile(r"^Unexpected config: (\w+):")
 LINKED = re.compile(r"([\w.]+)\)? --> ([\w.]+)")
 BASE_CLASS = re.compile(
     r"class_path 'lightning\.(?:pytorch\.)?(?:\w+\.)*(Callback|LightningDataModule|Logger)'"
@@ -118,6 +119,9 @@ def _unknown_key(key: str, message: str, arguments: Sequence[str], known: Sequen
 def _wrong_use(message: str, arguments: Sequence[str]) -> str:
     if match := LINKED.search(message):
         return f"{match[2]}{where(match[2], arguments)} follows from {match[1]}. Set that: --{match[1]}."
+    if match := NO_SECTION.match(message):
+        place = where(match[1], arguments)
+        return f"{match[1]}{place} holds no settings; indent them below it, or leave it out."
     if match := REQUIRED.match(message):
         if match[1].endswith(".data"):
             return (

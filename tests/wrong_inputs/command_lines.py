@@ -53,7 +53,7 @@ COMMAND_LINES = [
     Case(f"{CPT} --data.validation_split test", ("test-*.parquet", "another split"), 1),
     Case(f"{CPT} --ckpt_path last", ("no complete checkpoint",), 1),
     Case(f"{CPT} --ckpt_path configs/cpt.yaml", ("configs/cpt.yaml is no complete checkpoint",), 1),
-    Case(f"{CPT} --ckpt_path nowhere.ckpt", ("no checkpoint nowhere.ckpt",), 1),
+    Case(f"{CPT} --ckpt_path nowhere.ckpt", ("nowhere.ckpt does not exist",), 1),
     Case(f"{CPT} --trainer.accumulate_grad_batches 0", ("accumulate_grad_batches", "1 or more"), 1),
     Case(f"{CPT} --trainer.devices 99", ("99", "cores", "trainer.devices"), 1),
     Case(f"{CPT} --trainer.accelerator gpuu", ("'gpuu'", "cpu"), 1, light=False),

@@ -32,5 +32,5 @@ DATA_FILES = [
     Case(f"{SFT} all.csv --data.validation_fraction 1", ("validation_fraction", "below 1"), 1,
          {"all.csv": TRAIN + "a,b,1,2,3,4,1\n"}),
     Case("taigi_lightning score given.csv answers.csv", ("given.csv",), 1,
-         {"given.csv": "a\n1\n", "answers.csv": TRAIN}),
+         {"given.csv": "a\n1\n", "answers.csv": TRAIN + "a,b,1,2,3,4,1\n"}),
 ]  # fmt: skip
