@@ -77,6 +77,7 @@ def serve() -> None:
 def run_here(package: str, arguments: list[str], folder: str, streams: Sequence[int]) -> None:
     """Be the command, up to its end."""
     os.chdir(folder)
+    sys.path.insert(0, folder)  # as `python -m` does
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, stream in enumerate([nothing, *streams[:2]]):
         os.dup2(stream, target)

@@ -116,18 +116,14 @@ class Slow(torch.optim.SGD):
     ("flags", "words"),
     [
         ("--trainer.callbacks own.Mine --trainer.callbacks.often x", "trainer.callbacks.often is 'x'"),
-        ("--model.optimizer own.Slow --model.optimizer.lr x", "model.optimizer.lr is 'x'"),
         ("--trainer.callbacks own.Slow", "own.Slow (--trainer.callbacks), which is no"),
     ],
 )
 def test_a_module_of_the_users_is_read_and_not_run(
-    flags: str, words: str, forks: Forks, folder: Path, monkeypatch: pytest.MonkeyPatch
+    flags: str, words: str, forks: Forks, folder: Path
 ) -> None:
     (folder / "own.py").write_text(OWN)
-    ended = forks.run(
-        "taigi_lightning",
-        ["fit", "--config", "configs/tiny.yaml", "--data", "CPTDataModule", *flags.split()],
-        folder,
-    )
+    arguments = ["fit", "--config", "configs/cpt.yaml", "--model.base", "models/base", *flags.split()]
+    ended = forks.run("taigi_lightning", arguments, folder)
     assert words in ended.err
     assert (ended.code, ended.heavy, ended.out) == (2, [], "")

@@ -1,0 +1,75 @@
+"""Wrong inputs of both packages: each is refused in one sentence, at once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.working_folder import TEXT, lay_out
+from tests.wrong_inputs.case import Case
+from tests.wrong_inputs.command_lines import COMMAND_LINES
+from tests.wrong_inputs.configs import CONFIGS
+from tests.wrong_inputs.data_files import DATA_FILES
+from tests.wrong_inputs.forks import Forks
+
+ROOT = Path(__file__).parent.parent
+CASES = [*COMMAND_LINES, *CONFIGS, *DATA_FILES]
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's configs, a base as `models/base`, and a small corpus."""
+    folder = tmp_path_factory.mktemp("wrong")
+    lay_out(
+        folder, ROOT / "models" / "tiny-taigi", [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4
+    )
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file of a folder with its hash; links are not followed."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CASES) >= 80
+    assert len({case.command for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_wrong_input_is_refused_in_one_sentence(case: Case, forks: Forks, folder: Path) -> None:
+    for name, content in case.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = contents(folder)
+    package, *arguments = shlex.split(case.command)
+    try:
+        ended = forks.run(package, arguments, folder)
+        assert contents(folder) == before
+    finally:
+        for name in case.files:
+            (folder / name).unlink()
+    assert ended.code == case.code, ended.err
+    said = ended.err.strip()
+    if not case.light:  # what loads has been said before
+        said = said.splitlines()[-1]
+    assert said.startswith("error: "), said
+    assert "\n" not in said, said
+    for word in case.words:
+        assert word in said
+    if case.light:
+        assert not ended.heavy, said
