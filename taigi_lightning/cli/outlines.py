@@ -143,8 +143,14 @@ class Outline(ModuleType):
         if isinstance(node, ast.ImportFrom):
             return self._import_from(name, node)
         assert isinstance(node, ast.Assign | ast.AnnAssign)
+        return self._constant(node)
+
+    def _constant(self, node: ast.Assign | ast.AnnAssign) -> Any:
         assert node.value
-        return self._evaluate(node.value)
+        try:
+            return self._evaluate(node.value)
+        except Exception:  # whatever its expression may raise over outlines; as a type it accepts all
+            return Any
 
     def _import_from(self, name: str, node: ast.ImportFrom) -> Any:
         alias = next(a for a in node.names if (a.asname or a.name) == name)
