@@ -6,9 +6,10 @@ import importlib
 import logging
 import os
 import sys
+from importlib.metadata import version
 from typing import Any
 
-from taigi_lightning.cli.commands import COMMANDS, COMPLETION, TOOLS, usage
+from taigi_lightning.cli.commands import COMMANDS, COMPLETION, PROGRAM, TOOLS, usage
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.errors import InputError
 from taigi_lightning.signals import (
@@ -115,6 +116,9 @@ def answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        return 0
     if arguments[0] not in (*COMMANDS, *TOOLS, COMPLETION):
         near = did_you_mean(nearest(arguments[0], [*COMMANDS, *TOOLS]))
         known = ", ".join([*COMMANDS, *TOOLS])
