@@ -103,14 +103,7 @@ def compare_command(
     settings = Settings(quantization, max_length, batch_tokens, hand_off, chat_template)
     check_models(models, settings)
     (output / "predictions").mkdir(parents=True, exist_ok=True)
-    rows: list[ComparedRow] = []
-    first: dict[int, Answers] = {}
-    for name, path in models.items():
-        runs = run_model(name, path, asked, right, solved, texts, settings, output / "predictions")
-        for given, row in runs:
-            before = first.setdefault(row.shots, given)
-            p_value = None if before is given else compare(before, given, right).p_value
-            rows.append(row._replace(p_value=p_value))
+    rows = run_models(models, asked, right, solved, texts, settings, output / "predictions")
     named: dict[str, object] = {f"model {name}": path for name, path in models.items()}
     named |= {
         "questions": questions,
@@ -146,6 +139,26 @@ def check_models(models: Mapping[str, str], settings: Settings) -> None:
         if adapter:
             check_adapter(adapter)
         settings.start(path)
+
+
+def run_models(
+    models: Mapping[str, str],
+    asked: Sequence[Question],
+    right: Answers,
+    solved: Mapping[int, Sequence[Question]],
+    texts: Sequence[str],
+    settings: Settings,
+    folder: Path,
+) -> list[ComparedRow]:
+    """`run_model` for each, one after the other; each row is tested against the first model's of as many shots."""
+    rows: list[ComparedRow] = []
+    first: dict[int, Answers] = {}
+    for name, path in models.items():
+        for given, row in run_model(name, path, asked, right, solved, texts, settings, folder):
+            before = first.setdefault(row.shots, given)
+            p_value = None if before is given else compare(before, given, right).p_value
+            rows.append(row._replace(p_value=p_value))
+    return rows
 
 
 def run_model(
