@@ -27,9 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, _stop) if in_main_thread else None
     try:
+        given = sys.argv[1:] if arguments is None else arguments
+        if given[:1] == ["--version"]:
+            from corpus_tools.steps.publish import package_version
+
+            print(f"corpus-tools {package_version()}")
+            return 0
         from corpus_tools.cli.commands import run
 
-        return run(sys.argv[1:] if arguments is None else arguments)
+        return run(given)
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, before)

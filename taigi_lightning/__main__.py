@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from taigi_lightning.cli.commands import COMMANDS, COMPLETION, PROGRAM, TOOLS, usage
@@ -117,7 +117,10 @@ def answer(arguments: list[str]) -> int:
         print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"{PROGRAM} {version(PROGRAM)}")
+        try:
+            print(f"{PROGRAM} {version(PROGRAM)}")
+        except PackageNotFoundError:
+            print(f"{PROGRAM} from source")
         return 0
     if arguments[0] not in (*COMMANDS, *TOOLS, COMPLETION):
         near = did_you_mean(nearest(arguments[0], [*COMMANDS, *TOOLS]))

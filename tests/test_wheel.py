@@ -60,6 +60,14 @@ def test_the_stages_configs_travel_with_it(site: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("package", ["corpus_tools", "taigi_lightning"])
+def test_both_say_their_version(site: Path, tmp_path: Path, package: str) -> None:
+    assert run(sys.executable, "-m", package, "--version", folder=tmp_path, site=site).split() == [
+        package.replace("_", "-"),
+        "0.1.0",
+    ]
+
+
 def test_a_corpus_is_cleaned_and_its_page_made(site: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("阮兜佇台南，逐工攏有人來坐。" * 20, encoding="utf-8")

@@ -34,7 +34,8 @@ The licence is that of the texts, which cleaning does not change: name it at the
 """
 
 
-def _version() -> str:
+def package_version() -> str:
+    """The version of what pip installed; `from source` where nothing was."""
     try:
         return version("taigi-lightning")
     except PackageNotFoundError:
@@ -89,7 +90,7 @@ def publish(
         splits="\n".join(f"  - split: {s}\n    path: {s}-*.{suffix}" for s in splits),
         documents=report["documents"]["total"],
         characters=report["characters"]["kept"],
-        version=_version(),
+        version=package_version(),
         min_chars=options["min_chars"],
         max_chars=options["max_chars"],
     )
@@ -104,7 +105,7 @@ def publish(
             shard.sources, shard.sizes, shard.sha256, shard.rows, strict=False
         )
     ]
-    manifest = {"version": _version(), "options": options, "inputs": inputs, "outputs": hashes}
+    manifest = {"version": package_version(), "options": options, "inputs": inputs, "outputs": hashes}
     write_json(work / "manifest.json", manifest)
     (output_dir / "manifest.json").unlink(missing_ok=True)
     for old in [*output_dir.glob("train-*-of-*"), *output_dir.glob("validation-*-of-*")]:

@@ -17,6 +17,7 @@ from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.attention import Scores, has_flash, seen
 from taigi_lightning.fast_path.decoder import FastDecoder
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer
+from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout, Norm
 from taigi_lightning.planning.memory import prefill_room
@@ -36,7 +37,7 @@ class _Row(NamedTuple):
 
 
 def unpack_what_fits(model: Any, tokens: int) -> int:
-    """Unpack a 4-bit model's layers for good, as many as leave room on the GPU for rows of some tokens.
+    """Unpack a 4-bit model's layers for good, as many as leave headroom on the GPU for rows of some tokens.
 
     Each then spares every later forward pass its unpacking: in the 13B shape 0.6 GiB against 0.7 ms.
 
@@ -51,15 +52,12 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     if decoder is None or not decoder.backbone.norm.weight.is_cuda:
         return 0
     weight, first = decoder.backbone.norm.weight, decoder.layers[0]
-    free, total = torch.cuda.mem_get_info(weight.device)
-    used, held = torch.cuda.memory_allocated(weight.device), torch.cuda.memory_reserved(weight.device)
-    limit = torch.cuda.get_per_process_memory_fraction(weight.device) * total
+    _, unallocated = allowed_bytes(weight.device)
     a_row = prefill_room(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
-    room = min(free + held - used, limit - used) - a_row
     a_layer = sum(group.out_features * group.width for group in first.groups()) * weight.element_size()
-    layers = min(len(decoder.layers), max(0, int(room / a_layer)))
+    layers = min(len(decoder.layers), max(0, int((unallocated - a_row) / a_layer)))
     # To the host and, when Lightning moves the model, back again they would take longer than they save in a thousand
-    # questions; the room they stay in is counted as taken.
+    # questions; where they stay is counted as taken.
     decoder.keep_unpacked(layers, packed_on_host=False)
     return layers
 
