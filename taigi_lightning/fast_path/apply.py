@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import fallback as general_path
 from taigi_lightning.fast_path import families, nf4_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.kernels import elementwise
+from taigi_lightning.kernels.host_memory import held_in_place, let_move
 from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.placement import WeightsOnHost
 
@@ -28,7 +30,7 @@ def apply_fast_path(
     offload: bool | float = True,
     embedding_on_host: bool | None = None,
     unpacked_layers: int | None = None,
-    weights_on_host: WeightsOnHost = "none",
+    weights_on_host: WeightsOnHost = "auto",
 ) -> nn.Module:
     """Prepare a PEFT causal language model for training, in place.
 
@@ -62,6 +64,7 @@ def apply_fast_path(
         for module in base.modules():
             general_path.speed_up(module, _operations(fused), fused)
         base.slow_path_reason = reason
+        _bring_back(base, weights_on_host, reason)
         return model
     fused = compile and base.get_decoder().norm.weight.is_cuda
     base.fast_decoder = FastDecoder(
@@ -76,6 +79,23 @@ def apply_fast_path(
         weights_on_host=weights_on_host,
     )
     return model
+
+
+def _bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
+    """Where layers are not written out nothing brings weights from the host: those that wait there return for good.
+
+    Raises:
+        InputError: they were asked to wait there.
+    """
+    if weights_on_host not in ("auto", "none", 0):
+        raise InputError(
+            f"weights_on_host is {weights_on_host}, but this model's layers run through transformers' own code: "
+            f"{reason}. Set --model.weights_on_host none."
+        )
+    for module in base.modules():
+        if held_in_place(module):
+            let_move(module)
+            module.weight.data = module.weight.data.to(module.weight.quant_state.absmax.device)
 
 
 def causal_lm(model: Any) -> Any:

@@ -80,13 +80,10 @@ class FastDecoder:
         self._hooks = [self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))]
         for module in self.backbone.layers:
             self._hooks.append(module.register_forward_pre_hook(self.stream.before_own_pass))
-        loaded = {layer.index for layer in self.layers if any(m.on_host for m in layer.members())}
-        forced = (
-            None
-            if weights_on_host == "auto"
-            else placement.counts(weights_on_host, len(self.layers), self.packed)[0]
-        )
-        self.keep_on_host(loaded if forced is None else set(placement.spread(len(self.layers), forced)))
+        self.keep_on_host({layer.index for layer in self.layers if layer.members()[0].on_host})
+        if weights_on_host != "auto":
+            (count,) = placement.counts(weights_on_host, len(self.layers), self.packed)
+            self.keep_on_host(set(placement.spread(len(self.layers), count)))
 
     @property
     def device(self) -> torch.device:

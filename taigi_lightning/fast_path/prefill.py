@@ -20,7 +20,8 @@ from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout, Norm
-from taigi_lightning.planning.memory import prefill_room
+from taigi_lightning.planning.memory import packed_layer_bytes, prefill_room
+from taigi_lightning.planning.placement import SLOTS, spread
 from taigi_lightning.tasks.prefix_tree import PackedTrees
 
 NO_DROPOUT = Dropout(0.0, 0)
@@ -54,12 +55,25 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     weight, first = decoder.backbone.norm.weight, decoder.layers[0]
     _, unallocated = allowed_bytes(weight.device)
     a_row = prefill_room(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
+    if decoder.stream.hosts:  # weights that wait on the host come back as far as there is room, still packed
+        decoder.keep_on_host(_waiting(decoder, unallocated - a_row))
+        return 0
     a_layer = sum(group.out_features * group.width for group in first.groups()) * weight.element_size()
     layers = min(len(decoder.layers), max(0, int((unallocated - a_row) / a_layer)))
     # To the host and, when Lightning moves the model, back again they would take longer than they save in a thousand
     # questions; where they stay is counted as taken.
     decoder.keep_unpacked(layers, packed_on_host=False)
     return layers
+
+
+def _waiting(decoder: FastDecoder, room: float) -> set[int]:
+    """Which layers go on waiting where the device has room for so many bytes of packed weights."""
+    packed, layers = packed_layer_bytes(decoder.shape), len(decoder.layers)
+    if decoder.weights_on_host != "auto":
+        return set(decoder.stream.hosts)
+    if room >= layers * packed:
+        return set()
+    return set(spread(layers, min(layers, layers + SLOTS - int(max(0.0, room) / packed))))
 
 
 @torch.no_grad()

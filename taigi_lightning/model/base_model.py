@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.packed_loading import OnHostConfig, settle
 from taigi_lightning.model.safetensors_files import base_folder, read_header, weight_files
 from taigi_lightning.model.text_model import (
     is_wrapped,
@@ -41,6 +42,7 @@ def load_base_model(
     compute_dtype: torch.dtype,
     device: torch.device,
     from_scratch: bool = False,
+    weights_on_host: bool = False,
 ) -> PreTrainedModel:
     """Load the text model of a base onto `device`, every parameter frozen unless `from_scratch`.
 
@@ -53,6 +55,8 @@ def load_base_model(
             `compute_dtype`. "none" keeps everything in `compute_dtype`.
         compute_dtype: bfloat16 or float16 on a GPU, float32 on a CPU.
         from_scratch: build the architecture in the folder's config.json with random float32 weights.
+        weights_on_host: packed weights wait in host memory, one by one, so that the card never holds them together:
+            see `packed_loading`.
 
     Raises:
         InputError: there is no such model, it is no causal language model, its weights are incomplete, damaged,
@@ -72,7 +76,7 @@ def load_base_model(
         read_header(shard)  # refuses one that is cut off or too long
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
     if quantization == "nf4":
-        options["quantization_config"] = nf4_config(compute_dtype)
+        options["quantization_config"] = nf4_config(compute_dtype, weights_on_host)
     if is_wrapped(base):
         options["key_mapping"] = key_mapping(skeleton(base), stored_entries(base_folder(base)))
     try:
@@ -89,6 +93,8 @@ def load_base_model(
             "which would stay random. Download or write it again."
         )
     loaded: PreTrainedModel = model.requires_grad_(False)
+    if weights_on_host and quantization == "nf4":
+        settle(loaded)
     _keep_weights_in_evaluation(loaded)
     return loaded
 
@@ -135,9 +141,9 @@ def _keep_weights_in_evaluation(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def nf4_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+def nf4_config(compute_dtype: torch.dtype, on_host: bool = False) -> BitsAndBytesConfig:
     """The one 4-bit format of this project: NF4, block size 64, double quantisation."""
-    return BitsAndBytesConfig(
+    return (OnHostConfig if on_host else BitsAndBytesConfig)(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -13,10 +13,16 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.self_check import Findings, explained, self_check
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.fast_path.decoder import Budget
+from taigi_lightning.fast_path.device_memory import allowed_bytes
+from taigi_lightning.fast_path.families import FAMILIES
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.frozen_update import add_frozen_updates
+from taigi_lightning.model.text_model import text_model_class
+from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
+from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_room, weight_bytes
+from taigi_lightning.planning.placement import WeightsOnHost
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
@@ -58,6 +64,8 @@ def build_model(
     compute_dtype: torch.dtype,
     device: torch.device,
     training: bool,
+    weights_on_host: WeightsOnHost = "none",
+    tokens: int = 0,
 ) -> Any:
     """Load a base, with a saved adapter or a fresh one if either is given.
 
@@ -66,12 +74,18 @@ def build_model(
         lora: settings of a fresh adapter, unless `adapter` names a saved one.
         updates: adapters of earlier stages, which stay frozen beside the weights.
         training: whether something is to train; dropout is on just then.
+        weights_on_host: how many layers' packed weights are to wait on the host.
+        tokens: of a micro-batch or of a row to predict, for which a card needs room.
 
     Raises:
         InputError: the base or an adapter cannot be read, they do not fit each other, or nothing would train.
     """
+    on_host = quantization == "nf4" and starts_on_host(
+        base, weights_on_host, lora.r if lora else 0, device=device, tokens=tokens, training=training
+    )
     model: Any = load_base_model(
         base,
+        weights_on_host=on_host,
         quantization=quantization,
         compute_dtype=compute_dtype,
         device=device,
@@ -85,7 +99,37 @@ def build_model(
             model = attach_adapter(model, lora)
     if training and not any(p.requires_grad for p in model.parameters()):
         raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
+    if on_host:  # PEFT has put LoRA where the weights wait
+        model.to(device)
     return model.train(training)  # transformers loads in eval mode, where dropout is off
+
+
+def tokens_at_once(data: Any) -> int:
+    """Tokens that pass through the model together: of a micro-batch, or of the longest row of a prediction."""
+    largest = getattr(data, "batch_tokens", 0) or getattr(data, "batch_size", 1)
+    return max(largest, getattr(data, "max_length", 2048) * getattr(data, "batch_size", 1))
+
+
+def starts_on_host(
+    base: str, weights_on_host: WeightsOnHost, rank: int, *, device: torch.device, tokens: int, training: bool
+) -> bool:
+    """Whether packed weights go to the host as they are made, because a card would not hold them all and the rest.
+
+    Where that is in doubt they do: the first training step brings back what has room.
+    """
+    if weights_on_host != "auto":
+        return weights_on_host not in ("none", 0)
+    architecture, config = text_model_class(base)
+    if device.type != "cuda" or architecture.__name__ not in FAMILIES:
+        return False
+    shape = Shape.from_config(config.to_dict())
+    trained = sum(adapter_sizes(shape, rank, PROJECTIONS))
+    taken = sum(weight_bytes(shape, "nf4")) + 4 * trained
+    if training:  # gradients, and two moments in 32 bits
+        taken += 12 * trained + max(working_bytes(shape, tokens), loss_bytes(shape, tokens))
+    else:
+        taken += prefill_room(shape.hidden, shape.intermediate, tokens)
+    return taken > allowed_bytes(device)[1]
 
 
 def take_fast_path(
@@ -95,6 +139,7 @@ def take_fast_path(
     training: bool,
     compile: bool | None,
     activation_budget: Budget,
+    weights_on_host: WeightsOnHost = "none",
     compute_dtype: torch.dtype,
     answers: bool,
     generating: PreTrainedTokenizerBase | None = None,
@@ -103,7 +148,7 @@ def take_fast_path(
     """Prepare a built model for its stage, in place, and check it; outside training a CPU keeps transformers' own path.
 
     Args:
-        compile, activation_budget: as for `apply_fast_path`; `compile` None means on a GPU.
+        compile, activation_budget, weights_on_host: as for `apply_fast_path`; `compile` None means on a GPU.
         compute_dtype: what the stage computes in.
         answers, generating: as for `self_check`.
         row_tokens: of the longest row to come, for which a GPU outside training unpacks the layers that fit; None
@@ -114,9 +159,14 @@ def take_fast_path(
     """
     compiled = device.type == "cuda" if compile is None else compile
     if training:
-        apply_fast_path(model, compile=compiled, activation_budget=activation_budget)
-    elif device.type == "cuda":  # the same operations, with nothing to keep for a backward pass
-        apply_fast_path(model, compile=compiled, activation_budget=1.0, offload=False)
+        apply_fast_path(
+            model, compile=compiled, activation_budget=activation_budget, weights_on_host=weights_on_host
+        )
+    elif device.type == "cuda" or weights_on_host not in ("auto", "none", 0):
+        # The same operations, with nothing to keep for a backward pass.
+        apply_fast_path(
+            model, compile=compiled, activation_budget=1.0, offload=False, weights_on_host=weights_on_host
+        )
     with torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32):
         findings = self_check(model, answers=answers, generating=generating)
     if not training and device.type == "cuda" and row_tokens is not None:

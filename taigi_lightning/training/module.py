@@ -62,6 +62,7 @@ class CausalLMModule(pl.LightningModule):
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
         activation_budget: share of the activations kept for backward, the rest being moved to the host or
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
+        weights_on_host: layers whose 4-bit weights wait in host memory; auto: as costs least time, none if all fits.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
         hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
             with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter
@@ -84,6 +85,7 @@ class CausalLMModule(pl.LightningModule):
         lora_plus_ratio: PositiveFloat | None = None,
         compile: bool | None = None,
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
+        weights_on_host: NonNegativeInt | Literal["auto", "all", "none"] = "auto",
         answer_strategy: Strategy = "choice",
         hand_off: HandOff = "stack",
     ) -> None:
@@ -108,6 +110,7 @@ class CausalLMModule(pl.LightningModule):
         self.lora_plus_ratio = lora_plus_ratio
         self.compile_layers = compile
         self.activation_budget = activation_budget
+        self.weights_on_host = weights_on_host
         self.answer_strategy: Strategy = answer_strategy
         self.hand_off: HandOff = hand_off
         self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)

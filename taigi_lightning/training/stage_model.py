@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Wei
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import Quantization
-from taigi_lightning.training.model_setup import build_model, take_fast_path
+from taigi_lightning.training.model_setup import build_model, take_fast_path, tokens_at_once
 from taigi_lightning.training.prompt_style import check_prompt_style
 
 
@@ -66,6 +66,8 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         compute_dtype=dtype,
         device=device,
         training=training,
+        weights_on_host=module.weights_on_host,
+        tokens=tokens_at_once(data),
     )
     generates = module.answer_strategy == "generate" and not training
     findings = take_fast_path(
@@ -74,6 +76,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         training=training,
         compile=module.compile_layers,
         activation_budget=module.activation_budget,
+        weights_on_host=module.weights_on_host,
         compute_dtype=dtype,
         answers=not training or bool(getattr(data, "held_out", None)),
         generating=module.tokenizer if generates else None,

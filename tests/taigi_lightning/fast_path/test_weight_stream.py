@@ -1,5 +1,6 @@
 """Weights that wait on the host give the numbers of weights that stay, bit for bit, in every kind of pass."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_weights_come_back_and_the_model_is_as_it_was(folder: Path) -> None:
     assert same(gradients(model), wanted)
 
 
+@pytest.mark.parametrize("weights_on_host", ["none", 3, "all", "auto"])
+def test_applied_anew_only_what_is_asked_for_waits(folder: Path, weights_on_host: Any) -> None:
+    model = streamed(folder, "all")
+    wanted = gradients(model)
+    apply_fast_path(model, weights_on_host=weights_on_host)
+    layers = causal_lm(model).fast_decoder.layers
+    waiting = [all(held_in_place(m.base) for m in layer.members()) for layer in layers]
+    assert sum(waiting) == {"none": 0, 3: 3}.get(weights_on_host, LAYERS)
+    assert [layer.stream is not None for layer in layers] == waiting
+    assert same(gradients(model), wanted)
+    # On a CPU there is no card to be short of: the first step brings back what was only meant to wait for it.
+    assert len(causal_lm(model).fast_decoder.stream.hosts) == {3: 3, "all": LAYERS}.get(weights_on_host, 0)
+
+
 def test_moving_the_model_leaves_waiting_weights_where_they_are(folder: Path) -> None:
     model = streamed(folder, "all")
     wanted = gradients(model)
@@ -100,6 +115,60 @@ def test_moving_the_model_leaves_waiting_weights_where_they_are(folder: Path) ->
     model.to(torch.float64).to(torch.float32)
     assert [m.base.weight.data_ptr() for m in causal_lm(model).fast_decoder.layers[0].members()] == before
     assert same(gradients(model), wanted)
+
+
+class Queue:
+    """A stream whose work is not done but dated: what each piece of it comes after, as events make it so."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.seen = name, {name: 0}
+
+    def work(self) -> dict[str, int]:
+        self.seen[self.name] += 1
+        return dict(self.seen)
+
+    def record_event(self) -> dict[str, int]:
+        return dict(self.seen)
+
+    def wait_event(self, event: dict[str, int]) -> None:
+        self.seen = {name: max(self.seen.get(name, 0), event.get(name, 0)) for name in {*self.seen, *event}}
+
+    def wait_stream(self, other: "Queue") -> None:
+        self.wait_event(other.record_event())
+
+
+class Dated(WeightStream):
+    """Notes when each slot was last written."""
+
+    def _fetch(self, slot: Any, layer: int) -> None:
+        super()._fetch(slot, layer)
+        slot.written = self.copies.work()
+        slot.arrived = self.copies.record_event()
+        before = getattr(slot, "read", {})
+        assert all(slot.written.get(name, 0) >= when for name, when in before.items()), "still being read"
+
+
+def test_no_copy_overtakes_what_reads_its_slot_nor_is_read_before_it_is_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, main = causal_lm(streamed(folder, "all")).fast_decoder, Queue("main")
+    stream = Dated(torch.device("cpu"))
+    for layer in decoder.layers:
+        stream.add(layer.index, layer.members())
+    stream.copies = Queue("copies")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    passes = [
+        (range(LAYERS), {}),
+        (reversed(range(LAYERS)), {"backward": True}),
+        (range(LAYERS), {"again": True}),
+    ]
+    for layers, options in [passes[0], passes[1], passes[2], passes[2], passes[0]]:
+        for layer in layers:
+            stream.enter(layer, **options)
+            (slot,) = (slot for slot in stream.slots if slot.layer == layer)
+            slot.read = main.work()
+            assert slot.read["copies"] >= slot.written["copies"], "not there yet"
 
 
 class Recorder(WeightStream):

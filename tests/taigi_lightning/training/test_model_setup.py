@@ -1,0 +1,81 @@
+"""Where a base's packed weights go as they are loaded, and that a run does not mind."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from taigi_lightning.data.cpt import CPTDataModule
+from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.kernels.host_memory import held_in_place
+from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.training import model_setup
+from taigi_lightning.training.model_setup import starts_on_host, tokens_at_once
+from taigi_lightning.training.module import CausalLMModule
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("free", "training", "waits"), [(1, True, True), (80, True, False), (1, False, True), (80, False, False)]
+)
+def test_auto_loads_to_the_host_what_a_card_might_not_hold(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch, free: int, training: bool, waits: bool
+) -> None:
+    monkeypatch.setattr(model_setup, "allowed_bytes", lambda device: (free * 2**16, free * 2**16))
+    monkeypatch.setattr(model_setup, "prefill_room", lambda *_: 0)
+    found = starts_on_host(str(tiny_llama_dir), "auto", 4, device=CUDA, tokens=64, training=training)
+    assert found == waits
+
+
+@pytest.mark.parametrize(
+    ("option", "waits"), [("all", True), (1, True), ("none", False), (0, False), ("auto", False)]
+)
+def test_the_option_counts_wherever_the_layers_compute(
+    tiny_llama_dir: Path, option: object, waits: bool
+) -> None:
+    assert starts_on_host(str(tiny_llama_dir), option, 4, device=CPU, tokens=64, training=True) == waits  # type: ignore[arg-type]
+
+
+def test_the_largest_micro_batch_or_row_is_what_a_card_needs_room_for() -> None:
+    assert tokens_at_once(SimpleNamespace(batch_size=4, max_length=512)) == 2048
+    assert tokens_at_once(SimpleNamespace(batch_tokens=16384, max_length=2048)) == 16384
+    assert tokens_at_once(None) == 2048
+
+
+def train(home: Path, weights_on_host: object) -> tuple[CausalLMModule, dict[str, Tensor]]:
+    """Two optimizer steps of CPT on a 4-bit base."""
+    pl.seed_everything(1, verbose=False)
+    module = CausalLMModule(
+        "models/base",
+        lora=LoraSettings(r=4, lora_dropout=0.1),
+        weights_on_host=weights_on_host,  # type: ignore[arg-type]
+    )
+    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=2, max_length=64, validation_split=None)
+    trainer = pl.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=home,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    return module, {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_a_run_with_weights_on_the_host_trains_to_the_same_bits(home: Path) -> None:
+    _, wanted = train(home, "none")
+    module, found = train(home, "all")
+    decoder = causal_lm(module.model).fast_decoder
+    assert all(held_in_place(m.base) for layer in decoder.layers for m in layer.members())
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_layers_that_are_not_written_out_are_refused_by_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taigi_lightning.fast_path.apply.unsupported", lambda model: "a reason")
+    with pytest.raises(InputError, match=r"a reason.*weights_on_host none"):
+        train(home, "all")
