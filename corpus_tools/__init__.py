@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from corpus_tools.cleaning.rules import clean_text
+    from corpus_tools.options import CorpusOptions
     from corpus_tools.pipeline import build_corpus
 
-__all__ = ["build_corpus", "clean_text"]
+__all__ = ["CorpusOptions", "build_corpus", "clean_text"]
 
-_HOMES = {"build_corpus": "pipeline", "clean_text": "cleaning.rules"}
+_HOMES = {"CorpusOptions": "options", "build_corpus": "pipeline", "clean_text": "cleaning.rules"}
 
 
 def __getattr__(name: str) -> Any:

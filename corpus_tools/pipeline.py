@@ -14,30 +14,29 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from corpus_tools.cleaning.optional_rules import extra_rules
-from corpus_tools.documents import Counts, OptionalRule, OwnRule, PartSummary
+from corpus_tools.documents import Counts, PartSummary
 from corpus_tools.errors import InputError
 from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.hub import fetch, is_address
 from corpus_tools.files.shard_file import read_counts
 from corpus_tools.files.sources import Source, find_sources
 from corpus_tools.filtering.decontamination import read_questions
-from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH, Sameness
+from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.filtering.segments import Limits
+from corpus_tools.options import CorpusOptions
 from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
 from corpus_tools.steps.clean_shard import ShardOptions, ShardSummary, clean_shard, read_input
 from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
 from corpus_tools.steps.output_folder import check_output_folder
 from corpus_tools.steps.publish import publish
-from corpus_tools.steps.row_kinds import RowKind
 from corpus_tools.steps.select import select
 from corpus_tools.steps.write_part import write_part
 from corpus_tools.steps.write_parts import grouped, write_all
@@ -47,137 +46,98 @@ def build_corpus(
     sources: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     *,
-    rows: RowKind | Literal["auto"] = "auto",
-    min_chars: int = 100,
-    max_chars: int = 2048,
-    lengths: Literal["characters", "syllables"] = "characters",
-    validation_fraction: float = 0.05,
-    min_paragraph_chars: int = 30,
-    min_taigi_score: float = 0.0,
-    duplicates: Sameness = "exact",
-    decontaminate: str | Path | None = None,
-    ngram: int = 13,
-    convert_simplified: bool = False,
-    optional_rules: Sequence[OptionalRule] = (),
-    own_rules: Sequence[OwnRule] = (),
-    fields: Mapping[str, str] | None = None,
-    output_format: str = "parquet",
-    skip_bad_files: bool = False,
-    max_expansion: int = 100,
-    max_row_mchars: int = 50,
     executor: Executor | None = None,
     progress: Progress = lambda step, done, total: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Write the corpus folder and return its report.
 
-    The same files and options give the same bytes, whatever the executor. Lengths are in characters (code
-    points).
+    The same files and options give the same bytes, whatever the executor.
 
     Args:
         sources: Folders and files to read, data sets as hf://OWNER/NAME:SPLIT, or one of them.
         output_dir: Where the corpus goes; what an earlier run wrote there is replaced at the very end.
-        rows: What a row is: `window` of a running text, `paragraph` (or heading), `line` of verse; `auto` judges each
-            file by where its rows end.
-        min_chars: Shorter documents are dropped.
-        max_chars: Longer articles are split.
-        lengths: What those two count: characters, or Han characters and romanised syllables.
-        validation_fraction: Share of the articles held out, whole; at least one of two or more.
-        min_paragraph_chars: Shorter paragraphs may repeat: greetings, refrains.
-        min_taigi_score: Documents that look less like Taigi are dropped.
-        duplicates: `exact`, or `normalised`: texts that differ in width, punctuation and spaces alone are the same.
-        decontaminate: CSV file of evaluation questions whose n-grams must not occur.
-        ngram: Han characters, digits and romanised syllables of such an n-gram.
-        convert_simplified: Convert articles that are themselves Simplified Chinese.
-        optional_rules: Rules that run only when named, see `cleaning.optional_rules`.
-        own_rules: Rules of the user's own, which run behind those.
-        fields: The files' names for text, title, author, paragraph_id.
-        output_format: `parquet` or `jsonl`.
-        skip_bad_files: Go on without files, and rows of files, that cannot be used, and list them in the report.
-        max_expansion: How many times larger a compressed file may become.
-        max_row_mchars: The largest row, in millions of characters.
         executor: Runs the shards, elsewhere if it likes; None runs them here.
         progress: Called with a step's name, and how many of how many tasks are done.
+        options: Any of `CorpusOptions`, which says what each does.
 
     Returns:
         What report.json holds, see `report.corpus_report`: counts of rows, characters, articles and documents.
 
     Raises:
         InputError: Unusable input or options, another run in the same folder, or no document left.
+        TypeError: There is no such option.
     """
-    output_dir, decontaminate = Path(output_dir), Path(decontaminate) if decontaminate else None
-    if min_chars > max_chars:
-        raise InputError(f"min_chars {min_chars} exceeds max_chars {max_chars}; give a smaller one.")
-    if validation_fraction >= 1:
-        raise InputError("validation_fraction 1 leaves nothing to train on; give a smaller one.")
-    options: dict[str, Any] = {
-        "rows": rows,
-        "min_chars": min_chars,
-        "max_chars": max_chars,
-        "lengths": lengths,
-        "validation_fraction": validation_fraction,
-        "min_paragraph_chars": min_paragraph_chars,
-        "min_taigi_score": min_taigi_score,
-        "duplicates": duplicates,
-        "decontaminate": decontaminate.name if decontaminate else None,
-        "ngram": ngram,
-        "convert_simplified": convert_simplified,
-        "optional_rules": list(optional_rules),
-        "own_rules": [asdict(rule) for rule in own_rules],
-        "fields": dict(fields or {}),
-        "output_format": output_format,
-        "skip_bad_files": skip_bad_files,
-        "max_expansion": max_expansion,
-        "max_row_mchars": max_row_mchars,
-    }
+    output_dir, chosen = Path(output_dir), CorpusOptions(**options)
     given = [sources] if isinstance(sources, str | Path) else sources
     local = [source for source in given if not is_address(source)]
     remote = [source for source in given if is_address(source)]
     check_output_folder(output_dir, [Path(source) for source in local])
     files, passed_over = find_sources(local) if local or not remote else ([], [])
-    extra_rules(optional_rules, own_rules)  # an unusable rule or file should say so before the work begins
-    if decontaminate:
-        read_questions(decontaminate, ngram)
+    _check_files_of(chosen)
     with work_folder(output_dir) as work:
+        fetched, revisions = _fetched(remote, work / "fetched", chosen)
+        recorded = chosen.recorded() | ({"revisions": revisions} if revisions else {})
         run = partial(run_tasks, executor, progress)
-        for source in remote:
-            fetched, revision = fetch(source, work / "fetched", fields or {})
-            files += fetched
-            options.setdefault("revisions", {})[str(source)] = revision
-        reading = ahead(read_input, files) if executor is None else nullcontext(read_input)
-        with reading as read:
-            of_shards = _shard_options(options, own_rules, decontaminate)
-            salt = _salt(options, decontaminate)
+        files += fetched
+        with ahead(read_input, files) if executor is None else nullcontext(read_input) as read:
+            salt, of_shards = _salt(recorded, chosen.decontaminate), _shard_options(chosen)
             clean = partial(clean_shard, work_dir=work, salt=salt, options=of_shards, read=read)
             shards = _clean_all(clean, files, run)
-        selections, validation = select(shards, work, validation_fraction, min_chars)
-        limits = Limits(min_chars, max_chars, min_taigi_score, lengths)
-        finish = partial(write_part, limits=limits, jsonl=output_format == "jsonl", duplicates=duplicates)
-        parts = write_all(finish, grouped(shards, selections), work, run)
-        report = _report(options, shards, parts, work, passed_over, validation)
+        parts, validation = _write_parts(shards, work, chosen, run)
+        report = _report(recorded, shards, parts, work, passed_over, validation)
         _need_documents(report)
         names = [name for shard in shards for name in shard.sources]
         (work / "report.html").write_text(render_page(report, names), encoding="utf-8")
-        publish(work, output_dir, parts, shards, report, options)
+        publish(work, output_dir, parts, shards, report, recorded)
         shutil.rmtree(work)
         return report
 
 
-def _shard_options(
-    options: Mapping[str, Any], own_rules: Sequence[OwnRule], questions: Path | None
-) -> ShardOptions:
+def _check_files_of(options: CorpusOptions) -> None:
+    """An unusable rule or file of questions says so before the work begins."""
+    extra_rules(options.optional_rules or (), options.own_rules or ())
+    if options.decontaminate:
+        read_questions(options.decontaminate, options.ngram)
+
+
+def _fetched(
+    addresses: Sequence[str | Path], folder: Path, options: CorpusOptions
+) -> tuple[list[Source], dict[str, str]]:
+    """The files of the Hub's data sets, and which revision of each they are."""
+    files: list[Source] = []
+    revisions: dict[str, str] = {}
+    for address in addresses:
+        fetched, revisions[str(address)] = fetch(address, folder, options.fields or {})
+        files += fetched
+    return files, revisions
+
+
+def _shard_options(options: CorpusOptions) -> ShardOptions:
     return ShardOptions(
-        options["fields"],
-        options["rows"],
-        options["min_paragraph_chars"],
-        questions.resolve() if questions else None,
-        options["ngram"],
-        options["duplicates"],
-        options["convert_simplified"],
-        tuple(options["optional_rules"]),
-        tuple(own_rules),
-        options["skip_bad_files"],
-        ReadLimits(options["max_expansion"], options["max_row_mchars"]),
+        fields=options.fields or {},
+        rows=options.rows,
+        min_paragraph_chars=options.min_paragraph_chars,
+        questions=options.decontaminate.resolve() if options.decontaminate else None,
+        ngram=options.ngram,
+        duplicates=options.duplicates,
+        convert_simplified=options.convert_simplified,
+        optional_rules=tuple(options.optional_rules or ()),
+        own_rules=tuple(options.own_rules or ()),
+        skip_bad_files=options.skip_bad_files,
+        limits=ReadLimits(options.max_expansion, options.max_row_mchars),
     )
+
+
+def _write_parts(
+    shards: Sequence[ShardSummary], work: Path, options: CorpusOptions, run: Any
+) -> tuple[list[PartSummary], int]:
+    """Choose what stays and write it aside; also how many articles are held out."""
+    selections, validation = select(shards, work, options.validation_fraction, options.min_chars)
+    limits = Limits(options.min_chars, options.max_chars, options.min_taigi_score, options.lengths)
+    jsonl = options.output_format == "jsonl"
+    finish = partial(write_part, limits=limits, jsonl=jsonl, duplicates=options.duplicates)
+    return write_all(finish, grouped(shards, selections), work, run), validation
 
 
 def _report(

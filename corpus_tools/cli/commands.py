@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields as fields_of
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import auto_cli, set_parsing_settings
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from corpus_tools.cli.progress import progress
 from corpus_tools.cli.usage_errors import Parser
@@ -18,6 +19,7 @@ from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.cli.workers import executor, keep_freed_memory
 from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.errors import InputError, printable
+from corpus_tools.options import CorpusOptions
 
 FLAGS = ("--convert_simplified", "--skip_bad_files")
 
@@ -26,25 +28,8 @@ def clean(
     source: str,
     output_dir: Path = Path("data/cpt_corpus"),
     workers: NonNegativeInt = 0,
-    rows: Literal["auto", "window", "paragraph", "line"] = "auto",
-    min_chars: PositiveInt = 100,
-    max_chars: PositiveInt = 2048,
-    lengths: Literal["characters", "syllables"] = "characters",
-    validation_fraction: ClosedUnitInterval = 0.05,
-    min_paragraph_chars: PositiveInt = 30,
-    min_taigi_score: ClosedUnitInterval = 0.0,
-    duplicates: Literal["exact", "normalised"] = "exact",
-    decontaminate: Path | None = None,
-    ngram: PositiveInt = 13,
-    convert_simplified: bool = False,
-    optional_rules: list[OptionalRule] | None = None,
-    own_rules: list[OwnRule] | None = None,
-    fields: dict[str, str] | None = None,
-    output_format: Literal["parquet", "jsonl"] = "parquet",
-    skip_bad_files: bool = False,
-    max_expansion: PositiveInt = 100,
-    max_row_mchars: PositiveInt = 50,
     scheduler: str | None = None,
+    **options: Any,
 ) -> None:
     """Clean raw article files into a corpus folder for training.
 
@@ -53,56 +38,16 @@ def clean(
             Hugging Face Hub, hf://OWNER/NAME[@REVISION][:SPLIT].
         output_dir: Folder for the corpus; an earlier corpus there is replaced at the very end.
         workers: Processes; 0 takes as many as there are cores. The result is the same.
-        rows: What a row is: a window of running text, a paragraph or heading, a line of verse; auto judges each file.
-        min_chars: Shorter documents are dropped.
-        max_chars: Longer articles are split at sentence ends.
-        lengths: What the two limits count: characters, or syllables, of which a Han character is one.
-        validation_fraction: Share of the articles held out, whole.
-        min_paragraph_chars: Shorter paragraphs may repeat; of longer ones the first stays.
-        min_taigi_score: Documents that look less like Taigi than this are dropped.
-        duplicates: What counts as the same text: exact, or normalised, which ignores widths, punctuation and spaces.
-        decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
-        ngram: Han characters, digits and romanised syllables in such an n-gram; punctuation does not count.
-        convert_simplified: Convert articles that are themselves Simplified Chinese.
-        optional_rules: Rules for what the files have: HTML, printers' page marks, spaces between Han, contacts.
-        own_rules: Your own rules, best in a configuration file, with examples that they must and must not match.
-        fields: The files' names for text, title, author and paragraph_id, where they differ; and for rows, the key
-            under which a JSON object holds them.
-        output_format: Format of the documents.
-        skip_bad_files: Go on without damaged files, and damaged rows of good files, and list them in the report.
-        max_expansion: How many times larger a .gz, .zst or Parquet file may become; 64 MB are always allowed.
-        max_row_mchars: The largest row, in millions of characters; each takes 25 bytes of memory.
         scheduler: Address of a Dask scheduler (tcp://...) to run on; needs the extra `cluster`.
+        options: Those of `CorpusOptions`.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin for work that never comes
     keep_freed_memory()
     from corpus_tools.pipeline import build_corpus
 
+    chosen = vars(CorpusOptions(**options))  # refused, if at all, before workers start
     with executor(workers, scheduler) as processes, progress() as show:
-        report = build_corpus(
-            [source],
-            output_dir,
-            rows=rows,
-            min_chars=min_chars,
-            max_chars=max_chars,
-            lengths=lengths,
-            validation_fraction=validation_fraction,
-            min_paragraph_chars=min_paragraph_chars,
-            min_taigi_score=min_taigi_score,
-            duplicates=duplicates,
-            decontaminate=decontaminate,
-            ngram=ngram,
-            convert_simplified=convert_simplified,
-            optional_rules=optional_rules or (),
-            own_rules=own_rules or (),
-            fields=fields,
-            output_format=output_format,
-            skip_bad_files=skip_bad_files,
-            max_expansion=max_expansion,
-            max_row_mchars=max_row_mchars,
-            executor=processes,
-            progress=show,
-        )
+        report = build_corpus([source], output_dir, executor=processes, progress=show, **chosen)
     _summarise(report, output_dir)
 
 
@@ -165,7 +110,8 @@ def run(arguments: list[str]) -> int:
     completing = arguments[:1] == ["--print_completion"]
     if completing:  # the script is for the command that pip installs
         set_parsing_settings(add_print_completion_argument=True)
-    options = {name for command in commands.values() for name in signature(command).parameters}
+    options = {name for command in commands.values() for name in signature(command).parameters} - {"options"}
+    options |= {field.name for field in fields_of(CorpusOptions)}
     Parser.names = (*commands, *(f"--{name}" for name in sorted(options)))
     Parser.arguments = tuple(arguments)
     try:
