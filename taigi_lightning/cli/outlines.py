@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from taigi_lightning.cli.commands import TOOLS
 from taigi_lightning.cli.outline_source import (
     TYPED,
     bindings,
@@ -65,6 +66,8 @@ REAL = frozenset(
 BUILDERS = frozenset(
     {"lightning.pytorch.cli", "taigi_lightning.cli.lightning_cli", "taigi_lightning.cli.run_checks"}
 )
+# Whose functions a command line runs once it is parsed: over outlines they must not.
+_TOOL_MODULES = frozenset(module for module, _, _ in TOOLS.values())
 
 
 class Outline(ModuleType):
@@ -232,7 +235,8 @@ def is_real(name: str) -> bool:
     """
     top, _, rest = name.partition(".")
     if top == "taigi_lightning":
-        return not rest or (".".join(name.split(".")[:2]) in REAL and name not in BUILDERS)
+        room = ".".join(name.split(".")[:2])
+        return not rest or (room in REAL and name not in BUILDERS and name not in _TOOL_MODULES)
     return top in REAL or top.startswith("_sysconfigdata")  # the standard library's, named after the platform
 
 
