@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -87,16 +87,21 @@ def load_base_model(
             )
     except OSError as error:
         raise InputError(_unreachable(base, error)) from error
-    if lacking := sorted(found["missing_keys"]) or [str(key) for key in found["mismatched_keys"]]:
-        raise InputError(
-            f"{base} holds no weights for {len(lacking)} parameters of {architecture.__name__}, such as {lacking[0]}, "
-            "which would stay random. Download or write it again."
-        )
+    _check_complete(base, architecture, found)
     loaded: PreTrainedModel = model.requires_grad_(False)
     if weights_on_host and quantization == "nf4":
         settle(loaded)
     _keep_weights_in_evaluation(loaded)
     return loaded
+
+
+def _check_complete(base: str, architecture: Any, found: Mapping[str, Any]) -> None:
+    """Refuse a model some of whose parameters no file gave, by what transformers found while it loaded."""
+    if lacking := sorted(found["missing_keys"]) or [str(key) for key in found["mismatched_keys"]]:
+        raise InputError(
+            f"{base} holds no weights for {len(lacking)} parameters of {architecture.__name__}, such as {lacking[0]}, "
+            "which would stay random. Download or write it again."
+        )
 
 
 @contextmanager

@@ -230,8 +230,6 @@ class CausalLMModule(pl.LightningModule):
         self.window_loss = share.detach() + (0.0 if self.window_loss is None else self.window_loss)
         return share * accumulated
 
-    # ---- validation, prediction -------------------------------------------------------------------
-
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of one pass over the held-out data."""
         self._held_out = HeldOutSums()
@@ -255,8 +253,6 @@ class CausalLMModule(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         """Answer a batch of questions; `AnswerReport` scores them."""
         return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
-
-    # ---- checkpoints ------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
