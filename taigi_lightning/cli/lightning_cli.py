@@ -34,7 +34,7 @@ from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.command import print_plan
-from taigi_lightning.planning.settings import MemorySize
+from taigi_lightning.planning.settings import LinkSpeed, MemorySize
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
@@ -105,6 +105,11 @@ class TaigiCLI(LightningCLI):
             "--gpu_memory",
             type=MemorySize | None,
             help="the card's memory, such as 16GiB; without it, that of the card here",
+        )
+        plan.add_argument(
+            "--host_link",
+            type=LinkSpeed | None,
+            help="bytes a second from host memory to the card, such as 25GB/s; without it, 12GB/s, as of PCIe 3",
         )
         plan.add_argument(
             "--tokens_per_second",

@@ -36,6 +36,7 @@ KINDS = {
     "NonNegativeFloat": ("a number, 0 or above", "0.5"),
     "ClosedUnitInterval": ("a number from 0 to 1", "0.5"),
     "MemorySize": ("a size", "16GiB"),
+    "LinkSpeed": ("a speed", "12GB/s"),
 }
 
 

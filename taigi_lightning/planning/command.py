@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from taigi_lightning.planning.disk import free_space
@@ -16,10 +16,12 @@ from taigi_lightning.planning.settings import (
     corpus_characters,
     found_card,
     parse_size,
+    parse_speed,
     past_speed,
     read_base,
     read_settings,
 )
+from taigi_lightning.planning.step_time import ASSUMED
 
 
 def print_plan(config: Mapping[str, Any]) -> None:
@@ -41,7 +43,9 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
     shape, general = read_base(settings.base)
     size, speed = config.get("gpu_memory"), config.get("tokens_per_second")
     card = ("the card given", parse_size(size)) if size else found_card()
-    return make_plan(settings, shape, _found(settings, shape, card, speed), general)
+    link = config.get("host_link")
+    machine = replace(ASSUMED, link=float(parse_speed(link))) if link else ASSUMED
+    return make_plan(settings, shape, replace(_found(settings, shape, card, speed), machine=machine), general)
 
 
 def _found(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed: float | None) -> Found:

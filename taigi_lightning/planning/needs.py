@@ -27,6 +27,8 @@ class Decisions:
         layers_kept: of these, those that keep all activations on the card.
         layers_dequantised: of these, those whose base weights wait in 16 bits.
         embedding_on_host: whether the input embedding moves to host memory.
+        layers_on_host: of all, those whose 4-bit weights wait in host memory.
+        slow_down: how many times as long the layers of a micro-batch take as if their weights were on the card.
     """
 
     path: Literal["fast", "general"]
@@ -35,6 +37,8 @@ class Decisions:
     layers_kept: int = 0
     layers_dequantised: int = 0
     embedding_on_host: bool = False
+    layers_on_host: int = 0
+    slow_down: float = 1.0
 
 
 @dataclass(frozen=True)

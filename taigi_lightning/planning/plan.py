@@ -11,10 +11,13 @@ from typing import Literal
 
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part
+from taigi_lightning.planning.placement import HOST_SHARE
 from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
 from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import (
     ACTIVATIONS,
+    WAITING,
     disk_needs,
     download_needs,
     fitting_flags,
@@ -48,12 +51,14 @@ class Found:
         corpus_characters: of the training split.
         tokens_per_second: of an earlier run, or as given.
         disks: by folder.
+        machine: how fast the host link and the card are taken to be.
     """
 
     card: Card | None = None
     corpus_characters: int | None = None
     tokens_per_second: float | None = None
     disks: Mapping[str, Disk] = field(default_factory=dict)
+    machine: Machine = ASSUMED
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,10 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         InputError: the config predicts by generating, for which nothing counts.
     """
     card = found.card.memory_bytes if found.card else None
-    need = (predict_needs if settings.predicts else needs)(settings, shape, card, general=general)
+    if settings.predicts:
+        need = predict_needs(settings, shape, card, general=general)
+    else:
+        need = needs(settings, shape, card, general=general, machine=found.machine)
     spare = None if card is None else _usable(settings, card, need) - need.total
     host = sum(part.bytes for part in need.host)
     return Plan(
@@ -164,10 +172,12 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         fits=None if spare is None else spare >= 0,
         # Where it fits, the margin that is left free counts as spare.
         spare_bytes=spare if card is None or spare is None or spare < 0 else card - need.total,
-        advice=_advice(settings, shape, card, general) if card and spare is not None and spare < 0 else (),
+        advice=_advice(settings, shape, card, general, found.machine)
+        if card and spare is not None and spare < 0
+        else (),
         schedule=None if settings.predicts else _schedule(settings, found),
         disk=_folders(_disk_needs(settings, shape), found.disks),
-        notes=tuple(_notes(settings, need)),
+        notes=tuple(_notes(settings, need, found.machine)),
     )
 
 
@@ -184,11 +194,13 @@ def _usable(settings: Settings, card: int, need: Needs) -> int:
     return int(card * (1 - margin(need.decisions.path)))
 
 
-def _advice(settings: Settings, shape: Shape, card: int, general: str | None) -> tuple[str, ...]:
+def _advice(
+    settings: Settings, shape: Shape, card: int, general: str | None, machine: Machine
+) -> tuple[str, ...]:
     if settings.predicts:
         tokens = fitting_tokens(settings, shape, card)
         return (f"--data.batch_tokens {tokens}",) if tokens else ()
-    return tuple(fitting_flags(settings, shape, card, general) or ())
+    return tuple(fitting_flags(settings, shape, card, general, machine) or ())
 
 
 def _schedule(settings: Settings, found: Found) -> Schedule:
@@ -221,7 +233,7 @@ def _folders(needed: Mapping[str, Mapping[str, int]], disks: Mapping[str, Disk])
     return tuple(found)
 
 
-def _notes(settings: Settings, need: Needs) -> list[str]:
+def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
     notes = []
     if need.decisions.path_reason is not None:
         what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"
@@ -229,9 +241,19 @@ def _notes(settings: Settings, need: Needs) -> list[str]:
             f"Its layers run as transformers wrote them, not on the fast path ({need.decisions.path_reason}): {what}."
         )
     activations = sum(part.bytes for part in need.host if part.purpose == ACTIVATIONS)
-    if activations:
+    waiting = sum(part.bytes for part in need.host if part.purpose == WAITING)
+    if waiting:
+        found, link, rate = need.decisions, machine.link / 1e9, machine.rate / 1e12
         notes.append(
-            f"{2 * activations / GIB:.1f} GiB of host memory must be available: at most half of it takes activations."
+            f"The 4-bit weights of {found.layers_on_host} of {found.layers} layers wait in host memory and arrive "
+            f"while others compute: {found.slow_down:.2f} times the time at {link:.0f} GB/s (--host_link) on a card of "
+            f"{rate:.0f} TFLOP/s. A run measures both and decides anew."
+        )
+    if need.host:
+        parts = ", ".join(f"{part.purpose} {part.bytes / GIB:.1f}" for part in need.host)
+        available = max(2 * activations, (waiting + activations) / HOST_SHARE) / GIB
+        notes.append(
+            f"On the host (GiB): {parts}. {available:.1f} GiB must be available there: at most half takes activations."
         )
     if settings.predicts or settings.fills_rows:
         return notes

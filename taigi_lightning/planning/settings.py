@@ -18,6 +18,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
 from taigi_lightning.planning.memory import PROJECTIONS, Shape
+from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 from taigi_lightning.planning.run_log import read_run_log
 
@@ -43,6 +44,7 @@ class Settings:
     targets: tuple[str, ...] = tuple(PROJECTIONS)
     optimizer: str = "torch.optim.AdamW"
     activation_budget: float | str = "auto"
+    weights_on_host: WeightsOnHost = "auto"
     batch_size: int = 4
     max_length: int = 2048
     accumulate: int = 1
@@ -100,6 +102,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "targets": tuple((lora or {}).get("target_modules") or PROJECTIONS),
         "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
         "activation_budget": model.get("activation_budget"),
+        "weights_on_host": model.get("weights_on_host"),
         "batch_size": arguments.get("batch_size"),
         "max_length": arguments.get("max_length"),
         "accumulate": trainer.get("accumulate_grad_batches"),
@@ -211,6 +214,7 @@ def _cached_config(base: str) -> Path:
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 SIZE = r"(?=.*[1-9])(\d+(?:\.\d+)?)\s*([GgMm])(i?)B?"
 MemorySize = restricted_string_type("MemorySize", f"^{SIZE}$")
+LinkSpeed = restricted_string_type("LinkSpeed", f"^{SIZE}/s$")
 
 
 def is_cached(base: str) -> bool:
@@ -231,6 +235,15 @@ def parse_size(text: str) -> int:
     assert match
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** (3 if match[2] in "Gg" else 2))
+
+
+def parse_speed(text: str) -> int:
+    """Bytes a second of a speed that is a `LinkSpeed`.
+
+    >>> parse_speed("12GB/s"), parse_speed("500 MB/s")
+    (12000000000, 500000000)
+    """
+    return parse_size(text.removesuffix("/s"))
 
 
 def found_card() -> tuple[str, int] | None:

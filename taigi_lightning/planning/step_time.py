@@ -33,6 +33,10 @@ class Machine:
     rate: float
 
 
+# For a plan on another machine: PCIe 3 of 16 lanes, or 4 of 8, and what a middling card reaches in 16 bits.
+ASSUMED = Machine(link=12e9, rate=100e12)
+
+
 def part_operations(shape: Shape, tokens: int) -> dict[str, float]:
     """Floating-point operations of one layer's forward pass, by what they make."""
     queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size

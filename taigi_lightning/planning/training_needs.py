@@ -10,15 +10,18 @@ from typing import Literal
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from taigi_lightning.planning import activation_plan, general_path, memory
+from taigi_lightning.planning import activation_plan, general_path, memory, placement
 from taigi_lightning.planning.disk import run_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.settings import Settings, is_cached
+from taigi_lightning.planning.step_time import ASSUMED, Machine, step_seconds
 
 CUDA = Part("CUDA itself", memory.CONTEXT, "about")
 DEQUANTISED = "weights, dequantised"
+IN_TRANSIT = "weights, arriving"
+WAITING = "weights"  # those that wait on the host
 ACTIVATIONS = "activations"  # those that move to the host
 
 
@@ -28,21 +31,25 @@ def needs(
     card: int | None = None,
     element_size: int = 2,
     general: str | None = None,
+    machine: Machine = ASSUMED,
 ) -> Needs:
     """What training takes on a CUDA card at its peak.
 
     Args:
         card: its bytes, which an activation budget of "auto" fills; None takes the least.
         general: why the base's layers take the general path; None: they take the fast one.
+        machine: how fast the host link and the card are.
     """
     if settings.from_scratch:
         general = "every weight trains"
     if general is not None:
         return _general_needs(settings, shape, element_size, general)
-    return _fast_needs(settings, shape, card, element_size)
+    return _fast_needs(settings, shape, card, element_size, machine)
 
 
-def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size: int) -> Needs:
+def _fast_needs(
+    settings: Settings, shape: Shape, card: int | None, element_size: int, machine: Machine
+) -> Needs:
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = memory.adapter_sizes(shape, rank, settings.targets)
@@ -50,17 +57,23 @@ def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 2 * 4 * sum(sizes) + state + memory.CONTEXT
     embedding = 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
-    decision = activation_plan.decide(
+    placed = placement.place(
         shape,
         tokens,
         rank,
+        weights_on_host="none"
+        if card is None and settings.weights_on_host == "auto"
+        else settings.weights_on_host,
+        machine=machine,
         budget="auto" if settings.activation_budget == "auto" else float(settings.activation_budget),
         room=0.0 if card is None else activation_plan.room_left(card, held, shape, tokens, element_size),
         host_room=math.inf,  # the host is taken to have what moves there; the plan says how much that is
+        host=math.inf,
         embedding=embedding,
         element_size=element_size,
         packed=settings.quantization == "nf4",
     )
+    decision, waiting = placed.decision, placed.on_host * memory.packed_layer_bytes(shape)
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
     working = activation_plan.working_bytes(shape, tokens, element_size)
     at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
@@ -72,8 +85,11 @@ def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size
     moved = embedding if decision.embedding_on_host else 0
     dequantised = f"16 bits instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
-        *_weights(settings, projections, rest - moved),
+        *_weights(settings, projections - waiting, rest - moved),
         frozen,
+        Part(
+            IN_TRANSIT, placement.slot_bytes(shape, placed.on_host), "two layers, on their way from the host"
+        ),
         Part(DEQUANTISED, decision.unpacked * a_layer, dequantised),
         *_trained(settings, sizes),
         Part("activations kept", kept, note),
@@ -86,8 +102,15 @@ def _fast_needs(settings: Settings, shape: Shape, card: int | None, element_size
         layers_kept=decision.keeping,
         layers_dequantised=decision.unpacked,
         embedding_on_host=decision.embedding_on_host,
+        layers_on_host=placed.on_host,
+        slow_down=placed.seconds / step_seconds(decision.savings, 0, shape, tokens, machine, element_size),
     )
-    return Needs(found, taken(device), taken([Part(ACTIVATIONS, host), Part("input embedding", moved)]))
+    on_host = [
+        Part(WAITING, waiting, f"4 bits, of {placed.on_host} of {shape.layers} layers"),
+        Part(ACTIVATIONS, host),
+        Part("input embedding", moved),
+    ]
+    return Needs(found, taken(device), taken(on_host))
 
 
 def _general_needs(settings: Settings, shape: Shape, element_size: int, reason: str) -> Needs:
@@ -210,13 +233,13 @@ def margin(path: Literal["fast", "general"]) -> float:
 
 
 def fitting_flags(
-    settings: Settings, shape: Shape, card: int, general: str | None = None
+    settings: Settings, shape: Shape, card: int, general: str | None = None, machine: Machine = ASSUMED
 ) -> list[str] | None:
     """The first of `smaller`'s steps that together fit the card; None if all of them do not."""
     flags: dict[str, str] = {}
     for flag, changed in smaller(settings, general):
         flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
-        need = needs(changed, shape, card, general=general)
+        need = needs(changed, shape, card, general=general, machine=machine)
         if need.total <= card * (1 - margin(need.decisions.path)):
             return list(flags.values())
     return None

@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="narrow layers: a rehearsal without a GPU")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     started = time.perf_counter()
     if args.part == "loader":
         loader(Path("stream_base"), args.layers or 6)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.families import FAMILIES
 from taigi_lightning.planning.command import plan_config
 from taigi_lightning.planning.decoder_path import FAST_TYPES, off_fast_path
-from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.settings import KNOWN, Settings, corpus_characters, read_base
+from taigi_lightning.planning.step_time import ASSUMED, Machine
+from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan
 
 TAIGI = KNOWN["Bohanlu/Taigi-Llama-2-13B"]
@@ -177,12 +179,12 @@ def test_a_plan_is_the_same_value_whenever_it_is_made() -> None:
 def test_what_does_not_fit_says_what_would() -> None:
     settings = Settings(rank=64, accumulate=4, max_steps=1000, folder="models/cpt_model")
     disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
-    short = make_plan(settings, TAIGI, Found(Card("a card", 12 * GIB), disks=disks))
+    short = make_plan(settings, TAIGI, Found(Card("a card", 6 * GIB), disks=disks))
     assert short.fits is False
     assert short.spare_bytes is not None
     assert short.spare_bytes < 0
     assert "--model.optimizer bitsandbytes.optim.PagedAdamW8bit" in short.advice
-    hopeless = make_plan(settings, TAIGI, Found(Card("a card", 4 * GIB), disks=disks))
+    hopeless = make_plan(settings, TAIGI, Found(Card("a card", 2 * GIB), disks=disks))
     assert hopeless.advice == ()
     assert "Nothing short of a smaller base" in render(hopeless)
     unknown = make_plan(settings, TAIGI, Found(disks=disks))
@@ -207,6 +209,43 @@ def test_rows_of_examples_are_said_to_be_filled_at_most(tmp_path: Path) -> None:
     assert "at most these" not in " ".join(planned(base).notes)
 
 
+# GiB that PyTorch had reserved on an H200 held to a limit: tests/benchmarks/LOG.md. Margins aside, nothing was fitted.
+@pytest.mark.parametrize(
+    ("limit", "changes", "reserved", "on_host", "kept"),
+    [
+        (6.0, {"optimizer": "bitsandbytes.optim.AdamW8bit"}, 5.78, 40, 0),
+        (7.2, {}, 6.82, 40, 0),
+        (4.5, {"optimizer": "bitsandbytes.optim.PagedAdamW8bit", "batch_size": 1}, 4.28, 39, 0),
+        (15.3, {"optimizer": "bitsandbytes.optim.AdamW8bit"}, 13.90, 39, 9),
+        (24.0, {"optimizer": "bitsandbytes.optim.AdamW8bit"}, 22.57, 36, 18),
+    ],
+)
+def test_weights_on_the_host_are_planned_as_they_were_measured(
+    limit: float, changes: dict[str, Any], reserved: float, on_host: int, kept: int
+) -> None:
+    settings, measured = replace(Settings(rank=64), **changes), Machine(link=55.3e9, rate=809.9e12)
+    need = needs(settings, TAIGI, int(limit * GIB) + CONTEXT, machine=measured)
+    assert (need.decisions.layers_on_host, need.decisions.layers_kept) == (on_host, kept)
+    assert (need.total - CONTEXT) / GIB == pytest.approx(reserved, rel=0.06)
+
+
+def test_a_plan_says_what_waits_on_the_host_and_what_a_slow_link_costs() -> None:
+    settings = Settings(rank=64, folder="models/cpt_model")
+    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    fast = make_plan(settings, TAIGI, Found(Card("a card", 8 * GIB), disks=disks))
+    slow = make_plan(
+        settings, TAIGI, Found(Card("a card", 8 * GIB), disks=disks, machine=replace(ASSUMED, link=1e9))
+    )
+    assert fast.fits
+    assert "of 40 of 40 layers wait in host memory" in render(fast)
+    assert "1.01 times the time at 12 GB/s (--host_link)" in render(fast)
+    assert "On the host (GiB): weights 5.9, activations 6.1, input embedding 0.5." in render(fast)
+    assert slow.decisions.slow_down > 1.4
+    assert {part.purpose: part.bytes for part in fast.memory}["weights, arriving"] == 2 * packed_layer_bytes(
+        TAIGI
+    )
+
+
 def test_json_holds_the_plan_under_the_names_of_its_fields(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,7 +258,7 @@ def test_json_holds_the_plan_under_the_names_of_its_fields(
     expected = plan_config({**config, "data": "CPTDataModule", "gpu_memory": "24GiB"})
     free = {"disk": None}  # it changes while the test runs
     assert found | free == json.loads(json.dumps(asdict(expected))) | free
-    assert found["decisions"]["layers_kept"] == 10
+    assert found["decisions"]["layers_kept"] == 16
     assert found["schedule"]["corpus_passes"] > 100
 
 
