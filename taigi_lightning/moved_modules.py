@@ -22,7 +22,7 @@ MOVED = {
     "artifacts": "training.wandb_artifacts",
     "attention": "fast_path.attention",
     "base_model": "model.base_model",
-    "building": "training.model_setup",
+    "building": "evaluation.model_setup",
     "callbacks": "training.callbacks",
     "charts": "reports.svg_charts",
     "checkpoints": "training.checkpoints",

@@ -28,6 +28,7 @@ from taigi_lightning.data import cpt as _cpt  # noqa: F401
 from taigi_lightning.data import predict as _predict  # noqa: F401
 from taigi_lightning.data import sft as _sft  # noqa: F401
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
@@ -43,7 +44,6 @@ from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRu
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
 from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
 from taigi_lightning.training.distributed import check_strategy
-from taigi_lightning.training.model_setup import COMPUTE_DTYPES
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.progress_bar import StepProgress
 from taigi_lightning.training.run_folder import RunFolder

@@ -18,16 +18,13 @@ from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import predict_batch
 from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, write_comparison
+from taigi_lightning.evaluation.model_setup import build_model, take_fast_path
 from taigi_lightning.evaluation.perplexity import held_out_texts, perplexity_per_character
 from taigi_lightning.evaluation.prediction_writer import write_predictions
 from taigi_lightning.evaluation.scoring import Answers, compare, read_answers, score
-from taigi_lightning.evaluation.self_check import self_check
 from taigi_lightning.evaluation.test_report import by_question
-from taigi_lightning.fast_path.apply import apply_fast_path
-from taigi_lightning.fast_path.prefill import unpack_what_fits
-from taigi_lightning.model.adapters import check_adapter, load_adapter
-from taigi_lightning.model.base_model import Quantization, check_base, load_base_model, load_tokenizer
-from taigi_lightning.model.frozen_update import add_frozen_updates
+from taigi_lightning.model.adapters import check_adapter
+from taigi_lightning.model.base_model import Quantization, check_base, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.tasks.few_shot import solved_examples
@@ -207,23 +204,22 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
     gc.collect()  # the model before, whose modules refer to one another
     base, _, adapter = path.partition("+")
     start = settings.start(path)
-    model: Any = load_base_model(
+    built: dict[str, Any] = {"device": settings.device, "compute_dtype": settings.dtype, "training": False}
+    model = build_model(
         start.weights,
+        updates=start.updates,
+        lora=None,
+        adapter=adapter or None,
         quantization=settings.quantization,
-        compute_dtype=settings.dtype,
-        device=settings.device,
+        from_scratch=False,
+        **built,
     )
-    add_frozen_updates(model, start.updates, settings.dtype)
-    if adapter:
-        model = load_adapter(model, adapter, trainable=False)
-    if settings.device.type == "cuda":  # as `predict` does
-        apply_fast_path(model, compile=True, activation_budget=1.0, offload=False)
-    with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
-        findings = self_check(model, answers=True)
+    findings = take_fast_path(
+        model, compile=None, activation_budget=1.0, answers=True, row_tokens=settings.batch_tokens, **built
+    )
     if findings.sharing:
         print(findings.sharing)
-    unpack_what_fits(model, settings.batch_tokens)
-    return model.eval(), load_tokenizer(base)
+    return model, load_tokenizer(base)
 
 
 def answer(

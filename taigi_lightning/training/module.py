@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import Strategy, choice_accuracy_batch, predict_batch
+from taigi_lightning.evaluation.model_setup import compute_dtype, working_place
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.fast_path.apply import expect_state, forward_hidden
 from taigi_lightning.fast_path.attention import find_documents
@@ -31,7 +32,6 @@ from taigi_lightning.tasks.question_batches import QuestionBatch
 from taigi_lightning.training.checkpoints import check_trained, check_whole
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule
-from taigi_lightning.training.model_setup import compute_dtype, working_place
 from taigi_lightning.training.optimizer import make_optimizer
 from taigi_lightning.training.resume import CompareSettings, plain_arguments
 from taigi_lightning.training.stage_model import check_callbacks, check_from_scratch, make_model

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.model_setup import build_model, take_fast_path, tokens_at_once
 from taigi_lightning.model.base_model import Quantization
-from taigi_lightning.training.model_setup import build_model, take_fast_path, tokens_at_once
 from taigi_lightning.training.prompt_style import check_prompt_style
 
 

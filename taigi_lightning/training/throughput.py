@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from taigi_lightning.training.model_setup import COMPUTE_DTYPES
+from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.training.peak_flops import peak_flops
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation import model_setup
+from taigi_lightning.evaluation.model_setup import starts_on_host, tokens_at_once
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.training import model_setup
-from taigi_lightning.training.model_setup import starts_on_host, tokens_at_once
 from taigi_lightning.training.module import CausalLMModule
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

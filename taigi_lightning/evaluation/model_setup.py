@@ -19,6 +19,7 @@ from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.frozen_update import add_frozen_updates
+from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_room, weight_bytes
@@ -46,11 +47,7 @@ def working_place(
 ) -> tuple[torch.device, torch.dtype]:
     """Where a model goes and what it computes in, where nobody said: a GPU in 16 bits, else the CPU in float32."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        whole = place.type != "cuda"
-        half = torch.bfloat16 if not whole and torch.cuda.is_bf16_supported(False) else torch.float16
-        dtype = torch.float32 if whole else half
-    return place, dtype
+    return place, dtype or best_dtype(place)
 
 
 def build_model(
