@@ -1,4 +1,4 @@
-"""Modules that lay in one flat folder before 0.1.0 had rooms: their old names go on working for one release.
+"""Modules that lay in one flat folder before 0.1.0 had folders: their old names go on working for one release.
 
 Configs that earlier runs left name classes by them, such as `taigi_lightning.datamodules.CPTDataModule`.
 """

@@ -29,7 +29,7 @@ from taigi_lightning.cli.outline_source import (
     names_in,
 )
 
-# Run as ever: the standard library, what parses, and the rooms of this package that need none of the others.
+# Run as ever: the standard library, what parses, and the folders of this package that need none of the others.
 REAL = frozenset(
     {
         *sys.stdlib_module_names,
@@ -235,8 +235,8 @@ def is_real(name: str) -> bool:
     """
     top, _, rest = name.partition(".")
     if top == "taigi_lightning":
-        room = ".".join(name.split(".")[:2])
-        return not rest or (room in REAL and name not in BUILDERS and name not in _TOOL_MODULES)
+        folder = ".".join(name.split(".")[:2])
+        return not rest or (folder in REAL and name not in BUILDERS and name not in _TOOL_MODULES)
     return top in REAL or top.startswith("_sysconfigdata")  # the standard library's, named after the platform
 
 

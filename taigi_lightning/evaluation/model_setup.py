@@ -22,7 +22,7 @@ from taigi_lightning.model.frozen_update import add_frozen_updates
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
-from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_room, weight_bytes
+from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
 from taigi_lightning.planning.placement import WeightsOnHost
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
@@ -72,7 +72,7 @@ def build_model(
         updates: adapters of earlier stages, which stay frozen beside the weights.
         training: whether something is to train; dropout is on just then.
         weights_on_host: how many layers' packed weights are to wait on the host.
-        tokens: of a micro-batch or of a row to predict, for which a card needs room.
+        tokens: of a micro-batch or of a row to predict, for which a card needs headroom.
 
     Raises:
         InputError: the base or an adapter cannot be read, they do not fit each other, or nothing would train.
@@ -112,7 +112,7 @@ def starts_on_host(
 ) -> bool:
     """Whether packed weights go to the host as they are made, because a card would not hold them all and the rest.
 
-    Where that is in doubt they do: the first training step brings back what has room.
+    Where that is in doubt they do: the first training step brings back what has headroom.
     """
     if weights_on_host != "auto":
         return weights_on_host not in ("none", 0)
@@ -125,7 +125,7 @@ def starts_on_host(
     if training:  # gradients, and two moments in 32 bits
         taken += 12 * trained + max(working_bytes(shape, tokens), loss_bytes(shape, tokens))
     else:
-        taken += prefill_room(shape.hidden, shape.intermediate, tokens)
+        taken += prefill_bytes(shape.hidden, shape.intermediate, tokens)
     return taken > allowed_bytes(device)[1]
 
 

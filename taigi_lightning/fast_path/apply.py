@@ -118,7 +118,7 @@ def _operations(fused: bool) -> ModuleType:
 
 
 def expect_state(model: nn.Module, size: int) -> None:
-    """Let a budget of "auto" leave room for so many bytes of optimizer state that is still to be made."""
+    """Let a budget of "auto" leave headroom for so many bytes of optimizer state that is still to be made."""
     decoder = fast_decoder(model)
     if decoder is not None:
         decoder.optimizer_state = size

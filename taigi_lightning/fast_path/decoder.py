@@ -67,7 +67,7 @@ class FastDecoder:
         self.packed = self.layers[0].members()[0].packed
         self.rank = max(m.rank + frozen_rank(m.base) for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
-        self.host_room = host_bytes(offload) if self.stash is not None else 0.0
+        self.host_headroom = host_bytes(offload) if self.stash is not None else 0.0
         self.embedding_on_host = False if self.shape.tied else embedding_on_host
         self.stream = WeightStream(self.device)
         self.weights_on_host = weights_on_host
@@ -184,16 +184,16 @@ class FastDecoder:
             weights_on_host=self.weights_on_host,
             machine=measure_machine(self.device, self.backbone.norm.weight.dtype),
             budget=self.budget,
-            room=self._room(tokens) - on_host + self.stream.slots_bytes(),
-            host_room=self.host_room,
+            headroom=self._headroom(tokens) - on_host + self.stream.slots_bytes(),
+            host_headroom=self.host_headroom,
             host=placement.HOST_SHARE * available_bytes() / ranks_here() + on_host,
             embedding=embedding,
             element_size=self.element_size,
             packed=self.packed,
         )
 
-    def _room(self, tokens: int) -> float:
-        """`activation_plan.room_left` on this device, now."""
+    def _headroom(self, tokens: int) -> float:
+        """`activation_plan.headroom_left` on this device, now."""
         if self.device.type != "cuda":
             return math.inf
         limit, available = allowed_bytes(self.device)
@@ -203,7 +203,7 @@ class FastDecoder:
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
         taken = limit - available + missing
-        return activation_plan.room_left(limit, taken, self.shape, tokens, self.element_size, margin())
+        return activation_plan.headroom_left(limit, taken, self.shape, tokens, self.element_size, margin())
 
     # ---- the pass ----------------------------------------------------------------------------------
 

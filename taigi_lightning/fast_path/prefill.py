@@ -20,7 +20,7 @@ from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout, Norm
-from taigi_lightning.planning.memory import packed_layer_bytes, prefill_room
+from taigi_lightning.planning.memory import packed_layer_bytes, prefill_bytes
 from taigi_lightning.planning.placement import SLOTS, spread
 from taigi_lightning.tasks.prefix_tree import PackedTrees
 
@@ -54,8 +54,10 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
         return 0
     weight, first = decoder.backbone.norm.weight, decoder.layers[0]
     _, unallocated = allowed_bytes(weight.device)
-    a_row = prefill_room(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
-    if decoder.stream.hosts:  # weights that wait on the host come back as far as there is room, still packed
+    a_row = prefill_bytes(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
+    if (
+        decoder.stream.hosts
+    ):  # weights that wait on the host come back as far as there is headroom, still packed
         decoder.keep_on_host(_waiting(decoder, unallocated - a_row))
         return 0
     a_layer = sum(group.out_features * group.width for group in first.groups()) * weight.element_size()
@@ -66,14 +68,14 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     return layers
 
 
-def _waiting(decoder: FastDecoder, room: float) -> set[int]:
-    """Which layers go on waiting where the device has room for so many bytes of packed weights."""
+def _waiting(decoder: FastDecoder, headroom: float) -> set[int]:
+    """Which layers go on waiting where the device has headroom for so many bytes of packed weights."""
     packed, layers = packed_layer_bytes(decoder.shape), len(decoder.layers)
     if decoder.weights_on_host != "auto":
         return set(decoder.stream.hosts)
-    if room >= layers * packed:
+    if headroom >= layers * packed:
         return set()
-    return set(spread(layers, min(layers, layers + SLOTS - int(max(0.0, room) / packed))))
+    return set(spread(layers, min(layers, layers + SLOTS - int(max(0.0, headroom) / packed))))
 
 
 @torch.no_grad()

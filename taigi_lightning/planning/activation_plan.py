@@ -136,38 +136,40 @@ def kept_bytes(
 # ---- decisions ------------------------------------------------------------------------------------
 
 
-def plan_savings(layers: int, sizes: dict[str, int], room: float, host_room: float) -> list[Saving]:
+def plan_savings(layers: int, sizes: dict[str, int], headroom: float, host_headroom: float) -> list[Saving]:
     """What each layer saves.
 
-    Layers keep everything from the last one backwards, as far as `room` lasts; the others move tensors to the
+    Layers keep everything from the last one backwards, as far as `headroom` lasts; the others move tensors to the
     host, as many as fit there, or keep just their input. The last layer never moves or recomputes much: its
     backward pass comes at once.
 
     Args:
         layers: how many there are.
         sizes: `layer_bytes`.
-        room: bytes of the device that saved activations may take.
-        host_room: bytes of the host that they may take.
+        headroom: bytes of the device that saved activations may take.
+        host_headroom: bytes of the host that they may take.
     """
 
     everything, residual = _of_layer(EVERYTHING, sizes), _of_layer(RESIDUAL, sizes)
-    if room >= layers * sum(sizes.values()):
+    if headroom >= layers * sum(sizes.values()):
         return [everything] * layers
     least = _of_layer(INPUT_ONLY, sizes)
     for moved, optional in ((_of_layer(MOVED, sizes), False), (_of_layer(MOVED_MORE, sizes), True)):
         each = sum(sizes[name] for name in moved.host)
-        if layers * each <= host_room and (not optional or 2 * each <= room):
+        if layers * each <= host_headroom and (not optional or 2 * each <= headroom):
             least = moved
-    room -= 2 * sum(sizes[name] for name in least.host)  # one on its way out or in while another is in use
+    headroom -= 2 * sum(
+        sizes[name] for name in least.host
+    )  # one on its way out or in while another is in use
     fixed = sum(sizes[name] for name in least.device)
     more = sum(sizes.values()) - fixed
-    keeping = max(0, min(layers, int((room - fixed * layers) / more)))
+    keeping = max(0, min(layers, int((headroom - fixed * layers) / more)))
     if keeping == 0:
         return [least] * (layers - 1) + [residual]
     return [least] * (layers - keeping) + [everything] * keeping
 
 
-def room_left(
+def headroom_left(
     card: float, taken: float, shape: Shape, tokens: int, element_size: int = 2, margin: float = MARGIN
 ) -> float:
     """Bytes that a budget of "auto" may fill.
@@ -187,8 +189,8 @@ def decide(
     rank: int,
     *,
     budget: float | Literal["auto"],
-    room: float,
-    host_room: float,
+    headroom: float,
+    host_headroom: float,
     embedding: int = 0,
     element_size: int = 2,
     packed: bool = True,
@@ -196,9 +198,9 @@ def decide(
     """What to do with the device's memory.
 
     Args:
-        budget: the share of all activations kept on the device, or "auto": what `room` holds.
-        room: `room_left`; counts with "auto" alone.
-        host_room: bytes of the host that activations may take.
+        budget: the share of all activations kept on the device, or "auto": what `headroom` holds.
+        headroom: `headroom_left`; counts with "auto" alone.
+        host_headroom: bytes of the host that activations may take.
         embedding: bytes of the input embedding if it may move to the host. It does with a budget of 0, and
             with "auto" where the layers could not keep the little that they must.
         packed: the base is in 4 bits.
@@ -209,12 +211,14 @@ def decide(
     sizes = layer_bytes(shape, tokens, element_size)
     whole = shape.layers * sum(sizes.values())
     if budget != "auto":
-        savings = plan_savings(shape.layers, sizes, budget * whole, host_room)
+        savings = plan_savings(shape.layers, sizes, budget * whole, host_headroom)
         return Decision(savings, 0, budget == 0.0 and embedding > 0)
-    room -= small_bytes(shape, tokens, rank, element_size)
-    least, _ = kept_bytes(plan_savings(shape.layers, sizes, 0.0, host_room), shape, tokens, 0, element_size)
-    moves = embedding > 0 and room < least
-    room += embedding if moves else 0
-    savings = plan_savings(shape.layers, sizes, room, host_room)
-    spare = max(0.0, room - whole) / unpacked_bytes(shape, rank, element_size, packed)
+    headroom -= small_bytes(shape, tokens, rank, element_size)
+    least, _ = kept_bytes(
+        plan_savings(shape.layers, sizes, 0.0, host_headroom), shape, tokens, 0, element_size
+    )
+    moves = embedding > 0 and headroom < least
+    headroom += embedding if moves else 0
+    savings = plan_savings(shape.layers, sizes, headroom, host_headroom)
+    spare = max(0.0, headroom - whole) / unpacked_bytes(shape, rank, element_size, packed)
     return Decision(savings, int(min(shape.layers, spare)), moves)

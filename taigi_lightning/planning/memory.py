@@ -141,7 +141,7 @@ def adapter_sizes(shape: Shape, rank: int, targets: Sequence[str]) -> list[int]:
     return shape.layers * [n * rank for linear in chosen for n in (linear.inputs, linear.outputs)]
 
 
-def prefill_room(hidden: int, intermediate: int, tokens: int, element_size: int = 2) -> int:
+def prefill_bytes(hidden: int, intermediate: int, tokens: int, element_size: int = 2) -> int:
     """Bytes that prediction keeps free before it dequantises layers, for a row of some tokens to pass through.
 
     At its widest a layer holds the residual stream, two inputs of projections, gate and up, and their product.

@@ -57,8 +57,8 @@ def place(
     weights_on_host: WeightsOnHost,
     machine: Machine,
     budget: float | Literal["auto"],
-    room: float,
-    host_room: float,
+    headroom: float,
+    host_headroom: float,
     host: float,
     embedding: int = 0,
     element_size: int = 2,
@@ -69,17 +69,17 @@ def place(
     Args:
         weights_on_host: how many layers, all or none; "auto" takes what costs least time: none where everything fits
             the device.
-        room: `activation_plan.room_left` with all weights on the device.
-        host_room: bytes of the host that activations may take.
+        headroom: `activation_plan.headroom_left` with all weights on the device.
+        host_headroom: bytes of the host that activations may take.
         host: bytes of the host that weights and activations may take together.
         The others: as for `activation_plan.decide`.
     """
 
-    def placed(on_host: int, host_room: float) -> Placement:
+    def placed(on_host: int, host_headroom: float) -> Placement:
         freed = on_host * packed_layer_bytes(shape) - slot_bytes(shape, on_host)
-        left = room + freed
+        left = headroom + freed
         decision = activation_plan.decide(
-            shape, tokens, rank, budget=budget, room=left, host_room=host_room, embedding=embedding,
+            shape, tokens, rank, budget=budget, headroom=left, host_headroom=host_headroom, embedding=embedding,
             element_size=element_size, packed=packed,
         )  # fmt: skip
         left += embedding if decision.embedding_on_host else 0
@@ -92,7 +92,7 @@ def place(
         return Placement(decision, on_host, fits, seconds)
 
     def movable(on_host: int) -> float:
-        return max(0.0, min(host_room, host - on_host * packed_layer_bytes(shape)))
+        return max(0.0, min(host_headroom, host - on_host * packed_layer_bytes(shape)))
 
     choices = counts(weights_on_host, shape.layers, packed)
     first = placed(choices[0], movable(choices[0]))

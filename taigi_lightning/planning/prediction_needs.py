@@ -41,7 +41,7 @@ def predict_needs(
     rank = settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
-    row = memory.prefill_room(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
+    row = memory.prefill_bytes(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 4 * sum(adapter) + row + memory.CONTEXT
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False)  # its 4 bits stay on the card as well

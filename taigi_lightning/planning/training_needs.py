@@ -66,8 +66,10 @@ def _fast_needs(
         else settings.weights_on_host,
         machine=machine,
         budget="auto" if settings.activation_budget == "auto" else float(settings.activation_budget),
-        room=0.0 if card is None else activation_plan.room_left(card, held, shape, tokens, element_size),
-        host_room=math.inf,  # the host is taken to have what moves there; the plan says how much that is
+        headroom=0.0
+        if card is None
+        else activation_plan.headroom_left(card, held, shape, tokens, element_size),
+        host_headroom=math.inf,  # the host is taken to have what moves there; the plan says how much that is
         host=math.inf,
         embedding=embedding,
         element_size=element_size,

@@ -27,7 +27,7 @@ def test_auto_loads_to_the_host_what_a_card_might_not_hold(
     tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch, free: int, training: bool, waits: bool
 ) -> None:
     monkeypatch.setattr(model_setup, "allowed_bytes", lambda device: (free * 2**16, free * 2**16))
-    monkeypatch.setattr(model_setup, "prefill_room", lambda *_: 0)
+    monkeypatch.setattr(model_setup, "prefill_bytes", lambda *_: 0)
     found = starts_on_host(str(tiny_llama_dir), "auto", 4, device=CUDA, tokens=64, training=training)
     assert found == waits
 

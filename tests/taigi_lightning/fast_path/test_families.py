@@ -71,7 +71,7 @@ def test_gradients_equal_pefts_whatever_is_saved(name: str) -> None:
     for saving in (EVERYTHING, INPUT_ONLY, RESIDUAL):
         decoder.plans[(2, 12)] = [saving] * layers
         assert worst(gradients(model), wanted) < 1e-5
-    sizes = {"budget": 0.0, "room": 0.0, "host_room": 1e9, "element_size": 4}
+    sizes = {"budget": 0.0, "headroom": 0.0, "host_headroom": 1e9, "element_size": 4}
     moved = decide(decoder.shape, 24, 4, **sizes).savings
     assert moved[0].host >= {INPUT, MIDDLE}
     decoder.stash, decoder.plans[(2, 12)] = LateHost(), moved

@@ -26,8 +26,10 @@ TOKENS, RANK = 8192, 64
 EMBEDDING = 2 * BIG.vocabulary * BIG.hidden
 
 
-def auto(room: float, host_room: float = math.inf, embedding: int = EMBEDDING) -> Decision:
-    return decide(BIG, TOKENS, RANK, budget="auto", room=room, host_room=host_room, embedding=embedding)
+def auto(headroom: float, host_headroom: float = math.inf, embedding: int = EMBEDDING) -> Decision:
+    return decide(
+        BIG, TOKENS, RANK, budget="auto", headroom=headroom, host_headroom=host_headroom, embedding=embedding
+    )
 
 
 def test_the_plan_spends_its_room_on_the_last_layers() -> None:
@@ -39,19 +41,19 @@ def test_the_plan_spends_its_room_on_the_last_layers() -> None:
     assert plan_savings(4, sizes, 0, math.inf) == [MOVED] * 3 + [RESIDUAL]
 
 
-@pytest.mark.parametrize("host_room", [0, 30 * GIB, math.inf])
-@pytest.mark.parametrize("room", [1, 2, 4, 8, 16, 30, 37, 40, 50, 60, 80])
-def test_what_auto_keeps_fits_its_room(room: int, host_room: float) -> None:
-    decision = auto(room * GIB, host_room)
+@pytest.mark.parametrize("host_headroom", [0, 30 * GIB, math.inf])
+@pytest.mark.parametrize("headroom", [1, 2, 4, 8, 16, 30, 37, 40, 50, 60, 80])
+def test_what_auto_keeps_fits_its_room(headroom: int, host_headroom: float) -> None:
+    decision = auto(headroom * GIB, host_headroom)
     device, host = kept_bytes(decision.savings, BIG, TOKENS, RANK)
-    least, _ = kept_bytes(plan_savings(40, layer_bytes(BIG, TOKENS), 0.0, host_room), BIG, TOKENS, RANK)
-    allowed = room * GIB + EMBEDDING * decision.embedding_on_host
+    least, _ = kept_bytes(plan_savings(40, layer_bytes(BIG, TOKENS), 0.0, host_headroom), BIG, TOKENS, RANK)
+    allowed = headroom * GIB + EMBEDDING * decision.embedding_on_host
     assert device + decision.unpacked * unpacked_bytes(BIG, RANK) <= max(allowed, least)
-    assert host <= host_room
+    assert host <= host_headroom
 
 
 def test_more_memory_never_keeps_less() -> None:
-    kept = [(d.keeping, d.unpacked) for d in (auto(room * GIB) for room in range(2, 80))]
+    kept = [(d.keeping, d.unpacked) for d in (auto(headroom * GIB) for headroom in range(2, 80))]
     assert kept == sorted(kept)
 
 
@@ -64,12 +66,14 @@ def test_weights_stay_unpacked_only_in_what_all_activations_leave() -> None:
     assert auto(everything - 1).unpacked == 0
     assert auto(everything + 34.5 * layer) == Decision([EVERYTHING] * 40, 34, False)
     assert auto(everything + 99 * layer).unpacked == 40
-    assert decide(BIG, TOKENS, RANK, budget=1.0, room=math.inf, host_room=0).unpacked == 0
+    assert decide(BIG, TOKENS, RANK, budget=1.0, headroom=math.inf, host_headroom=0).unpacked == 0
 
 
 def test_the_embedding_leaves_a_card_on_which_the_least_would_not_fit() -> None:
     assert auto(0.1 * GIB).embedding_on_host
     assert not auto(0.1 * GIB, embedding=0).embedding_on_host
     assert auto(3 * GIB) == Decision([MOVED_MORE] * 38 + [EVERYTHING] * 2, 0, False)
-    asked = decide(BIG, TOKENS, RANK, budget=0.0, room=80 * GIB, host_room=math.inf, embedding=EMBEDDING)
+    asked = decide(
+        BIG, TOKENS, RANK, budget=0.0, headroom=80 * GIB, host_headroom=math.inf, embedding=EMBEDDING
+    )
     assert asked.embedding_on_host

@@ -26,31 +26,32 @@ EMBEDDING = 2 * BIG.vocabulary * BIG.hidden
 FAST, SLOW_LINK = Machine(55e9, 700e12), Machine(3e9, 700e12)
 
 
-def placed(room: float, **changes: Any) -> Placement:
+def placed(headroom: float, **changes: Any) -> Placement:
     given: dict[str, Any] = {
-        "weights_on_host": "auto", "machine": FAST, "budget": "auto", "room": room * GIB, "host_room": math.inf,
+        "weights_on_host": "auto", "machine": FAST, "budget": "auto",
+        "headroom": headroom * GIB, "host_headroom": math.inf,
         "host": math.inf, "embedding": EMBEDDING,
     }  # fmt: skip
     return place(BIG, TOKENS, RANK, **given | changes)
 
 
-@pytest.mark.parametrize("room", [46, 55, 80])
-def test_where_every_activation_fits_the_plan_is_that_of_resident_weights(room: int) -> None:
-    found = placed(room)
+@pytest.mark.parametrize("headroom", [46, 55, 80])
+def test_where_every_activation_fits_the_plan_is_that_of_resident_weights(headroom: int) -> None:
+    found = placed(headroom)
     assert found.on_host == 0
     assert found.decision == activation_plan.decide(
-        BIG, TOKENS, RANK, budget="auto", room=room * GIB, host_room=math.inf, embedding=EMBEDDING
+        BIG, TOKENS, RANK, budget="auto", headroom=headroom * GIB, host_headroom=math.inf, embedding=EMBEDDING
     )
 
 
-@pytest.mark.parametrize("room", [-4, -3, 0, 2, 8, 16, 30, 40])
-def test_what_is_chosen_fits_and_costs_no_more_than_resident_weights(room: int) -> None:
-    found, resident = placed(room), placed(room, weights_on_host="none")
+@pytest.mark.parametrize("headroom", [-4, -3, 0, 2, 8, 16, 30, 40])
+def test_what_is_chosen_fits_and_costs_no_more_than_resident_weights(headroom: int) -> None:
+    found, resident = placed(headroom), placed(headroom, weights_on_host="none")
     device, _ = kept_bytes(found.decision.savings, BIG, TOKENS, RANK)
     freed = found.on_host * packed_layer_bytes(BIG) - slot_bytes(BIG, found.on_host)
     freed += EMBEDDING if found.decision.embedding_on_host else 0
     assert found.fits
-    assert device <= room * GIB + freed
+    assert device <= headroom * GIB + freed
     assert not resident.fits or found.seconds <= resident.seconds
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from taigi_lightning.planning.memory import GIB, prefill_room
+from taigi_lightning.planning.memory import GIB, prefill_bytes
 from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
 from taigi_lightning.planning.settings import KNOWN, Settings
 from taigi_lightning.planning.training_needs import needs
@@ -53,7 +53,7 @@ def test_it_holds_the_weights_that_training_holds_and_nothing_that_learns() -> N
     parts, trained = predict_needs(SFT, SHAPE).parts, needs(SFT, SHAPE, 80 * GIB).parts
     for name in ("weights, projections", "weights, the rest", "adapter", "CUDA itself"):
         assert parts.pop(name) == trained[name]
-    assert parts == {"headroom for one pass": prefill_room(SHAPE.hidden, SHAPE.intermediate, 16384)}
+    assert parts == {"headroom for one pass": prefill_bytes(SHAPE.hidden, SHAPE.intermediate, 16384)}
 
 
 def test_dequantised_layers_fill_what_the_headroom_leaves() -> None:

@@ -256,7 +256,7 @@ def test_an_adapter_on_random_weights_is_refused(tiny_llama_dir: Path) -> None:
 
 
 class Expected(pl.Callback):
-    """The optimizer state that the fast path leaves room for, micro-batch by micro-batch."""
+    """The optimizer state that the fast path leaves headroom for, micro-batch by micro-batch."""
 
     def __init__(self) -> None:
         self.bytes: list[int] = []
