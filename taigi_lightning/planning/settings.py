@@ -193,7 +193,8 @@ def _text_settings(path: Path) -> dict[str, Any]:
         found = AutoConfig.from_pretrained(path.parent).get_text_config(decoder=True)
     except (ValueError, KeyError):  # a class of its own, which is counted by what it says
         return config
-    return config | found.to_dict()  # the file's own names too: what is said of it should be found in it
+    # The file's own names too: what is said of it should be found in it.
+    return dict(config | found.to_dict())
 
 
 def _cached_config(base: str) -> Path:
