@@ -63,7 +63,8 @@ def wrong_value(message: str, arguments: Sequence[str], positionals: Collection[
         )
     wanted = [one[0] or one[1] for one in EXPECTED.findall(detail)]
     plain = PLAIN & {one.removeprefix("<class '").removesuffix("'>") for one in wanted}
-    if (value is None or not plain) and (sentence := wrong_class(key, detail, arguments)):
+    named = value is not None and "." not in value and any(one.startswith("typing.Literal") for one in wanted)
+    if (value is None or not (plain or named)) and (sentence := wrong_class(key, detail, arguments)):
         return sentence
     if value is None or not wanted:
         return f"{key}{place}: {' '.join(detail.split())}"
