@@ -152,7 +152,7 @@ def take_fast_path(
             unpacks none.
 
     Raises:
-        InputError: the model cannot be run, or not rightly.
+        InputError: the model cannot be run, or gives other results than its own.
     """
     compiled = device.type == "cuda" if compile is None else compile
     if training:

@@ -57,7 +57,7 @@ class HeldOutAnswers(Callback):
 
 @contextmanager
 def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
-    """The model as a validation has it. What fails here is logged: no report is worth an unexported model."""
+    """Evaluate as validation does. An error is logged, not raised: the trained model is still to be exported."""
     training = module.model.training
     module.model.eval()
     try:

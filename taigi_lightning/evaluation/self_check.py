@@ -1,6 +1,6 @@
 """Whether a loaded model computes here what it computes by itself: asked as every run starts, in a second.
 
-Architectures differ in ways that no list can foretell: recurrent layers that carry one document's state into the
+Architectures differ in ways that no list can cover: recurrent layers that carry one document's state into the
 next, masks that never learn where a document begins, windows, caps. So each run asks the model that it has loaded.
 What turns out wrong is switched off (documents in one row, questions on one passage, prompts of one batch) or
 refused before any time is spent.

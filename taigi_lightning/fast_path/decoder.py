@@ -149,9 +149,9 @@ class FastDecoder:
     def savings(self, shape: tuple[int, int]) -> list[Saving]:
         """What each layer saves of a micro-batch (B, T), decided when that shape first comes.
 
-        Only now, when whoever set up the training has done so: the memory found free is what there will be, and
-        nobody moves the embedding back. Unpacked weights count as free, so that a larger shape drops them.
-        Where a larger micro-batch keeps everything, so does a smaller one, and nothing is asked of the device.
+        It is decided this late because by then the optimizer and everything else is set up: the memory that is free
+        is what training will have, and Lightning no longer moves the embedding back to the device. Dequantised
+        weights count as free memory, so that a larger shape drops them.
         """
         tokens = math.prod(shape)
         if shape not in self.plans:

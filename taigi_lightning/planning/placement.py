@@ -1,6 +1,6 @@
 """Where the frozen 4-bit weights of a training run wait, on the card or on the host, and what layers keep beside them.
 
-Nothing here imports torch: `plan` foretells with these functions what the training step decides with them.
+Nothing here imports torch: `plan` predicts with these functions what the training step decides with them.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def find_checkpoint(name: str, root: Path) -> str:
 
 
 def newest_checkpoint(root: Path) -> Saved:
-    """The whole checkpoint with the most steps that belongs to the run in `root`; others are passed over, aloud.
+    """The whole checkpoint with the most steps that belongs to the run in `root`; the others are named and passed over.
 
     Raises:
         InputError: there is none.
@@ -83,7 +83,7 @@ def newest_checkpoint(root: Path) -> Saved:
 
 
 def saved_checkpoints(folder: Path) -> list[Saved]:
-    """Every checkpoint in a folder that can be read, most steps first; the others are named aloud."""
+    """Every checkpoint in a folder that can be read, most steps first; the others are named on the screen."""
     found = []
     for path in sorted(folder.rglob("*.ckpt")):
         try:

@@ -136,7 +136,7 @@ class CausalLMModule(pl.LightningModule):
             dtype: what it computes in without a trainer; None: float32 on a CPU, 16 bits on a GPU.
 
         Raises:
-            InputError: the model cannot be made, or the trainer's strategy would not train it rightly.
+            InputError: the model cannot be made, or the trainer's strategy would not train it correctly.
         """
         trainer = self._trainer
         training = trainer is not None and bool(trainer.training)
