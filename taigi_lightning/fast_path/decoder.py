@@ -151,7 +151,8 @@ class FastDecoder:
 
         It is decided this late because by then the optimizer and everything else is set up: the memory that is free
         is what training will have, and Lightning no longer moves the embedding back to the device. Dequantised
-        weights count as free memory, so that a larger shape drops them.
+        weights count as free memory, so that a larger shape drops them. Where a larger micro-batch keeps everything,
+        so does a smaller one, and nothing is asked of the device.
         """
         tokens = math.prod(shape)
         if shape not in self.plans:
