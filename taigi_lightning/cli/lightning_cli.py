@@ -21,7 +21,7 @@ from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.log_filters import quieten
 from taigi_lightning.cli.machine_errors import explain
-from taigi_lightning.cli.run_checks import check_optimizer, check_stage, check_trainer
+from taigi_lightning.cli.run_checks import check_optimizer, check_stage, check_trainer, continue_wandb
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning.data import cpt as _cpt  # noqa: F401
@@ -66,13 +66,6 @@ def as_list(found: Any) -> list[Any]:
     if found is None or found is True:
         return []
     return list(found) if isinstance(found, list) else [found]
-
-
-def continue_wandb(loggers: list[Any], run_id: str) -> None:
-    """Let the Weights & Biases loggers of a resumed run go on with its run there, unless the config names another."""
-    for logger in loggers:
-        if str(logger.get("class_path", "")).endswith(".WandbLogger") and not logger.init_args.get("id"):
-            logger.init_args["id"] = run_id
 
 
 class StageParser(SuggestingParser, LightningArgumentParser):
@@ -120,6 +113,9 @@ class TaigiCLI(LightningCLI):
             "--json", action="store_true", help="for scripts: every figure under a name that ends in its unit"
         )
         self.parser.commands.add_subcommand("plan", plan, help=COMMANDS["plan"])  # type: ignore[attr-defined]
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the command line's values count: Lightning would silently put the checkpoint's in their place."""
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command that was typed alone, where one was: each takes a quarter of a second to describe."""

@@ -95,3 +95,10 @@ def check_optimizer(model: Any) -> None:
             f"model.optimizer is {path}{where('model.optimizer', SuggestingParser.arguments)}, which is no "
             "torch.optim.Optimizer; wanted a class derived from it, such as torch.optim.AdamW."
         )
+
+
+def continue_wandb(loggers: list[Any], run_id: str) -> None:
+    """Let the Weights & Biases loggers of a resumed run go on with its run there, unless the config names another."""
+    for logger in loggers:
+        if str(logger.get("class_path", "")).endswith(".WandbLogger") and not logger.init_args.get("id"):
+            logger.init_args["id"] = run_id

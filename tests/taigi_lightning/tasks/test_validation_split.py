@@ -34,6 +34,7 @@ def test_what_is_held_out_depends_on_the_text_alone() -> None:
 def test_nothing_or_a_little_may_be_asked_for() -> None:
     assert split_by_passage(questions(5, 5), 0.0) == (questions(5, 5), [])
     assert len(split_by_passage(questions(5, 5), 0.01)[1]) == 1
-    assert len(split_by_passage(questions(2, 2), 0.99)[0]) == 1  # something is left to train on
+    with pytest.raises(InputError, match="leaves none to train on"):
+        split_by_passage(questions(2, 2), 0.99)
     with pytest.raises(InputError, match="All questions share one passage"):
         split_by_passage(questions(5, 1), 0.1)
