@@ -55,8 +55,8 @@ PLANTED = [
         "question.options[:rotation] + question.options[rotation:]", f"{C}/tasks/test_questions.py",
     ),
     Planted(
-        f"{T}/tasks/prompts.py", "[*prompt.answers[question.answer - 1], tokenizer.eos_token_id]",
-        "[*prompt.answers[question.answer - 1]]", f"{C}/tasks/test_prompts.py",
+        f"{T}/tasks/prompts.py", "*prompt.ending[:end], *([IGNORE] * (len(prompt.ending) - end))]",
+        "*([IGNORE] * len(prompt.ending))]", f"{C}/tasks/test_prompts.py",
     ),
     Planted(
         f"{T}/tasks/prompts.py", "[IGNORE] * len(prompt.input_ids)", "[*prompt.input_ids]",
