@@ -50,6 +50,18 @@ def test_every_folder_of_the_packages_is_in_the_wheel() -> None:
     assert set(settings["tool"]["setuptools"]["packages"]) == folders | {"taigi_lightning.configs"}
 
 
+def test_every_module_and_template_is_in_the_wheel(site: Path) -> None:
+    # Looked for by file: what a wheel lacks, an editable installation beside it would lend to the commands below.
+    wanted = {
+        path.relative_to(ROOT)
+        for package in ("corpus_tools", "taigi_lightning")
+        for path in (ROOT / package).rglob("*")
+        if path.suffix == ".py" or path.parent.name == "templates"
+    }
+    assert len(wanted) > 200
+    assert [str(path) for path in sorted(wanted) if not (site / path).is_file()] == []
+
+
 def test_the_stages_configs_travel_with_it(site: Path, tmp_path: Path) -> None:
     told = run(
         sys.executable, "-m", "taigi_lightning", "plan", "--config", "cpt.yaml", "--gpu_memory", "24GiB",
