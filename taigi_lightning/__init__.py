@@ -8,6 +8,7 @@ from taigi_lightning.moved_modules import OldNames
 
 if TYPE_CHECKING:
     from taigi_lightning.data.cpt import CPTDataModule
+    from taigi_lightning.data.instruction import InstructionDataModule
     from taigi_lightning.data.predict import PredictDataModule
     from taigi_lightning.data.sft import SFTDataModule
     from taigi_lightning.model.adapters import LoraSettings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CPTDataModule",
     "CausalLMModule",
+    "InstructionDataModule",
     "LoraSettings",
     "PredictDataModule",
     "SFTDataModule",
@@ -26,6 +28,7 @@ __all__ = [
 _HOMES = {
     "CPTDataModule": "data.cpt",
     "CausalLMModule": "training.module",
+    "InstructionDataModule": "data.instruction",
     "LoraSettings": "model.adapters",
     "PredictDataModule": "data.predict",
     "SFTDataModule": "data.sft",

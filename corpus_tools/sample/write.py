@@ -15,6 +15,7 @@ from pathlib import Path
 
 from corpus_tools.errors import InputError
 from corpus_tools.sample.exercises import exercise_document, school_page
+from corpus_tools.sample.instructions import instruction_rows
 from corpus_tools.sample.texts import SampleQuestion, alphabet_of_texts, article, question_set
 
 EXERCISES_A_FILE = 5_000
@@ -40,30 +41,37 @@ def write_sample(
     questions: int = 1600,
     test_questions: int = 300,
     pretraining_documents: int = 0,
+    instructions: int = 600,
     seed: int = 9527,
 ) -> Path:
     """Write the sample world under `output_dir` and return that folder.
 
     Args:
         output_dir: Folder for `IMA-Taiwan/`, `AI_conv.csv`, `1001-question-v3.csv` and the answers beside it,
-            and `vocabulary-question.csv` (with answers): those that need the corpus's own words, once more.
+            `instructions.jsonl`, and `vocabulary-question.csv` (with answers): those that need the corpus's own
+            words, once more.
         articles: Titles in the raw corpus, most of them 1-3 thousand characters long.
         questions: Training questions.
         test_questions: Held-out questions; none of their facts stands in any other file.
         pretraining_documents: Documents of reading exercises in `pretraining/`, which make the tiny base.
+        instructions: Conversations of one question and a written answer.
         seed: The same seed gives the same bytes.
 
     Raises:
         InputError: A count is negative.
     """
     counts = {"articles": articles, "questions": questions, "test_questions": test_questions}
-    for name, count in {**counts, "pretraining_documents": pretraining_documents}.items():
+    counts |= {"pretraining_documents": pretraining_documents, "instructions": instructions}
+    for name, count in counts.items():
         if count < 0:
             raise InputError(f"{name} is {count}; give 0 or more.")
     output = Path(output_dir)
     _write_corpus(output / "IMA-Taiwan", articles, random.Random(f"{seed}/corpus"))
     training = question_set(random.Random(f"{seed}/training"), "training", questions)
     _write_training(output / "AI_conv.csv", training, random.Random(f"{seed}/typing"))
+    rows = instruction_rows(random.Random(f"{seed}/instructions"), instructions)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    _write_text(output / "instructions.jsonl", "".join(lines))
     vocabulary_count = test_questions // 3
     rng = random.Random(f"{seed}/test")
     vocabulary = question_set(rng, "test", vocabulary_count, vocabulary=True)

@@ -73,7 +73,7 @@ def _example(base: str) -> str:
         "Optimizer": "a class derived from it, such as torch.optim.AdamW",
         "Callback": "a class derived from it, such as lightning.pytorch.callbacks.EarlyStopping",
         "Logger": "a class derived from it, such as lightning.pytorch.loggers.CSVLogger",
-        "LightningDataModule": "CPTDataModule, SFTDataModule, PredictDataModule or a class of your own",
+        "LightningDataModule": "CPTDataModule, SFTDataModule, InstructionDataModule, PredictDataModule or your own",
     }
     return examples.get(base, "a class derived from it")
 

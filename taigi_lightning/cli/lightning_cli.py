@@ -25,6 +25,7 @@ from taigi_lightning.cli.run_checks import check_optimizer, check_stage, check_t
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning.data import cpt as _cpt  # noqa: F401
+from taigi_lightning.data import instruction as _instruction  # noqa: F401
 from taigi_lightning.data import predict as _predict  # noqa: F401
 from taigi_lightning.data import sft as _sft  # noqa: F401
 from taigi_lightning.errors import InputError

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from taigi_lightning.tasks.conversations import InstructionTemplate, read_conversations
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import check_fraction, split_by_passage
 
@@ -32,16 +33,41 @@ def check_questions(command: str, config: Any) -> None:
             if settings.validation_file:
                 _read(settings.validation_file, settings)
             if command == "fit" or not settings.validation_file:
-                questions = _read(settings.train_file, settings)
-                if questions and not settings.validation_file:
-                    split_by_passage(questions, settings.validation_fraction)
+                for source in _sources(settings.train_file):
+                    questions = _read(source, settings)
+                    if questions and not settings.validation_file:
+                        split_by_passage(questions, settings.validation_fraction)
+        elif kind == "InstructionDataModule":
+            _check_conversations(command, settings)
     finally:
         logging.disable(logging.NOTSET)
 
 
+def _check_conversations(command: str, settings: Any) -> None:
+    check_fraction(settings.validation_fraction)
+    files = [settings.validation_file] if settings.validation_file else []
+    if command == "fit" or not settings.validation_file:
+        files += _sources(settings.train_file)
+    template = settings.template and InstructionTemplate(
+        settings.template.user, settings.template.assistant, settings.template.system
+    )
+    for file in files:
+        if not _is_large(Path(file)):
+            read_conversations(file, settings.columns, template, settings.group_by)
+
+
+def _sources(train_file: Any) -> list[str]:
+    """One file, or the names of several with their shares."""
+    return [train_file] if isinstance(train_file, str) else list(train_file)
+
+
+def _is_large(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > LARGE
+
+
 def _read(file: str | Path, settings: Any, *, need_answers: bool = True) -> list[Question]:
     path = Path(str(file))
-    if path.is_file() and path.stat().st_size > LARGE:
+    if _is_large(path):
         return []
     unique = "train_file" not in settings
     return read_questions(path, settings.columns, need_answers=need_answers, unique_ids=unique)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
-from taigi_lightning.data.tokenized_corpus import corpus_files
+from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.base_model import check_base
@@ -20,8 +20,8 @@ from taigi_lightning.planning.settings import count_devices
 
 # What a command calls of its data, and whose data have it.
 LOADERS = {
-    "fit": ("train_dataloader", "CPTDataModule or SFTDataModule"),
-    "validate": ("val_dataloader", "CPTDataModule or SFTDataModule"),
+    "fit": ("train_dataloader", "CPTDataModule, SFTDataModule or InstructionDataModule"),
+    "validate": ("val_dataloader", "CPTDataModule, SFTDataModule or InstructionDataModule"),
     "test": ("test_dataloader", "PredictDataModule"),
     "predict": ("predict_dataloader", "PredictDataModule"),
 }
@@ -42,9 +42,13 @@ def check_files(command: str, config: Any) -> None:
         check_adapter(config.model.adapter)
     kind, settings = config.data.class_path.rpartition(".")[2], config.data.init_args
     if kind == "CPTDataModule":
-        splits = ["train"] if command == "fit" else []
-        for split in [*splits, *([settings.validation_split] if settings.validation_split else [])]:
-            corpus_files(Path(settings.data_dir), split)
+        several = not isinstance(settings.data_dir, str)
+        splits = ["train"] if command == "fit" or several else []
+        # Of several corpora not every one need have something to validate on.
+        splits += [settings.validation_split] if settings.validation_split and not several else []
+        for source in settings.data_dir if several else [settings.data_dir]:
+            for split in splits:
+                check_template(corpus_files(Path(source), split), settings.document)
 
 
 def check_stage(command: str, class_path: str) -> None:

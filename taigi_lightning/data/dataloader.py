@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from taigi_lightning.data.collate import pad_right
+from taigi_lightning.data.mixture import MixedBlocks
 from taigi_lightning.data.packing import Blocks
 from taigi_lightning.errors import InputError
 
-Batch = dict[str, Any]  # tensors, and `window_tokens`, an int
+Batch = dict[str, Any]  # tensors, `window_tokens`, an int, and `source`, a str
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -32,10 +33,18 @@ class EpochBatches(Sampler[list[int]]):
         seed: Shuffles every epoch anew; None keeps the order.
         rank: This process.
         ranks: All processes.
+        order: Gives an epoch's items, [items] int64, by the seed and the epoch; None: each item once.
     """
 
     def __init__(
-        self, items: int, batch_size: int, *, seed: int | None, rank: int = 0, ranks: int = 1
+        self,
+        items: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        rank: int = 0,
+        ranks: int = 1,
+        order: Callable[[int | None, int], NDArray[np.int64]] | None = None,
     ) -> None:
         self.items = items
         # The command line's own kind of int would not load from a checkpoint.
@@ -43,6 +52,7 @@ class EpochBatches(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self._epoch_items = order or self._each_once
         self.epoch = 0
         self.start = 0  # the first batch to give
 
@@ -54,12 +64,16 @@ class EpochBatches(Sampler[list[int]]):
 
     def order(self) -> NDArray[np.int64]:
         """This epoch's items, [batches, ranks, batch_size]; ~i is a filler."""
-        order = np.arange(self.items)
-        if self.seed is not None:
-            order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(order)
+        order = self._epoch_items(self.seed, self.epoch)
         missing = len(self) * self.batch_size * self.ranks - self.items
         filled = np.concatenate((order, np.resize(~order, missing)))
         return filled.reshape(len(self), self.ranks, self.batch_size)
+
+    def _each_once(self, seed: int | None, epoch: int) -> NDArray[np.int64]:
+        order = np.arange(self.items)
+        if seed is None:
+            return order
+        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(order)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to give next; Lightning calls it."""
@@ -76,6 +90,7 @@ class ResumableLoader:
         blocks: The data.
         sampler: This rank's batches.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
+        source: What the rows are of; each batch then says so under `source`.
         windows: Gives the batches of an accumulation window and those of an epoch, once an epoch begins. Each batch
             then says under `window_tokens` how many supervised tokens its window has, over all ranks; a batch's
             loss, divided by that, has the gradients of one batch with the whole window.
@@ -85,10 +100,11 @@ class ResumableLoader:
 
     def __init__(
         self,
-        blocks: Blocks,
+        blocks: Blocks | MixedBlocks,
         sampler: EpochBatches,
         *,
         num_workers: int = 0,
+        source: str | None = None,
         windows: Callable[[], tuple[int, float]] | None = None,
         progress: Any = None,
     ) -> None:
@@ -96,6 +112,7 @@ class ResumableLoader:
         self.sampler = sampler  # Lightning tells it the epoch
         self.batch_sampler = None  # Lightning asks a validation loader for it
         self.waited = 0.0  # seconds that the trainer has waited for batches
+        self._source = source
         self._windows = windows
         self._progress = progress
         self._taken = 0
@@ -124,6 +141,8 @@ class ResumableLoader:
         for batch in self._loader:
             if tokens is not None:
                 batch["window_tokens"] = int(tokens[self._taken])
+            if self._source is not None:
+                batch["source"] = self._source
             self._taken += 1
             self.waited += time.perf_counter() - began
             yield batch

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import datasets
 import pyarrow as pa
@@ -21,11 +21,19 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = pd.DataFrame | datasets.Dataset | Sequence[Mapping[str, Any]]
     Source: TypeAlias = str | os.PathLike[str] | Rows
-    CorpusSource: TypeAlias = Source | Mapping[str, Rows]
+    Shares: TypeAlias = Mapping[str, float]
+    CorpusSource: TypeAlias = Source | Shares | Mapping[str, Rows]
+    TrainingSource: TypeAlias = Source | Shares
     QuestionSource: TypeAlias = Source
 else:  # what the command line takes
-    Source = CorpusSource = str
+    Source = str
+    CorpusSource = TrainingSource = str | dict[str, float]
     QuestionSource = Path
+
+
+def is_mixture(source: object) -> TypeGuard[Shares]:
+    """Whether these are paths with their shares, not one path or table."""
+    return isinstance(source, Mapping) and all(isinstance(share, int | float) for share in source.values())
 
 
 def questions_path(source: Source) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.data.in_memory import Source, questions_path
+from taigi_lightning.data.in_memory import Source, TrainingSource, is_mixture, questions_path
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.predict import encode_questions, question_loader
 from taigi_lightning.data.training_data import Split, TrainingData
@@ -30,7 +30,8 @@ class SFTDataModule(TrainingData):
     longest example, or max_length with packing. Labels outside the answer and its EOS are -100.
 
     Args:
-        train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案; from Python also a table of them.
+        train_file: CSV, JSON lines or Parquet with 文章, 問題, 選項1-4 and 正確答案; several with their shares of the
+            rows, as `{a.csv: 0.5, b.csv: 0.5}`; from Python also a table of them.
         tokenizer: the base model's folder or Hub name.
         columns: other column names, such as `{passage: context}`.
         supervise: train on the answer and EOS, or on everything; validation is always on the answer.
@@ -48,7 +49,7 @@ class SFTDataModule(TrainingData):
 
     def __init__(
         self,
-        train_file: Source = "data/AI_conv.csv",
+        train_file: TrainingSource = "data/AI_conv.csv",
         tokenizer: str = "models/cpt_model",
         columns: Mapping[str, str] | None = None,
         supervise: Supervise = "answer",
@@ -60,7 +61,8 @@ class SFTDataModule(TrainingData):
         num_workers: NonNegativeInt = 0,
         chat_template: bool = False,
     ) -> None:
-        super().__init__(questions_path(train_file), batch_size, num_workers)
+        sources = dict(train_file) if is_mixture(train_file) else questions_path(train_file)
+        super().__init__(sources, batch_size, num_workers)
         check_fraction(validation_fraction)
         self.tokenizer = tokenizer
         self.columns = columns
@@ -79,25 +81,37 @@ class SFTDataModule(TrainingData):
         Raises:
             InputError: a file or one of its rows cannot be used.
         """
-        train = [] if self.validation_file and stage != "fit" else self._read(self.source)
-        if self.validation_file:
-            held_out = self._read(self.validation_file)
-            known = {passage_key(question) for question in train}
-            if shared := sum(passage_key(question) in known for question in held_out):
-                logger.warning(
-                    "%s: %d questions have a passage of the training file", self.validation_file, shared
-                )
-        else:
-            train, held_out = split_by_passage(train, self.validation_fraction)
+        unread = self.validation_file is not None and stage != "fit"
+        read = [[] if unread else self._read(source) for source in self.sources]
+        divided = [
+            (train, []) if self.validation_file else split_by_passage(train, self.validation_fraction)
+            for train in read
+        ]
+        held_out = [held for _, held in divided]
         tokenizer = load_tokenizer(self.tokenizer)
         if stage == "fit":
-            self.splits["train"] = self._encode(tokenizer, train, self.supervise)
-        if held_out:
-            self.splits["validation"] = self._encode(tokenizer, held_out, "answer")
-            self.held_out = encode_questions(
-                tokenizer, held_out, self.max_length, chat_template=self.chat_template
+            self.set_splits("train", [self._encode(tokenizer, train, self.supervise) for train, _ in divided])
+        if self.validation_file:
+            held_out = [self._read_validation([question for train in read for question in train])]
+            self.splits["validation"] = self._encode(tokenizer, held_out[0], "answer")
+        else:
+            self.set_splits(
+                "validation", [self._encode(tokenizer, held, "answer") if held else None for held in held_out]
             )
-            self.held_out_questions = held_out
+        self.held_out_questions = [question for held in held_out for question in held]
+        self.held_out = encode_questions(
+            tokenizer, self.held_out_questions, self.max_length, chat_template=self.chat_template
+        )
+
+    def _read_validation(self, train: list[Question]) -> list[Question]:
+        assert self.validation_file is not None
+        held_out = self._read(self.validation_file)
+        known = {passage_key(question) for question in train}
+        if shared := sum(passage_key(question) in known for question in held_out):
+            logger.warning(
+                "%s: %d questions have a passage of the training file", self.validation_file, shared
+            )
+        return held_out
 
     def val_dataloader(self) -> list[Any]:
         """Loaders of the held-out examples, for their loss, and of the same as questions, for accuracy."""

@@ -17,7 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.prompts import encode_text
+from taigi_lightning.tasks.text_template import TextTemplate
 
+PLAIN = "{text}"  # a document is its text alone
+DOCUMENT = "data.init_args.document"
 CACHE_VERSION = "1"  # raise it whenever the same text would give other ids
 
 
@@ -60,24 +63,28 @@ def corpus_files(data_dir: Path, split: str) -> list[Path]:
 
 
 def tokenize_corpus(
-    files: list[Path], tokenizer: PreTrainedTokenizerBase, cache_dir: Path | None = None
+    files: list[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    cache_dir: Path | None = None,
+    template: str = PLAIN,
 ) -> TokenizedCorpus:
-    """Encode the `text` column: each document as BOS, where the tokenizer has one, its text and EOS.
+    """Encode the documents: each as BOS, where the tokenizer has one, its text and EOS.
 
     Args:
         files: Parquet files.
         tokenizer: The base model's.
         cache_dir: Where the ids are kept, under a name made from the files' bytes and the tokenizer; None
             means the cache of the library datasets.
+        template: What to make of the columns; a column without a value is empty text.
 
     Raises:
-        InputError: the files hold no document.
+        InputError: the files hold no document, or the template asks for a column that they lack.
     """
     folder = cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "taigi_lightning"
-    cache = folder / f"{_fingerprint(files, tokenizer)}.arrow"
+    cache = folder / f"{_fingerprint(files, tokenizer, template)}.arrow"
     if not cache.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_cache(files, tokenizer, cache)
+        _write_cache(files, tokenizer, cache, TextTemplate(DOCUMENT, template))
     table = datasets.Dataset.from_file(str(cache)).data
     ids = table.column("input_ids").chunks
     tokens = np.concatenate([chunk.flatten().to_numpy() for chunk in ids])
@@ -85,25 +92,51 @@ def tokenize_corpus(
     return TokenizedCorpus(tokens, lengths, pc.sum(table.column("characters")).as_py())
 
 
-def _write_cache(files: list[Path], tokenizer: PreTrainedTokenizerBase, cache: Path) -> None:
-    texts = pa.concat_tables([pq.read_table(file, columns=["text"]) for file in files])
+def check_template(files: list[Path], template: str) -> None:
+    """Refuse a template that asks for columns which the files do not have.
+
+    Raises:
+        InputError: it does, or it has none, or a brace is open.
+    """
+    document = TextTemplate(DOCUMENT, template)
+    for file in files:
+        document.check(pq.read_schema(file).names, str(file))
+    if not document.placeholders:
+        raise InputError(
+            f"{DOCUMENT} is {template!r}, the same for every document. Name a column, as in {PLAIN!r}."
+        )
+
+
+def _write_cache(
+    files: list[Path], tokenizer: PreTrainedTokenizerBase, cache: Path, template: TextTemplate
+) -> None:
+    names = list(template.placeholders)
+    texts = pa.concat_tables([pq.read_table(file, columns=names) for file in files])
     if not texts.num_rows:
         raise InputError(
             f"{files[0].parent} holds no document in {files[0].name}. Were the texts too short or dropped? "
             "report.html in that folder says why."
         )
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        rows = [
+            dict(zip(names, values, strict=True))
+            for values in zip(*(batch[name] for name in names), strict=True)
+        ]
+        documents = [
+            template.render({name: "" if value is None else str(value) for name, value in row.items()})
+            for row in rows
+        ]
         return {
-            "input_ids": [[*ids, tokenizer.eos_token_id] for ids in encode_text(tokenizer, batch["text"])],
-            "characters": [len(text) for text in batch["text"]],
+            "input_ids": [[*ids, tokenizer.eos_token_id] for ids in encode_text(tokenizer, documents)],
+            "characters": [len(text) for text in documents],
         }
 
     features = {"input_ids": datasets.List(datasets.Value("int32")), "characters": datasets.Value("int64")}
     datasets.Dataset(texts).map(
         encode,
         batched=True,
-        remove_columns=["text"],
+        remove_columns=names,
         features=datasets.Features(features),
         cache_file_name=str(cache),  # the library writes it aside and renames it
         new_fingerprint=cache.stem,  # else it hashes the tokenizer's state, which changes with use
@@ -111,8 +144,9 @@ def _write_cache(files: list[Path], tokenizer: PreTrainedTokenizerBase, cache: P
     )
 
 
-def _fingerprint(files: list[Path], tokenizer: PreTrainedTokenizerBase) -> str:
-    digest = hashlib.blake2b(CACHE_VERSION.encode(), digest_size=16)
+def _fingerprint(files: list[Path], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    version = CACHE_VERSION if template == PLAIN else f"{CACHE_VERSION} {template}"
+    digest = hashlib.blake2b(version.encode(), digest_size=16)
     for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())

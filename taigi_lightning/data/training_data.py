@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
 from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
+from taigi_lightning.data.mixture import MixedBlocks, read_weights
 from taigi_lightning.data.packing import Blocks
 from taigi_lightning.errors import InputError
 
@@ -22,7 +25,7 @@ class Split:
 
     `documents` counts documents or examples, as `unit` says, and `cut` those too long for a row: documents
     divided into pieces, or examples whose passage was shortened. `characters` is the length of the texts or
-    passages before encoding.
+    passages before encoding. `left_out` counts examples whose answer alone is too long for a row.
     """
 
     blocks: Blocks
@@ -30,10 +33,12 @@ class Split:
     documents: int
     cut: int
     characters: int
+    left_out: int = 0
 
     def __str__(self) -> str:
         packing = self.blocks.packing
         cut = f" ({self.cut:,} cut to fit)" if self.cut else ""
+        cut += f" ({self.left_out:,} left out, as their answers do not fit)" if self.left_out else ""
         padding = f", {packing.padding_share:.1%} padding" if packing.width else ""
         return (
             f"{self.documents:,} {self.unit}{cut} in {len(packing):,} rows: "
@@ -42,13 +47,28 @@ class Split:
 
 
 class TrainingData(pl.LightningDataModule):
-    """Loaders over a training split and, perhaps, a validation split."""
+    """Loaders over a training split and, perhaps, a validation split; of one source, or of several in given shares.
 
-    def __init__(self, source: str, batch_size: int, num_workers: int) -> None:
+    Of one source the splits are called `train` and `validation`. Of several there is one of each source, such as
+    `train cpt_corpus`: they are mixed as `MixedBlocks` says, and validated on one after the other.
+
+    Args:
+        sources: a path; or paths, each with its share of the rows, in any unit.
+        batch_size: rows in a micro-batch.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: batch_size is below 1, or a share is not above 0.
+    """
+
+    def __init__(self, sources: str | Mapping[str, float], batch_size: int, num_workers: int) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}. Set it to 1 or more.")
-        self.source = source  # recorded with the trained model
+        weights = {sources: 1.0} if isinstance(sources, str) else read_weights(sources, type(self).__name__)
+        self.weights = dict(weights)
+        self.sources = tuple(self.weights)  # recorded with the trained model
+        self.source = ", ".join(self.sources)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.splits: dict[str, Split] = {}
@@ -56,7 +76,48 @@ class TrainingData(pl.LightningDataModule):
 
     def summary(self) -> str:
         """What is trained and validated on, one line a split; empty before `setup`."""
-        return "\n".join(f"{name}: {split}" for name, split in self.splits.items())
+        return "\n".join(f"{name}{self._share_of(name)}: {split}" for name, split in self.splits.items())
+
+    def _share_of(self, split: str) -> str:
+        kind, _, label = split.partition(" ")
+        if kind != "train" or not label:
+            return ""
+        weights = dict(zip(self.labels, self.weights.values(), strict=True))
+        return f" ({weights[label] / sum(weights.values()):.1%} of the rows)"
+
+    @property
+    def labels(self) -> list[str]:
+        """What each source is called in splits and metrics: its file or folder, its whole path where two are alike."""
+        names = [Path(source).name.partition(".")[0] or source for source in self.sources]
+        return names if len(set(names)) == len(names) else list(self.sources)
+
+    def set_splits(self, kind: str, found: Sequence[Split | None]) -> None:
+        """Keep what was read of each source.
+
+        Args:
+            kind: train or validation.
+            found: one for each source, in their order; None where it has no such split.
+        """
+        if len(self.sources) == 1:
+            if found[0] is not None:
+                self.splits[kind] = found[0]
+            return
+        named = zip(self.labels, found, strict=True)
+        for label, split in named:
+            if split is not None:
+                self.splits[f"{kind} {label}"] = split
+
+    def held_out_splits(self) -> dict[str | None, Split]:
+        """What is validated on, by its source; by None where there is but one."""
+        found = ((name.partition(" "), split) for name, split in self.splits.items())
+        return {label or None: split for (kind, _, label), split in found if kind == "validation"}
+
+    def train_blocks(self) -> Blocks | MixedBlocks:
+        """The rows to train on."""
+        if "train" in self.splits:
+            return self.splits["train"].blocks
+        parts = [self.splits[f"train {label}"].blocks for label in self.labels]
+        return MixedBlocks(parts, list(self.weights.values()))
 
     def stop_packing(self) -> None:
         """Give each document or example a row of its own from now on, for a model that cannot keep them apart."""
@@ -71,7 +132,8 @@ class TrainingData(pl.LightningDataModule):
         Raises:
             InputError: no token is supervised.
         """
-        if not self.splits["train"].blocks.supervised_tokens:
+        blocks = self.train_blocks()
+        if not blocks.supervised_tokens:
             raise InputError(
                 f"Nothing would be learned from {self.source}: none of its tokens is supervised, as "
                 f"max_length is {getattr(self, 'max_length', None)}. Give a longer --data.max_length."
@@ -79,11 +141,11 @@ class TrainingData(pl.LightningDataModule):
         seed: int | None = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         trainer = self.trainer
         if trainer is None:
-            return self._loader("train", seed)
+            return self._loader(blocks, seed)
         if trainer.overfit_batches:  # type: ignore[attr-defined]
             seed = None
         return self._loader(
-            "train",
+            blocks,
             seed,
             windows=lambda: (trainer.accumulate_grad_batches, trainer.num_training_batches),
             progress=trainer.fit_loop.epoch_loop.batch_progress,
@@ -91,12 +153,15 @@ class TrainingData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[Any]:
         """This rank's share of the held-out rows, in their own order; none where nothing is held out."""
-        return [self._loader("validation", None)] if "validation" in self.splits else []
+        held_out = self.held_out_splits().items()
+        return [self._loader(split.blocks, None, source=label) for label, split in held_out]
 
-    def _loader(self, name: str, seed: int | None, **options: Any) -> ResumableLoader:
-        blocks = self.splits[name].blocks
+    def _loader(self, blocks: Blocks | MixedBlocks, seed: int | None, **options: Any) -> ResumableLoader:
         rank, ranks = self._share()
-        sampler = EpochBatches(len(blocks), self.batch_size, seed=seed, rank=rank, ranks=ranks)
+        items, order = len(blocks), None
+        if isinstance(blocks, MixedBlocks):
+            items, order = blocks.epoch_rows, blocks.order
+        sampler = EpochBatches(items, self.batch_size, seed=seed, rank=rank, ranks=ranks, order=order)
         return ResumableLoader(blocks, sampler, num_workers=self.num_workers, **options)
 
     def _share(self) -> tuple[int, int]:

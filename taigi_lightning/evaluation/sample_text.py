@@ -35,7 +35,8 @@ class HeldOutText(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read it on the first rank, in the precision of a validation."""
         data: Any = getattr(trainer, "datamodule", None)
-        split = getattr(data, "splits", {}).get("validation")
+        splits = getattr(data, "splits", {})
+        split = next((split for name, split in splits.items() if name.startswith("validation")), None)
         if split is None or split.unit != "documents" or not trainer.is_global_zero:
             return
         if getattr(trainer, "fast_dev_run", False):

@@ -74,7 +74,7 @@ def write_lineage(
     *,
     base: Mapping[str, str],
     run_config: str | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str] | None = None,
     continues: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write `lineage.json` beside an adapter or a model, and return what it says.
@@ -83,11 +83,12 @@ def write_lineage(
         folder: the adapter's or model's folder.
         base: `base_identity` of what the run started from.
         run_config: the run's resolved config as text; its SHA-256 is kept, so no key in it can leak.
-        data: a corpus folder (its manifest.json is hashed) or a file (hashed itself).
+        data: a corpus folder (its manifest.json is hashed) or a file (hashed itself), or several of them.
         continues: the adapter's folder that training went on from.
 
     The lineage of the base, if its folder holds one, is nested under `base`: an SFT run's lineage includes
-    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}, where an
+    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}, of several sources
+    each so under `sources`, where an
     adapter was trained further, `continues`, that adapter's own lineage, and where an adapter's weights are in the
     folder, `adapter_sha256`, of all their bytes.
     """
@@ -95,7 +96,9 @@ def write_lineage(
     if continues is not None:
         lineage["continues"] = read_lineage(Path(continues))
     lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
-    lineage["data"] = describe_data(Path(data)) if data is not None else None
+    lineage["data"] = (
+        describe_sources([str(data)] if isinstance(data, str | Path) else data) if data else None
+    )
     if (folder / ADAPTER_WEIGHTS).is_file():
         lineage["adapter_sha256"] = _sha256(folder / ADAPTER_WEIGHTS)
     write_json(folder / LINEAGE, lineage)
@@ -175,6 +178,14 @@ def _hash_files(paths: Sequence[Path]) -> str:
                 file.seek(header + max(0, size - header - PIECE) * number // (SAMPLES - 1))
                 digest.update(file.read(PIECE))
     return digest.hexdigest()
+
+
+def describe_sources(sources: Sequence[str]) -> dict[str, Any]:
+    """Name the data of a run: one source as `describe_data` does, several each so under `sources`."""
+    described = [describe_data(Path(source)) for source in sources]
+    if len(described) == 1:
+        return dict(described[0])
+    return {"path": ", ".join(sources), "sources": described}
 
 
 def describe_data(path: Path) -> dict[str, str]:

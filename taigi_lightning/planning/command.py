@@ -13,7 +13,7 @@ from taigi_lightning.planning.plan import Card, Disk, Found, Plan, folders, make
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.settings import (
     Settings,
-    corpus_characters,
+    epoch_characters,
     found_card,
     parse_size,
     parse_speed,
@@ -55,7 +55,7 @@ def _found(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed
         disks[folder] = Disk(place.stat().st_dev, free)
     return Found(
         card=Card(*card) if card else None,
-        corpus_characters=corpus_characters(settings.corpus) if settings.corpus else None,
+        corpus_characters=epoch_characters(settings.corpus),
         tokens_per_second=speed or past_speed(settings),
         disks=disks,
     )

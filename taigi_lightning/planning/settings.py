@@ -8,7 +8,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ KNOWN = {
 SELF_CONTAINED = ("llama", "mistral", "qwen2")
 
 
+CORPUS = "data/cpt_corpus"
+
+
 @dataclass(frozen=True)
 class Settings:
     """What of a stage's config decides memory, disk and time; the defaults are the command line's."""
@@ -51,7 +54,7 @@ class Settings:
     max_steps: int = -1
     devices: int = 1
     folder: str = "."
-    corpus: str | None = "data/cpt_corpus"
+    corpus: Mapping[str, float] = field(default_factory=lambda: {CORPUS: 1.0})  # with their shares
     fills_rows: bool = True
     checkpoints: int = 2
     merge: bool = True
@@ -116,15 +119,21 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     }
     kind = str(data.get("class_path", "CPTDataModule")).rpartition(".")[2]
     texts, predicts = kind == "CPTDataModule", kind == "PredictDataModule"
+    fills = texts or kind == "InstructionDataModule"
     if lora is None and not predicts and not model.get("from_scratch"):
         raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
     given = {name: value for name, value in found.items() if value is not None}
     return Settings(
-        corpus=arguments.get("data_dir", Settings.corpus) if texts else None,
-        fills_rows=texts and arguments.get("packing") is not False,
+        corpus=_corpora(arguments.get("data_dir", CORPUS)) if texts else {},
+        fills_rows=fills and arguments.get("packing") is not False,
         predicts=predicts,
         **given,
     )
+
+
+def _corpora(data_dir: str | Mapping[str, float]) -> dict[str, float]:
+    """The corpora of a config, each with its share."""
+    return {data_dir: 1.0} if isinstance(data_dir, str) else dict(data_dir)
 
 
 def saved_adapter(folder: Path) -> dict[str, Any]:
@@ -266,6 +275,15 @@ def past_speed(settings: Settings) -> float | None:
         return None
     speeds = [value for _, value in read_run_log(folder).metrics.get("train/tokens_per_second", [])]
     return statistics.median(speeds) if speeds else None
+
+
+def epoch_characters(corpora: Mapping[str, float]) -> int | None:
+    """Characters of an epoch: of the first corpus, and of the others in proportion; None where it is not there yet."""
+    first = next(iter(corpora), None)
+    characters = None if first is None else corpus_characters(first)
+    if first is None or characters is None:
+        return None
+    return round(characters * sum(corpora.values()) / corpora[first])
 
 
 def corpus_characters(folder: str) -> int | None:

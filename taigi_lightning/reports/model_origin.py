@@ -87,9 +87,11 @@ def stages(lineage: Mapping[str, Any]) -> list[str]:
     base, data = lineage["base"], lineage.get("data") or {}
     before = stages(base["lineage"]) if base.get("lineage") else []
     trained = "trained"
-    if data.get("path"):
-        trained += (
-            f" on {code(public_name(str(data['path'])))} (SHA-256 {code(str(data.get('sha256'))[:12])})"
+    sources = data.get("sources") or ([data] if data.get("path") else [])
+    if sources:
+        trained += " on " + ", ".join(
+            f"{code(public_name(str(source['path'])))} (SHA-256 {code(str(source.get('sha256'))[:12])})"
+            for source in sources
         )
     name = code(public_name(str(base.get("name"))))
     return [*before, f"{name} ({code(base.get('quantization', 'unquantised'))}), {trained}"]

@@ -16,6 +16,7 @@ from taigi_lightning.tasks.questions import Question
 
 REPORT = "report.html"
 ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`
+BY_SOURCE = "val/loss/"  # of each source that is validated on, if there are several
 TEXT = "held_out_text.json"  # from `HeldOutText`
 DARKEST = 8.0  # nats from which a piece of text has the darkest ground
 CHANCE = 0.25  # of four options
@@ -110,6 +111,9 @@ def _fit_charts(log: RunLog) -> list[Chart]:
     if "val/loss" in log.metrics:
         lines.append(Series("validation", *points("val/loss"), "other"))
     charts = [draw("Loss", lines, note="nats a supervised token")]
+    for name in sorted(name for name in log.metrics if name.startswith(BY_SOURCE)):
+        title = f"Validation loss of {name.removeprefix(BY_SOURCE)}"
+        charts.append(draw(title, [Series(title, *points(name), "other")], note="nats a supervised token"))
     if "val/accuracy" in log.metrics:
         lines = [Series("Validation accuracy", *points("val/accuracy"), "other")]
         note = "dashed: chance"

@@ -44,14 +44,19 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     if not name.endswith(FORMATS):
         raise InputError(f"{path} is in none of the formats read here: {', '.join(FORMATS)}. Save it as CSV.")
     if name.endswith(".parquet"):
-        return _from_records(enumerate(_parquet_records(path), start=1), path)
-    text = _read_text(path)
+        return _from_records(enumerate(parquet_records(path), start=1), path)
+    text = read_text(path)
     if ".jsonl" in name:
-        return _from_records(_json_records(text, path), path)
+        return _from_records(json_records(text, path), path)
     return _from_csv(text, path)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text, unpacked if it is gzipped, with line feeds alone.
+
+    Raises:
+        InputError: it is not UTF-8, or no complete gzip file.
+    """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             text = file.read().decode("utf-8-sig")
@@ -80,7 +85,12 @@ def _from_csv(text: str, path: Path) -> tuple[list[str], list[Row]]:
     return lines[0][1], rows
 
 
-def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line's number and its object; lines without any text are left out.
+
+    Raises:
+        InputError: a line is not JSON, or no object.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -97,7 +107,12 @@ def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
         yield number, record
 
 
-def _parquet_records(path: Path) -> list[dict[str, Any]]:
+def parquet_records(path: Path) -> list[dict[str, Any]]:
+    """A Parquet file's rows.
+
+    Raises:
+        InputError: it is not a Parquet file.
+    """
     try:
         records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:

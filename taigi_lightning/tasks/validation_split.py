@@ -1,11 +1,16 @@
-"""Holding questions out for validation, by whole passages."""
+"""Holding examples out for validation, by whole groups: all questions on one passage, say."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.questions import Question
+
+Item = TypeVar("Item")
 
 
 def check_fraction(fraction: float) -> None:
@@ -19,40 +24,50 @@ def check_fraction(fraction: float) -> None:
 
 
 def split_by_passage(questions: list[Question], fraction: float) -> tuple[list[Question], list[Question]]:
-    """Hold out about `fraction` of the questions, all questions on one passage together.
+    """Hold out about `fraction` of the questions, all questions on one passage together; see `split_by_group`."""
+    return split_by_group(
+        questions, [passage_key(question) for question in questions], fraction, "questions share one passage"
+    )
 
-    Which passages are held out depends on their text alone: neither on the seed nor on the rows' order, so
-    runs with different seeds are validated on the same questions. White space does not make a passage new.
+
+def split_by_group(
+    items: Sequence[Item], keys: Sequence[bytes], fraction: float, together: str
+) -> tuple[list[Item], list[Item]]:
+    """Hold out about `fraction` of the items, all items of one key together.
+
+    Which groups are held out depends on their keys alone: neither on the seed nor on the rows' order, so runs with
+    different seeds are validated on the same items. White space does not make a passage new.
+
+    Args:
+        items: what is divided.
+        keys: each item's group.
+        fraction: the share to hold out.
+        together: what an error says of a single group, such as "questions share one passage".
 
     Returns:
-        The questions to train on and those held out, each in file order.
+        The items to train on and those held out, each in file order.
 
     Raises:
-        InputError: a share is asked for, and there is only one passage, or it would leave nothing to train on.
+        InputError: a share is asked for, and there is only one group, or it would leave nothing to train on.
     """
     check_fraction(fraction)
-    counts: dict[bytes, int] = {}
-    for question in questions:
-        key = passage_key(question)
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(keys)
     if fraction and len(counts) == 1:
-        raise InputError(
-            "All questions share one passage. Set validation_fraction to 0 or give a validation_file."
-        )
+        raise InputError(f"All {together}. Set validation_fraction to 0 or give a validation_file.")
     held_out: set[bytes] = set()
-    missing = max(1, round(fraction * len(questions))) if fraction else 0
-    if missing >= len(questions):
+    missing = max(1, round(fraction * len(items))) if fraction else 0
+    if missing >= len(items):
         raise InputError(
-            f"validation_fraction {fraction} of {len(questions)} questions leaves none to train on. Lower it, or give "
-            "a validation_file and set it to 0."
+            f"validation_fraction {fraction} of {len(items)} {together.partition(' ')[0]} leaves none to train on. "
+            "Lower it, or give a validation_file and set it to 0."
         )
     for key in sorted(counts)[:-1]:
         if missing <= 0:
             break
         held_out.add(key)
         missing -= counts[key]
-    train = [question for question in questions if passage_key(question) not in held_out]
-    return train, [question for question in questions if passage_key(question) in held_out]
+    train = [item for item, key in zip(items, keys, strict=True) if key not in held_out]
+    return train, [item for item, key in zip(items, keys, strict=True) if key in held_out]
 
 
 def passage_key(question: Question) -> bytes:

@@ -17,7 +17,7 @@ from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
-from taigi_lightning.model.lineage import describe_data, write_lineage
+from taigi_lightning.model.lineage import describe_sources, write_lineage
 from taigi_lightning.model.lora_deltas import read_adapter_config
 from taigi_lightning.model.merge import Onto, check_onto, merge_adapter
 from taigi_lightning.model.merge_places import adapted_shapes, find_places
@@ -84,8 +84,8 @@ class ExportModel(Callback):
             if module.adapter is not None:
                 read_adapter_config(Path(module.adapter))
             find_places(module.base, adapted_shapes(module.model.get_base_model()))
-        if getattr(trainer, "datamodule", None):
-            describe_data(Path(trainer.datamodule.source))  # type: ignore[attr-defined]
+        if sources := _data_sources(trainer):
+            describe_sources(sources)
 
     def _needs(self, trainer: pl.Trainer, module: Any) -> dict[str, int]:
         """Bytes by purpose that the run will write."""
@@ -123,7 +123,7 @@ class ExportModel(Callback):
         origin = {
             "base": module.identity,
             "run_config": config.read_text(encoding="utf-8") if config.is_file() else None,
-            "data": getattr(trainer, "datamodule", None) and trainer.datamodule.source,  # type: ignore[attr-defined]
+            "data": _data_sources(trainer),
             "continues": module.adapter,
         }
         write_lineage(output / "adapter", **origin)
@@ -131,10 +131,17 @@ class ExportModel(Callback):
         if self.merge:
             print(merge_adapter(module.base, output / "adapter", output, onto=self.onto))
         if self.log_artifact:
-            manifest = Path(origin["data"] or "") / "manifest.json"
+            manifests = [Path(source) / "manifest.json" for source in _data_sources(trainer)]
             for logger in wandb_loggers(trainer.loggers):
-                name = log_artifact(logger, output / "adapter", config, manifest)
+                name = log_artifact(logger, output / "adapter", config, *manifests)
                 print(f"Artifact for Weights & Biases: {name}")
+
+
+def _data_sources(trainer: pl.Trainer) -> list[str]:
+    """Paths of what the run is trained on; empty where a data module of the user's own does not say."""
+    data = getattr(trainer, "datamodule", None)
+    source = getattr(data, "source", None)
+    return list(getattr(data, "sources", None) or ([source] if source else []))
 
 
 class SaveOnSignal(Callback):

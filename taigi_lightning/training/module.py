@@ -239,12 +239,12 @@ class CausalLMModule(pl.LightningModule):
         if isinstance(batch, QuestionBatch):
             self._held_out.add_answers(*choice_accuracy_batch(self.model, batch))
         else:
-            self._held_out.add_loss(self.loss_sum(batch), batch["supervised_tokens"])
+            self._held_out.add_loss(self.loss_sum(batch), batch["supervised_tokens"], batch.get("source"))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy over every held-out token and question of every rank."""
         for name, value in self._held_out.metrics(self.device).items():
-            self.log(name, value, prog_bar=name != "val/perplexity")
+            self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
         """Answer a batch of questions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,11 +18,14 @@ class HeldOutSums:
     tokens: int = 0
     correct: int = 0
     questions: int = 0
+    sources: dict[str, HeldOutSums] = field(default_factory=dict)  # where several are validated on
 
-    def add_loss(self, loss: Tensor, tokens: int) -> None:
-        """Add a batch's summed loss, a scalar in nats, and how many tokens it is of."""
+    def add_loss(self, loss: Tensor, tokens: int, source: str | None = None) -> None:
+        """Add a batch's summed loss, a scalar in nats, how many tokens it is of, and of which source it is."""
         self.loss = self.loss + loss.double()
         self.tokens += tokens
+        if source is not None:
+            self.sources.setdefault(source, HeldOutSums()).add_loss(loss, tokens)
 
     def add_answers(self, correct: int, questions: int) -> None:
         """Add a batch's correct answers and questions."""
@@ -30,11 +33,17 @@ class HeldOutSums:
         self.questions += questions
 
     def metrics(self, device: torch.device) -> dict[str, Tensor]:
-        """Float32 scalars over all processes: val/loss in nats a token, val/perplexity, and val/accuracy if asked."""
-        sums = [self.loss, self.tokens, self.correct, self.questions]
-        loss, tokens, correct, questions = sum_over_ranks(sums, device)
+        """Float32 scalars over all processes: val/loss in nats a token, val/perplexity, val/accuracy if asked.
+
+        Of several sources there is also val/loss/SOURCE of each; every process has seen the same ones.
+        """
+        counts = [self.loss, self.tokens, self.correct, self.questions]
+        loss, tokens, correct, questions = sum_over_ranks(counts, device)
         mean = loss / tokens.clamp(min=1)
         found = {"val/loss": mean.float(), "val/perplexity": mean.exp().float()}
         if questions > 0:
             found["val/accuracy"] = (correct / questions).float()
+        for name, sums in self.sources.items():
+            loss, tokens = sum_over_ranks([sums.loss, sums.tokens], device)
+            found[f"val/loss/{name}"] = (loss / tokens.clamp(min=1)).float()
         return found

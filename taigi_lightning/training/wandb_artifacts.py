@@ -35,6 +35,8 @@ def log_artifact(logger: WandbLogger, adapter: Path, *files: Path) -> str:
     artifact.add_dir(str(adapter), name=adapter.name)
     for file in files:
         if file.is_file():
-            artifact.add_file(str(file), name=file.name)
+            # Of several corpora each has a manifest.json.
+            alike = sum(other.name == file.name for other in files) > 1
+            artifact.add_file(str(file), name=f"{file.parent.name}/{file.name}" if alike else file.name)
     run.log_artifact(artifact)
     return name

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.data.tokenized_corpus import corpus_files, tokenize_corpus
+from taigi_lightning.data.tokenized_corpus import check_template, corpus_files, tokenize_corpus
 from taigi_lightning.errors import InputError
 
 
@@ -74,3 +74,34 @@ def test_what_is_missing_is_named(tmp_path: Path, tiny_tokenizer: PreTrainedToke
     (tmp_path / "train-00000-of-00002.parquet").write_text("no")
     with pytest.raises(InputError, match="is not a Parquet file"):
         corpus_files(tmp_path, "train")
+
+
+def test_a_document_may_be_made_of_several_columns(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    table = pa.table({"title": ["春天", None], "text": ["花開矣。", "雨落矣。"]})
+    pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    files = corpus_files(tmp_path, "train")
+    found = tokenize_corpus(files, tiny_tokenizer, tmp_path / "cache", "{title}\n{text}")
+    eos = tiny_tokenizer.eos_token_id
+    expected = [[*tiny_tokenizer(text)["input_ids"], eos] for text in ("春天\n花開矣。", "\n雨落矣。")]
+    assert found.tokens.tolist() == [*expected[0], *expected[1]]
+    assert found.characters == 7 + 5
+    plain = tokenize_corpus(files, tiny_tokenizer, tmp_path / "cache")
+    assert plain.characters == 8
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{titel}", r"\{titel\}.*found title, text"),
+        ("一", "the same for every document"),
+        ("{text", "expected"),
+    ],
+)
+def test_a_template_that_fits_no_corpus_is_refused(tmp_path: Path, template: str, said: str) -> None:
+    pq.write_table(
+        pa.table({"title": ["春天"], "text": ["花開矣。"]}), tmp_path / "train-00000-of-00001.parquet"
+    )
+    with pytest.raises(InputError, match=said):
+        check_template(corpus_files(tmp_path, "train"), template)

@@ -245,3 +245,34 @@ def test_data_from_which_nothing_would_be_learned_are_refused(
     data.setup("fit")
     with pytest.raises(InputError, match=r"none of its tokens is supervised, as max_length is 1"):
         data.train_dataloader()
+
+
+def test_corpora_are_mixed_and_each_is_validated_on(
+    corpus: Path, tmp_path: Path, tiny_llama_dir: Path
+) -> None:
+    replay = tmp_path / "replay"
+    replay.mkdir()
+    texts = {"train": [f"重讀{i}" * 9 for i in range(90)], "validation": ["重讀" * 9]}
+    for split, rows in texts.items():
+        pq.write_table(pa.table({"text": rows}), replay / f"{split}-00000-of-00001.parquet")
+    shares = {str(corpus): 0.8, str(replay): 0.2}
+    data = CPTDataModule(shares, str(tiny_llama_dir), cache_dir=str(tmp_path / "cache"), packing=False)
+    data.prepare_data()
+    data.setup("fit")
+    assert len(documents(list(data.train_dataloader()))) == 40 + 10
+    assert data.sources == (str(corpus), str(replay))
+    assert [batch["source"] for loader in data.val_dataloader() for batch in loader][-1] == "replay"
+
+
+def test_a_replay_without_held_out_texts_is_not_validated_on(
+    corpus: Path, tmp_path: Path, tiny_llama_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replay = tmp_path / "replay"
+    replay.mkdir()
+    pq.write_table(pa.table({"text": ["重讀" * 9]}), replay / "train-00000-of-00001.parquet")
+    data = CPTDataModule(
+        {str(corpus): 1, str(replay): 1}, str(tiny_llama_dir), cache_dir=str(tmp_path / "cache")
+    )
+    data.setup("fit")
+    assert list(data.held_out_splits()) == [corpus.name]
+    assert "has no validation split" in caplog.text

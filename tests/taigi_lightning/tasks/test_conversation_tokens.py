@@ -1,0 +1,168 @@
+"""Conversations as ids: exactly the template's own, and labels on all that the assistant says and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.conversation_tokens import encode_conversation_example
+from taigi_lightning.tasks.conversations import Conversation
+from taigi_lightning.tasks.prompts import IGNORE, Example
+
+TINY = Path(__file__).parents[3] / "models" / "tiny-taigi"
+SYSTEM = {"role": "system", "content": "講台語。"}
+CHAT = [
+    {"role": "user", "content": "食飽未？"},
+    {"role": "assistant", "content": " 食飽矣。 "},
+    {"role": "user", "content": "欲食啥？"},
+    {"role": "assistant", "content": "食飯。"},
+]
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"place": "台南"}}}
+TOOLS = [
+    {"role": "user", "content": "台南天氣？"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "好天"},
+    {"role": "assistant", "content": "好天。"},
+]
+# How the families write a conversation, and what of CHAT the assistant is taught.
+HEADERS = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|mid|>\n\n{{ m.content | trim }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|mid|>\n\n{% endif %}"
+)
+ALTERNATING = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<|start|>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ first if loop.first }}{{ m.content | trim }}<|eot|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>model\n{% endif %}"
+)
+THINKING = (  # the last answer is written with an empty thought, earlier ones without
+    "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}\n<tool_call>\n{{ c.function | tojson }}\n</tool_call>"
+    "{% endfor %}<|eot|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+BRACKETS = (  # nothing stands before an answer, and EOS ends it
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+PLAIN_MARKS = (  # what ends a turn is no special token
+    "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n***\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n{% endif %}"
+)
+TEMPLATES = {
+    "headers": (HEADERS, ["食飽矣。<|eot|>", "食飯。<|eot|>"]),
+    "alternating": (ALTERNATING, ["食飽矣。<|eot|>", "食飯。<|eot|>"]),
+    "thinking": (THINKING, [" 食飽矣。 <|eot|>", "<think>\n\n</think>\n\n食飯。<|eot|>"]),
+    "brackets": (BRACKETS, ["食飽矣。</s>", "食飯。</s>"]),
+    "plain marks": (PLAIN_MARKS, [" 食飽矣。 \n***\n", "食飯。\n***\n"]),
+}
+
+
+def tokenizer_with(template: str | None) -> PreTrainedTokenizerBase:
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(TINY)
+    found.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|mid|>", "<|eot|>"]})
+    found.chat_template = template
+    return found
+
+
+def conversation(messages: list[dict[str, Any]], **more: Any) -> Conversation:
+    return Conversation("line 1", tuple(messages), b"", **more)
+
+
+def taught(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[str]:
+    """Each run of labelled tokens as text."""
+    runs: list[list[int]] = [[]]
+    for label in example.labels:
+        if label == IGNORE:
+            runs.append([])
+        else:
+            runs[-1].append(label)
+    return [tokenizer.decode(run) for run in runs if run]
+
+
+@pytest.mark.parametrize("system", [[], [SYSTEM]], ids=["bare", "system"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_ids_are_the_templates_and_each_answer_is_taught_with_its_end(
+    name: str, system: list[dict[str, Any]]
+) -> None:
+    template, answers = TEMPLATES[name]
+    tokenizer = tokenizer_with(template)
+    messages = [*system, *CHAT]
+    example = encode_conversation_example(tokenizer, conversation(messages), 4096, chat_template=True)
+    assert example is not None
+    assert example.input_ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert all(
+        label in (token, IGNORE) for token, label in zip(example.input_ids, example.labels, strict=True)
+    )
+    assert [text.strip() for text in taught(tokenizer, example)] == [answer.strip() for answer in answers]
+
+
+@pytest.mark.parametrize("template", [HEADERS, THINKING])
+def test_a_call_of_a_tool_is_taught_and_what_the_tool_says_is_not(template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    example = encode_conversation_example(tokenizer, conversation(TOOLS), 4096, chat_template=True)
+    assert example is not None
+    call, answer = taught(tokenizer, example)
+    assert '"name": "weather"' in call and call.endswith("<|eot|>")
+    assert answer.endswith("好天。<|eot|>") and "tool" not in answer
+
+
+def test_without_a_template_question_and_answer_follow_each_other() -> None:
+    tokenizer = tokenizer_with(None)
+    example = encode_conversation_example(tokenizer, conversation([SYSTEM, *CHAT]), 4096, chat_template=False)
+    assert example is not None
+    eos = tokenizer.eos_token_id
+    first = tokenizer("講台語。\n食飽未？\n 食飽矣。 ")["input_ids"]
+    second = [
+        token for token in tokenizer("欲食啥？\n食飯。")["input_ids"] if token != tokenizer.bos_token_id
+    ]
+    assert example.input_ids == [*first, eos, *second, eos]
+    assert taught(tokenizer, example)[-1].strip() == "食飯。</s>"
+
+
+def test_prompt_and_completion_are_joined_as_they_are() -> None:
+    tokenizer = tokenizer_with(None)
+    rows = [{"role": "user", "content": "一加一是"}, {"role": "assistant", "content": "二"}]
+    example = encode_conversation_example(tokenizer, conversation(rows, joint=""), 4096, chat_template=False)
+    assert example is not None
+    assert example.input_ids == [*tokenizer("一加一是二")["input_ids"], tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("template", [HEADERS, None])
+def test_what_is_too_long_loses_its_oldest_exchange_then_the_middle_of_its_question(
+    template: str | None,
+) -> None:
+    tokenizer = tokenizer_with(template)
+
+    def encode(messages: list[dict[str, Any]], most: int) -> Example | None:
+        return encode_conversation_example(
+            tokenizer, conversation(messages), most, chat_template=template is not None
+        )
+
+    whole = encode([SYSTEM, *CHAT], 4096)
+    assert whole is not None
+    shorter = encode([SYSTEM, *CHAT], len(whole.input_ids) - 1)
+    assert shorter == Example(encode([SYSTEM, *CHAT[2:]], 4096).input_ids, shorter.labels, 4 + 6)  # type: ignore[union-attr]
+    long = [{"role": "user", "content": "頭" + "話" * 500 + "尾"}, CHAT[3]]
+    cut = encode(long, 60)
+    assert cut is not None and 55 <= len(cut.input_ids) <= 60 and cut.cut_characters > 400
+    assert "頭" in tokenizer.decode(cut.input_ids) and "尾" in tokenizer.decode(cut.input_ids)
+    assert taught(tokenizer, cut)[-1].startswith("食飯。")
+    assert encode([CHAT[0], {"role": "assistant", "content": "話" * 500}], 60) is None
+
+
+def test_a_conversation_that_the_template_refuses_is_named() -> None:
+    tokenizer = tokenizer_with(ALTERNATING)
+    with pytest.raises(
+        InputError, match=r"line 1: .*\(user, assistant, tool, assistant\): roles must alternate"
+    ):
+        encode_conversation_example(tokenizer, conversation(TOOLS), 4096, chat_template=True)
+    with pytest.raises(InputError, match=r"line 1 holds '<\|eot\|>'"):
+        rows = [{"role": "user", "content": "<|eot|>"}, CHAT[1]]
+        encode_conversation_example(tokenizer, conversation(rows), 4096, chat_template=True)
+    with pytest.raises(InputError, match="has no chat template"):
+        encode_conversation_example(tokenizer_with(None), conversation(CHAT), 4096, chat_template=True)
