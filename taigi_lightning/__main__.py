@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from taigi_lightning.cli.commands import COMMANDS, COMPLETION, PROGRAM, TOOLS, usage
+from taigi_lightning.cli.commands import COMMANDS, COMPLETION, PROGRAM, TOOLS, usage, with_flags
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.errors import InputError
 from taigi_lightning.signals import (
@@ -26,8 +26,7 @@ def run(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     # It would tell every user that an optional download of faster CPU kernels is absent.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    if command in COMMANDS:
-        rest = _with_configs(command, rest)
+    rest = _with_configs(command, rest) if command in COMMANDS else with_flags(rest)
     sys.argv[1:] = [command, *rest]
     if command == COMPLETION:
         from taigi_lightning.cli.completion import print_completion

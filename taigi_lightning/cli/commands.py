@@ -21,6 +21,7 @@ TOOLS = {
         "compare_command",
         "several models on the same questions",
     ),
+    "generate": ("taigi_lightning.cli.generate", "generate_command", "let a model write or answer"),
     "card": ("taigi_lightning.reports.model_card", "card_command", "write a finished model's README.md"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
     "demo-real": (
@@ -29,6 +30,24 @@ TOOLS = {
         "both stages on SmolLM2 or Gemma 3 (extra: real)",
     ),
 }
+
+# What is said by its name alone: `--chat` is `--chat true`.
+FLAGS = ("--chat", "--overwrite")
+
+
+def with_flags(arguments: list[str]) -> list[str]:
+    """The arguments with `true` after each of FLAGS that has no value.
+
+    >>> with_flags(["models/a", "--chat", "--prompt", "b", "--overwrite"])
+    ['models/a', '--chat', 'true', '--prompt', 'b', '--overwrite', 'true']
+    """
+    found: list[str] = []
+    for place, argument in enumerate(arguments):
+        found.append(argument)
+        following = arguments[place + 1] if place + 1 < len(arguments) else None
+        if argument in FLAGS and following not in ("true", "false"):
+            found.append("true")
+    return found
 
 
 def usage() -> str:

@@ -51,6 +51,40 @@ def encode_conversation_example(
     return replace(example, cut_characters=conversation.characters - kept.characters)
 
 
+def encode_open_conversation(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, chat_template: bool
+) -> list[int]:
+    """Token ids of a conversation up to where the assistant is to go on, as training on it would have them.
+
+    Raises:
+        InputError: the last turn is the assistant's, the chat template does not take the conversation, or a text holds
+            a special token.
+    """
+    if conversation.messages[-1]["role"] == "assistant":
+        raise InputError(
+            f"{conversation.place}: the last turn is the assistant's, so there is nothing to answer."
+        )
+    if not chat_template:
+        return _plain_pieces(tokenizer, conversation)[0]
+    check_chat_template(tokenizer)
+    _check_plain_text(tokenizer, conversation)
+    text = _rendered(tokenizer, conversation.messages, conversation, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def answer_ends(tokenizer: PreTrainedTokenizerBase, chat_template: bool) -> list[int]:
+    """The tokens with which an answer ends: EOS, and with a chat template what that puts after one."""
+    ends = [tokenizer.eos_token_id]
+    if chat_template:
+        asked = Conversation(
+            "a question", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}), b""
+        )
+        encoded = _encode_chat(tokenizer, asked)
+        ends += [label for label in encoded.labels if label in tokenizer.all_special_ids]
+    return list(dict.fromkeys(ends))
+
+
 def _without_oldest(conversation: Conversation) -> Conversation | None:
     """The conversation without its first exchange; None if it has but one."""
     messages = conversation.messages
@@ -89,6 +123,14 @@ def _with_shorter_question(
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Example:
+    input_ids, labels = _plain_pieces(tokenizer, conversation)
+    return Example(input_ids, labels, 0)
+
+
+def _plain_pieces(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation
+) -> tuple[list[int], list[int]]:
+    """Token ids and labels of each exchange after the other; a question at the end has no EOS."""
     eos = tokenizer.eos_token_id
     input_ids: list[int] = []
     labels: list[int] = []
@@ -98,21 +140,26 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, conversation: Conversation
             asked.append(message["content"])
             continue
         before = "\n".join(asked) + (conversation.joint if asked else "")
-        ids = encode_text(tokenizer, [before + message["content"]])[0]
-        if input_ids and ids[:1] == [tokenizer.bos_token_id]:
-            ids = ids[1:]
-        context = _shared_tokens(tokenizer, before, ids, first=not input_ids)
+        ids = _encoded(tokenizer, before + message["content"], first=not input_ids)
+        context = _shared_tokens(_encoded(tokenizer, before, first=not input_ids), ids)
         input_ids += [*ids, eos]
         labels += [*([IGNORE] * context), *ids[context:], eos]
         asked = []
-    return Example(input_ids, labels, 0)
+    if asked:
+        ids = _encoded(tokenizer, "\n".join(asked) + conversation.joint, first=not input_ids)
+        input_ids += ids
+        labels += [IGNORE] * len(ids)
+    return input_ids, labels
 
 
-def _shared_tokens(tokenizer: PreTrainedTokenizerBase, before: str, ids: list[int], *, first: bool) -> int:
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, *, first: bool) -> list[int]:
+    """A piece of a conversation; only the first has BOS."""
+    ids = encode_text(tokenizer, [text])[0]
+    return ids if first or ids[:1] != [tokenizer.bos_token_id] else ids[1:]
+
+
+def _shared_tokens(alone: list[int], ids: list[int]) -> int:
     """How many tokens lie before the answer: those that the question alone has too."""
-    alone = encode_text(tokenizer, [before])[0]
-    if not first and alone[:1] == [tokenizer.bos_token_id]:
-        alone = alone[1:]
     return next(
         (n for n, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids))
     )

@@ -108,6 +108,37 @@ def read_conversations(
     return found
 
 
+def open_conversation(record: Record) -> Conversation:
+    """A record's prompt, as a conversation that the assistant is to go on with.
+
+    It stands under `messages`, which may end with an answer that is left out, `prompt`, `instruction` with `input`, or
+    `text`.
+
+    Raises:
+        InputError: there is none.
+    """
+    values = record.values
+    if values.get("messages") is not None:
+        messages = list(_openai(record).messages)
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+    elif isinstance(values.get("prompt"), list):
+        messages = [_message(turn, "role", "content") for turn in _turns(record, "prompt")]
+    else:
+        names = (
+            ("prompt",)
+            if "prompt" in values
+            else ("instruction", "input")
+            if "instruction" in values
+            else ("text",)
+        )
+        asked = [_text(values[name], name) for name in names if values.get(name)]
+        messages = [{"role": "user", "content": "\n".join(asked)}] if asked else []
+    if not messages:
+        raise InputError(f"there is no prompt, messages, instruction or text; found {', '.join(values)}.")
+    return Conversation(record.place, tuple(messages), b"", joint="" if "prompt" in values else "\n")
+
+
 def _renamed(record: Record, columns: Mapping[str, str], path: Path) -> Record:
     values = dict(record.values)
     for usual, name in columns.items():
