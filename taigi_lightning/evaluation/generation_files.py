@@ -11,10 +11,9 @@ from typing import Any
 from taigi_lightning.atomic_write import write_text
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.generation import TextWriter, Written
+from taigi_lightning.evaluation.text_scores import WRITTEN
 from taigi_lightning.tasks.conversations import Conversation, open_conversation
 from taigi_lightning.tasks.record_files import Record, read_records
-
-WRITTEN = "generated"  # the column that is added; `finished` says whether the text ended by itself
 
 
 def read_prompts(path: Path) -> list[tuple[Record, Conversation]]:

@@ -14,6 +14,14 @@ from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.text_scores import figures as text_figures
+from taigi_lightning.evaluation.text_scores import (
+    holds_written,
+    paired_p_values,
+    read_written,
+    score_texts,
+    text_table,
+)
 from taigi_lightning.tasks.question_files import read_table
 from taigi_lightning.tasks.questions import parse_answer, read_questions
 
@@ -210,16 +218,21 @@ def _named(ids: list[str]) -> str:
 def score_command(
     predictions: Path, answers: Path, *, against: Path | None = None, json: Path | None = None
 ) -> None:
-    """Accuracy of a predictions file, and how it compares with another one.
+    """Accuracy of a predictions file, and how it compares with another one; of written answers chrF and BLEU.
 
     Args:
-        predictions: CSV with ID,Answer.
-        answers: the correct answers: CSV with ID,Answer, or questions with 正確答案.
-        against: a second predictions file on the same questions, compared by McNemar's exact test.
+        predictions: CSV with ID,Answer; or what `generate` wrote.
+        answers: the correct answers: CSV with ID,Answer, or questions with 正確答案; for written answers instruction
+            data, or a column reference.
+        against: a second predictions file on the same questions, compared by McNemar's exact test; written answers
+            by paired bootstrap.
         json: also write the figures to this file.
     """
     if json is not None and json.is_dir():
         raise InputError(f"{json} is a folder; --json needs a file, such as {json}/score.json.")
+    if holds_written(predictions):
+        _score_written(predictions, answers, against, json)
+        return
     right = read_answers(answers)
     first = read_answers(predictions)
     result = score(first, right, str(predictions))
@@ -238,6 +251,24 @@ def score_command(
         figures |= {"against": {"accuracy": other.accuracy, **asdict(other)}, "mcnemar": asdict(comparison)}
     if json is not None:
         write_json(json, figures)
+
+
+def _score_written(texts: Path, references: Path, against: Path | None, json: Path | None) -> None:
+    """`score` of what `generate` wrote."""
+    written, wanted = read_written(texts, references)
+    found = score_texts(written, wanted)
+    console = Console()
+    console.print(text_table(found, len(written)))
+    values: dict[str, object] = {**text_figures(found)}
+    if against is not None:
+        others, _ = read_written(against, references)
+        p_values = paired_p_values(written, others, wanted)
+        console.print(text_table(score_texts(others, wanted), len(others)))
+        said = ", ".join(f"{name} p = {value:.3g}" for name, value in p_values.items())
+        console.print(f"The second table is {against}'s; paired bootstrap: {said}.")
+        values |= {"against": {**text_figures(score_texts(others, wanted))}, "p_values": p_values}
+    if json is not None:
+        write_json(json, values)
 
 
 def score_table(result: Score) -> Table:

@@ -1,4 +1,4 @@
-"""What a model writes: transformers' own text, in batches as alone, ended where its turn is, resumed where it stopped."""
+"""What a model writes: transformers' own text, in batches as alone, ended with its turn, resumed where it stopped."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,156 @@
+"""Written answers × references → chrF, BLEU and exact match, by sacrebleu, with intervals by bootstrap."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.conversations import read_conversations
+from taigi_lightning.tasks.record_files import RECORD_FORMATS, Record, read_records
+
+WRITTEN = "generated"  # the column that `generate` adds
+RESAMPLES = 1000
+SEED = 9527
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One measure of some written answers, 0 to 100.
+
+    Args:
+        name: chrF, BLEU or exact match.
+        value: over all answers.
+        interval: 95 % interval by bootstrap over the answers (Efron 1979; Koehn 2004).
+        signature: what sacrebleu computed, so that others can compute the same; empty for exact match.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    signature: str
+
+
+def holds_written(path: Path) -> bool:
+    """Whether these are texts that `generate` wrote, not answers 1-4."""
+    if not path.is_file() or not path.name.lower().endswith(RECORD_FORMATS):
+        return False
+    return any(WRITTEN in record.values for record in read_records(path)[:1])
+
+
+def read_written(path: Path, references: Path) -> tuple[list[str], list[str]]:
+    """The written texts and their references, row by row, or by `id` where both files have one.
+
+    A reference stands under `reference`, or is the last answer of the row's conversation in any of the forms of
+    instruction data.
+
+    Raises:
+        InputError: a file cannot be read, or the two do not hold the same rows.
+    """
+    written = read_records(path)
+    wanted = _references(references)
+    texts = [str(record.values.get(WRITTEN) or "") for record in written]
+    if len(texts) != len(wanted):
+        raise InputError(
+            f"{path} holds {len(texts)} texts and {references} {len(wanted)} references. Give one for each."
+        )
+    ids, others = (_ids(records) for records in (written, read_records(references)))
+    if ids is None or others is None:
+        return texts, wanted
+    if sorted(ids) != sorted(others):
+        missing = sorted(set(others) - set(ids))[:5]
+        raise InputError(
+            f"{path} and {references} do not hold the same IDs; missing {', '.join(missing) or 'none'}."
+        )
+    by_id = dict(zip(others, wanted, strict=True))
+    return texts, [by_id[key] for key in ids]
+
+
+def _ids(records: Sequence[Record]) -> list[str] | None:
+    found = [
+        str(next((v for k, v in record.values.items() if k.casefold() == "id"), "")) for record in records
+    ]
+    return found if all(found) and len(set(found)) == len(found) else None
+
+
+def _references(path: Path) -> list[str]:
+    records = read_records(path)
+    if all("reference" in record.values for record in records):
+        return [str(record.values["reference"]) for record in records]
+    return [str(conversation.messages[-1]["content"]) for conversation in read_conversations(path)]
+
+
+def score_texts(texts: Sequence[str], references: Sequence[str]) -> list[TextScore]:
+    """Compare written texts with what was wanted.
+
+    Args:
+        texts: what was written.
+        references: one for each.
+
+    Returns:
+        chrF (Popović 2015), BLEU (Papineni 2002; Han characters count as words) and exact match, in per cent.
+    """
+    found = []
+    for name, metric in _metrics().items():
+        result = metric.corpus_score(list(texts), [list(references)], n_bootstrap=RESAMPLES)
+        middle, half = float(result._mean), float(result._ci)
+        found.append(
+            TextScore(name, result.score, (middle - half, middle + half), str(metric.get_signature()))
+        )
+    equal = np.array(
+        [_folded(text) == _folded(wanted) for text, wanted in zip(texts, references, strict=True)]
+    )
+    picks = np.random.default_rng(SEED).choice(len(equal), size=(RESAMPLES, len(equal)))
+    low, high = np.percentile(100 * equal[picks].mean(1), [2.5, 97.5]).tolist()
+    return [*found, TextScore("exact match", 100 * float(equal.mean()), (low, high), "")]
+
+
+def paired_p_values(
+    texts: Sequence[str], others: Sequence[str], references: Sequence[str]
+) -> dict[str, float]:
+    """How often chance alone makes two sets of texts differ this much, by sacrebleu's paired bootstrap (Koehn 2004)."""
+    from sacrebleu.significance import PairedTest
+
+    named: list[tuple[str, Sequence[str]]] = [("first", list(texts)), ("second", list(others))]
+    test = PairedTest(named, _metrics(), [list(references)], test_type="bs", n_samples=RESAMPLES)
+    scores: dict[str, Any] = dict(test()[1])
+    # sacrebleu's names begin with the metric's and go on with its settings: chrF2.
+    return {
+        name: float(next(v for key, v in scores.items() if key.startswith(name))[1].p_value)
+        for name in _metrics()
+    }
+
+
+def text_table(found: Sequence[TextScore], count: int) -> Table:
+    """The measures with their intervals."""
+    table = Table(title=f"{count} written answers")
+    for column in ("measure", "value", "95 %"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("signature", overflow="fold")
+    for one in found:
+        low, high = one.interval
+        table.add_row(one.name, f"{one.value:.1f}", f"{low:.1f} to {high:.1f}", one.signature)
+    return table
+
+
+def figures(found: Sequence[TextScore]) -> Mapping[str, object]:
+    """The measures as plain values by name."""
+    return {one.name: asdict(one) for one in found}
+
+
+def _metrics() -> dict[str, Any]:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    return {"chrF": CHRF(), "BLEU": BLEU(tokenize="zh")}
+
+
+def _folded(text: str) -> str:
+    """A text for exact comparison: composed, without space around it or runs of it within."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
