@@ -20,6 +20,7 @@ from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_ad
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.frozen_update import add_frozen_updates
 from taigi_lightning.model.precision import best_dtype
+from taigi_lightning.model.shared_weights import agreed
 from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
@@ -62,6 +63,8 @@ def build_model(
     device: torch.device,
     training: bool,
     weights_on_host: WeightsOnHost = "none",
+    packed_cache: str | None = None,
+    ranks: int = 1,
     tokens: int = 0,
 ) -> Any:
     """Load a base, with a saved adapter or a fresh one if either is given.
@@ -72,6 +75,8 @@ def build_model(
         updates: adapters of earlier stages, which stay frozen beside the weights.
         training: whether something is to train; dropout is on just then.
         weights_on_host: how many layers' packed weights are to wait on the host.
+        packed_cache: a folder that keeps packed weights for the next start.
+        ranks: of the run, which build the model at the same time; those of one machine share what waits on its host.
         tokens: of a micro-batch or of a row to predict, for which a card needs headroom.
 
     Raises:
@@ -80,9 +85,13 @@ def build_model(
     on_host = quantization == "nf4" and starts_on_host(
         base, weights_on_host, lora.r if lora else 0, device=device, tokens=tokens, training=training
     )
+    if ranks > 1 and quantization == "nf4":
+        on_host = agreed(on_host)
     model: Any = load_base_model(
         base,
         weights_on_host=on_host,
+        shared=ranks > 1,
+        packed_cache=packed_cache,
         quantization=quantization,
         compute_dtype=compute_dtype,
         device=device,

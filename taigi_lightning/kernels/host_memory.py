@@ -48,6 +48,17 @@ def host_tensor(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tens
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
+def mapped_tensor(descriptor: int, size: int) -> Tensor:
+    """The first bytes of a file as a tensor (size,) uint8: what one process writes there, all that map it read.
+
+    Page-locked where there is a GPU, as of `host_tensor`; mapped until the last tensor over it is gone.
+    """
+    pages = _Pages(descriptor, size, flags=mmap.MAP_SHARED)
+    if torch.cuda.is_available():
+        _register(pages, size)
+    return torch.frombuffer(pages, dtype=torch.uint8)
+
+
 def _register(pages: _Pages, size: int) -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
@@ -97,6 +108,16 @@ def let_move(module: nn.Module) -> None:
 def held_in_place(module: nn.Module) -> bool:
     """Whether `hold_in_place` counts for a module."""
     return "_apply" in module.__dict__
+
+
+def waiting_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters of modules for which `hold_in_place` counts."""
+    return [
+        f"{name}.{parameter}" if name else parameter
+        for name, module in model.named_modules()
+        if held_in_place(module)
+        for parameter, _ in module.named_parameters(recurse=False)
+    ]
 
 
 def _stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:

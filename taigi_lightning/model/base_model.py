@@ -14,12 +14,15 @@ from transformers import (
     AutoConfig,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.packed_loading import OnHostConfig, settle
+from taigi_lightning.model.packed_cache import find_entry, origin, write_entry
+from taigi_lightning.model.packed_loading import OnHostConfig, loading, of_packed_files, settle
 from taigi_lightning.model.safetensors_files import base_folder, read_header, weight_files
 from taigi_lightning.model.text_model import (
     is_wrapped,
@@ -43,6 +46,8 @@ def load_base_model(
     device: torch.device,
     from_scratch: bool = False,
     weights_on_host: bool = False,
+    shared: bool = False,
+    packed_cache: str | None = None,
 ) -> PreTrainedModel:
     """Load the text model of a base onto `device`, every parameter frozen unless `from_scratch`.
 
@@ -57,10 +62,12 @@ def load_base_model(
         from_scratch: build the architecture in the folder's config.json with random float32 weights.
         weights_on_host: packed weights wait in host memory, one by one, so that the card never holds them together:
             see `packed_loading`.
+        shared: this machine's ranks hold one copy of them together; all ranks of the run load at the same time.
+        packed_cache: a folder that keeps packed weights for the next time: see `packed_cache`.
 
     Raises:
         InputError: there is no such model, it is no causal language model, its weights are incomplete, damaged,
-            quantised already or no safetensors, or it cannot be reached.
+            quantised already or no safetensors, or it cannot be reached; or ranks that share weights packed others.
     """
     check_base(base)
     try:
@@ -75,8 +82,51 @@ def load_base_model(
     for shard in weight_files(base_folder(base)):
         read_header(shard)  # refuses one that is cut off or too long
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
-    if quantization == "nf4":
-        options["quantization_config"] = nf4_config(compute_dtype, weights_on_host)
+    if quantization == "none":
+        loaded = _from_files(base, architecture, config, options)
+    else:
+        packing = nf4_config(compute_dtype, weights_on_host)
+        with loading(shared=shared and weights_on_host):
+            loaded = _packed(base, architecture, config, options, packing, packed_cache)
+        if weights_on_host:
+            settle(loaded, base)
+    _keep_weights_in_evaluation(loaded)
+    return loaded
+
+
+def _packed(
+    base: str, architecture: Any, config: Any, options: dict[str, Any], packing: Any, cache: str | None
+) -> PreTrainedModel:
+    """A base in 4 bits: from a cache if its weights lie there; else packed now, and kept there for the next time."""
+    if cache is None:
+        return _from_files(base, architecture, config, options | {"quantization_config": packing})
+    made_from = origin(base, options["dtype"], options["device_map"][""])
+    entry = find_entry(Path(cache), made_from)
+    if entry is None:
+        model = _from_files(base, architecture, config, options | {"quantization_config": packing})
+        write_entry(Path(cache), made_from, model)
+        return model
+    config.quantization_config, generation = of_packed_files(packing), _generation(base)
+    with _no_load_report():
+        model, found = architecture.from_pretrained(
+            str(entry), config=config, output_loading_info=True, generation_config=generation, **options
+        )
+    _check_complete(str(entry), architecture, found)
+    model.generation_config = generation  # transformers took a copy that no longer tells where it is from
+    model.name_or_path = model.config._name_or_path = base
+    return model.requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _generation(base: str) -> GenerationConfig:
+    """How a base generates, as transformers reads it beside its weights."""
+    folder = base_folder(base)
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        return GenerationConfig.from_pretrained(str(folder))
+    return GenerationConfig.from_pretrained(str(folder), "config.json", _from_model_config=True)
+
+
+def _from_files(base: str, architecture: Any, config: Any, options: dict[str, Any]) -> PreTrainedModel:
+    """A base's text model as transformers reads it, frozen."""
     if is_wrapped(base):
         options["key_mapping"] = key_mapping(skeleton(base), stored_entries(base_folder(base)))
     try:
@@ -89,9 +139,6 @@ def load_base_model(
         raise InputError(_unreachable(base, error)) from error
     _check_complete(base, architecture, found)
     loaded: PreTrainedModel = model.requires_grad_(False)
-    if weights_on_host and quantization == "nf4":
-        settle(loaded)
-    _keep_weights_in_evaluation(loaded)
     return loaded
 
 

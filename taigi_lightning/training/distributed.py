@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, distributed
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.lineage import COMPARED, describe
 
 SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
@@ -33,6 +34,22 @@ def check_strategy(strategy: str | Strategy) -> None:
         "whole weights itself, where nothing would gather them. "
         "Use --trainer.strategy ddp, where each GPU holds the whole base."
     )
+
+
+def check_same_base(identity: Mapping[str, str]) -> None:
+    """Refuse ranks whose bases differ, as on two machines with two versions of a folder; all ranks call this together.
+
+    Raises:
+        InputError: a rank has another base than rank 0.
+    """
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, dict(identity))
+    for rank, other in enumerate(found[1:], start=1):
+        if keys := [key for key in COMPARED if other.get(key) != found[0].get(key)]:
+            raise InputError(
+                f"Rank {rank} has another base than rank 0: {' and '.join(keys)} differ. Found {describe(other)}; "
+                f"wanted {describe(found[0])}. Give every machine the same files."
+            )
 
 
 def over_ranks(tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:

@@ -63,6 +63,7 @@ class CausalLMModule(pl.LightningModule):
         activation_budget: share of the activations kept for backward, the rest being moved to the host or
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         weights_on_host: layers whose 4-bit weights wait in host memory; auto: as costs least time, none if all fits.
+        packed_cache: a folder that keeps the base's 4-bit weights, so that the next start need not pack them.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
         hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
             with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter
@@ -86,6 +87,7 @@ class CausalLMModule(pl.LightningModule):
         compile: bool | None = None,
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
         weights_on_host: NonNegativeInt | Literal["auto", "all", "none"] = "auto",
+        packed_cache: str | None = None,
         answer_strategy: Strategy = "choice",
         hand_off: HandOff = "stack",
     ) -> None:
@@ -108,9 +110,8 @@ class CausalLMModule(pl.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.warmup_steps = warmup_steps
         self.lora_plus_ratio = lora_plus_ratio
-        self.compile_layers = compile
-        self.activation_budget = activation_budget
-        self.weights_on_host = weights_on_host
+        self.compile_layers, self.activation_budget = compile, activation_budget
+        self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
         self.answer_strategy: Strategy = answer_strategy
         self.hand_off: HandOff = hand_off
         self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)

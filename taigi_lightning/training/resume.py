@@ -30,6 +30,7 @@ REFUSED = {
 # Where a run computes and what it reads from where: no influence on what is learned.
 NEUTRAL = (
     "model.base", "model.adapter", "model.compile", "model.activation_budget", "model.answer_strategy",
+    "model.weights_on_host", "model.packed_cache",
     "data.data_dir", "data.train_file", "data.validation_file", "data.tokenizer", "data.num_workers",
     "data.cache_dir",
 )  # fmt: skip

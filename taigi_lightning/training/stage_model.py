@@ -10,7 +10,9 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Wei
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import build_model, take_fast_path, tokens_at_once
+from taigi_lightning.kernels.host_memory import waiting_parameters
 from taigi_lightning.model.base_model import Quantization
+from taigi_lightning.training.distributed import check_same_base
 from taigi_lightning.training.prompt_style import check_prompt_style
 
 
@@ -53,6 +55,9 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         InputError: the model cannot be made, does not compute correctly, or would be asked otherwise than in training.
     """
     module.base = module.start.base
+    ranks = 1 if module._trainer is None else module._trainer.world_size
+    if ranks > 1:
+        check_same_base(module.identity)
     data: Any = getattr(module._trainer, "datamodule", None)
     if not training and hasattr(data, "chat_template"):
         check_prompt_style(module.base, module.adapter, data.chat_template)
@@ -67,8 +72,12 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         device=device,
         training=training,
         weights_on_host=module.weights_on_host,
+        packed_cache=module.packed_cache,
+        ranks=ranks,
         tokens=tokens_at_once(data),
     )
+    # DDP neither sends these to other ranks nor asks that they lie on the card.
+    module._ddp_params_and_buffers_to_ignore = [f"model.{name}" for name in waiting_parameters(model)]
     generates = module.answer_strategy == "generate" and not training
     findings = take_fast_path(
         model,

@@ -59,40 +59,49 @@ def test_just_the_packed_weights_stay_when_the_model_moves(tiny_llama_dir: Path)
 
 # Memory that no file backs: pages of a mapped file are the system's to drop.
 PEAK = """
-import sys
+import sys, threading, time
 from pathlib import Path
 import torch
 from taigi_lightning.model.base_model import load_base_model
-from taigi_lightning.model import packed_loading
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
-found, convert = [anonymous()], packed_loading._Pack.convert
-def watched(*args, **options):
-    packed = convert(*args, **options)
-    found.append(anonymous())
-    return packed
-packed_loading._Pack.convert = watched
-cpu = torch.device("cpu")
-load_base_model(sys.argv[1], quantization="nf4", compute_dtype=torch.bfloat16, device=cpu, weights_on_host=True)
-print(max(found) - found[0])
+def peak(**options):
+    found, done = [anonymous()], threading.Event()
+    def watch():
+        while not done.is_set():
+            found.append(anonymous())
+            time.sleep(0.002)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    model = load_base_model(sys.argv[1], quantization="nf4", compute_dtype=torch.bfloat16,
+                            device=torch.device("cpu"), weights_on_host=True, **options)
+    done.set()
+    watcher.join()
+    del model
+    return max(found) - found[0]
+
+print(peak(packed_cache=sys.argv[2]), peak(packed_cache=sys.argv[2]))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process holds")
 def test_loading_holds_the_packed_weights_and_little_more(tmp_path: Path) -> None:
+    """Packed anew and kept on disk, or read from there: the packed weights, one shard, and what is worked on."""
     config = LlamaConfig(
         vocab_size=512, hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, num_attention_heads=8
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(tmp_path, max_shard_size="40MB")
+    model.save_pretrained(tmp_path / "base", max_shard_size="40MB")
     sixteen_bits = sum(p.nbytes for p in model.parameters())
     # Large blocks go back to the system when they are freed, so that what is seen is what is held.
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
+        [sys.executable, "-c", PEAK, str(tmp_path / "base"), str(tmp_path / "cache")],
+        capture_output=True, text=True, check=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
     )  # fmt: skip
     packed, shard, working = 0.27 * sixteen_bits, 40e6, 60e6  # bitsandbytes packs in float32 on a CPU
-    assert int(done.stdout.split()[-1]) < packed + shard + working < 0.7 * sixteen_bits
+    anew, again = map(int, done.stdout.split()[-2:])
+    assert anew < packed + shard + working < 0.7 * sixteen_bits
+    assert again < packed + shard
