@@ -1,14 +1,19 @@
 """Runs in processes of their own: stopped and resumed, two at once."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import bitsandbytes as bnb
+import lightning.pytorch as pl
 import pytest
 import torch
 
+from tests.taigi_lightning.model.sharing_ranks import mappings, shared_bytes
 from tests.working_folder import CPT, environment
 
 
@@ -114,13 +119,60 @@ def run_until(folder: str, step: int, *more: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(home: Path) -> None:
-    sft = ["--data.class_path", "CPTDataModule", "--data.init_args.packing", "false"]
-    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.init_args.batch_size", "2"]
-    alone = run_until("models/alone", 4, *sft, "--data.init_args.batch_size", "4")
-    shared = run_until("models/shared", 4, *sft, *two)
+SFT = ["--data.class_path", "CPTDataModule", "--data.init_args.packing", "false"]
+
+
+@pytest.fixture
+def alone(home: Path) -> dict[str, torch.Tensor]:
+    """What one process trains, four rows at a time."""
+    return run_until("models/alone", 4, *SFT, "--data.init_args.batch_size", "4")
+
+
+def ranks(number: int) -> list[str]:
+    """Options for several processes that see the same four rows together."""
+    size = ["--data.init_args.batch_size", str(4 // number)]
+    return [*SFT, *size, "--trainer.strategy", "ddp", "--trainer.devices", str(number)]
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(home: Path, alone: dict[str, torch.Tensor]) -> None:
+    shared = run_until("models/shared", 4, *ranks(2))
     assert alone.keys() == shared.keys()
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6)
     assert len(list((home / "models/shared/logs").rglob("metrics.csv"))) == 1
     assert (home / "models/shared/config.json").is_file()
+
+
+class Watch(pl.Callback):
+    """Notes what a rank holds in shared memory as it trains, and which frozen weights DDP does not know of."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ignored: Any = trainer.strategy.model
+        packed = [n for n, p in pl_module.named_parameters() if isinstance(p, bnb.nn.Params4bit)]
+        found = {
+            "shared": shared_bytes(),
+            "packed": sum(pl_module.get_parameter(name).nbytes for name in packed),
+            "files": [file for _, file in mappings()],
+            "ignored": set(packed) == set(ignored.parameters_to_ignore),
+        }
+        Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_whose_weights_wait_on_the_host_train_as_one_and_hold_them_once(
+    home: Path, alone: dict[str, torch.Tensor], number: int
+) -> None:
+    waiting = ["--model.weights_on_host", "all", "--model.packed_cache", "models/packed"]
+    watch = ["--trainer.callbacks", f"{__name__}.Watch"]
+    together = run_until("models/together", 4, *ranks(number), *waiting, *watch)
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+    found = [json.loads((home / f"rank-{rank}.json").read_text()) for rank in range(number)]
+    assert all(rank["ignored"] for rank in found)
+    assert {tuple(sorted(rank["files"])) for rank in found} == {tuple(sorted(found[0]["files"]))}
+    assert len(found[0]["files"]) == 2  # one for each layer
+    # Whole pages, of which another of the ranks maps each as well.
+    assert (
+        found[0]["packed"] <= sum(rank["shared"] for rank in found) < found[0]["packed"] + 2 * 4096 * number
+    )
+    assert len(list((home / "models" / "packed").iterdir())) == 1
