@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace, set_parsing_settings
-from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
@@ -35,8 +34,8 @@ from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.model.precision import best_dtype
+from taigi_lightning.planning.command import add_arguments as add_plan_arguments
 from taigi_lightning.planning.command import print_plan
-from taigi_lightning.planning.settings import LinkSpeed, MemorySize
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
@@ -86,7 +85,7 @@ class TaigiCLI(LightningCLI):
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
-        """Add `plan`, which takes the options of `fit` and two of its own."""
+        """Add `plan`, which takes the options of `fit` and some of its own."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
         if sys.argv[1:2] and sys.argv[1] in LightningCLI.subcommands():
             return
@@ -95,24 +94,7 @@ class TaigiCLI(LightningCLI):
         self.add_core_arguments_to_parser(plan)
         self.add_arguments_to_parser(plan)
         plan.add_method_arguments(pl.Trainer, "fit", skip=set(LightningCLI.subcommands()["fit"]))
-        plan.add_argument(
-            "--gpu_memory",
-            type=MemorySize | None,
-            help="the card's memory, such as 16GiB; without it, that of the card here",
-        )
-        plan.add_argument(
-            "--host_link",
-            type=LinkSpeed | None,
-            help="bytes a second from host memory to the card, such as 25GB/s; without it, 12GB/s, as of PCIe 3",
-        )
-        plan.add_argument(
-            "--tokens_per_second",
-            type=PositiveFloat | None,
-            help="for the expected time; without it, that of an earlier run in the same folder",
-        )
-        plan.add_argument(
-            "--json", action="store_true", help="for scripts: every figure under a name that ends in its unit"
-        )
+        add_plan_arguments(plan)
         self.parser.commands.add_subcommand("plan", plan, help=COMMANDS["plan"])  # type: ignore[attr-defined]
 
     def _parse_ckpt_path(self) -> None:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from taigi_lightning.kernels.host_memory import available_bytes, host_tensor
-
-HOST_SHARE = 0.5  # of the host memory available, for activations
+from taigi_lightning.planning.activation_plan import ACTIVATION_SHARE
 
 
 def host_bytes(offload: bool | float) -> float:
@@ -19,7 +18,7 @@ def host_bytes(offload: bool | float) -> float:
         return offload * 2**30
     if not offload:
         return 0.0
-    return HOST_SHARE * available_bytes() / ranks_here()
+    return ACTIVATION_SHARE * available_bytes() / ranks_here()
 
 
 def ranks_here() -> int:

@@ -34,6 +34,7 @@ INPUT_ONLY = Saving(device=frozenset({INPUT}))
 RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
 LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments, whose holes then stay
+ACTIVATION_SHARE = 0.5  # of the host memory available, for activations of all ranks of a machine
 SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
 SIDE_COLUMNS = 256  # LoRA's columns beside a dequantised weight, generously
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat
+
 from taigi_lightning.planning.disk import free_space
+from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, folders, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.settings import (
+    LinkSpeed,
+    MemorySize,
     Settings,
     epoch_characters,
     found_card,
@@ -21,18 +28,53 @@ from taigi_lightning.planning.settings import (
     read_base,
     read_settings,
 )
-from taigi_lightning.planning.step_time import ASSUMED
+from taigi_lightning.planning.step_time import ASSUMED, Machine
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of `plan` alone."""
+    parser.add_argument(
+        "--gpu_memory",
+        type=MemorySize | None,
+        help="the card's memory, such as 16GiB; without it, that of the card here",
+    )
+    parser.add_argument(
+        "--host_memory",
+        type=MemorySize | None,
+        help="host memory that is available, such as 12GiB; without it, what moves there is taken to fit",
+    )
+    parser.add_argument(
+        "--host_link",
+        type=LinkSpeed | None,
+        help="bytes a second from host memory to the card, such as 25GB/s; without it, 12GB/s, as of PCIe 3",
+    )
+    parser.add_argument(
+        "--tokens_per_second",
+        type=PositiveFloat | None,
+        help="for the expected time; without it, that of an earlier run in the same folder",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="for scripts: every figure under a name that ends in its unit"
+    )
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="the same settings with five bases on cards of 8 to 80 GiB instead",
+    )
 
 
 def print_plan(config: Mapping[str, Any]) -> None:
-    """Print the plan of a config, or with `json` its `Plan` for scripts.
+    """Print the plan of a config, or with `json` its `Plan` for scripts, or with `table` other bases' and cards'.
 
     Args:
-        config: what the command line parsed: a stage's config, with `gpu_memory`, `tokens_per_second`, `json`.
+        config: what the command line parsed: a stage's config, with the options of `add_arguments`.
 
     Raises:
         InputError: the base's shape or the adapter's rank is not known, or the config predicts by generating.
     """
+    if config.get("table"):
+        print(hardware_table(read_settings(config), machine_of(config), host_bytes(config)))
+        return
     plan = plan_config(config)
     print(json.dumps(asdict(plan), ensure_ascii=False, indent=2) if config.get("json") else render(plan))
 
@@ -43,9 +85,22 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
     shape, general = read_base(settings.base)
     size, speed = config.get("gpu_memory"), config.get("tokens_per_second")
     card = ("the card given", parse_size(size)) if size else found_card()
+    found = replace(
+        _found(settings, shape, card, speed), machine=machine_of(config), host_bytes=host_bytes(config)
+    )
+    return make_plan(settings, shape, found, general)
+
+
+def machine_of(config: Mapping[str, Any]) -> Machine:
+    """The machine planned for."""
     link = config.get("host_link")
-    machine = replace(ASSUMED, link=float(parse_speed(link))) if link else ASSUMED
-    return make_plan(settings, shape, replace(_found(settings, shape, card, speed), machine=machine), general)
+    return replace(ASSUMED, link=float(parse_speed(link))) if link else ASSUMED
+
+
+def host_bytes(config: Mapping[str, Any]) -> float:
+    """Bytes of host memory that are available; infinitely many where nothing was said."""
+    size = config.get("host_memory")
+    return float(parse_size(size)) if size else math.inf
 
 
 def _found(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed: float | None) -> Found:

@@ -29,6 +29,7 @@ class Decisions:
         embedding_on_host: whether the input embedding moves to host memory.
         layers_on_host: of all, those whose 4-bit weights wait in host memory.
         slow_down: how many times as long the layers of a micro-batch take as if their weights were on the card.
+        kept_slow_down: how many times as long as if everything were on the card, activations included.
     """
 
     path: Literal["fast", "general"]
@@ -39,6 +40,7 @@ class Decisions:
     embedding_on_host: bool = False
     layers_on_host: int = 0
     slow_down: float = 1.0
+    kept_slow_down: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Needs:
     def total(self) -> int:
         """Bytes of the card."""
         return sum(part.bytes for part in self.device)
+
+    @property
+    def host_total(self) -> int:
+        """Bytes of the host."""
+        return sum(part.bytes for part in self.host)
 
     @property
     def parts(self) -> dict[str, int]:

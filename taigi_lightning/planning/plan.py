@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +21,7 @@ from taigi_lightning.planning.training_needs import (
     WAITING,
     disk_needs,
     download_needs,
-    fitting_flags,
+    fitting,
     margin,
     needs,
 )
@@ -52,6 +53,7 @@ class Found:
         tokens_per_second: of an earlier run, or as given.
         disks: by folder.
         machine: how fast the host link and the card are taken to be.
+        host_bytes: of host memory that are available; without a limit what moves there is taken to fit.
     """
 
     card: Card | None = None
@@ -59,6 +61,7 @@ class Found:
     tokens_per_second: float | None = None
     disks: Mapping[str, Disk] = field(default_factory=dict)
     machine: Machine = ASSUMED
+    host_bytes: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,9 @@ class Plan:
         memory_total_bytes: their sum.
         host_memory: parts of the host's memory that hold what leaves the card.
         host_memory_total_bytes: their sum.
+        host_memory_available_bytes: as given; None: what moves there is taken to fit.
         card: the card planned for; None where none was found or given.
-        fits: whether it fits the card; None without one.
+        fits: whether it fits the card, and the host if its memory was given; None without a card.
         spare_bytes: what the card has left; below 0, what it lacks.
         advice: options that make it fit; empty where it fits or nothing helps.
         schedule: what a training run sees; None for a prediction.
@@ -130,6 +134,7 @@ class Plan:
     memory_total_bytes: int
     host_memory: tuple[Part, ...]
     host_memory_total_bytes: int
+    host_memory_available_bytes: int | None
     card: Card | None
     fits: bool | None
     spare_bytes: int | None
@@ -152,9 +157,9 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     if settings.predicts:
         need = predict_needs(settings, shape, card, general=general)
     else:
-        need = needs(settings, shape, card, general=general, machine=found.machine)
+        need = needs(settings, shape, card, general=general, machine=found.machine, host=found.host_bytes)
     spare = None if card is None else _usable(settings, card, need) - need.total
-    host = sum(part.bytes for part in need.host)
+    fits = None if spare is None else spare >= 0 and need.host_total <= found.host_bytes
     return Plan(
         command="predict" if settings.predicts else "fit",
         base=settings.base,
@@ -167,14 +172,13 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         memory=need.device,
         memory_total_bytes=need.total,
         host_memory=need.host,
-        host_memory_total_bytes=host,
+        host_memory_total_bytes=need.host_total,
+        host_memory_available_bytes=None if math.isinf(found.host_bytes) else int(found.host_bytes),
         card=found.card,
-        fits=None if spare is None else spare >= 0,
+        fits=fits,
         # Where it fits, the margin that is left free counts as spare.
         spare_bytes=spare if card is None or spare is None or spare < 0 else card - need.total,
-        advice=_advice(settings, shape, card, general, found.machine)
-        if card and spare is not None and spare < 0
-        else (),
+        advice=_advice(settings, shape, card, general, found) if card and fits is False else (),
         schedule=None if settings.predicts else _schedule(settings, found),
         disk=_folders(_disk_needs(settings, shape), found.disks),
         notes=tuple(_notes(settings, need, found.machine)),
@@ -195,12 +199,13 @@ def _usable(settings: Settings, card: int, need: Needs) -> int:
 
 
 def _advice(
-    settings: Settings, shape: Shape, card: int, general: str | None, machine: Machine
+    settings: Settings, shape: Shape, card: int, general: str | None, found: Found
 ) -> tuple[str, ...]:
     if settings.predicts:
         tokens = fitting_tokens(settings, shape, card)
         return (f"--data.batch_tokens {tokens}",) if tokens else ()
-    return tuple(fitting_flags(settings, shape, card, general, machine) or ())
+    smaller = fitting(settings, shape, card, general, found.machine, found.host_bytes)
+    return tuple(smaller[0]) if smaller else ()
 
 
 def _schedule(settings: Settings, found: Found) -> Schedule:
@@ -252,8 +257,10 @@ def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
     if need.host:
         parts = ", ".join(f"{part.purpose} {part.bytes / GIB:.1f}" for part in need.host)
         available = max(2 * activations, (waiting + activations) / HOST_SHARE) / GIB
+        ranks = f" Its {settings.devices} ranks hold one copy of the weights together." if waiting else ""
         notes.append(
             f"On the host (GiB): {parts}. {available:.1f} GiB must be available there: at most half takes activations."
+            + (ranks if settings.devices > 1 else "")
         )
     if settings.predicts or settings.fills_rows:
         return notes

@@ -47,6 +47,11 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.fits:
         return [f"It fits {card}, with {plan.spare_bytes / GIB:.1f} GiB to spare."]
     head = f"It does not fit {card}: {-plan.spare_bytes / GIB:.1f} GiB too much."
+    if plan.spare_bytes >= 0 and plan.host_memory_available_bytes is not None:
+        wanted, there = plan.host_memory_total_bytes / GIB, plan.host_memory_available_bytes / GIB
+        head = (
+            f"It fits {card}, but not the host: {wanted:.1f} GiB would go there, {there:.1f} are available."
+        )
     if not plan.advice:
         return [head, "Nothing short of a smaller base or a larger card changes that."]
     return [head, "This fits:", *(f"  {flag}" for flag in plan.advice)]

@@ -22,11 +22,23 @@ from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 from taigi_lightning.planning.run_log import read_run_log
 
+
+def gemma3(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, head_size: int) -> Shape:
+    """A text model of Gemma 3's: tied embeddings, norms before and after each half of a layer, and of q and k."""
+    return Shape(
+        layers, hidden, intermediate, heads, kv_heads, head_size, 262208,
+        tied=True, head_norm=2 * head_size, norms=4, post_norms=True,
+    )  # fmt: skip
+
+
 KNOWN = {
     "Bohanlu/Taigi-Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 128, 56064),
     "Bohanlu/Taigi-Llama-2-7B": Shape(32, 4096, 11008, 32, 32, 128, 56064),
     "meta-llama/Llama-2-7b-hf": Shape(32, 4096, 11008, 32, 32, 128, 32000),
     "meta-llama/Llama-2-13b-hf": Shape(40, 5120, 13824, 40, 40, 128, 32000),
+    "meta-llama/Llama-3.1-70B": Shape(80, 8192, 28672, 64, 8, 128, 128256),
+    "google/gemma-3-12b-it": gemma3(48, 3840, 15360, 16, 8, 256),
+    "google/gemma-3-27b-it": gemma3(62, 5376, 21504, 32, 16, 128),
 }
 # Types whose config.json says all that is counted; others leave tied embeddings or a head's size to their class.
 SELF_CONTAINED = ("llama", "mistral", "qwen2")

@@ -15,6 +15,7 @@ from taigi_lightning.planning.disk import run_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
+from taigi_lightning.planning.placement import Placement
 from taigi_lightning.planning.settings import Settings, is_cached
 from taigi_lightning.planning.step_time import ASSUMED, Machine, step_seconds
 
@@ -32,49 +33,64 @@ def needs(
     element_size: int = 2,
     general: str | None = None,
     machine: Machine = ASSUMED,
+    host: float = math.inf,
 ) -> Needs:
-    """What training takes on a CUDA card at its peak.
+    """What training takes on a CUDA card at its peak, and of the host, by all ranks of a machine.
 
     Args:
         card: its bytes, which an activation budget of "auto" fills; None takes the least.
         general: why the base's layers take the general path; None: they take the fast one.
         machine: how fast the host link and the card are.
+        host: bytes available on the host; without a limit it is taken to have what moves there.
     """
     if settings.from_scratch:
         general = "every weight trains"
     if general is not None:
         return _general_needs(settings, shape, element_size, general)
-    return _fast_needs(settings, shape, card, element_size, machine)
+    placed = _place(settings, shape, card, element_size, machine, host)
+    return _fast_needs(settings, shape, element_size, machine, placed)
 
 
-def _fast_needs(
-    settings: Settings, shape: Shape, card: int | None, element_size: int, machine: Machine
-) -> Needs:
+def _place(
+    settings: Settings, shape: Shape, card: int | None, element_size: int, machine: Machine, host: float
+) -> Placement:
+    """What the first training step will decide."""
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = memory.adapter_sizes(shape, rank, settings.targets)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 2 * 4 * sum(sizes) + state + memory.CONTEXT
-    embedding = 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
-    placed = placement.place(
+    by_itself = card is None and settings.weights_on_host == "auto"
+    return placement.place(
         shape,
         tokens,
         rank,
-        weights_on_host="none"
-        if card is None and settings.weights_on_host == "auto"
-        else settings.weights_on_host,
+        weights_on_host="none" if by_itself else settings.weights_on_host,
         machine=machine,
         budget="auto" if settings.activation_budget == "auto" else float(settings.activation_budget),
         headroom=0.0
         if card is None
         else activation_plan.headroom_left(card, held, shape, tokens, element_size),
-        host_headroom=math.inf,  # the host is taken to have what moves there; the plan says how much that is
-        host=math.inf,
-        embedding=embedding,
+        host_headroom=activation_plan.ACTIVATION_SHARE * host / settings.devices,
+        host=placement.HOST_SHARE * host,
+        embedding=_movable_embedding(shape, element_size),
         element_size=element_size,
         packed=settings.quantization == "nf4",
     )
+
+
+def _movable_embedding(shape: Shape, element_size: int) -> int:
+    return 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
+
+
+def _fast_needs(
+    settings: Settings, shape: Shape, element_size: int, machine: Machine, placed: Placement
+) -> Needs:
+    tokens, rank = settings.tokens, settings.rank or 0
+    projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
+    sizes = memory.adapter_sizes(shape, rank, settings.targets)
+    frozen = frozen_part(settings.ranks_beside, shape, element_size)
     decision, waiting = placed.decision, placed.on_host * memory.packed_layer_bytes(shape)
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
     working = activation_plan.working_bytes(shape, tokens, element_size)
@@ -84,7 +100,7 @@ def _fast_needs(
     note = f"all of {decision.keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host"
     if decision.keeping == shape.layers:
         note = f"all of {shape.layers} layers"
-    moved = embedding if decision.embedding_on_host else 0
+    moved = _movable_embedding(shape, element_size) if decision.embedding_on_host else 0
     dequantised = f"16 bits instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
         *_weights(settings, projections - waiting, rest - moved),
@@ -97,6 +113,9 @@ def _fast_needs(
         Part("activations kept", kept, note),
         *_transients(settings, sizes, kept, transient),
     ]
+    everything = activation_plan.plan_savings(
+        shape.layers, activation_plan.layer_bytes(shape, tokens, element_size), math.inf, 0.0
+    )
     found = Decisions(
         path="fast",
         path_reason=None,
@@ -106,11 +125,13 @@ def _fast_needs(
         embedding_on_host=decision.embedding_on_host,
         layers_on_host=placed.on_host,
         slow_down=placed.seconds / step_seconds(decision.savings, 0, shape, tokens, machine, element_size),
+        kept_slow_down=placed.seconds / step_seconds(everything, 0, shape, tokens, machine, element_size),
     )
     on_host = [
+        # The ranks of a machine hold one copy of these together; of the rest each has its own.
         Part(WAITING, waiting, f"4 bits, of {placed.on_host} of {shape.layers} layers"),
-        Part(ACTIVATIONS, host),
-        Part("input embedding", moved),
+        Part(ACTIVATIONS, settings.devices * host),
+        Part("input embedding", settings.devices * moved),
     ]
     return Needs(found, taken(device), taken(on_host))
 
@@ -234,14 +255,19 @@ def margin(path: Literal["fast", "general"]) -> float:
     return activation_plan.MARGIN if path == "fast" else general_path.MARGIN
 
 
-def fitting_flags(
-    settings: Settings, shape: Shape, card: int, general: str | None = None, machine: Machine = ASSUMED
-) -> list[str] | None:
-    """The first of `smaller`'s steps that together fit the card; None if all of them do not."""
+def fitting(
+    settings: Settings,
+    shape: Shape,
+    card: int,
+    general: str | None = None,
+    machine: Machine = ASSUMED,
+    host: float = math.inf,
+) -> tuple[list[str], Settings] | None:
+    """The first of `smaller`'s steps that together fit card and host, and what they come to; None if all do not."""
     flags: dict[str, str] = {}
     for flag, changed in smaller(settings, general):
         flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
-        need = needs(changed, shape, card, general=general, machine=machine)
-        if need.total <= card * (1 - margin(need.decisions.path)):
-            return list(flags.values())
+        need = needs(changed, shape, card, general=general, machine=machine, host=host)
+        if need.total <= card * (1 - margin(need.decisions.path)) and need.host_total <= host:
+            return list(flags.values()), changed
     return None

@@ -13,7 +13,7 @@ from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.settings import KNOWN, Settings, read_base, read_settings
-from taigi_lightning.planning.training_needs import fitting_flags, needs
+from taigi_lightning.planning.training_needs import fitting, needs
 
 ROOT = Path(__file__).parents[3]
 CPT = ["--config", "configs/cpt.yaml"]
@@ -126,16 +126,18 @@ def test_a_budget_fills_the_card_and_no_more() -> None:
 def test_what_is_advised_fits(card: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = KNOWN["Bohanlu/Taigi-Llama-2-13B"]
     settings = Settings(rank=64, activation_budget=1.0)
-    flags = fitting_flags(settings, shape, card * GIB)
-    assert flags
+    found = fitting(settings, shape, card * GIB)
+    assert found is not None
+    flags, changed = found
     words = [word for flag in flags for word in flag.split()]
     advised = settings_of(monkeypatch, "--data", "CPTDataModule", "--model.lora.r", "64", *words)
     assert needs(advised, shape, card * GIB).total <= card * GIB
+    assert advised.tokens == changed.tokens
     assert advised.step_tokens == settings.step_tokens or advised.max_length < 2048
 
 
 def test_nothing_is_advised_where_nothing_helps() -> None:
-    assert fitting_flags(Settings(rank=64), KNOWN["Bohanlu/Taigi-Llama-2-13B"], 2 * GIB) is None
+    assert fitting(Settings(rank=64), KNOWN["Bohanlu/Taigi-Llama-2-13B"], 2 * GIB) is None
 
 
 def test_the_table_says_what_a_user_asks(
