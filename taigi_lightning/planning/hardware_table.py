@@ -49,7 +49,7 @@ def _cell(
     settings: Settings, shape: Shape, card: int, machine: Machine, host: float, letters: dict[str, str]
 ) -> str:
     need, changed, letter = needs(settings, shape, card, machine=machine, host=host), settings, ""
-    if need.total > _usable(settings, card) or need.host_total > host:
+    if need.total > _usable(settings, card) or not need.host_fits(host):
         smaller = fitting(settings, shape, card, machine=machine, host=host)
         if smaller is None:
             return "–"

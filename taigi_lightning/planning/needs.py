@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from taigi_lightning.planning.placement import HOST_SHARE
+
 
 @dataclass(frozen=True)
 class Part:
@@ -60,6 +62,10 @@ class Needs:
     def host_total(self) -> int:
         """Bytes of the host."""
         return sum(part.bytes for part in self.host)
+
+    def host_fits(self, available: float) -> bool:
+        """Whether a host with so many bytes available holds them and still works."""
+        return self.host_total <= HOST_SHARE * available
 
     @property
     def parts(self) -> dict[str, int]:

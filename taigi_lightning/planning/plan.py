@@ -159,7 +159,7 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     else:
         need = needs(settings, shape, card, general=general, machine=found.machine, host=found.host_bytes)
     spare = None if card is None else _usable(settings, card, need) - need.total
-    fits = None if spare is None else spare >= 0 and need.host_total <= found.host_bytes
+    fits = None if spare is None else spare >= 0 and need.host_fits(found.host_bytes)
     return Plan(
         command="predict" if settings.predicts else "fit",
         base=settings.base,

@@ -50,7 +50,8 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.spare_bytes >= 0 and plan.host_memory_available_bytes is not None:
         wanted, there = plan.host_memory_total_bytes / GIB, plan.host_memory_available_bytes / GIB
         head = (
-            f"It fits {card}, but not the host: {wanted:.1f} GiB would go there, {there:.1f} are available."
+            f"It fits {card}, but not the host: {wanted:.1f} GiB would go there, too much "
+            f"of the {there:.1f} GiB available."
         )
     if not plan.advice:
         return [head, "Nothing short of a smaller base or a larger card changes that."]

@@ -268,6 +268,6 @@ def fitting(
     for flag, changed in smaller(settings, general):
         flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
         need = needs(changed, shape, card, general=general, machine=machine, host=host)
-        if need.total <= card * (1 - margin(need.decisions.path)) and need.host_total <= host:
+        if need.total <= card * (1 - margin(need.decisions.path)) and need.host_fits(host):
             return list(flags.values()), changed
     return None
