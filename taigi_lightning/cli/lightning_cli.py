@@ -254,9 +254,10 @@ class TaigiCLI(LightningCLI):
                 continue
             details = probabilities_path(writer.output)
             if writer.output.is_file() and details.is_file():
-                questions = read_questions(data.path, data.columns, need_answers=False)
+                questions = read_questions(data.path, data.columns, need_answers=False, prompt=data.prompt)
                 named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
-                print(f"Report: {write_predict_report(writer.output, details, questions, named)}")
+                labels = data.prompt.answers
+                print(f"Report: {write_predict_report(writer.output, details, questions, named, labels)}")
 
 
 def main(

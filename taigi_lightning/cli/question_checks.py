@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from taigi_lightning.tasks.conversations import InstructionTemplate, read_conversations
+from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import check_fraction, split_by_passage
 
@@ -70,4 +71,6 @@ def _read(file: str | Path, settings: Any, *, need_answers: bool = True) -> list
     if _is_large(path):
         return []
     unique = "train_file" not in settings
-    return read_questions(path, settings.columns, need_answers=need_answers, unique_ids=unique)
+    given = settings.prompt
+    prompt = QuestionPrompt(given.text, given.option, given.options, given.labels)
+    return read_questions(path, settings.columns, need_answers=need_answers, unique_ids=unique, prompt=prompt)

@@ -1,4 +1,4 @@
-"""Questions to answer: read, encoded with their four answers, and batched so that each is computed once."""
+"""Questions to answer: read, encoded with their answers, and batched so that each is computed once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import encode_prompt
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt, question_prompt
 from taigi_lightning.tasks.questions import Question, read_questions, rotate_options
 
 logger = logging.getLogger(__name__)
-
-ROTATIONS = (0, 1, 2, 3)
 
 
 class PredictDataModule(pl.LightningDataModule):
@@ -37,9 +36,10 @@ class PredictDataModule(pl.LightningDataModule):
         max_length: longest prompt and answer in tokens; longer passages are cut, never the rest.
         batch_tokens: tokens in one forward pass, padding included.
         share_passages: compute a passage once for all its questions.
-        average_orders: show the options in four orders and average the probabilities; `test` then also
+        average_orders: show the options in as many orders as there are and average the probabilities; `test` then also
             tells whether answers follow the option or the position.
         chat_template: ask in the tokenizer's own chat template, as the adapter was trained to answer.
+        prompt: how a question is written out, how many options it has and what its answers are called.
 
     Raises:
         InputError: in `setup`, the file or one of its rows cannot be used.
@@ -55,6 +55,7 @@ class PredictDataModule(pl.LightningDataModule):
         share_passages: bool = True,
         average_orders: bool = False,
         chat_template: bool = False,
+        prompt: QuestionPrompt = QuestionPrompt(),  # noqa: B008  (it becomes the command line's default)
     ) -> None:
         super().__init__()
         self.path = Path(questions_path(questions))
@@ -63,7 +64,8 @@ class PredictDataModule(pl.LightningDataModule):
         self.max_length = max_length
         self.batch_tokens = batch_tokens
         self.share_passages = share_passages
-        self.rotations = ROTATIONS if average_orders else ROTATIONS[:1]
+        self.prompt = question_prompt(prompt)
+        self.rotations = tuple(range(self.prompt.options)) if average_orders else (0,)
         self.chat_template = chat_template
         self.encoded: list[EncodedQuestion] = []
         # (row, rotation) of what an interrupted run has answered already; PredictionWriter fills it in.
@@ -75,10 +77,15 @@ class PredictDataModule(pl.LightningDataModule):
         Raises:
             InputError: the file or one of its rows cannot be used.
         """
-        questions = read_questions(self.path, self.columns, need_answers=stage == "test")
+        questions = read_questions(self.path, self.columns, need_answers=stage == "test", prompt=self.prompt)
         tokenizer = load_tokenizer(self.tokenizer)
         self.encoded = encode_questions(
-            tokenizer, questions, self.max_length, self.rotations, chat_template=self.chat_template
+            tokenizer,
+            questions,
+            self.max_length,
+            self.rotations,
+            chat_template=self.chat_template,
+            style=self.prompt,
         )
 
     def predict_dataloader(self) -> DataLoader[QuestionBatch]:
@@ -125,8 +132,9 @@ def encode_questions(
     rotations: Sequence[int] = (0,),
     examples: Sequence[Question] = (),
     chat_template: bool = False,
+    style: QuestionPrompt = FOUR_CHOICE,
 ) -> list[EncodedQuestion]:
-    """Encode each question's prompt and its four answers.
+    """Encode each question's prompt and its answers.
 
     Args:
         tokenizer: the model's own.
@@ -135,6 +143,7 @@ def encode_questions(
         rotations: orders of the options to show (see `EncodedQuestion`).
         examples: solved ones that stand before every question.
         chat_template: ask in the tokenizer's own chat template (see `prompts.encode_prompt`).
+        style: how a question is written out.
 
     Returns:
         for each question in turn, one for each rotation.
@@ -146,11 +155,17 @@ def encode_questions(
     for question in questions:
         for rotation in rotations:
             shown = rotate_options(question, rotation)
-            prompt = encode_prompt(tokenizer, shown, max_length, examples, chat_template)
-            _check_answers(question, prompt.answers)
+            prompt = encode_prompt(tokenizer, shown, max_length, examples, chat_template, style)
+            _check_answers(question, prompt.answers, style)
             encoded.append(
                 EncodedQuestion(
-                    question.row, question.id, prompt.input_ids, prompt.answers, question.answer, rotation
+                    question.row,
+                    question.id,
+                    prompt.input_ids,
+                    prompt.answers,
+                    question.answer,
+                    rotation,
+                    style.answers,
                 )
             )
             if prompt.cut_characters:
@@ -173,11 +188,11 @@ def some_ids(ids: Sequence[str]) -> str:
     return ", ".join(ids[:10]) + more
 
 
-def _check_answers(question: Question, answers: Sequence[list[int]]) -> None:
+def _check_answers(question: Question, answers: Sequence[list[int]], style: QuestionPrompt) -> None:
     """Refuse answers of which one is another's beginning: their probabilities could not be compared."""
     ordered = sorted(answers)
     if any(longer[: len(shorter)] == shorter for shorter, longer in pairwise(ordered)):
         raise InputError(
-            f"The tokenizer cannot tell the answers 1-4 of question {question.id} apart: their tokens are "
-            f"{list(answers)}. Use a tokenizer that knows these digits."
+            f"The tokenizer cannot tell the answers {style.answers[0]}-{style.answers[-1]} of question "
+            f"{question.id} apart: their tokens are {list(answers)}. Use a tokenizer that knows these {style.labels}."
         )

@@ -17,6 +17,7 @@ from taigi_lightning.data.training_data import Split, TrainingData
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import Supervise, encode_example
 from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
+from taigi_lightning.tasks.question_prompt import QuestionPrompt, question_prompt
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import check_fraction, passage_key, split_by_passage
 
@@ -42,6 +43,7 @@ class SFTDataModule(TrainingData):
         packing: put several examples into each row of max_length tokens, which then is what a batch counts.
         num_workers: processes that prepare batches.
         chat_template: ask and answer in the tokenizer's own chat template, for a base that was trained to chat.
+        prompt: how a question is written out, how many options it has and what its answers are called.
 
     Raises:
         InputError: a number is out of its range; in `setup`, a file or one of its rows cannot be used.
@@ -60,6 +62,7 @@ class SFTDataModule(TrainingData):
         packing: bool = False,
         num_workers: NonNegativeInt = 0,
         chat_template: bool = False,
+        prompt: QuestionPrompt = QuestionPrompt(),  # noqa: B008  (it becomes the command line's default)
     ) -> None:
         sources = dict(train_file) if is_mixture(train_file) else questions_path(train_file)
         super().__init__(sources, batch_size, num_workers)
@@ -72,6 +75,7 @@ class SFTDataModule(TrainingData):
         self.max_length = max_length
         self.packing = packing
         self.chat_template = chat_template
+        self.prompt = question_prompt(prompt)
         self.held_out: list[EncodedQuestion] = []
         self.held_out_questions: list[Question] = []  # the same, as text
 
@@ -100,7 +104,11 @@ class SFTDataModule(TrainingData):
             )
         self.held_out_questions = [question for held in held_out for question in held]
         self.held_out = encode_questions(
-            tokenizer, self.held_out_questions, self.max_length, chat_template=self.chat_template
+            tokenizer,
+            self.held_out_questions,
+            self.max_length,
+            chat_template=self.chat_template,
+            style=self.prompt,
         )
 
     def _read_validation(self, train: list[Question]) -> list[Question]:
@@ -122,13 +130,13 @@ class SFTDataModule(TrainingData):
         return [*super().val_dataloader(), question_loader(batches)]
 
     def _read(self, path: str) -> list[Question]:
-        return read_questions(path, self.columns, need_answers=True, unique_ids=False)
+        return read_questions(path, self.columns, need_answers=True, unique_ids=False, prompt=self.prompt)
 
     def _encode(
         self, tokenizer: PreTrainedTokenizerBase, questions: list[Question], supervise: Supervise
     ) -> Split:
         examples = [
-            encode_example(tokenizer, question, self.max_length, supervise, self.chat_template)
+            encode_example(tokenizer, question, self.max_length, supervise, self.chat_template, self.prompt)
             for question in questions
         ]
         tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])

@@ -1,8 +1,7 @@
-"""Answering four-choice questions: by comparing four probabilities, or by generating text."""
+"""Answering multiple-choice questions: by comparing the answers' probabilities, or by generating text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from taigi_lightning.fast_path.output_head import OutputHead, output_head
 from taigi_lightning.fast_path.prefill import last_hidden
 from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees, token_tree
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 
 Strategy = Literal["choice", "generate"]
 
@@ -34,7 +34,7 @@ def predict_batch(
         model: a causal language model of transformers, or a PEFT model around one, in eval mode.
         tokenizer: the model's own.
         batch: from `PredictDataModule`.
-        strategy: "choice" compares the four answers' log-probabilities, "generate" decodes greedily.
+        strategy: "choice" compares the answers' log-probabilities, "generate" decodes greedily.
     """
     if strategy == "choice":
         rows = answer_log_probabilities(model, batch).tolist()
@@ -67,7 +67,7 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
     several tokens, of the answers' beginnings. The output layer runs only where an answer's token is predicted.
 
     Returns:
-        float32 [N, 4] in nats, on the model's device, in the order shown to the model. What the four
+        float32 [N, options] in nats, on the model's device, in the order shown to the model. What the
         answers have in common is left out, since it adds the same to all.
     """
     trees, paths = _rows(batch, alone=_reads_alone(model, batch.trees))
@@ -82,7 +82,7 @@ def answer_log_probabilities(model: Any, batch: QuestionBatch) -> Tensor:
     slots, sources, targets = torch.tensor(steps, device=hidden.device).T
     log_probabilities = _log_probabilities(output_head(model), hidden, sources, targets)  # [S]
     total = torch.zeros(len(answers), dtype=torch.float32, device=hidden.device)
-    return total.index_add_(0, slots, log_probabilities).view(-1, 4)
+    return total.index_add_(0, slots, log_probabilities).view(len(batch.questions), -1)
 
 
 def _rows(batch: QuestionBatch, alone: bool) -> tuple[Sequence[TokenTree], list[tuple[int, list[int]]]]:
@@ -187,24 +187,30 @@ def _log_probabilities(head: OutputHead, hidden: Tensor, sources: Tensor, target
 
 def _chosen(question: EncodedQuestion, shown: Sequence[float]) -> Prediction:
     """The likeliest answer, brought back from the shown order of the options to the input's."""
-    turned = tuple(shown[(option - question.rotation) % 4] for option in range(4))
-    one, two, three, four = turned
+    count = len(shown)
+    turned = tuple(shown[(option - question.rotation) % count] for option in range(count))
     return Prediction(
-        question.row, question.id, choose(turned), (one, two, three, four), None, False, question.rotation
+        question.row, question.id, choose(turned), turned, None, False, question.rotation, question.labels
     )
 
 
 # ---- generate -------------------------------------------------------------------------------------
 
 
-def extract_answer(text: str) -> int | None:
-    """The number a generated text begins with, if it is one of the four.
+def extract_answer(text: str, labels: Sequence[str] = FOUR_CHOICE.answers) -> int | None:
+    """The number of the option that a generated text begins with, if it is one.
+
+    Args:
+        text: what was generated.
+        labels: what the options are called; of two that fit the longer one counts.
 
     >>> extract_answer("3</s>"), extract_answer(" 2"), extract_answer("答案：1"), extract_answer("５")
     (3, 2, None, None)
+    >>> extract_answer("10", [str(n) for n in range(1, 11)]), extract_answer("B)", ("A", "B"))
+    (10, 2)
     """
-    match = re.match(r"^[1-4]", text.lstrip())
-    return int(match.group()) if match else None
+    fitting = [label for label in labels if text.lstrip().startswith(label)]
+    return labels.index(max(fitting, key=len)) + 1 if fitting else None
 
 
 @torch.no_grad()
@@ -268,6 +274,8 @@ def _generate(
 
 def _extracted(question: EncodedQuestion, text: str) -> Prediction:
     """The answer a text begins with, or 1, brought back to the input's numbering."""
-    shown = extract_answer(text)
-    answer = ((shown or 1) - 1 + question.rotation) % 4 + 1
-    return Prediction(question.row, question.id, answer, None, text, shown is None, question.rotation)
+    shown = extract_answer(text, question.labels)
+    answer = ((shown or 1) - 1 + question.rotation) % len(question.labels) + 1
+    return Prediction(
+        question.row, question.id, answer, None, text, shown is None, question.rotation, question.labels
+    )

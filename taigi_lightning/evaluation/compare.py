@@ -29,6 +29,7 @@ from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import plan_batches
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
 
 
@@ -41,6 +42,7 @@ class Settings:
     batch_tokens: int
     hand_off: HandOff = "stack"
     chat_template: bool = False
+    prompt: QuestionPrompt = FOUR_CHOICE
 
     def start(self, path: str) -> Start:
         """What `BASE` or `BASE+ADAPTER` begins with; an adapter may be compared in other bits than its own."""
@@ -72,6 +74,7 @@ def compare_command(
     batch_tokens: int = 16384,
     hand_off: HandOff = "stack",
     chat_template: bool = False,
+    prompt: QuestionPrompt = QuestionPrompt(),  # noqa: B008  (it becomes the command line's default)
 ) -> None:
     """Answer the same questions with several models; write comparison.csv, comparison.html and predictions.
 
@@ -89,15 +92,16 @@ def compare_command(
         hand_off: what a merged model in 4 bits is: stack, its base with its adapter beside; merge, the merged
             weights quantised a second time.
         chat_template: ask every model in its tokenizer's own chat template; solved examples are earlier turns.
+        prompt: how a question is written out, how many options it has and what its answers are called.
     """
-    asked = read_questions(questions, need_answers=answers is None)
-    right = read_answers(answers or questions)
+    asked = read_questions(questions, need_answers=answers is None, prompt=prompt)
+    right = read_answers(answers or questions, prompt)
     score(
         [(question.id, 1) for question in asked], right, str(questions)
     )  # refuses other IDs before any work
-    solved = {count: solved_examples(examples, asked, count) for count in shots}
+    solved = {count: solved_examples(examples, asked, count, prompt) for count in shots}
     texts = held_out_texts(corpus) if corpus else []
-    settings = Settings(quantization, max_length, batch_tokens, hand_off, chat_template)
+    settings = Settings(quantization, max_length, batch_tokens, hand_off, chat_template, prompt)
     check_models(models, settings)
     (output / "predictions").mkdir(parents=True, exist_ok=True)
     rows = run_models(models, asked, right, solved, texts, settings, output / "predictions")
@@ -193,7 +197,7 @@ def run_model(
             began = time.perf_counter()
             given = answer(model, tokenizer, asked, examples, settings, folder / f"{name}-{shots}-shot.csv")
             took = time.perf_counter() - began
-            result = score(given, right)
+            result = score(given, right, options=settings.prompt.options)
             runs.append((given, ComparedRow(name, shots, result, None, perplexity, took)))
     return runs
 
@@ -232,7 +236,12 @@ def answer(
 ) -> Answers:
     """Answer all questions by choice and write the predictions."""
     encoded = encode_questions(
-        tokenizer, questions, settings.max_length, examples=examples, chat_template=settings.chat_template
+        tokenizer,
+        questions,
+        settings.max_length,
+        examples=examples,
+        chat_template=settings.chat_template,
+        style=settings.prompt,
     )
     batches = plan_batches(encoded, settings.batch_tokens)
     predictions = [p for batch in batches for p in predict_batch(model, tokenizer, batch, "choice")]

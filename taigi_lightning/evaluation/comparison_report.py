@@ -17,7 +17,6 @@ HEADER = (
     "Model", "Shots", "Correct", "Total", "Accuracy", "Low", "High", "PValue", "PerplexityPerCharacter",
     "Seconds",
 )  # fmt: skip
-CHANCE = 0.25
 NOTE = (
     "The 95 % interval is Wilson's. p is McNemar's exact test against the first model with as many solved "
     "examples: how often chance alone would split so unevenly the questions that only one of the two answers correctly."
@@ -60,7 +59,7 @@ def write_comparison(
         lead="with 95 % intervals; the dashed line is chance",
         facts=origins(named or {}),
         intervals=[interval(row) for row in rows],
-        chance=f"{100 * CHANCE:g}",
+        chance=f"{100 / len(rows[0].score.confusion):g}",
         columns=list(figures[0]),
         rows=[list(row.values()) for row in figures],
         data=data,

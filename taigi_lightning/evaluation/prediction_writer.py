@@ -26,7 +26,8 @@ from taigi_lightning.evaluation.journal import (
     read_journal,
     resume_journals,
 )
-from taigi_lightning.evaluation.predictions import Prediction, combine_rotations
+from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class PredictionWriter(Callback):
         rank_zero_info(f"The answers are in {self.output}, their {basis} in {details}.")
         if fallbacks:
             logger.warning(
-                "Of %d questions %d have a generated text that does not begin with 1-4 and counts as 1: IDs %s. "
+                "Of %d questions %d have a generated text that begins with no answer and counts as the first: IDs %s. "
                 "The column Fallbacks of %s marks them.",
                 len({row for row, _ in found}), len(fallbacks), some_ids(fallbacks), details,
             )  # fmt: skip
@@ -137,7 +138,7 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[s
         predictions: in the input's order, all rotations of a question together.
 
     Returns:
-        the IDs of questions whose generated text did not begin with 1-4.
+        the IDs of questions whose generated text began with no answer.
     """
     by_row: dict[int, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
@@ -147,21 +148,23 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[s
         answer, shares = combine_rotations(turns)
         first, second = sorted(shares, reverse=True)[:2]
         texts = " | ".join(turn.text for turn in turns if turn.text is not None)
-        answers.append([turns[0].id, answer])
+        label = turns[0].labels[answer - 1]
+        answers.append([turns[0].id, label])
         details.append(
             [
                 turns[0].id,
-                answer,
+                label,
                 *(f"{share:.6f}" for share in shares),
                 f"{first - second:.6f}",
-                "".join(str(turn.answer) for turn in turns),
+                by_order(turns),
                 texts,
                 sum(turn.fallback for turn in turns),
             ]
         )
         if any(turn.fallback for turn in turns):
             fallbacks.append(turns[0].id)
-    names = [f"Probability{place}" for place in (1, 2, 3, 4)]
+    count = len(predictions[0].labels) if predictions else len(FOUR_CHOICE.answers)
+    names = [f"Probability{place}" for place in range(1, count + 1)]
     _write_csv(probabilities_path(output), [*DETAILS[:2], *names, *DETAILS[2:]], details)
     _write_csv(output, ["ID", "Answer"], answers)
     return fallbacks

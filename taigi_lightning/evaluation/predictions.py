@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
+
 # Values closer than this are a tie: rounding differs with a batch's shape by some 1e-6, and must not decide.
 TIE = 1e-4
 
@@ -16,30 +18,41 @@ class Prediction(NamedTuple):
     Args:
         row: the question's row in the input, from 1.
         id: its ID there.
-        answer: 1-4.
+        answer: the option's number, from 1.
         log_probabilities: natural log-probability of each answer after the prompt (`choice`).
         text: what was generated (`generate`).
-        fallback: the text began with no number from 1 to 4, so the answer is the fallback.
+        fallback: the text began with no answer, so the answer is the fallback.
         rotation: in which order the options were shown (see `EncodedQuestion`).
+        labels: what the answers are called.
     """
 
     row: int
     id: str
     answer: int
-    log_probabilities: tuple[float, float, float, float] | None
+    log_probabilities: tuple[float, ...] | None
     text: str | None
     fallback: bool
     rotation: int = 0
+    labels: Sequence[str] = FOUR_CHOICE.answers
 
 
 def choose(values: Sequence[float]) -> int:
-    """The number 1-4 of the largest of four values; a tie goes to the smaller number.
+    """The number, from 1, of the largest value; a tie goes to the smaller number.
 
     >>> choose([-3.0, -1.00001, -1.0, -9.0])
     2
     """
     best = max(values)
     return next(number for number, value in enumerate(values, start=1) if value >= best - TIE)
+
+
+# One character for each option's number: a file may hold the answers of several orders as one text.
+NUMBERS = "1234567890"
+
+
+def by_order(turns: Sequence[Prediction]) -> str:
+    """The answers of a question's rotations, a digit each in the input's numbering; 0 is the tenth option."""
+    return "".join(NUMBERS[turn.answer - 1] for turn in turns)
 
 
 def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ...]]:
@@ -49,7 +62,7 @@ def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ..
         turns: predictions on one question; where there is text instead of probabilities, each is a vote.
 
     Returns:
-        the answer and the four mean probabilities, which sum to 1 over the four answers. A tie goes to the
+        the answer and the mean probabilities, which sum to 1 over the answers. A tie goes to the
         smaller number.
     """
     shares = [answer_probabilities(turn) for turn in turns]
@@ -60,9 +73,9 @@ def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ..
 
 
 def answer_probabilities(prediction: Prediction) -> tuple[float, ...]:
-    """The probabilities of 1-4 given that the answer is one of them; all on one answer for text."""
+    """The probabilities of the answers given that it is one of them; all on one answer for text."""
     if prediction.log_probabilities is None:
-        return tuple(float(place == prediction.answer) for place in (1, 2, 3, 4))
+        return tuple(float(place == prediction.answer) for place in range(1, len(prediction.labels) + 1))
     top = max(prediction.log_probabilities)
     weights = [math.exp(value - top) for value in prediction.log_probabilities]
     return tuple(weight / math.fsum(weights) for weight in weights)

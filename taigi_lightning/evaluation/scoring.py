@@ -14,18 +14,13 @@ from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.text_scores import figures as text_figures
-from taigi_lightning.evaluation.text_scores import (
-    holds_written,
-    paired_p_values,
-    read_written,
-    score_texts,
-    text_table,
-)
+from taigi_lightning.evaluation.predictions import NUMBERS
+from taigi_lightning.evaluation.text_scores import holds_written, score_written
 from taigi_lightning.tasks.question_files import read_table
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, Labels, QuestionPrompt, answer_names
 from taigi_lightning.tasks.questions import parse_answer, read_questions
 
-Answers = Sequence[tuple[str, int]]  # (ID, answer 1-4) in file order
+Answers = Sequence[tuple[str, int]]  # (ID, the option's number from 1) in file order
 
 
 @dataclass(frozen=True)
@@ -51,12 +46,12 @@ class Score:
 
     @property
     def predicted(self) -> tuple[int, ...]:
-        """How often each of the answers 1-4 was given."""
+        """How often each of the answers was given."""
         return tuple(sum(column) for column in zip(*self.confusion, strict=True))
 
     @property
     def expected(self) -> tuple[int, ...]:
-        """How often each of the answers 1-4 is correct."""
+        """How often each of the answers is correct."""
         return tuple(sum(row) for row in self.confusion)
 
 
@@ -76,13 +71,14 @@ class Comparison:
     p_value: float
 
 
-def score(predictions: Answers, answers: Answers, name: str = "the predictions") -> Score:
+def score(predictions: Answers, answers: Answers, name: str = "the predictions", options: int = 4) -> Score:
     """Compare predictions with the correct answers.
 
     Args:
         predictions: (ID, answer), in any order.
         answers: the correct ones.
         name: what an error calls the predictions.
+        options: how many each question has.
 
     Raises:
         InputError: the two do not hold the same IDs, each once; those at fault are named.
@@ -100,8 +96,9 @@ def score(predictions: Answers, answers: Answers, name: str = "the predictions")
     if not right:
         raise InputError("There are no answers to score against. Give a file with at least one question.")
     counts = Counter((right[i], given[i]) for i in right)
-    confusion = tuple(tuple(counts[r, p] for p in (1, 2, 3, 4)) for r in (1, 2, 3, 4))
-    correct = sum(confusion[n][n] for n in range(4))
+    numbers = range(1, options + 1)
+    confusion = tuple(tuple(counts[r, p] for p in numbers) for r in numbers)
+    correct = sum(confusion[n][n] for n in range(options))
     return Score(correct, len(right), wilson_interval(correct, len(right)), confusion)
 
 
@@ -149,51 +146,56 @@ def position_bias(orders: Iterable[str]) -> dict[str, float]:
     """Whether answers follow the option or stay at the position when the options are rotated.
 
     Args:
-        orders: per question four digits, the answers in the input's numbering with the options rotated
-            by 0, 1, 2, 3 (the column `AnswerByOrder` of the probabilities file).
+        orders: per question as many digits as options, the answers in the input's numbering with the options
+            rotated by 0, 1, 2 and so on (the column `AnswerByOrder` of the probabilities file; 0 is the tenth).
 
     Returns:
-        `follows`: share of questions where all four name the same option; `position_1` .. `position_4`:
-        share of all answers that named what was shown there, a quarter each without bias.
+        `follows`: share of questions where all name the same option; `position_1` .. `position_4`, or as many as
+        there are: share of all answers that named what was shown there, all alike without bias.
 
     >>> position_bias(["2222", "1234"])  # the second always takes the first position
     {'follows': 0.5, 'position_1': 0.625, 'position_2': 0.125, 'position_3': 0.125, 'position_4': 0.125}
     """
     listed = list(orders)
     follows = sum(len(set(answers)) == 1 for answers in listed) / len(listed)
+    count = len(listed[0])
     shown = Counter(
-        (int(answer) - 1 - rotation) % 4 + 1 for answers in listed for rotation, answer in enumerate(answers)
+        (NUMBERS.index(answer) - rotation) % count + 1
+        for answers in listed
+        for rotation, answer in enumerate(answers)
     )
-    shares = {f"position_{place}": shown[place] / shown.total() for place in (1, 2, 3, 4)}
+    shares = {f"position_{place}": shown[place] / shown.total() for place in range(1, count + 1)}
     return {"follows": follows, **shares}
 
 
 # ---- files ----------------------------------------------------------------------------------------
 
 
-def read_answers(path: Path) -> list[tuple[str, int]]:
+def read_answers(path: Path, prompt: QuestionPrompt = FOUR_CHOICE) -> list[tuple[str, int]]:
     """Read (ID, answer) in file order from predictions, or from questions with their answers.
 
     Args:
         path: a table with `ID` and `Answer`, or questions with 正確答案 (without IDs a question's row number
             counts as its ID, as it does in prediction).
+        prompt: says how many options there are and what the answers are called.
 
     Raises:
-        InputError: the file cannot be read, or an answer is not 1-4.
+        InputError: the file cannot be read, or an answer is none of these.
     """
     header, rows = read_table(path)
     names = [name.strip().casefold() for name in header]
     if "id" not in names or "answer" not in names:
-        questions = read_questions(path, need_answers=True)
+        questions = read_questions(path, need_answers=True, prompt=prompt)
         return [(question.id, question.answer) for question in questions if question.answer is not None]
     at_id, at_answer = names.index("id"), names.index("answer")
     pairs = []
     for row in rows:
         if len(row.fields) <= max(at_id, at_answer):
             raise InputError(f"{path}, {row}: it is too short to hold ID and Answer. Complete it.")
-        answer = parse_answer(row.fields[at_answer])
+        answer = parse_answer(row.fields[at_answer], prompt.answers)
         if answer is None:
-            raise InputError(f"{path}, {row}: the answer is {row.fields[at_answer]!r}. Write 1, 2, 3 or 4.")
+            wanted = answer_names(prompt.answers)
+            raise InputError(f"{path}, {row}: the answer is {row.fields[at_answer]!r}. Write {wanted}.")
         pairs.append((row.fields[at_id].strip(), answer))
     return pairs
 
@@ -216,7 +218,13 @@ def _named(ids: list[str]) -> str:
 
 
 def score_command(
-    predictions: Path, answers: Path, *, against: Path | None = None, json: Path | None = None
+    predictions: Path,
+    answers: Path,
+    *,
+    against: Path | None = None,
+    json: Path | None = None,
+    options: int = 4,
+    labels: Labels = "digits",
 ) -> None:
     """Accuracy of a predictions file, and how it compares with another one; of written answers chrF and BLEU.
 
@@ -227,19 +235,22 @@ def score_command(
         against: a second predictions file on the same questions, compared by McNemar's exact test; written answers
             by paired bootstrap.
         json: also write the figures to this file.
+        options: how many options the questions have, 2 to 10.
+        labels: what the answers are called: digits from 1, or letters from A.
     """
     if json is not None and json.is_dir():
         raise InputError(f"{json} is a folder; --json needs a file, such as {json}/score.json.")
     if holds_written(predictions):
-        _score_written(predictions, answers, against, json)
+        score_written(predictions, answers, against, json)
         return
-    right = read_answers(answers)
-    first = read_answers(predictions)
-    result = score(first, right, str(predictions))
-    second = None if against is None else read_answers(against)
-    other = None if second is None else score(second, right, str(against))
+    prompt = QuestionPrompt(options=options, labels=labels)
+    right = read_answers(answers, prompt)
+    first = read_answers(predictions, prompt)
+    result = score(first, right, str(predictions), options)
+    second = None if against is None else read_answers(against, prompt)
+    other = None if second is None else score(second, right, str(against), options)
     console = Console()
-    console.print(score_table(result))
+    console.print(score_table(result, prompt.answers))
     figures: dict[str, object] = {"accuracy": result.accuracy, **asdict(result)}
     if second is not None and other is not None:
         comparison = compare(first, second, right)
@@ -253,34 +264,16 @@ def score_command(
         write_json(json, figures)
 
 
-def _score_written(texts: Path, references: Path, against: Path | None, json: Path | None) -> None:
-    """`score` of what `generate` wrote."""
-    written, wanted = read_written(texts, references)
-    found = score_texts(written, wanted)
-    console = Console()
-    console.print(text_table(found, len(written)))
-    values: dict[str, object] = {**text_figures(found)}
-    if against is not None:
-        others, _ = read_written(against, references)
-        p_values = paired_p_values(written, others, wanted)
-        console.print(text_table(score_texts(others, wanted), len(others)))
-        said = ", ".join(f"{name} p = {value:.3g}" for name, value in p_values.items())
-        console.print(f"The second table is {against}'s; paired bootstrap: {said}.")
-        values |= {"against": {**text_figures(score_texts(others, wanted))}, "p_values": p_values}
-    if json is not None:
-        write_json(json, values)
-
-
-def score_table(result: Score) -> Table:
+def score_table(result: Score, names: Sequence[str] = FOUR_CHOICE.answers) -> Table:
     """Accuracy with its interval above the confusion matrix, correct answers in rows."""
     low, high = result.interval
     share = f"{result.accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
     table = Table(title=f"{result.correct} of {result.total} correct: {share}")
     table.add_column("correct answer")
-    for place in (1, 2, 3, 4):
-        table.add_column(f"predicted {place}", justify="right")
+    for name in names:
+        table.add_column(f"predicted {name}", justify="right")
     table.add_column("all", justify="right")
-    for place, row in enumerate(result.confusion, start=1):
-        table.add_row(str(place), *map(str, row), str(sum(row)))
+    for name, row in zip(names, result.confusion, strict=True):
+        table.add_row(name, *map(str, row), str(sum(row)))
     table.add_row("all", *map(str, result.predicted), str(result.total))
     return table

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.predictions import Prediction, combine_rotations
+from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
 from taigi_lightning.evaluation.scoring import Answers, Score, position_bias, score, score_table
 
 
@@ -22,7 +22,7 @@ class AnswerReport(Callback):
     """Score the predictions that `test_step` returns, over all devices, and print the report once.
 
     Logs `test/accuracy` and, with `average_orders`, `test/follows`: the share of questions whose answer
-    follows its option through all four orders.
+    follows its option through all orders.
     """
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class AnswerReport(Callback):
         asked = {p.row for p in predictions}  # fewer than all where limit_test_batches says so
         right = {q.id: q.answer for q in data.encoded if q.row in asked and q.answer is not None}
         given, orders = by_question(predictions)
-        self.score = score(given, list(right.items()))
+        self.score = score(given, list(right.items()), options=data.prompt.options)
         pl_module.log("test/accuracy", self.score.accuracy)
-        bias = position_bias(orders) if len(data.rotations) == 4 else None
+        bias = position_bias(orders) if len(data.rotations) > 1 else None
         if bias is not None:
             pl_module.log("test/follows", bias["follows"])
         if trainer.is_global_zero:
@@ -76,14 +76,14 @@ def by_question(predictions: Sequence[Prediction]) -> tuple[Answers, list[str]]:
     for prediction in sorted(predictions, key=lambda p: (p.row, p.rotation)):
         turns[prediction.row].append(prediction)
     given = [(group[0].id, combine_rotations(group)[0]) for group in turns.values()]
-    return given, ["".join(str(p.answer) for p in group) for group in turns.values()]
+    return given, [by_order(group) for group in turns.values()]
 
 
 def position_table(bias: dict[str, float]) -> Table:
     """How often each place was chosen, whatever stood there."""
-    title = f"The answer follows its option through four orders on {bias['follows']:.1%} of the questions"
+    title = f"The answer follows its option through all orders on {bias['follows']:.1%} of the questions"
     table = Table("place of the option", "chosen", title=title)
-    for place in (1, 2, 3, 4):
+    for place in range(1, len(bias)):  # and `follows`
         table.add_row(str(place), f"{bias[f'position_{place}']:.1%}")
     return table
 

@@ -69,8 +69,8 @@ def question_card(question: Question, shares: Sequence[float], answer: int, note
     """A question as its card shows it.
 
     Args:
-        shares: the probabilities of options 1-4.
-        answer: the one that was given, 1-4.
+        shares: the probabilities of the options.
+        answer: the one that was given, counted from 1.
         note: said at its top.
     """
     text = question.passage

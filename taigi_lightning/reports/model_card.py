@@ -24,7 +24,7 @@ from taigi_lightning.reports.model_origin import (
     training_rows,
 )
 from taigi_lightning.reports.training_report import fit_figures
-from taigi_lightning.tasks.prompts import render_prompt
+from taigi_lightning.tasks.question_prompt import question_prompt
 from taigi_lightning.tasks.questions import Question
 
 CARD = "README.md"
@@ -153,7 +153,7 @@ def model_card(
         stages=stages(lineage),
         tables=[{"title": title, "left": left, "rows": rows} for title, left, rows in tables if rows],
         code=_use(name, public_name(str(lineage["base"].get("name"))) if adapter else None),
-        prompt=_prompt() if questions else "",
+        prompt=_prompt((chosen.get("init_args") or {}).get("prompt") or {}) if questions else "",
         turn=" as a user's turn of its chat template" if chat else "",
     )
 
@@ -202,11 +202,12 @@ def _use(name: str, base: str | None) -> str:
     return "\n".join(lines)
 
 
-def _prompt() -> str:
+def _prompt(settings: Mapping[str, Any]) -> str:
     """What a model that was taught to answer is asked with."""
-    return render_prompt(
-        Question("", "{passage}", "{question}", ("{one}", "{two}", "{three}", "{four}"), None, 0)
-    )
+    prompt = question_prompt(settings)
+    names = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    options = tuple(f"{{{name}}}" for name in names[: prompt.options])
+    return prompt.render(Question("", "{passage}", "{question}", options, None, 0))
 
 
 def card_command(

@@ -12,6 +12,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.reports.html_page import Bar, QuestionCard, bar, origins, question_card, write_page
 from taigi_lightning.reports.page import Csv, as_csv
 from taigi_lightning.reports.svg_charts import histogram
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 from taigi_lightning.tasks.questions import Question
 
 SAMPLES = 10  # questions shown of each kind
@@ -24,13 +25,15 @@ def write_predict_report(
     details: Path,
     questions: Sequence[Question],
     named: Mapping[str, object] | None = None,
+    labels: Sequence[str] = FOUR_CHOICE.answers,
 ) -> Path:
     """Write `….report.html` beside a predictions file, aside first and then renamed.
 
     Args:
         predictions: the `ID,Answer` file.
-        details: the file with the four probabilities, as `PredictionWriter` leaves it.
+        details: the file with the probabilities, as `PredictionWriter` leaves it.
         questions: those that were answered; where they have answers, the report says what was correct.
+        labels: what the answers are called.
         named: what the page names at its top: model, adapter, questions; None names the predictions alone.
 
     Returns:
@@ -46,7 +49,7 @@ def write_predict_report(
         raise InputError(
             f"{details} has no row for question {missing[0]} ({len(missing)} in all). Predict these questions first."
         )
-    answers = {question.id: int(rows[question.id]["Answer"]) for question in questions}
+    answers = {question.id: labels.index(rows[question.id]["Answer"]) + 1 for question in questions}
     known = [question for question in questions if question.answer is not None]
     figures = {"questions": f"{len(questions):,}"}
     if known:
@@ -73,7 +76,7 @@ def write_predict_report(
         facts=origins({**(named or {}), "predictions": predictions}, predictions.stat().st_mtime),
         figures=figures,
         margins=margins,
-        answers=_answer_bars(Counter(answers.values()), known),
+        answers=_answer_bars(Counter(answers.values()), known, labels),
         groups=_groups(groups, rows, answers),
         data=_answers_csv(predictions, questions, rows, answers),
     )
@@ -82,7 +85,7 @@ def write_predict_report(
 def _compared(
     questions: Sequence[Question], rows: Mapping[str, Row], answers: Mapping[str, int]
 ) -> dict[str, list[Question]]:
-    """Questions worth looking at where the probabilities of four answers were compared."""
+    """Questions worth looking at where the probabilities of the answers were compared."""
     by_margin = sorted(questions, key=lambda question: float(rows[question.id]["Margin"]))
     wrong = [q for q in reversed(by_margin) if q.answer is not None and answers[q.id] != q.answer]
     return {
@@ -126,7 +129,8 @@ def _answers_csv(
     predictions: Path, questions: Sequence[Question], rows: Mapping[str, Row], answers: Mapping[str, int]
 ) -> Csv:
     """Every answer with its probabilities and, where it is known, the correct one."""
-    header = ["ID", "Answer", "Correct", *(f"Probability{place}" for place in (1, 2, 3, 4)), "Margin"]
+    count = len(questions[0].options) if questions else len(FOUR_CHOICE.answers)
+    header = ["ID", "Answer", "Correct", *(f"Probability{place}" for place in range(1, count + 1)), "Margin"]
     lines = (
         [q.id, answers[q.id], q.answer, *_probabilities(rows[q.id]), rows[q.id]["Margin"]] for q in questions
     )
@@ -134,15 +138,15 @@ def _answers_csv(
 
 
 def _probabilities(row: Row) -> tuple[float, ...]:
-    return tuple(float(row[f"Probability{place}"]) for place in (1, 2, 3, 4))
+    return tuple(float(share) for name, share in row.items() if name.startswith("Probability"))
 
 
-def _answer_bars(counts: Mapping[int, int], known: Sequence[Question]) -> list[Bar]:
+def _answer_bars(counts: Mapping[int, int], known: Sequence[Question], labels: Sequence[str]) -> list[Bar]:
     total = max(1, sum(counts.values()))
     truth = Counter(question.answer for question in known)
     bars = []
-    for place in (1, 2, 3, 4):
+    for place, label in enumerate(labels, start=1):
         given = counts.get(place, 0)
         name = f"{given:,} (correct would be {truth[place]:,})" if known else f"{given:,}"
-        bars.append(bar(name, given / total, f"{given / total:.0%}", number=str(place)))
+        bars.append(bar(name, given / total, f"{given / total:.0%}", number=label))
     return bars

@@ -12,6 +12,7 @@ from taigi_lightning.planning.run_log import Metrics, RunLog, read_run_log
 from taigi_lightning.reports.html_page import origins, question_card, write_page
 from taigi_lightning.reports.page import Chart, as_csv
 from taigi_lightning.reports.svg_charts import Series, line_chart, smoothed
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 from taigi_lightning.tasks.questions import Question
 
 REPORT = "report.html"
@@ -19,7 +20,6 @@ ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`
 BY_SOURCE = "val/loss/"  # of each source that is validated on, if there are several
 TEXT = "held_out_text.json"  # from `HeldOutText`
 DARKEST = 8.0  # nats from which a piece of text has the darkest ground
-CHANCE = 0.25  # of four options
 # Title, column, whether the vertical axis begins at zero, and what to say of it.
 CURVES = (
     ("Learning rate", "train/learning_rate", True, ""),
@@ -45,6 +45,7 @@ def write_fit_report(folder: Path) -> Path:
     log = read_run_log(folder)
     config = folder / "config.yaml"
     lineage = lineage_file(folder) or lineage_file(folder / "adapter")
+    answers = read_json(folder / ANSWERS)
     return write_page(
         folder / REPORT,
         "training.html",
@@ -54,9 +55,9 @@ def write_fit_report(folder: Path) -> Path:
         facts=_origins(folder, lineage or {}),
         figures=fit_figures(log.metrics),
         resumed_at=", ".join(f"{step:,}" for step in log.resumed_at),
-        charts=_fit_charts(log),
+        charts=_fit_charts(log, _chance(answers)),
         held_out_text=_held_out_text(read_json(folder / TEXT)),
-        held_out_answers=_held_out_answers(read_json(folder / ANSWERS)),
+        held_out_answers=_held_out_answers(answers),
         lineage=lineage_rows(lineage) if lineage else [],
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
     )
@@ -94,7 +95,7 @@ def fit_figures(metrics: Metrics) -> dict[str, str]:
     return figures
 
 
-def _fit_charts(log: RunLog) -> list[Chart]:
+def _fit_charts(log: RunLog, chance: float) -> list[Chart]:
     last = max(points[-1][0] for points in log.metrics.values())
 
     def points(name: str) -> tuple[list[float], list[float]]:
@@ -117,11 +118,17 @@ def _fit_charts(log: RunLog) -> list[Chart]:
     if "val/accuracy" in log.metrics:
         lines = [Series("Validation accuracy", *points("val/accuracy"), "other")]
         note = "dashed: chance"
-        charts.append(draw("Validation accuracy", lines, percent=True, reference=CHANCE, note=note))
+        charts.append(draw("Validation accuracy", lines, percent=True, reference=chance, note=note))
     for title, name, zero, note in CURVES:
         if name in log.metrics:
             charts.append(draw(title, [Series(title, *points(name))], zero=zero, note=note))
     return charts
+
+
+def _chance(found: Mapping[str, Any] | None) -> float:
+    """The accuracy of guessing, by how many options the held-out questions have."""
+    options = found["answers"][0]["options"] if found and found["answers"] else FOUR_CHOICE.answers
+    return 1 / len(options)
 
 
 def _held_out_answers(found: Mapping[str, Any] | None) -> dict[str, Any] | None:

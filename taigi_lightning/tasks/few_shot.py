@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import passage_key
 
 
-def solved_examples(source: Path | None, asked: Sequence[Question], count: int) -> list[Question]:
+def solved_examples(
+    source: Path | None, asked: Sequence[Question], count: int, prompt: QuestionPrompt = FOUR_CHOICE
+) -> list[Question]:
     """Solved examples to stand before each question, the same for every model.
 
     Args:
         source: where they come from.
         asked: the questions; no example has one of their passages.
+        prompt: says how many options the questions have.
         count: how many; each has a passage of its own, and passages longer than most are left out.
 
     Raises:
@@ -27,9 +31,8 @@ def solved_examples(source: Path | None, asked: Sequence[Question], count: int) 
     if source is None:
         raise InputError(f"{count} solved examples were asked for. Name their file with --examples.")
     known = {passage_key(question) for question in asked}
-    pool = [
-        q for q in read_questions(source, need_answers=True, unique_ids=False) if passage_key(q) not in known
-    ]
+    read = read_questions(source, need_answers=True, unique_ids=False, prompt=prompt)
+    pool = [question for question in read if passage_key(question) not in known]
     middle = sorted(len(q.passage) for q in pool)[len(pool) // 2] if pool else 0
     short = {passage_key(q): q for q in reversed(pool) if len(q.passage) <= middle}
     chosen = sorted(short.values(), key=_shuffle_key)[:count]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.chat_template import encode_conversation, turn_end
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
 from taigi_lightning.tasks.questions import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ANSWERS = ("1", "2", "3", "4")
+ANSWERS = FOUR_CHOICE.answers
 IGNORE = -100  # a label that is not trained on
 
 Supervise = Literal["answer", "everything"]
@@ -24,13 +25,13 @@ Supervise = Literal["answer", "everything"]
 class Prompt:
     """A question as token ids, ready to be answered.
 
-    `input_ids` ends where the four answers part, so that for every answer `input_ids + answers[a]` is the
+    `input_ids` ends where the answers part, so that for every answer `input_ids + answers[a]` is the
     encoding of prompt and answer together; most tokenizers part right after `答案：`. `ending` follows every
     answer: EOS, or what the chat template puts there. `cut_characters` counts what the passage lost.
     """
 
     input_ids: list[int]
-    answers: tuple[list[int], list[int], list[int], list[int]]
+    answers: tuple[list[int], ...]
     ending: list[int]
     cut_characters: int
 
@@ -44,7 +45,7 @@ class Example:
     cut_characters: int
 
 
-def render_prompt(question: Question) -> str:
+def render_prompt(question: Question, prompt: QuestionPrompt = FOUR_CHOICE) -> str:
     """Write a question out, up to the place where its answer goes.
 
     >>> print(render_prompt(Question("1", "阿明去市仔。", "去佗位？", ("市仔", "厝", "", "海"), 1, 1)))
@@ -58,15 +59,7 @@ def render_prompt(question: Question) -> str:
     選項4：海
     答案：
     """
-    options = "".join(f"選項{number}：{option}\n" for number, option in enumerate(question.options, start=1))
-    return (
-        "根據前文內容回答問題\n"
-        f"前文：{question.passage}\n"
-        f"問題：{question.question}\n"
-        "根據問題，從以下四個選項選出正確的選項編號(1-4)\n"
-        f"{options}"
-        "答案："
-    )
+    return prompt.render(question)
 
 
 def encode_prompt(
@@ -75,21 +68,22 @@ def encode_prompt(
     max_length: int,
     examples: Sequence[Question] = (),
     chat_template: bool = False,
+    style: QuestionPrompt = FOUR_CHOICE,
 ) -> Prompt:
-    """Encode a question and its four possible answers, after solved examples if there are any.
+    """Encode a question and its possible answers, after solved examples if there are any.
 
     With `chat_template` the question is what a user says, and the answer is the assistant's: the ids are those of
     `apply_chat_template`, and examples are earlier turns.
 
     Where prompt, answer and EOS together exceed `max_length` tokens, the passage loses characters from its
-    middle, as few as will do; question, options and answer stay whole.
+    middle, as few as will do; question, options and answer stay whole. `style` is how the question is written out.
 
     Raises:
         InputError: question and options alone are too long, or the chat template cannot be used.
     """
 
     def encode(asked: Question) -> list[list[int]]:
-        return _encode_with_answers(tokenizer, asked, examples, chat_template)
+        return _encode_with_answers(tokenizer, asked, examples, chat_template, style)
 
     encoded, cut = encode(question), 0
     if not _fits(encoded, max_length):
@@ -98,8 +92,11 @@ def encode_prompt(
     shared = _common(encoded)
     tails = [ids[shared:] for ids in encoded]
     ended = _common([tail[::-1] for tail in tails]) if chat_template else 1
-    one, two, three, four = (tail[: len(tail) - ended] for tail in tails)
-    return Prompt(encoded[0][:shared], (one, two, three, four), tails[0][len(tails[0]) - ended :], cut)
+    answers = [tail[: len(tail) - ended] for tail in tails]
+    if any(one != other and other[: len(one)] == one for one in answers for other in answers):
+        ended -= 1  # 1 begins 10 as well: what ends an answer tells them apart
+        answers = [tail[: len(tail) - ended] for tail in tails]
+    return Prompt(encoded[0][:shared], tuple(answers), tails[0][len(tails[0]) - ended :], cut)
 
 
 def encode_example(
@@ -108,6 +105,7 @@ def encode_example(
     max_length: int,
     supervise: Supervise = "answer",
     chat_template: bool = False,
+    style: QuestionPrompt = FOUR_CHOICE,
 ) -> Example:
     """Encode a question with its right answer and EOS for training.
 
@@ -117,13 +115,14 @@ def encode_example(
         max_length: The most tokens, EOS included; see `encode_prompt`.
         supervise: "answer" trains on the answer and EOS, or what ends a turn, "everything" on all but the first.
         chat_template: See `encode_prompt`.
+        style: How the question is written out, and what its answers are called.
 
     Raises:
         InputError: the question has no answer, or it is too long without its passage.
     """
     if question.answer is None:
         raise InputError(f"Question {question.id} (row {question.row}) has no answer to train on. Add it.")
-    prompt = encode_prompt(tokenizer, question, max_length, chat_template=chat_template)
+    prompt = encode_prompt(tokenizer, question, max_length, chat_template=chat_template, style=style)
     answer = prompt.answers[question.answer - 1]
     end = turn_end(tokenizer, prompt.ending) if chat_template else len(prompt.ending)
     # A template may go on after the turn, as with a line break, which no answer needs.
@@ -143,16 +142,22 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[li
 
 
 def _encode_with_answers(
-    tokenizer: PreTrainedTokenizerBase, question: Question, examples: Sequence[Question], chat_template: bool
+    tokenizer: PreTrainedTokenizerBase,
+    question: Question,
+    examples: Sequence[Question],
+    chat_template: bool,
+    style: QuestionPrompt,
 ) -> list[list[int]]:
-    """The question with each of its four answers, whole to the end."""
-    solved = [(render_prompt(example), str(example.answer)) for example in examples]
-    prompt = render_prompt(question)
+    """The question with each of its answers, whole to the end."""
+    solved = [(style.render(example), style.answers[(example.answer or 1) - 1]) for example in examples]
+    prompt = style.render(question)
     if chat_template:
         where = f"question {question.id}"
-        return [encode_conversation(tokenizer, [*solved, (prompt, answer)], where) for answer in ANSWERS]
+        return [
+            encode_conversation(tokenizer, [*solved, (prompt, answer)], where) for answer in style.answers
+        ]
     preamble = "".join(f"{asked}{answer}\n\n" for asked, answer in solved)
-    texts = encode_text(tokenizer, [preamble + prompt + answer for answer in ANSWERS])
+    texts = encode_text(tokenizer, [preamble + prompt + answer for answer in style.answers])
     return [[*ids, tokenizer.eos_token_id] for ids in texts]
 
 

@@ -1,4 +1,4 @@
-"""Questions as the model reads them: encoded with their four answers, batched by length."""
+"""Questions as the model reads them: encoded with their answers, batched by length."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from taigi_lightning.tasks.prefix_tree import TokenTree, common_prefix_length, token_tree
+from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +17,20 @@ class EncodedQuestion:
     Args:
         row: its row in the input, from 1.
         id: its ID there.
-        prompt: token ids up to where the four answers part, BOS included (`prompts.encode_prompt`).
-        answers: the token ids of each shown answer 1-4 from there on; mostly one token each.
+        prompt: token ids up to where the answers part, BOS included (`prompts.encode_prompt`).
+        answers: the token ids of each shown answer from there on; mostly one token each.
         answer: the correct answer in the input's numbering, if known.
-        rotation: the shown option p (from 0) is the input's option (p + rotation) mod 4.
+        rotation: the shown option p (from 0) is the input's option (p + rotation) mod as many as there are.
+        labels: what the shown answers are called.
     """
 
     row: int
     id: str
     prompt: list[int]
-    answers: tuple[list[int], list[int], list[int], list[int]]
+    answers: tuple[list[int], ...]
     answer: int | None = None
     rotation: int = 0
+    labels: tuple[str, ...] = FOUR_CHOICE.answers
 
     def sequences(self) -> list[list[int]]:
         """For each answer what the model must read to predict it: all tokens but the answer's last."""

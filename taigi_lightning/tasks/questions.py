@@ -1,33 +1,29 @@
-"""Four-choice reading-comprehension questions: one record type and its reader."""
+"""Multiple-choice reading-comprehension questions: one record type and its reader."""
 
 from __future__ import annotations
 
 import logging
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.question_files import Row, read_table
+from taigi_lightning.tasks.question_prompt import (
+    FEWEST,
+    FOUR_CHOICE,
+    MOST,
+    QuestionPrompt,
+    answer_names,
+    option_fields,
+)
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("option1", "option2", "option3", "option4")
-# What each field of a question is called in the training file and in the test file.
-COLUMN_NAMES: dict[str, tuple[str, ...]] = {
-    "id": ("ID",),
-    "passage": ("文章", "前文"),
-    "question": ("問題", "題幹"),
-    "option1": ("選項1",),
-    "option2": ("選項2",),
-    "option3": ("選項3",),
-    "option4": ("選項4",),
-    "answer": ("正確答案",),
-}
 SENTENCE_END = re.compile(r"[。！？!?…」』]\s*$")
-FIFTH = re.compile(r"(?:選項|option ?)(?:5|e|五)")
+NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 SHOWN = 5  # problems named in one error
 
 
@@ -35,14 +31,14 @@ SHOWN = 5  # problems named in one error
 class Question:
     """One question about one passage, as its file has it.
 
-    `answer` is 1-4, or None where the file has no usable one; `row` counts the file's data rows from 1;
+    `answer` counts the options from 1, or is None where the file has no usable one; `row` counts its data rows from 1;
     `id` is the row number as text where the file has no ID column.
     """
 
     id: str
     passage: str
     question: str
-    options: tuple[str, str, str, str]
+    options: tuple[str, ...]
     answer: int | None
     row: int
 
@@ -53,6 +49,7 @@ def read_questions(
     *,
     need_answers: bool,
     unique_ids: bool = True,
+    prompt: QuestionPrompt = FOUR_CHOICE,
 ) -> list[Question]:
     """Read questions in file order from CSV, JSON lines or Parquet (`tables.FORMATS`).
 
@@ -67,6 +64,7 @@ def read_questions(
             its usual name to the name used in this file.
         need_answers: Refuse rows without an answer 1-4; full-width digits and spaces around it are fine.
         unique_ids: Refuse empty or repeated IDs. Training needs no IDs and can pass False.
+        prompt: Says how many options the questions have, and what their answers are called.
 
     Raises:
         InputError: the file cannot be read, a column is missing, there are no rows, or rows are unusable;
@@ -74,14 +72,16 @@ def read_questions(
     """
     path = Path(path)
     header, rows = read_table(path)
-    where = _find_columns(path, header, columns or {}, need_answers=need_answers)
+    where = _find_columns(
+        path, header, columns or {}, _column_names(prompt.options), need_answers=need_answers
+    )
     if not rows:
         raise InputError(f"{path} has a header but no rows. Add one row for each question.")
     questions, problems, repaired = [], [], []
     for row in rows:
         try:
-            fields = _fit_fields(row.fields, header, where if need_answers else {})
-            questions.append(_question(row, fields, where, need_answers=need_answers))
+            fields = _fit_fields(row.fields, header, where if need_answers else {}, prompt.answers)
+            questions.append(_question(row, fields, where, prompt, need_answers=need_answers))
         except InputError as error:
             problems.append(f"{row}: {error}")
             continue
@@ -92,16 +92,27 @@ def read_questions(
     if problems:
         more = f" And {len(problems) - SHOWN} rows more." if len(problems) > SHOWN else ""
         raise InputError(f"{path}, " + " ".join(problems[:SHOWN]) + more)
-    _warn_of_options(path, header, where, questions)
+    _warn_of_options(path, header, where, questions, prompt.options)
     if repaired:
         logger.warning("%s: put unquoted commas back into their field in rows %s", path, repaired)
     return questions
 
 
+def _column_names(options: int) -> dict[str, tuple[str, ...]]:
+    """What each field of a question is called in the training file and in the test file."""
+    return {
+        "id": ("ID",),
+        "passage": ("文章", "前文"),
+        "question": ("問題", "題幹"),
+        **{field: (f"選項{number}",) for number, field in enumerate(option_fields(options), start=1)},
+        "answer": ("正確答案",),
+    }
+
+
 def _warn_of_options(
-    path: Path, header: list[str], where: Mapping[str, int], questions: list[Question]
+    path: Path, header: list[str], where: Mapping[str, int], questions: list[Question], count: int
 ) -> None:
-    """Say which rows have options that are empty or the same, and which column might be a fifth one."""
+    """Say which rows have options that are empty or the same, and which column might be one more of them."""
     faults: dict[str, list[int]] = {"an empty option": [], "the same option twice": []}
     for question in questions:
         written = [option.strip() for option in question.options if option.strip()]
@@ -113,32 +124,52 @@ def _warn_of_options(
         if rows:
             more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
             logger.warning("%s has %s in rows %s%s.", path, fault, str(rows[:SHOWN]).strip("[]"), more)
-    fifth = [
-        name for n, name in enumerate(header) if n not in where.values() and FIFTH.fullmatch(_fold(name))
+    if count == MOST:
+        return
+    next_one = re.compile(
+        rf"(?:選項|option ?)(?:{count + 1}|{'abcdefghij'[count]}|{'一二三四五六七八九十'[count]})"
+    )
+    unread = [
+        name for n, name in enumerate(header) if n not in where.values() and next_one.fullmatch(_fold(name))
     ]
-    if fifth:
-        logger.warning("%s: column %s is not read; questions have four options.", path, ", ".join(fifth))
+    if unread:
+        said = f"questions have {NUMBERS[count - FEWEST]} options (--data.init_args.prompt.options)"
+        logger.warning("%s: column %s is not read; %s.", path, ", ".join(unread), said)
 
 
-def parse_answer(text: str) -> int | None:
-    """Return the answer a cell holds, or None.
+def parse_answer(text: str, answers: Sequence[str] = FOUR_CHOICE.answers) -> int | None:
+    """Return the number of the option that a cell names, or None.
+
+    Args:
+        text: the cell.
+        answers: what the options are called; where they are letters, their numbers will do too.
 
     >>> [parse_answer(text) for text in ("2", " ３ ", "4.0", "④", "5", "", "1 或 2")]
     [2, 3, 4, 4, None, None, None]
+    >>> [parse_answer(text, ("A", "B", "C")) for text in ("b", "Ｃ", "3", "D")]
+    [2, 3, 3, None]
     """
-    match = re.fullmatch(r"([1-4])(?:\.0+)?", unicodedata.normalize("NFKC", text).strip())
-    return int(match[1]) if match else None
+    said = unicodedata.normalize("NFKC", text).strip().upper()
+    if said in answers:
+        return answers.index(said) + 1
+    match = re.fullmatch(r"([1-9]|10)(?:\.0+)?", said)
+    return int(match[1]) if match and int(match[1]) <= len(answers) else None
 
 
 def _find_columns(
-    path: Path, header: list[str], columns: Mapping[str, str], *, need_answers: bool
+    path: Path,
+    header: list[str],
+    columns: Mapping[str, str],
+    usual: Mapping[str, tuple[str, ...]],
+    *,
+    need_answers: bool,
 ) -> dict[str, int]:
     """Map each field to its position in the header."""
-    wanted = dict(COLUMN_NAMES)
+    wanted = dict(usual)
     for key, name in columns.items():
-        fields = [field for field, names in COLUMN_NAMES.items() if key == field or key in names]
+        fields = [field for field, names in usual.items() if key == field or key in names]
         if not fields:
-            raise InputError(f"columns: there is no field {key!r}. The fields are {', '.join(COLUMN_NAMES)}.")
+            raise InputError(f"columns: there is no field {key!r}. The fields are {', '.join(usual)}.")
         wanted[fields[0]] = (name,)
     folded = [_fold(name) for name in header]
     where, missing = {}, []
@@ -163,7 +194,9 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
-def _fit_fields(fields: list[str], header: list[str], where: dict[str, int]) -> list[str]:
+def _fit_fields(
+    fields: list[str], header: list[str], where: dict[str, int], answers: Sequence[str]
+) -> list[str]:
     """Give a row exactly as many fields as the header has; `where` is empty if commas may not be put back."""
     width = len(header)
     if len(fields) > width and not any(fields[width:]):  # a spreadsheet's empty cells
@@ -175,7 +208,7 @@ def _fit_fields(fields: list[str], header: list[str], where: dict[str, int]) -> 
         )
     if len(fields) == width:
         return fields
-    ways = _comma_repairs(fields, width, where) if where else {}
+    ways = _comma_repairs(fields, width, where, answers) if where else {}
     if len(ways) != 1:
         could = ", ".join(header[column] for column in ways) or "no single column"
         raise InputError(
@@ -185,7 +218,9 @@ def _fit_fields(fields: list[str], header: list[str], where: dict[str, int]) -> 
     return next(iter(ways.values()))
 
 
-def _comma_repairs(fields: list[str], width: int, where: dict[str, int]) -> dict[int, list[str]]:
+def _comma_repairs(
+    fields: list[str], width: int, where: dict[str, int], answers: Sequence[str]
+) -> dict[int, list[str]]:
     """Every sensible way to give all surplus commas of a row to one column.
 
     A way is sensible if the answer then is 1-4 and the question asks. If several remain, those whose
@@ -199,7 +234,7 @@ def _comma_repairs(fields: list[str], width: int, where: dict[str, int]) -> dict
             continue
         end = column + surplus + 1
         joined = [*fields[:column], ",".join(fields[column:end]), *fields[end:]]
-        if parse_answer(joined[where["answer"]]) and _asks(joined[where["question"]], marked=marked):
+        if parse_answer(joined[where["answer"]], answers) and _asks(joined[where["question"]], marked=marked):
             ways[column] = joined
     ended = {column: way for column, way in ways.items() if SENTENCE_END.search(way[where["passage"]])}
     ways = ended or ways
@@ -215,16 +250,18 @@ def _asks(text: str, *, marked: bool) -> bool:
     return re.search(r"[佗啥何哪誰幾]|按怎|什麼|如何|正確|siánn|tó", text) is not None
 
 
-def _question(row: Row, fields: list[str], where: dict[str, int], *, need_answers: bool) -> Question:
-    answer = parse_answer(fields[where["answer"]]) if "answer" in where else None
+def _question(
+    row: Row, fields: list[str], where: dict[str, int], prompt: QuestionPrompt, *, need_answers: bool
+) -> Question:
+    answer = parse_answer(fields[where["answer"]], prompt.answers) if "answer" in where else None
     if need_answers and answer is None:
-        raise InputError(f"the answer is {fields[where['answer']]!r}. Write 1, 2, 3 or 4.")
-    one, two, three, four = (fields[where[option]] for option in OPTIONS)
+        wanted = answer_names(prompt.answers)
+        raise InputError(f"the answer is {fields[where['answer']]!r}. Write {wanted}.")
     return Question(
         id=fields[where["id"]].strip() if "id" in where else str(row.number),
         passage=fields[where["passage"]],
         question=fields[where["question"]],
-        options=(one, two, three, four),
+        options=tuple(fields[where[option]] for option in prompt.fields()),
         answer=answer,
         row=row.number,
     )
@@ -247,5 +284,4 @@ def rotate_options(question: Question, rotation: int) -> Question:
     """The question with its options moved `rotation` places towards the front, the first ones to the end."""
     if rotation == 0:
         return question
-    one, two, three, four = question.options[rotation:] + question.options[:rotation]
-    return replace(question, options=(one, two, three, four))
+    return replace(question, options=question.options[rotation:] + question.options[:rotation])

@@ -59,8 +59,8 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     if ranks > 1:
         check_same_base(module.identity)
     data: Any = getattr(module._trainer, "datamodule", None)
-    if not training and hasattr(data, "chat_template"):
-        check_prompt_style(module.base, module.adapter, data.chat_template)
+    if not training and hasattr(data, "prompt"):
+        check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
     model = build_model(
         module.start.weights,
         updates=module.start.updates,

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.training.prompt_style import check_prompt_style
 
 
@@ -34,3 +35,14 @@ def test_a_run_from_before_the_option_asked_without(tmp_path: Path) -> None:
     check_prompt_style(str(tmp_path), None, False)
     with pytest.raises(InputError, match="chat_template: false"):
         check_prompt_style(str(tmp_path), None, True)
+
+
+def test_another_wording_than_the_runs_is_refused(tmp_path: Path) -> None:
+    data = {
+        "class_path": "taigi_lightning.SFTDataModule",
+        "init_args": {"prompt": {"options": 3, "labels": "letters"}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}), encoding="utf-8")
+    check_prompt_style(str(tmp_path), None, False, QuestionPrompt(options=3, labels="letters"))
+    with pytest.raises(InputError, match=r"another prompt.options and prompt.labels: 3, 'letters'"):
+        check_prompt_style(str(tmp_path), None, False)
