@@ -94,7 +94,7 @@ class ResumableLoader:
         windows: Gives the batches of an accumulation window and those of an epoch, once an epoch begins. Each batch
             then says under `window_tokens` how many supervised tokens its window has, over all ranks; a batch's
             loss, divided by that, has the gradients of one batch with the whole window.
-        progress: The trainer's `fit_loop.epoch_loop.batch_progress`. It is corrected when a run goes on
+        moved: Told by how many batches the place in the epoch is further than its checkpoint says, when a run goes on
             with another number of ranks, which divides an epoch into another number of batches.
     """
 
@@ -106,7 +106,7 @@ class ResumableLoader:
         num_workers: int = 0,
         source: str | None = None,
         windows: Callable[[], tuple[int, float]] | None = None,
-        progress: Any = None,
+        moved: Callable[[int], None] | None = None,
     ) -> None:
         self.blocks = blocks
         self.sampler = sampler  # Lightning tells it the epoch
@@ -114,7 +114,7 @@ class ResumableLoader:
         self.waited = 0.0  # seconds that the trainer has waited for batches
         self._source = source
         self._windows = windows
-        self._progress = progress
+        self._moved = moved
         self._taken = 0
         self._resume: tuple[int, int] | None = None  # (epoch, batches taken of it)
         self._loader = DataLoader(
@@ -197,10 +197,8 @@ class ResumableLoader:
                     "the end of an epoch."
                 )
         self._resume = (state["epoch"], batches)
-        if self._progress is not None:
-            for count in ("ready", "started", "processed", "completed"):
-                value = getattr(self._progress.current, count)
-                setattr(self._progress.current, count, value + batches - state["batches"])
+        if self._moved is not None:
+            self._moved(batches - state["batches"])
 
     def _check_same_data(self, state: dict[str, Any]) -> None:
         if state["data"] != self.blocks.digest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
 from taigi_lightning.data.mixture import MixedBlocks, read_weights
 from taigi_lightning.data.packing import Blocks
 from taigi_lightning.errors import InputError
+from taigi_lightning.internals import move_batches, run_seed
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class TrainingData(pl.LightningDataModule):
                 f"Nothing would be learned from {self.source}: none of its tokens is supervised, as "
                 f"max_length is {getattr(self, 'max_length', None)}. Give a longer --data.max_length."
             )
-        seed: int | None = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        seed: int | None = run_seed() or 0
         trainer = self.trainer
         if trainer is None:
             return self._loader(blocks, seed)
@@ -148,7 +148,7 @@ class TrainingData(pl.LightningDataModule):
             blocks,
             seed,
             windows=lambda: (trainer.accumulate_grad_batches, trainer.num_training_batches),
-            progress=trainer.fit_loop.epoch_loop.batch_progress,
+            moved=lambda count: move_batches(trainer, count),
         )
 
     def val_dataloader(self) -> list[Any]:

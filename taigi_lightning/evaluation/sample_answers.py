@@ -60,6 +60,11 @@ def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
     """Evaluate as validation does. An error is logged, not raised: the trained model is still to be exported."""
     training = module.model.training
     module.model.eval()
+    for optimizer in trainer.optimizers:
+        if hasattr(
+            optimizer, "eval"
+        ):  # a schedule-free one, whose weights to use are others than those it steps from
+            optimizer.eval()
     try:
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             yield

@@ -122,13 +122,16 @@ def _damage(path: Path, changed: int, size: int) -> str | None:
     return f"is damaged: the bytes of {broken} are not those that were written" if broken else None
 
 
-def check_whole(path: str | Path) -> None:
+def check_whole(path: str | Path | None) -> None:
     """Refuse a checkpoint that was damaged since it was written, which loading would not notice.
+
+    Args:
+        path: the file's; None and a remote address are let through.
 
     Raises:
         InputError: its bytes are not those that were written.
     """
-    if fault := damage(Path(path)):
+    if path and "://" not in str(path) and (fault := damage(Path(path))):
         raise InputError(f"The checkpoint {path} {fault}. Give an earlier one; --ckpt_path last finds it.")
 
 

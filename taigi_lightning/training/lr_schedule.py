@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -25,8 +26,8 @@ def configure_schedule(
     """What `configure_optimizers` returns as its `lr_scheduler`.
 
     Args:
-        kind: one of three names, or what makes a schedule of torch's from an optimizer. ReduceLROnPlateau steps at an
-            epoch's end, by its `monitor` (`lightning.pytorch.cli.ReduceLROnPlateau` has one), else by val/loss.
+        kind: one of three names, or what makes a schedule of torch's from an optimizer. ReduceLROnPlateau follows its
+            `monitor` (`lightning.pytorch.cli.ReduceLROnPlateau` has one), else val/loss: see `step_schedule`.
         optimizer: whose rates it sets.
         warmup_steps: optimizer steps over which a named schedule rises from zero.
         steps: optimizer steps of the run; infinite where only time ends it.
@@ -38,8 +39,11 @@ def configure_schedule(
         made: Any = kind(optimizer)
         if not isinstance(made, ReduceLROnPlateau):
             return {"scheduler": made, "interval": "step"}
-        monitor = getattr(made, "monitor", "val/loss")
-        return {"scheduler": made, "interval": "epoch", "monitor": monitor, "strict": False}
+        plateau: Any = made
+        plateau.monitor = getattr(made, "monitor", "val/loss")
+        # Lightning asks at every step, and warns while nothing is measured yet.
+        warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")
+        return {"scheduler": plateau, "interval": "step", "monitor": plateau.monitor, "strict": False}
     if steps == float("inf") and kind != "constant_with_warmup":
         raise InputError(
             f"model.lr_scheduler {kind} needs to know where the run ends, and neither max_steps nor max_epochs says "
@@ -49,13 +53,115 @@ def configure_schedule(
     return {"scheduler": get_scheduler(kind, optimizer, warmup_steps, end), "interval": "step"}
 
 
+def step_schedule(schedule: Any, metric: Any, validated: bool) -> bool:
+    """Let a schedule go on by a step.
+
+    A ReduceLROnPlateau whose monitor is of training, by its name, counts optimizer steps; any other counts validations,
+    of which a run may have several an epoch, or one in several epochs.
+
+    Args:
+        schedule: torch's.
+        metric: the newest value of what it monitors, if it does.
+        validated: whether a validation was made since its last step.
+
+    Returns:
+        whether it took a step.
+
+    Raises:
+        InputError: the schedule has come to its end before the run.
+    """
+    if isinstance(schedule, ReduceLROnPlateau):
+        if validated or str(schedule.monitor).startswith("train/"):  # type: ignore[attr-defined]
+            schedule.step(metric)
+            return True
+        return False
+    try:
+        schedule.step()
+    except ValueError as error:
+        raise InputError(
+            f"The schedule {type(schedule).__name__} under model.lr_scheduler has no learning rate for the next step "
+            f"({str(error).rstrip('.')}). Give it as many steps as the run has."
+        ) from error
+    return True
+
+
+def check_monitor(schedule: Any, validates: bool) -> None:
+    """Refuse a schedule that would wait for what is never measured.
+
+    Raises:
+        InputError: it follows a validation's figure, and nothing is validated.
+    """
+    monitor = str(getattr(schedule, "monitor", "train/"))
+    if isinstance(schedule, ReduceLROnPlateau) and not validates and not monitor.startswith("train/"):
+        raise InputError(
+            f"model.lr_scheduler ReduceLROnPlateau follows {monitor}, and nothing is held out to validate on, so that "
+            "the learning rate would never fall. Hold something out, or give it the monitor train/loss."
+        )
+
+
 def configured_rates(optimizer: torch.optim.Optimizer) -> list[float]:
     """Each parameter group's learning rate as the config has it, before a checkpoint is restored."""
     return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
 
 
+def scale_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give the first parameter group a learning rate, and the others theirs in the same proportion."""
+    first = optimizer.param_groups[0]["lr"]
+    for group in optimizer.param_groups:
+        group["lr"] = _moved(group["lr"], first, rate)
+
+
+def adopt_found_rate(
+    optimizer: torch.optim.Optimizer, schedules: Sequence[Any], rate: float
+) -> Iterator[str]:
+    """Let a run that has searched its learning rate follow its schedule from the rate that was found.
+
+    Lightning's LearningRateFinder sets all groups to the found rate, for a single step: the schedule then goes on from
+    the configured ones.
+
+    Args:
+        optimizer: of the run, at its start.
+        schedules: of its rates.
+        rate: the first group's, where a schedule's factor is 1.
+
+    Yields:
+        a sentence, where the rate cannot count.
+    """
+    for schedule in schedules:
+        rates = schedule.get_last_lr()
+        sets_its_own = "max_lr" in optimizer.param_groups[0]
+        first = optimizer.param_groups[0].get("initial_lr", rates[0])
+        for position, group in enumerate(optimizer.param_groups):
+            group["lr"] = rates[position]
+            if not sets_its_own:
+                _move(group, schedules, position, first, rate)
+        if sets_its_own:
+            name = type(schedule).__name__
+            yield f"{name} names its own learning rates: that which was found, {rate:g}, is not used."
+
+
+def _move(
+    group: dict[str, Any], schedules: Sequence[Any], position: int, found: float, wanted: float
+) -> None:
+    """Move a group's rate, and what its schedules start from, as from `found` to `wanted`."""
+    for key in group.keys() & {"lr", "initial_lr"}:
+        group[key] = _moved(group[key], found, wanted)
+    for schedule in schedules:
+        if hasattr(schedule, "base_lrs"):
+            schedule.base_lrs[position] = _moved(schedule.base_lrs[position], found, wanted)
+
+
+def _moved(rate: float, found: float, wanted: float) -> float:
+    if rate == found:
+        return wanted  # to the last bit
+    return rate * wanted / found if found else rate
+
+
 def resume_rates(
-    optimizer: torch.optim.Optimizer, schedules: Sequence[Any], configured: Sequence[float]
+    optimizer: torch.optim.Optimizer,
+    schedules: Sequence[Any],
+    configured: Sequence[float],
+    then: Sequence[float] | None = None,
 ) -> Iterator[str]:
     """Let the config's learning rates and schedule win over those that a checkpoint restored.
 
@@ -66,20 +172,17 @@ def resume_rates(
         optimizer: after its state was restored.
         schedules: of its rates, after their state was restored.
         configured: `configured_rates` before.
+        then: those of the run that wrote the checkpoint; None: what its schedule started from.
 
     Yields:
         a sentence for each change.
     """
-    for position, (group, wanted) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
-        found = float(group.get("initial_lr", group["lr"]))
+    then = then or configured_rates(optimizer)
+    for position, group in enumerate(optimizer.param_groups):
+        found, wanted = then[position], configured[position]
         if found == wanted:
             continue
-        group["lr"] *= wanted / found if found else 1.0
-        if "initial_lr" in group:
-            group["initial_lr"] = wanted
-        for schedule in schedules:
-            if hasattr(schedule, "base_lrs"):
-                schedule.base_lrs[position] = wanted
+        _move(group, schedules, position, found, wanted)
         yield f"Learning rate: {found:g} in the checkpoint, {wanted:g} in the config; using {wanted:g}."
     for schedule in schedules:
         if isinstance(schedule, LambdaLR):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -16,26 +15,31 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import Strategy, choice_accuracy_batch, predict_batch
-from taigi_lightning.evaluation.model_setup import compute_dtype, working_place
+from taigi_lightning.evaluation.model_setup import working_place
 from taigi_lightning.evaluation.predictions import Prediction
-from taigi_lightning.fast_path.apply import expect_state, forward_hidden
-from taigi_lightning.fast_path.attention import find_documents
+from taigi_lightning.fast_path.apply import forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
-from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
-from taigi_lightning.model.base_model import Quantization, check_base, load_tokenizer
-from taigi_lightning.model.hand_off import HandOff, Start, continued, find_start
+from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.model.base_model import Quantization, load_tokenizer
+from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.lineage import check_identity
-from taigi_lightning.planning.memory import coming_state_bytes
-from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.tasks.question_batches import QuestionBatch
 from taigi_lightning.training.checkpoints import check_trained, check_whole
-from taigi_lightning.training.distributed import check_strategy
-from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule
+from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule, step_schedule
+from taigi_lightning.training.module_callbacks import module_callbacks
 from taigi_lightning.training.optimizer import make_optimizer
-from taigi_lightning.training.resume import CompareSettings, plain_arguments
-from taigi_lightning.training.stage_model import check_callbacks, check_from_scratch, make_model
-from taigi_lightning.training.step_metrics import StepMetrics
+from taigi_lightning.training.resume import plain_arguments
+from taigi_lightning.training.stage_model import (
+    NO_COPIES,
+    attached_trainer,
+    make_model,
+    place_of,
+    what_trains,
+)
+from taigi_lightning.training.step_batches import batch_tokens, begin_batch, counted, share_of_window
+from taigi_lightning.training.throughput import flops_per_token
+from taigi_lightning.training.trained_state import load_trained, thaw, trained_state
 from taigi_lightning.training.validation_metrics import HeldOutSums
 
 Batch = dict[str, Any]
@@ -94,16 +98,8 @@ class CausalLMModule(pl.LightningModule):
         super().__init__()
         lora = LoraSettings(**lora) if isinstance(lora, dict) else lora  # as hparams have it
         self.save_hyperparameters(plain_arguments(locals()))
-        check_base(base)
-        if adapter is not None:
-            check_adapter(adapter)
-        elif hand_off == "continue":
-            base, adapter = continued(base, quantization) or (base, None)
-        if from_scratch:
-            check_from_scratch(quantization, adapted=lora is not None or adapter is not None)
-        self.base = base
-        self.lora = adapter_settings(adapter) if adapter else lora
-        self.adapter = adapter
+        what = what_trains(base, adapter, lora, quantization, hand_off, from_scratch)
+        self.base, self.adapter, self.lora = what
         self.quantization: Quantization = quantization
         self.from_scratch = from_scratch
         self.optimizer = optimizer
@@ -116,13 +112,15 @@ class CausalLMModule(pl.LightningModule):
         self.hand_off: HandOff = hand_off
         self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)
         self.model: Any = None
+        self.learning_rate: float | None = None  # in place of the optimizer's own; `Tuner.lr_find` sets it
+        self.validated = False  # since a schedule that waits for validations took a step
+        self._tokens = 0  # of the batch at work
         self._made_to_train = False
+        self._trains: frozenset[str] = frozenset()  # names of the model's parameters that do
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._start: Start | None = None
         self.window_loss: Tensor | None = None  # of the accumulation window so far; `StepMetrics` logs it
         self._held_out = HeldOutSums()
-
-    # ---- building ---------------------------------------------------------------------------------
 
     def configure_model(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -139,19 +137,16 @@ class CausalLMModule(pl.LightningModule):
         Raises:
             InputError: the model cannot be made, or the trainer's strategy would not train it correctly.
         """
-        trainer = self._trainer
+        trainer = attached_trainer(self)
+        place, computing = working_place(device, dtype) if trainer is None else place_of(trainer)
         training = trainer is not None and bool(trainer.training)
         if self.model is not None and (self._made_to_train or not training):
             self.model.train(training)
             return
         trained = {} if self.model is None else self.state_dict()
         self.model = None  # before the next one takes its memory
-        if trainer is not None:
-            check_strategy(trainer.strategy)
-            check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
-            device, dtype = trainer.strategy.root_device, compute_dtype(str(trainer.precision))
-        place, computing = working_place(device, dtype)
         self.model = make_model(self, place, computing, training)
+        self._trains = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self._made_to_train = training
         self.load_state_dict(trained, strict=False)
 
@@ -162,15 +157,25 @@ class CausalLMModule(pl.LightningModule):
         return self._tokenizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """What compares a resumed run's settings with its checkpoint's, and what logs each optimizer step."""
-        return [CompareSettings(), StepMetrics()]
+        """What compares settings on resume, logs each step, and lets optimizers and averages show their weights.
+
+        Raises:
+            InputError: a callback of the trainer's cannot do here what it is for.
+        """
+        return module_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
-        optimizer = make_optimizer(self.optimizer, dict(self.named_parameters()), self.lora_plus_ratio)
+        named = dict(self.named_parameters())
+        optimizer = make_optimizer(self.optimizer, named, self.lora_plus_ratio, self.learning_rate)
         steps = self.trainer.estimated_stepping_batches
         schedule = configure_schedule(self.lr_scheduler, optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Let the schedule go on; a ReduceLROnPlateau once for each validation (see `step_schedule`)."""
+        if step_schedule(scheduler, metric, self.validated):
+            self.validated = False
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the causal language model's own forward does: `module(input_ids).logits`."""
@@ -178,25 +183,20 @@ class CausalLMModule(pl.LightningModule):
             raise InputError("The model is not there yet: call module.configure_model() first.")
         return self.model(*inputs, **options)
 
-    # ---- training ---------------------------------------------------------------------------------
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout from the run's seed, the rank and the batch's number alone; say what memory is taken.
-
-        So a resumed run draws what the unbroken one drew, however often either validated in between.
-        """
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        number = self.trainer.fit_loop.total_batch_idx
-        torch.manual_seed((seed * 1_000_003 + self.global_rank) * 1_000_003 + number)
-        expect_state(self.model, sum(map(coming_state_bytes, self.trainer.optimizers)))
+        """Seed dropout by the batch's number; say what memory is taken."""
+        begin_batch(self.trainer, self.model, self.global_rank)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count supervised tokens and find documents while the batch is on the CPU: on a GPU, both would wait."""
-        if isinstance(batch, dict) and "labels" in batch:
-            supervised = int((batch["labels"][:, 1:] != IGNORE).sum())
-            documents = find_documents(batch["position_ids"])
-            batch = {**batch, "supervised_tokens": supervised, "documents": documents}
-        return batch
+        found: Batch = counted(batch)
+        self._tokens = batch_tokens(found)
+        return found
+
+    @property
+    def flops_per_batch(self) -> int:
+        """FLOPs of the batch at work, as Lightning's ThroughputMonitor asks; see `throughput.flops_per_token`."""
+        return self._tokens * flops_per_token(self.model, self.training)
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a batch.
@@ -223,11 +223,7 @@ class CausalLMModule(pl.LightningModule):
             float32 scalar in nats a token: `accumulate_grad_batches` times the share.
         """
         accumulated = self.trainer.accumulate_grad_batches
-        loss = self.loss_sum(batch)
-        if "window_tokens" in batch:
-            share: Tensor = loss * (self.trainer.world_size / max(1, batch["window_tokens"]))
-        else:
-            share = loss / (max(1, batch["supervised_tokens"]) * accumulated)
+        share = share_of_window(self.loss_sum(batch), batch, accumulated, self.trainer.world_size)
         self.window_loss = share.detach() + (0.0 if self.window_loss is None else self.window_loss)
         return share * accumulated
 
@@ -255,9 +251,17 @@ class CausalLMModule(pl.LightningModule):
         """Answer a batch of questions; `AnswerReport` scores them."""
         return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+        return trained_state(self, self._trains, **options)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """What `state_dict` gives, to which `strict` refers: the base is not missing."""
+        return load_trained(super().load_state_dict, state_dict, self._trains, strict, assign)
+
+    def unfreeze(self) -> Any:
+        """Undo `freeze`: what trained before trains again, and the base stays as it is; returns the module."""
+        return thaw(self, self._trains)
 
     @property
     def start(self) -> Start:
@@ -283,18 +287,12 @@ class CausalLMModule(pl.LightningModule):
         """
         if self.model is None:  # load_from_checkpoint, which has no trainer
             self.configure_model()
-        path = str(getattr(self._trainer, "ckpt_path", None) or "")
-        if path and "://" not in path:
-            check_whole(path)
+        check_whole(getattr(attached_trainer(self), "ckpt_path", None))
         check_identity(found=self.identity, wanted=checkpoint.get("base_identity", {}))
         check_trained(checkpoint["state_dict"], dict(self.named_parameters()))
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy.deepcopy, which are refused where the model is there already."""
         if self.model is not None:
-            raise InputError(
-                "A CausalLMModule whose model is loaded can be neither pickled nor copied: its layers share 4-bit "
-                "weights and compiled operations. Copy it before configure_model, or save a checkpoint and give it to "
-                "CausalLMModule.load_from_checkpoint."
-            )
+            raise InputError(NO_COPIES)
         return super().__getstate__()

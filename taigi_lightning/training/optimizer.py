@@ -9,10 +9,15 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.training.lr_schedule import scale_rates
+from taigi_lightning.training.optimizer_modes import set_modes
 
 
 def make_optimizer(
-    build: OptimizerCallable, parameters: Mapping[str, torch.nn.Parameter], lora_plus_ratio: float | None
+    build: OptimizerCallable,
+    parameters: Mapping[str, torch.nn.Parameter],
+    lora_plus_ratio: float | None,
+    rate: float | None = None,
 ) -> torch.optim.Optimizer:
     """Build an optimizer over the parameters that train.
 
@@ -20,6 +25,7 @@ def make_optimizer(
         build: makes it from parameters or parameter groups.
         parameters: all of the module, by name.
         lora_plus_ratio: how many times A's learning rate B's is (Hayou et al. 2024, LoRA+); None trains all at one.
+        rate: the first parameter group's, in place of what `build` gives; the others keep their proportion to it.
 
     Raises:
         InputError: the optimizer refuses its settings, or there is no adapter for LoRA+.
@@ -41,4 +47,7 @@ def make_optimizer(
         raise InputError(f"The optimizer refuses its settings under model.optimizer: {error}.") from error
     if lora_plus_ratio is not None:
         optimizer.param_groups[1]["lr"] *= lora_plus_ratio
+    if rate is not None:
+        scale_rates(optimizer, rate)
+    set_modes([optimizer], training=True)
     return optimizer

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    WeightAveraging,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.training.lr_schedule import configured_rates, resume_rates
+from taigi_lightning.internals import restore_loaders, run_seed
+from taigi_lightning.training.lr_schedule import adopt_found_rate, configured_rates, resume_rates
 
 Settings = dict[str, Any]  # plain values by the option's name
 
@@ -51,8 +56,7 @@ def collect_settings(trainer: pl.Trainer, module: pl.LightningModule) -> Setting
     )
     for name in TRAINER:
         found[f"trainer.{name}"] = plain(getattr(trainer, name))
-    seed = os.environ.get("PL_GLOBAL_SEED")
-    return found | {"seed_everything": int(seed) if seed else None}
+    return found | {"seed_everything": run_seed()}
 
 
 def _constructor_settings(owner: Any, prefix: str) -> Settings:
@@ -154,22 +158,39 @@ class CompareSettings(Callback):
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self.settings: Settings = {}
         self._rates: list[float] = []
         self._then: Settings | None = None
+        self._rates_then: list[float] | None = None
         self._resumed = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin anew: a trainer may fit several times."""
+        self._forget()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse what would be another function.
+        """Refuse what would be another function, and say where an average becomes the weights to train.
 
         Raises:
             InputError: a setting of `REFUSED` differs.
         """
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._resumed, self._then = True, checkpoint.get("settings")
-            check_settings(self._then or {}, collect_settings(trainer, pl_module))
+        # One that was saved before the run began is the trainer's own, around a search of rate or batch size.
+        if trainer.state.fn != TrainerFn.FITTING or checkpoint.get("settings", ...) == {}:
+            return
+        self._resumed, self._then = True, checkpoint.get("settings")
+        self._rates_then = checkpoint.get("rates")
+        check_settings(self._then or {}, collect_settings(trainer, pl_module))
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if "averaging_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in callbacks):
+            pl_module.print(
+                "The checkpoint's weights are an average, and no callback averages in this run: it goes on from the "
+                "average."
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take down this run's settings, before a checkpoint's replace the optimizer's.
@@ -184,9 +205,18 @@ class CompareSettings(Callback):
         check_settings(self._then or {}, self.settings)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let this run's settings win, and say which."""
+        """Let this run's settings win, and say which; let a rate that was searched just now count.
+
+        The place in the epoch, and what goes by its number, are put right where Lightning leaves them.
+        """
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         if not self._resumed:
+            rate = _found_rate(trainer)
+            if rate is not None:
+                for sentence in adopt_found_rate(trainer.optimizers[0], schedules, rate):
+                    pl_module.print(sentence)
             return
+        restore_loaders(trainer)
         optimizer = trainer.optimizers[0]
         if self._then is None:
             pl_module.print(
@@ -200,8 +230,10 @@ class CompareSettings(Callback):
         adopt_optimizer_settings(
             optimizer, {name: self.settings[name] for name in changed & self.settings.keys()}
         )
-        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        for sentence in resume_rates(optimizer, schedules, self._rates):
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):  # told of an epoch only when it begins
+                callback.on_train_epoch_start(trainer)
+        for sentence in resume_rates(optimizer, schedules, self._rates, self._rates_then):
             pl_module.print(sentence)
         self._resumed = False
 
@@ -209,4 +241,11 @@ class CompareSettings(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the settings into a checkpoint."""
-        checkpoint["settings"] = self.settings
+        checkpoint["settings"], checkpoint["rates"] = self.settings, self._rates
+
+
+def _found_rate(trainer: pl.Trainer) -> float | None:
+    """What a LearningRateFinder has found at the start of this run."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    searches = [c.optimal_lr for c in callbacks if isinstance(c, LearningRateFinder)]
+    return next((search.suggestion() for search in searches if search is not None), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.internals import run_seed
 from taigi_lightning.planning.run_files import LINEAGE
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.resume import collect_settings, optimizer_settings
@@ -107,11 +107,10 @@ class RunFolder(Callback):
         for optimizer in trainer.optimizers:
             settings |= optimizer_settings(optimizer)
         blocks = getattr(trainer.train_dataloader, "blocks", None)
-        seed = os.environ.get("PL_GLOBAL_SEED")
         self.run = begin(
             self._earlier,
             step=trainer.global_step,
-            seed=int(seed) if seed else None,
+            seed=run_seed(),
             settings=sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
             data=getattr(blocks, "digest", ""),
         )

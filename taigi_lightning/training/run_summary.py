@@ -20,15 +20,17 @@ class Announcement(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Print one line before anything is loaded, which may take minutes."""
         module: Any = pl_module
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = getattr(trainer, "datamodule", None)
         what = f"LoRA r {module.lora.r} on" if module.lora else "every parameter of"
         how = "from random weights" if module.from_scratch else f"weights {module.quantization}"
-        module.print(f"Training {what} {module.base} ({how}) with {data.source}")
+        module.print(
+            f"Training {what} {module.base} ({how}) with {getattr(data, 'source', type(data).__name__)}"
+        )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print sizes, once, on rank zero, before the first step."""
         module: Any = pl_module
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = getattr(trainer, "datamodule", None)
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
         frozen = sum(weights(p) for p in module.parameters() if not p.requires_grad)
         size = sum(stored_bytes(p) for p in module.parameters())
@@ -39,7 +41,7 @@ class Announcement(Callback):
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
             *what_stays(module.start),
             *how_it_trains(module.model),
-            data.summary(),
+            *([data.summary()] if hasattr(data, "summary") else []),
             *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]

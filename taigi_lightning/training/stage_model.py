@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelSummary
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.model_setup import build_model, take_fast_path, tokens_at_once
+from taigi_lightning.evaluation.model_setup import build_model, compute_dtype, take_fast_path, tokens_at_once
 from taigi_lightning.kernels.host_memory import waiting_parameters
-from taigi_lightning.model.base_model import Quantization
-from taigi_lightning.training.distributed import check_same_base
+from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
+from taigi_lightning.model.base_model import Quantization, check_base
+from taigi_lightning.model.hand_off import HandOff, continued
+from taigi_lightning.training.distributed import check_same_base, check_strategy
+from taigi_lightning.training.module_callbacks import check_callbacks
 from taigi_lightning.training.prompt_style import check_prompt_style
+from taigi_lightning.training.run_summary import weights
+
+NO_COPIES = (
+    "A CausalLMModule whose model is loaded can be neither pickled nor copied: its layers share 4-bit weights and "
+    "compiled operations. Copy it before configure_model, or save a checkpoint and give it to "
+    "CausalLMModule.load_from_checkpoint."
+)
 
 
 def check_from_scratch(quantization: Quantization, *, adapted: bool) -> None:
@@ -28,18 +39,46 @@ def check_from_scratch(quantization: Quantization, *, adapted: bool) -> None:
         raise InputError("An adapter on random weights means nothing: leave lora and adapter out.")
 
 
-def check_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Refuse callbacks that average weights: they copy the module before its model is there, or could not at all.
+def what_trains(
+    base: str,
+    adapter: str | None,
+    lora: LoraSettings | None,
+    quantization: Quantization,
+    hand_off: HandOff,
+    from_scratch: bool,
+) -> tuple[str, str | None, LoraSettings | None]:
+    """The base, the saved adapter and the adapter's settings that a module's arguments mean.
 
     Raises:
-        InputError: StochasticWeightAveraging, or WeightAveraging such as EMAWeightAveraging.
+        InputError: one of them is not there, or they exclude each other.
     """
-    for callback in callbacks:
-        if isinstance(callback, StochasticWeightAveraging | WeightAveraging):
-            raise InputError(
-                f"{type(callback).__name__} would average nothing: it copies the module as a whole, and the 4-bit base "
-                "is not copied. Leave it out; a schedule that falls to zero, such as cosine, serves the same end."
-            )
+    check_base(base)
+    if adapter is not None:
+        check_adapter(adapter)
+    elif hand_off == "continue":
+        base, adapter = continued(base, quantization) or (base, None)
+    if from_scratch:
+        check_from_scratch(quantization, adapted=lora is not None or adapter is not None)
+    return base, adapter, adapter_settings(adapter) if adapter else lora
+
+
+def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
+    """The trainer that a module is used by, or None."""
+    try:
+        return module.trainer
+    except RuntimeError:
+        return None
+
+
+def place_of(trainer: pl.Trainer) -> tuple[torch.device, torch.dtype]:
+    """Where a trainer's model goes and what it computes in.
+
+    Raises:
+        InputError: the trainer's strategy, one of its callbacks or its precision would not do right by the model.
+    """
+    check_strategy(trainer.strategy)
+    check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer.strategy.root_device, compute_dtype(str(trainer.precision))
 
 
 def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: bool) -> Any:
@@ -55,10 +94,10 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         InputError: the model cannot be made, does not compute correctly, or would be asked otherwise than in training.
     """
     module.base = module.start.base
-    ranks = 1 if module._trainer is None else module._trainer.world_size
-    if ranks > 1:
+    trainer = attached_trainer(module)
+    if (ranks := 1 if trainer is None else trainer.world_size) > 1:
         check_same_base(module.identity)
-    data: Any = getattr(module._trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if not training and hasattr(data, "prompt"):
         check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
     model = build_model(
@@ -91,7 +130,13 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         generating=module.tokenizer if generates else None,
         row_tokens=None if generates else getattr(data, "batch_tokens", 32768),
     )
-    say = module.print if module._trainer is not None else print
+    say = print if trainer is None else module.print
+    callbacks: Sequence[Callback] = getattr(trainer, "callbacks", ())
+    if module.quantization == "nf4" and any(isinstance(callback, ModelSummary) for callback in callbacks):
+        count = sum(weights(parameter) for parameter in model.parameters())
+        say(
+            f"Lightning's table counts bytes where weights have 4 bits, two a byte: {count:,} weights in all."
+        )
     if findings.packing and getattr(data, "packing", False):
         data.stop_packing()
         say(findings.packing)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.training.distributed import sum_over_ranks
+from taigi_lightning.training.lr_schedule import check_monitor
 
 
 class StepMetrics(Callback):
@@ -23,9 +24,21 @@ class StepMetrics(Callback):
         self._said = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget a window that an error broke off."""
+        """Forget a window that an error broke off.
+
+        Raises:
+            InputError: a schedule waits for a validation, and none is made.
+        """
         module: Any = pl_module
-        module.window_loss = None
+        module.window_loss, module.validated = None, False
+        validates = trainer.enable_validation and sum(trainer.num_val_batches) > 0
+        for config in trainer.lr_scheduler_configs:
+            check_monitor(config.scheduler, validates)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell a schedule that waits for it; the two batches of a rehearsal are none."""
+        module: Any = pl_module
+        module.validated = not trainer.sanity_checking
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -11,6 +11,22 @@ from lightning.pytorch.callbacks import Callback
 
 from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.training.peak_flops import peak_flops
+from taigi_lightning.training.run_summary import weights
+
+
+def flops_per_token(model: torch.nn.Module, training: bool) -> int:
+    """What one pass of a token through a model's weights needs, without attention's own products.
+
+    Args:
+        model: whose Linears count; an input embedding is only looked up.
+        training: forward and backward: 4 FLOPs for each frozen weight (forward, and the gradient of its input) and 6
+            for each trained one; else 2, forward alone.
+    """
+    needed = 0
+    for name, parameter in model.named_parameters():
+        if "embed_tokens" not in name:
+            needed += weights(parameter) * ((6 if parameter.requires_grad else 4) if training else 2)
+    return needed
 
 
 class Throughput(Callback):
@@ -18,8 +34,7 @@ class Throughput(Callback):
 
     Tokens are those the model computed, padding included, over the wall-clock time between two optimizer
     steps; validation and the writing of checkpoints in between are left out. Utilisation counts what one pass needs and
-    nothing computed twice: per token, 4 FLOPs for each frozen weight of a Linear (forward, and the gradient
-    of its input) and 6 for each trained one; attention's own products are left out.
+    nothing computed twice: see `flops_per_token`.
     """
 
     def __init__(self) -> None:
@@ -36,11 +51,7 @@ class Throughput(Callback):
         """Count the model's FLOPs a token once, and ask what the card could do."""
         module: Any = pl_module
         self._step = trainer.global_step
-        for name, p in module.model.named_parameters():
-            # A 4-bit weight is stored as bytes of two weights each; an input embedding is only looked up.
-            size = p.numel() * (2 if p.dtype is torch.uint8 else 1)
-            if "embed_tokens" not in name:
-                self._flops_per_token += size * (6 if p.requires_grad else 4)
+        self._flops_per_token = flops_per_token(module.model, training=True)
         if module.device.type == "cuda":
             dtype = COMPUTE_DTYPES[str(trainer.precision)]
             self._available_flops = peak_flops(module.device, dtype)

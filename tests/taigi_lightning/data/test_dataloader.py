@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor
 from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
 from taigi_lightning.data.packing import Blocks, separate_documents
 from taigi_lightning.errors import InputError
+from taigi_lightning.internals import move_batches
 
 
 def blocks(count: int) -> Blocks:
@@ -95,8 +97,8 @@ class Data(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             ranks=self.trainer.world_size,
         )
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return ResumableLoader(blocks(self.rows), sampler, num_workers=self.num_workers, progress=progress)
+        moved = functools.partial(move_batches, self.trainer)
+        return ResumableLoader(blocks(self.rows), sampler, num_workers=self.num_workers, moved=moved)
 
 
 def train(

@@ -97,7 +97,7 @@ def test_schedules_of_torch_work_and_resume(tiny_llama_dir: Path, tmp_path: Path
     def run(steps: int, resume: Path | None = None) -> float:
         done = trainer(tmp_path, max_steps=steps)
         module = make(tiny_llama_dir, lr_scheduler=make_schedule)
-        done.fit(module, loader(batches(4)), ckpt_path=resume, weights_only=True)
+        done.fit(module, loader(batches(4)), loader(batches(1)), ckpt_path=resume, weights_only=True)
         done.save_checkpoint(tmp_path / f"{steps}.ckpt")
         return float(done.optimizers[0].param_groups[0]["lr"])
 
@@ -113,15 +113,3 @@ def test_a_run_that_only_time_ends(tiny_llama_dir: Path, tmp_path: Path) -> None
     timed = trainer(tmp_path, **limits)
     timed.fit(make(tiny_llama_dir, lr_scheduler="constant_with_warmup"), loader(batches(1)))
     assert timed.global_step > 0
-
-
-@pytest.mark.parametrize(
-    "callback",
-    [pl.callbacks.StochasticWeightAveraging(1e-3), pl.callbacks.EMAWeightAveraging()],
-    ids=["stochastic", "exponential"],
-)
-def test_averages_that_would_average_nothing_are_refused(
-    tiny_llama_dir: Path, tmp_path: Path, callback: pl.Callback
-) -> None:
-    with pytest.raises(InputError, match="would average nothing"):
-        trainer(tmp_path, max_steps=2, callbacks=[callback]).fit(make(tiny_llama_dir), loader(batches(2)))

@@ -1,0 +1,59 @@
+"""What this project uses of other libraries that they do not promise to keep: each in one place, each with a test.
+
+Where the library has a documented way, that is used instead. `tests/test_internals.py` holds each of these to what is
+said here; CONTRIBUTING.md says how to run it against the newest releases. Others cannot live here, as they are hooks
+that a class overrides or settings of a library: that file names and tests them too.
+
+- `ModelCheckpoint._monitor_candidates`, `_should_save_on_train_epoch_end`: training/checkpoint_files.py
+- `LightningCLI._parse_ckpt_path`, `_instantiate_trainer`, `_get`: cli/lightning_cli.py
+- `WeightAveraging._average_model`: training/averaging.py
+- `bitsandbytes.nn.Linear4bit.support_avx512bf16_for_cpu`: model/base_model.py
+- jsonargparse's wording, by which its refusals are told apart: cli/class_errors.py, config_errors.py, value_errors.py
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def run_seed() -> int | None:
+    """The seed of `seed_everything`, which Lightning keeps in the environment for its processes; None without one."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed else None
+
+
+def batches_taken(trainer: Any) -> int:
+    """How many batches a Lightning trainer has taken in a run, before a resume too; the same on every rank."""
+    return int(trainer.fit_loop.total_batch_idx)
+
+
+def move_batches(trainer: Any, count: int) -> None:
+    """Tell a Lightning trainer that the epoch it resumes is `count` batches further than its checkpoint says.
+
+    An epoch has another number of batches where a run goes on with other ranks or another batch size.
+    """
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(current, name, getattr(current, name) + count)
+
+
+def restore_loaders(trainer: Any) -> None:
+    """Let a resumed epoch's loaders go on where the checkpoint stood, where Lightning has not done so.
+
+    It restores them when it sets them up; but `estimated_stepping_batches` sets them up before, to count their batches
+    (2.6: `FitLoop.setup_data`), and then an epoch begins again with its first batch.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load:
+        loop._load_combined_loader_states()
+
+
+def parser_options(parser: Any) -> list[str]:
+    """The names of an argparse parser's options, `trainer.max_steps` and the like."""
+    return [action.dest for action in parser._actions if action.option_strings]
+
+
+def parser_positionals(parser: Any) -> list[str]:
+    """The names of an argparse parser's positional arguments."""
+    return [action.dest for action in parser._actions if not action.option_strings]

@@ -1,0 +1,71 @@
+"""A module's state where a frozen base is no part of it: what trains is saved, loaded and thawed, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+from torch.nn.modules.module import _IncompatibleKeys
+
+
+def trained_state(
+    module: pl.LightningModule,
+    trains: Collection[str],
+    destination: dict[str, Tensor] | None = None,
+    prefix: str = "",
+    keep_vars: bool = False,
+) -> dict[str, Tensor]:
+    """The parameters that train, by name, also while they are frozen for a moment.
+
+    Args:
+        trains: names of those that trained when the model was made.
+        destination, prefix, keep_vars: as for nn.Module.state_dict, whose caller may be a module around this one.
+    """
+    state = {} if destination is None else destination
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad or name in trains:
+            state[prefix + name] = parameter if keep_vars else parameter.detach()
+    return state
+
+
+def load_trained(
+    load: Callable[..., _IncompatibleKeys],
+    state: Mapping[str, Any],
+    trains: Collection[str],
+    strict: bool,
+    assign: bool,
+) -> _IncompatibleKeys:
+    """`load_state_dict` for which the frozen base is not missing.
+
+    Args:
+        load: nn.Module's own.
+        state: tensors by name.
+        trains: names of the parameters that are to be there.
+        strict: whether all of these and no others have to be there.
+        assign: as for `load`.
+
+    Raises:
+        RuntimeError: `strict`, and they are not.
+    """
+    found = load(state, strict=False, assign=assign)
+    missing = [name for name in found.missing_keys if name in trains]
+    if strict and (missing or found.unexpected_keys):
+        raise RuntimeError(
+            f"These are not the parameters that train here. Missing: {missing[:3]} of {len(missing)}; unexpected: "
+            f"{found.unexpected_keys[:3]} of {len(found.unexpected_keys)}."
+        )
+    return _IncompatibleKeys(missing, found.unexpected_keys)
+
+
+def thaw(module: Any, trains: Collection[str]) -> Any:
+    """Undo `freeze`: what trained before trains again, and the base, mostly in 4 bits, stays as it is.
+
+    Returns:
+        the module.
+    """
+    base = {id(p) for p in module.model.parameters()} if module.model is not None else set()
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trains or id(parameter) not in base)
+    return module.train()
