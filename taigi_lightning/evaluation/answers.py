@@ -190,7 +190,14 @@ def _chosen(question: EncodedQuestion, shown: Sequence[float]) -> Prediction:
     count = len(shown)
     turned = tuple(shown[(option - question.rotation) % count] for option in range(count))
     return Prediction(
-        question.row, question.id, choose(turned), turned, None, False, question.rotation, question.labels
+        question.row,
+        question.id,
+        choose(turned),
+        turned,
+        None,
+        False,
+        question.rotation,
+        " ".join(question.labels),
     )
 
 
@@ -277,5 +284,12 @@ def _extracted(question: EncodedQuestion, text: str) -> Prediction:
     shown = extract_answer(text, question.labels)
     answer = ((shown or 1) - 1 + question.rotation) % len(question.labels) + 1
     return Prediction(
-        question.row, question.id, answer, None, text, shown is None, question.rotation, question.labels
+        question.row,
+        question.id,
+        answer,
+        None,
+        text,
+        shown is None,
+        question.rotation,
+        " ".join(question.labels),
     )

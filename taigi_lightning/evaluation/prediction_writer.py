@@ -118,12 +118,14 @@ class PredictionWriter(Callback):
             file.unlink()
         basis = "generated texts" if pl_module.answer_strategy == "generate" else "probabilities"
         details = probabilities_path(self.output)
+        names = next(iter(found.values())).names if found else FOUR_CHOICE.answers
         rank_zero_info(f"The answers are in {self.output}, their {basis} in {details}.")
         if fallbacks:
             logger.warning(
-                "Of %d questions %d have a generated text that begins with no answer and counts as the first: IDs %s. "
+                "Of %d questions %d have a generated text that does not begin with %s-%s and counts as %s: IDs %s. "
                 "The column Fallbacks of %s marks them.",
-                len({row for row, _ in found}), len(fallbacks), some_ids(fallbacks), details,
+                len({row for row, _ in found}), len(fallbacks), names[0], names[-1], names[0],
+                some_ids(fallbacks), details,
             )  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[s
         answer, shares = combine_rotations(turns)
         first, second = sorted(shares, reverse=True)[:2]
         texts = " | ".join(turn.text for turn in turns if turn.text is not None)
-        label = turns[0].labels[answer - 1]
+        label = turns[0].names[answer - 1]
         answers.append([turns[0].id, label])
         details.append(
             [
@@ -163,7 +165,7 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[s
         )
         if any(turn.fallback for turn in turns):
             fallbacks.append(turns[0].id)
-    count = len(predictions[0].labels) if predictions else len(FOUR_CHOICE.answers)
+    count = len(predictions[0].names) if predictions else len(FOUR_CHOICE.answers)
     names = [f"Probability{place}" for place in range(1, count + 1)]
     _write_csv(probabilities_path(output), [*DETAILS[:2], *names, *DETAILS[2:]], details)
     _write_csv(output, ["ID", "Answer"], answers)

@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
         text: what was generated (`generate`).
         fallback: the text began with no answer, so the answer is the fallback.
         rotation: in which order the options were shown (see `EncodedQuestion`).
-        labels: what the answers are called.
+        labels: what the answers are called, with spaces between.
     """
 
     row: int
@@ -33,7 +33,12 @@ class Prediction(NamedTuple):
     text: str | None
     fallback: bool
     rotation: int = 0
-    labels: Sequence[str] = FOUR_CHOICE.answers
+    labels: str = " ".join(FOUR_CHOICE.answers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the answers are called, in order."""
+        return tuple(self.labels.split())
 
 
 def choose(values: Sequence[float]) -> int:
@@ -75,7 +80,7 @@ def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ..
 def answer_probabilities(prediction: Prediction) -> tuple[float, ...]:
     """The probabilities of the answers given that it is one of them; all on one answer for text."""
     if prediction.log_probabilities is None:
-        return tuple(float(place == prediction.answer) for place in range(1, len(prediction.labels) + 1))
+        return tuple(float(place == prediction.answer) for place in range(1, len(prediction.names) + 1))
     top = max(prediction.log_probabilities)
     weights = [math.exp(value - top) for value in prediction.log_probabilities]
     return tuple(weight / math.fsum(weights) for weight in weights)
