@@ -75,11 +75,14 @@ def _has_cudnn(q: Tensor, k: Tensor, scores: Scores) -> bool:
     """Hopper's own kernels: half to two thirds of flash attention's time there, for whole rows without a window.
 
     Fewer k than q heads, and heads of 256, were measured on Hopper alone. They make a plan for each new length, in a
-    tenth of a second and sometimes in more than one: rows of any odd length are flash attention's.
+    tenth of a second and sometimes in more than one: rows of any odd length are flash attention's. They add the
+    gradients of q in the order in which blocks happen to finish, so where PyTorch was told to be deterministic
+    (`trainer.deterministic`) flash attention takes over, which then keeps to one order.
     """
     capability = torch.cuda.get_device_capability(q.device)
     return (
         capability >= (9, 0)
+        and not torch.are_deterministic_algorithms_enabled()
         and torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
         and scores.window is None
         and q.shape[1] >= CUDNN_ROWS

@@ -10,6 +10,8 @@ import ctypes
 import mmap
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container's own, as it sees it
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUP = Path("/proc/self/cgroup")
+# The limit, what is used, and what of that the system takes back at once, in both versions of control groups.
+GROUP_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 UNPINNED = (
     "Host memory cannot be page-locked here (CUDA answers {reason}), so what is copied from it holds the GPU up: "
     "the same numbers, but slower. Allow more locked memory (`ulimit -l` or a container's `--ulimit memlock=-1`; "
@@ -62,28 +70,58 @@ def mapped_tensor(descriptor: int, size: int) -> Tensor:
 def _register(pages: _Pages, size: int) -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    code = runtime.cudaHostRegister(address, size, 0)
-    if int(code) == 0:
+    code = int(runtime.cudaHostRegister(address, size, 0))
+    if code == 0:
         pages.registered = address
-    else:
-        warnings.warn(UNPINNED.format(reason=f"error {int(code)}"), stacklevel=3)
+        return
+    _forget_error()
+    warnings.warn(UNPINNED.format(reason=f"error {code}"), stacklevel=3)
+
+
+def _forget_error() -> None:
+    """Take back what a refused call left with CUDA, or the next kernel's check would find it and take it for its own."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
 
 
 def available_bytes() -> int:
-    """Bytes of host memory that a process could still take: what holds files' pages counts, unless a container's
-    limit is lower."""
+    """Bytes of host memory that this process could still take: what holds files' pages counts.
+
+    The limits of a container, of a batch system's job or of a service count where they are lower.
+    """
     found = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo, limit = Path("/proc/meminfo"), CONTROL_GROUP / "memory.max"
+    meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
         if line.startswith("MemAvailable:"):
             found = int(line.split()[1]) * 1024
-    if limit.exists() and limit.read_text().strip() != "max":
-        used = int((CONTROL_GROUP / "memory.current").read_text())
-        for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines():
-            if line.startswith("inactive_file "):
-                used -= int(line.split()[1])
-        found = min(found, max(0, int(limit.read_text()) - used))
-    return found
+    return min([found, *_left_in_groups()])
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Bytes that are left under the limit of each control group that holds this process, from its own up."""
+    lines = OWN_GROUP.read_text().splitlines() if OWN_GROUP.exists() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version = 1 if controllers else 2
+        root = CONTROL_GROUPS / "memory" if version == 1 else CONTROL_GROUPS
+        place = root / path.lstrip("/")
+        # Seen from inside a container the path may be the host's, and its own group is the root.
+        for folder in (place, *place.parents) if place.is_dir() else (root,):
+            yield from _left_in(folder, *GROUP_FILES[version])
+            if folder == root:
+                break
+
+
+def _left_in(group: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
+    try:
+        allowed, taken = (group / limit).read_text().strip(), int((group / used).read_text())
+        counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:  # the root has no limit
+        return
+    if allowed != "max":
+        yield max(0, int(allowed) - taken + int(counted.get(reclaimable, 0)))
 
 
 def to_host(tensor: Tensor) -> Tensor:

@@ -24,8 +24,10 @@ class Runtime:
     def __init__(self, code: int) -> None:
         self.code = code
         self.sizes: dict[int, int] = {}
+        self.left = 0  # what the next check of an error would find
 
     def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+        self.left = self.code
         if not self.code:
             self.sizes[address] = size
         return self.code
@@ -39,6 +41,7 @@ def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     runtime = Runtime(request.param)
     cuda = SimpleNamespace(is_available=lambda: True, cudart=lambda: runtime)
     monkeypatch.setattr(host_memory.torch, "cuda", cuda)
+    monkeypatch.setattr(host_memory, "_forget_error", lambda: setattr(runtime, "left", 0))
     return runtime
 
 
@@ -62,17 +65,46 @@ def test_memory_that_cannot_be_locked_serves_and_one_sentence_says_so(runtime: R
     with pytest.warns(UserWarning, match=r"page-locked here \(CUDA answers error 2\).*weights_on_host none"):
         tensor = host_tensor((4,), torch.float32)
     assert torch.equal(tensor.fill_(1.0), torch.ones(4))
+    assert runtime.left == 0
 
 
-def test_a_containers_limit_counts_where_it_is_lower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(host_memory, "CONTROL_GROUP", tmp_path)
-    whole = available_bytes()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes() > whole // 2
-    (tmp_path / "memory.max").write_text("5000000\n")
-    (tmp_path / "memory.current").write_text("3000000\n")
-    (tmp_path / "memory.stat").write_text("anon 1000000\ninactive_file 1500000\n")
-    assert available_bytes() == 3500000
+GROUPS = {
+    2: ("0::/{path}", "", {"memory.max": "{limit}", "memory.current": "3000000"}, "inactive_file"),
+    1: (
+        "9:cpu,memory:/{path}", "memory", {"memory.limit_in_bytes": "{limit}", "memory.usage_in_bytes": "3000000"},
+        "total_inactive_file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("seen", "limited", "left"),
+    [
+        ("", "", 3500000),  # a container's own root
+        ("job/step", "job/step", 3500000),  # a batch system's group, which holds the process
+        ("job/step", "job", 3500000),  # or one above it
+        ("host/only", "", 3500000),  # a container that sees its path on the host
+        ("job/step", "other", None),
+    ],
+)
+def test_a_control_groups_limit_counts_where_it_is_lower(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, seen: str, limited: str, left: int | None
+) -> None:
+    line, root, files, reclaimable = GROUPS[version]
+    monkeypatch.setattr(host_memory, "CONTROL_GROUPS", tmp_path / "fs")
+    monkeypatch.setattr(host_memory, "OWN_GROUP", tmp_path / "cgroup")
+    assert available_bytes() > 5000000
+    (tmp_path / "cgroup").write_text(f"3:cpuset:/elsewhere\n{line.format(path=seen)}\n")
+    for folder in ({seen, limited, "job"} if seen != "host/only" else {""}) | {"other"}:
+        group = tmp_path / "fs" / root / folder
+        group.mkdir(parents=True, exist_ok=True)
+        limit = "5000000" if folder == limited else "max" if version == 2 else str(2**63 - 4096)
+        for name, text in files.items():
+            (group / name).write_text(text.format(limit=limit) + "\n")
+        (group / "memory.stat").write_text(f"anon 1000000\n{reclaimable} 1500000\n")
+    found = available_bytes()
+    assert found == left if left is not None else found > 5000000
 
 
 def test_a_held_modules_tensors_stay_when_the_model_moves() -> None:
