@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.data.collate import pad_left
 from taigi_lightning.evaluation.predictions import Prediction, choose
-from taigi_lightning.fast_path.apply import causal_lm, fast_decoder, own_hidden
+from taigi_lightning.fast_path.apply import causal_lm, device_of, fast_decoder, own_hidden
 from taigi_lightning.fast_path.output_head import OutputHead, output_head
 from taigi_lightning.fast_path.prefill import last_hidden
 from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees, token_tree
@@ -130,7 +130,7 @@ def hidden_states(
     The fast path takes the trees end to end; transformers' own takes them as padded rows, as many at once as fit
     into `batch_tokens`.
     """
-    device = model.get_output_embeddings().weight.device
+    device = device_of(model)
     decoder = fast_decoder(model)
     found: list[Tensor] = []
     order: list[int] = []
@@ -259,7 +259,7 @@ def _generate(
     tokens: int,
     **options: Any,
 ) -> Any:
-    device = model.get_output_embeddings().weight.device
+    device = device_of(model)
     padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     batch = pad_left(prompts, padding)  # generate finds the positions from the mask by itself
     settings = GenerationConfig(

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.tokenized_corpus import corpus_files
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path.apply import forward_hidden
+from taigi_lightning.fast_path.apply import device_of, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
 from taigi_lightning.tasks.prompts import IGNORE, encode_text
@@ -57,7 +57,7 @@ def perplexity_per_character(
     """
     total = 0.0
     head = output_head(model)
-    device = head.weight.device
+    device = device_of(model)
     for input_ids, labels in windows(tokenizer, texts, max_length, batch_tokens):
         positions = torch.arange(input_ids.shape[1], device=device).expand_as(input_ids)
         hidden = forward_hidden(model, input_ids.to(device), positions)

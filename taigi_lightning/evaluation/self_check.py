@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import GENERATE_ALONE, READ_ALONE, hidden_states, left_padded_logits
-from taigi_lightning.fast_path.apply import causal_lm, forward_hidden
+from taigi_lightning.fast_path.apply import causal_lm, device_of, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import in_eval_mode, output_head
 from taigi_lightning.tasks.prefix_tree import token_tree
@@ -121,7 +121,7 @@ def _documents(base: Any) -> tuple[list[int], list[int], list[int]]:
 
 def _hidden(model: Any, *documents: Sequence[int]) -> Tensor:
     """Last hidden states (T, H) of a row of documents."""
-    device = model.get_output_embeddings().weight.device
+    device = device_of(model)
     ids = torch.tensor([token for document in documents for token in document], device=device)
     places = torch.cat([torch.arange(len(document)) for document in documents]).to(device)
     return forward_hidden(model, ids[None], places[None])[0]

@@ -9,6 +9,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
@@ -101,6 +102,15 @@ def _bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
 def causal_lm(model: Any) -> Any:
     """The transformers causal language model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model computes: its embedding and its output head may wait elsewhere."""
+    base = causal_lm(model)
+    decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
+    if decoder is not None:
+        return decoder.device
+    return base.get_output_embeddings().weight.device  # type: ignore[no-any-return]
 
 
 def fast_decoder(model: Any) -> "FastDecoder | None":

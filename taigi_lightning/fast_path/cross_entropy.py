@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taigi_lightning.fast_path.nf4_linear import float32_product
 from taigi_lightning.fast_path.output_head import OutputHead
+from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.planning.activation_plan import SLICE_TOKENS
 from taigi_lightning.tasks.prompts import IGNORE
@@ -51,6 +53,49 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         return grad_hidden, *scaled, None, None
 
 
+class _StreamedLossSum(torch.autograd.Function):
+    """The same with a frozen head (V, H) on the host, whose parts pass by twice: all tokens' normalisers first, then
+    the gradient. It is added up in float32, part after part, so it is rounded otherwise than in one product."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
+        normaliser = hidden.new_full(targets.shape, -torch.inf, dtype=torch.float32)
+        answer = torch.zeros_like(normaliser)
+        for part, weight in parts_of(head.weight, hidden.device):
+            scores = head.finish_(_scores(hidden, weight, head.bias, part)).float()
+            normaliser = torch.logaddexp(normaliser, scores.logsumexp(-1))
+            answer += scores.mul_(_answers(targets, part, scores)).sum(-1)
+        used = targets != IGNORE
+        if ctx.needs_input_grad[0]:
+            total = torch.zeros_like(hidden, dtype=torch.float32)
+            for part, weight in parts_of(head.weight, hidden.device):
+                logits = _scores(hidden, weight, head.bias, part)
+                slope = _finish(logits, head)
+                grad = logits.float().sub_(normaliser[:, None]).exp_()
+                grad.sub_(_answers(targets, part, grad)).mul_(used[:, None])
+                grad = grad.to(logits.dtype)
+                total += float32_product(grad if slope is None else grad.mul_(slope), weight)
+            ctx.save_for_backward(total.to(hidden.dtype))
+        return torch.where(used, normaliser - answer, 0.0).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_hidden,) = ctx.saved_tensors
+        return grad_hidden.mul_(grad.to(grad_hidden.dtype)), None, None
+
+
+def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
+    """Products (M, rows) with a part of the head, before its scale and cap."""
+    scores = hidden @ weight.t()
+    return scores if bias is None else scores.add_(bias[part])
+
+
+def _answers(targets: Tensor, part: slice, like: Tensor) -> Tensor:
+    """(M, rows) bool: which word of this part is a token's answer."""
+    words = torch.arange(part.start, part.start + like.shape[1], device=targets.device)
+    return words == targets[:, None]
+
+
 def _finish(logits: Tensor, head: OutputHead) -> Tensor | float | None:
     """Scale and cap products in place; what their gradient is to be multiplied with, None for nothing."""
     head.finish_(logits)
@@ -84,5 +129,8 @@ def linear_cross_entropy_sum(hidden: Tensor, head: OutputHead | Tensor, labels: 
     rows = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.dtype)
     # Autocast would change the slices' dtype between the two products.
     with torch.autocast(hidden.device.type, enabled=False):
+        if head.on_host:
+            streamed: Tensor = _StreamedLossSum.apply(rows, targets, head)  # type: ignore[no-untyped-call]
+            return streamed
         loss: Tensor = _LinearCrossEntropySum.apply(rows, head.weight, head.bias, targets, head)  # type: ignore[no-untyped-call]
     return loss

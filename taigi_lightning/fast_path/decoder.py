@@ -19,9 +19,10 @@ from taigi_lightning.fast_path.frozen_columns import frozen_rank
 from taigi_lightning.fast_path.layer_functions import apply_layer, apply_norm
 from taigi_lightning.fast_path.machine_speed import measure_machine
 from taigi_lightning.fast_path.micro_batch import Step
+from taigi_lightning.fast_path.vocabulary import Tables
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Norm
-from taigi_lightning.kernels.host_memory import available_bytes, to_host
+from taigi_lightning.kernels.host_memory import available_bytes
 from taigi_lightning.planning import activation_plan, placement
 from taigi_lightning.planning.activation_plan import Saving
 from taigi_lightning.planning.memory import Shape
@@ -64,6 +65,7 @@ class FastDecoder:
         for index, layer in enumerate(self.backbone.layers):
             previous = self.layers[-1] if self.layers else None
             self.layers.append(DecoderLayer(layer, index, self.shape, family, config, previous, fused))
+        self.tables = Tables(self.backbone.embed_tokens, base.get_output_embeddings(), self.shape.tied, ops)
         self.packed = self.layers[0].members()[0].packed
         self.rank = max(m.rank + frozen_rank(m.base) for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
@@ -127,24 +129,7 @@ class FastDecoder:
         self.keep_unpacked(0)
         for hook in self._hooks:
             hook.remove()
-        embedding = self.backbone.embed_tokens
-        if embedding.__dict__.pop("forward", None) is not None:
-            embedding.weight.data = embedding.weight.data.to(self.device)
-
-    def move_embedding_to_host(self) -> None:
-        """Keep the input embedding in pinned host memory; only a block's rows travel."""
-        embedding, ops = self.backbone.embed_tokens, self.ops
-        embedding.weight.data = to_host(embedding.weight.data)
-
-        def look_up(input_ids: Tensor) -> Tensor:
-            rows = ops.gather_rows(embedding.weight, input_ids.reshape(-1))
-            scale = getattr(
-                embedding, "embed_scale", None
-            )  # of Gemma's, which multiplies in the weight's dtype
-            rows = rows if scale is None else rows * scale.to(rows)
-            return rows.view(*input_ids.shape, -1)  # type: ignore[no-any-return]
-
-        embedding.forward = look_up
+        self.tables.bring_back(self.device)
 
     def savings(self, shape: tuple[int, int]) -> list[Saving]:
         """What each layer saves of a micro-batch (B, T), decided when that shape first comes.
@@ -166,8 +151,10 @@ class FastDecoder:
             choice = self._place(tokens, movable)
             plan = choice.decision
             if plan.embedding_on_host or self.embedding_on_host:
-                self.move_embedding_to_host()
+                self.tables.embedding_to_host()
                 self.embedding_on_host = False  # done
+            if choice.head_on_host:
+                self.tables.head_to_host()
             if self.fill:
                 self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
             if choice.on_host > len(self.stream.hosts) or not self.plans:
@@ -189,6 +176,7 @@ class FastDecoder:
             host_headroom=self.host_headroom,
             host=placement.HOST_SHARE * available_bytes() / ranks_here() + on_host,
             embedding=embedding,
+            head=self.tables.movable_head() if self.weights_on_host not in ("none", 0) else 0,
             element_size=self.element_size,
             packed=self.packed,
         )
@@ -204,7 +192,9 @@ class FastDecoder:
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
         taken = limit - available + missing
-        return activation_plan.headroom_left(limit, taken, self.shape, tokens, self.element_size, margin())
+        return activation_plan.headroom_left(
+            limit, taken, self.shape, tokens, self.element_size, margin(), self.tables.head_on_host
+        )
 
     # ---- the pass ----------------------------------------------------------------------------------
 

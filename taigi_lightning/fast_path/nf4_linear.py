@@ -267,7 +267,7 @@ class ProjectionGroup:
         """Gradients of `parameters()`, in float32, from those of y and hidden and from `forward`'s hidden and d."""
         if not self.rank:
             return []
-        grad_a = _product(hidden_grad.t(), dropped)
+        grad_a = float32_product(hidden_grad.t(), dropped)
         trained = [m for m in self.members if m.lora is not None]
         parts_a = torch.split(grad_a[: sum(m.rank for m in trained)], [m.rank for m in trained])
         parts_b = self._gradients_of_b(grad, hidden)
@@ -279,19 +279,19 @@ class ProjectionGroup:
         if count > 1 and len({(m.rank, m.out_features) for m in self.members}) == 1:
             of_outputs = grad.view(-1, count, first.out_features).permute(1, 2, 0)  # (n, N / n, M)
             by_member = hidden[:, : count * first.rank].view(-1, count, first.rank).transpose(0, 1)
-            return list(_product(of_outputs, by_member).unbind())
+            return list(float32_product(of_outputs, by_member).unbind())
         found = []
         row = column = 0
         for member in self.members:
             if member.lora is not None:
                 rows, columns = slice(row, row + member.out_features), slice(column, column + member.rank)
-                found.append(_product(grad[:, rows].t(), hidden[:, columns]))
+                found.append(float32_product(grad[:, rows].t(), hidden[:, columns]))
             column += member.rank
             row += member.out_features
         return found
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def float32_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of matrices or batches of them in float32, accumulated and returned so where the device can."""
     if a.is_cuda and a.dtype != torch.float32:
         multiply = torch.mm if a.dim() == 2 else torch.bmm

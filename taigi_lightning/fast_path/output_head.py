@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path.apply import causal_lm, own_decoder
+from taigi_lightning.fast_path.apply import causal_lm, device_of, own_decoder
+from taigi_lightning.fast_path.vocabulary import parts_of
+from taigi_lightning.kernels.host_memory import held_in_place
+from taigi_lightning.planning.memory import HEAD_CHUNK
 
-VOCABULARY_CHUNK = 8192
 SMALLEST, LARGEST = 2.0**-14, 1e9  # products far below any cap, and far above
 STEPS = (1e-2, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
@@ -28,13 +30,14 @@ STEPS = (1e-2, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 class OutputHead:
     """logits = cap(scale * (W h + bias)), where cap(x) = cap * tanh(x / cap), or x without a cap.
 
-    weight: (V, H). bias: (V,) or None.
+    weight: (V, H). bias: (V,) or None. on_host: the weight waits in host memory, and passes by part by part.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     cap: float | None = None
+    on_host: bool = False
 
     @property
     def plain(self) -> bool:
@@ -49,9 +52,8 @@ class OutputHead:
         with torch.autocast(hidden.device.type, enabled=False):
             x = hidden.float()
             slices = []
-            for start in range(0, len(self.weight), VOCABULARY_CHUNK):
-                part = slice(start, start + VOCABULARY_CHUNK)
-                logits = x @ self.weight[part].float().T
+            for part, weight in parts_of(self.weight, x.device, HEAD_CHUNK):
+                logits = x @ weight.float().T
                 if self.bias is not None:
                     logits += self.bias[part].float()
                 slices.append(self.finish_(logits))
@@ -77,7 +79,7 @@ def output_head(model: Any) -> OutputHead:
     form: tuple[float, float | None] | None = base.__dict__.get("head_form")
     if form is None:
         form = base.__dict__["head_form"] = _ask(base, head)
-    return OutputHead(head.weight, head.bias, *form)
+    return OutputHead(head.weight, head.bias, *form, on_host=held_in_place(head))
 
 
 def _product(base: Any) -> nn.Linear:
@@ -95,7 +97,7 @@ def _product(base: Any) -> nn.Linear:
 def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
     """Scale and cap of a head: what the model's forward pass makes of products that are put in its place."""
     name = type(base).__name__
-    values = torch.tensor([SMALLEST, LARGEST, *STEPS, *(-step for step in STEPS)], device=head.weight.device)
+    values = torch.tensor([SMALLEST, LARGEST, *STEPS, *(-step for step in STEPS)], device=device_of(base))
     seen: dict[str, Tensor] = {}
 
     def after_decoder(_module: nn.Module, _inputs: Any, output: Any) -> None:

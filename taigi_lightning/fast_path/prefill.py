@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from taigi_lightning.fast_path.activation_offload import ranks_here
 from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.attention import Scores, has_flash, seen
 from taigi_lightning.fast_path.decoder import FastDecoder
@@ -20,8 +21,9 @@ from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout, Norm
-from taigi_lightning.planning.memory import packed_layer_bytes, prefill_bytes
-from taigi_lightning.planning.placement import SLOTS, spread
+from taigi_lightning.kernels.host_memory import available_bytes
+from taigi_lightning.planning.memory import prefill_bytes, prefill_peak_bytes
+from taigi_lightning.planning.placement import HOST_SHARE, place_prediction, spread
 from taigi_lightning.tasks.prefix_tree import PackedTrees
 
 NO_DROPOUT = Dropout(0.0, 0)
@@ -40,7 +42,8 @@ class _Row(NamedTuple):
 def unpack_what_fits(model: Any, tokens: int) -> int:
     """Unpack a 4-bit model's layers for good, as many as leave headroom on the GPU for rows of some tokens.
 
-    Each then spares every later forward pass its unpacking: in the 13B shape 0.6 GiB against 0.7 ms.
+    Each then spares every later forward pass its unpacking: in the 13B shape 0.6 GiB against 0.7 ms. Where packed
+    weights wait on the host, as many come back as there is headroom for, and none is unpacked.
 
     Args:
         model: after `apply_fast_path`, or any other, which stays as it is.
@@ -54,12 +57,11 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
         return 0
     weight, first = decoder.backbone.norm.weight, decoder.layers[0]
     _, unallocated = allowed_bytes(weight.device)
-    a_row = prefill_bytes(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
-    if (
-        decoder.stream.hosts
-    ):  # weights that wait on the host come back as far as there is headroom, still packed
-        decoder.keep_on_host(_waiting(decoder, unallocated - a_row))
+    if decoder.stream.hosts:
+        row = prefill_peak_bytes(decoder.shape, tokens, weight.element_size())
+        bring_what_fits(decoder, unallocated - row)
         return 0
+    a_row = prefill_bytes(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
     a_layer = sum(group.out_features * group.width for group in first.groups()) * weight.element_size()
     layers = min(len(decoder.layers), max(0, int((unallocated - a_row) / a_layer)))
     # To the host and, when Lightning moves the model, back again they would take longer than they save in a thousand
@@ -68,14 +70,24 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     return layers
 
 
-def _waiting(decoder: FastDecoder, headroom: float) -> set[int]:
-    """Which layers go on waiting where the device has headroom for so many bytes of packed weights."""
-    packed, layers = packed_layer_bytes(decoder.shape), len(decoder.layers)
-    if decoder.weights_on_host != "auto":
-        return set(decoder.stream.hosts)
-    if headroom >= layers * packed:
-        return set()
-    return set(spread(layers, min(layers, layers + SLOTS - int(max(0.0, headroom) / packed))))
+def bring_what_fits(decoder: FastDecoder, headroom: float) -> None:
+    """Let as few packed weights wait on the host as leave the device its memory, and the output head if none would.
+
+    Args:
+        headroom: bytes of the device beside a row, with the weights where they are now.
+    """
+    waiting = decoder.stream.host_bytes()
+    on_host, head = place_prediction(
+        decoder.shape,
+        weights_on_host=decoder.weights_on_host,
+        headroom=headroom - waiting + decoder.stream.slots_bytes(),
+        host=HOST_SHARE * available_bytes() / ranks_here() + waiting,
+        head=decoder.tables.movable_head(),
+        packed=decoder.packed,
+    )
+    decoder.keep_on_host(set(spread(len(decoder.layers), on_host)))
+    if head:
+        decoder.tables.head_to_host()
 
 
 @torch.no_grad()
@@ -91,7 +103,6 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
     longest = max(part.stop - part.start for part in queries), max(part.stop - part.start for part in keys)
     runs = list(zip(queries, keys, strict=True))
     trees = trees.to(wanted.device)
-    backbone = decoder.backbone
     backbone, last = decoder.backbone, decoder.layers[-1]
     with torch.autocast(wanted.device.type, enabled=False):
         x, delta = backbone.embed_tokens(trees.input_ids), None  # [M, H]

@@ -79,9 +79,9 @@ def _register(pages: _Pages, size: int) -> None:
 
 
 def _forget_error() -> None:
-    """Take back what a refused call left with CUDA, or the next kernel's check would find it and take it for its own."""
+    """Take back what a refused call left with CUDA: the next check of a kernel would take it for its own."""
     with suppress(RuntimeError):
-        torch.zeros(1, device="cuda")
+        torch.empty(1, device="cuda").fill_(0.0)
 
 
 def available_bytes() -> int:

@@ -37,6 +37,7 @@ LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segme
 ACTIVATION_SHARE = 0.5  # of the host memory available, for activations of all ranks of a machine
 SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
 SIDE_COLUMNS = 256  # LoRA's columns beside a dequantised weight, generously
+HEAD_ROWS = 4096  # of an output head that waits on the host: so many words of the vocabulary at a time
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,20 @@ def loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
     """Bytes at the loss, beside what layers saved: the last hidden states, before and after their norm, their
     gradient, and one slice of logits (S, V), which its own gradient overwrites."""
     return (3 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size
+
+
+def streamed_loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
+    """The same where the head waits on the host: two parts of it, their logits in 16 bits and three times in 32, and
+    the hidden states' gradient, which is added up in 32."""
+    slots = 2 * HEAD_ROWS * shape.hidden * element_size
+    logits = tokens * min(HEAD_ROWS, shape.vocabulary) * (element_size + 12)
+    return slots + logits + tokens * shape.hidden * (3 * element_size + 8)
+
+
+def transient_bytes(shape: Shape, tokens: int, element_size: int = 2, head_on_host: bool = False) -> int:
+    """Bytes at the peak beside what is held and what layers saved: at the loss or in one layer's backward pass."""
+    at_loss = streamed_loss_bytes if head_on_host else loss_bytes
+    return max(working_bytes(shape, tokens, element_size), at_loss(shape, tokens, element_size))
 
 
 def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2, packed: bool = True) -> int:
@@ -171,7 +186,13 @@ def plan_savings(layers: int, sizes: dict[str, int], headroom: float, host_headr
 
 
 def headroom_left(
-    card: float, taken: float, shape: Shape, tokens: int, element_size: int = 2, margin: float = MARGIN
+    card: float,
+    taken: float,
+    shape: Shape,
+    tokens: int,
+    element_size: int = 2,
+    margin: float = MARGIN,
+    head_on_host: bool = False,
 ) -> float:
     """Bytes that a budget of "auto" may fill.
 
@@ -179,9 +200,9 @@ def headroom_left(
         card: bytes of the device that this process may take.
         taken: bytes held for the whole step: weights, adapter, gradients, optimizer state, other processes.
         margin: of the card, to leave free.
+        head_on_host: the output head waits there.
     """
-    transient = max(working_bytes(shape, tokens, element_size), loss_bytes(shape, tokens, element_size))
-    return card * (1 - margin) - taken - transient
+    return card * (1 - margin) - taken - transient_bytes(shape, tokens, element_size, head_on_host)
 
 
 def decide(

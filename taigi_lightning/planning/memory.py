@@ -150,6 +150,22 @@ def prefill_bytes(hidden: int, intermediate: int, tokens: int, element_size: int
     return 2 * GIB + 3 * tokens * (3 * hidden + 3 * intermediate) * element_size // 2
 
 
+HEAD_CHUNK = 8192  # words of the vocabulary whose logits prediction makes at a time, in 32 bits
+ANSWER_TOKENS = 64  # tokens of a row for each token whose logits are wanted, at least
+
+
+def prefill_peak_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
+    """Bytes at the peak of a pass of prediction over a row of some tokens, with a tenth for fragments.
+
+    Inside the MLP a layer holds the residual stream and what is to join it, gate and up, their product and one
+    dequantised weight; at the end the head is multiplied in 32 bits, and the wanted tokens' logits are held twice.
+    """
+    hidden, wide = shape.hidden, shape.intermediate
+    layer = (tokens * (2 * hidden + 3 * wide) + 2 * wide * (hidden + 256)) * element_size
+    head = 8 * (HEAD_CHUNK * hidden + tokens // ANSWER_TOKENS * shape.vocabulary)
+    return 11 * max(layer, head + tokens * hidden * element_size) // 10
+
+
 # Bytes of optimizer state for each trained parameter; blockwise 8-bit states have a float for each 256.
 STATE_BYTES = {"AdamW": 8.0, "Adam": 8.0, "AdamW8bit": 2 + 8 / 256, "Adam8bit": 2 + 8 / 256}
 STATE_BYTES |= {"Lion": 4.0, "Lion8bit": 1 + 4 / 256, "SGD": 0.0}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taigi_lightning.planning import activation_plan
-from taigi_lightning.planning.activation_plan import Decision, kept_bytes, small_bytes
+from taigi_lightning.planning.activation_plan import Decision, kept_bytes, small_bytes, transient_bytes
 from taigi_lightning.planning.memory import Shape, packed_layer_bytes
-from taigi_lightning.planning.step_time import Machine, step_seconds
+from taigi_lightning.planning.step_time import Machine, head_seconds, step_seconds
 
 WeightsOnHost = int | Literal["auto", "all", "none"]
 HOST_SHARE = 0.8  # of the host memory available, for weights and activations together
@@ -25,12 +25,14 @@ class Placement:
     Args:
         decision: activations, dequantised weights, the input embedding.
         on_host: how many layers' packed weights wait on the host.
+        head_on_host: whether the output head does, and the input embedding if it is the same.
         fits: whether what must be kept fits.
-        seconds: of the layers' work on one micro-batch.
+        seconds: of the layers' work on one micro-batch, and of what a head on the host adds to it.
     """
 
     decision: Decision
     on_host: int
+    head_on_host: bool
     fits: bool
     seconds: float
 
@@ -49,6 +51,11 @@ def slot_bytes(shape: Shape, on_host: int) -> int:
     return SLOTS * packed_layer_bytes(shape) if on_host else 0
 
 
+def head_bytes(shape: Shape, weights_on_host: WeightsOnHost, element_size: int = 2) -> int:
+    """Bytes of the output head, if it may wait on the host: where no weights may, it stays."""
+    return 0 if weights_on_host in ("none", 0) else shape.vocabulary * shape.hidden * element_size
+
+
 def place(
     shape: Shape,
     tokens: int,
@@ -61,6 +68,7 @@ def place(
     host_headroom: float,
     host: float,
     embedding: int = 0,
+    head: int = 0,
     element_size: int = 2,
     packed: bool = True,
 ) -> Placement:
@@ -72,40 +80,72 @@ def place(
         headroom: `activation_plan.headroom_left` with all weights on the device.
         host_headroom: bytes of the host that activations may take.
         host: bytes of the host that weights and activations may take together.
+        head: bytes of the output head if it may move to the host, which it does where nothing fits otherwise; it is
+            multiplied part by part. Tied, it is the input embedding as well.
         The others: as for `activation_plan.decide`.
     """
+    each = packed_layer_bytes(shape)
+    at_loss = [transient_bytes(shape, tokens, element_size, moved) for moved in (False, True)]
 
-    def placed(on_host: int, host_headroom: float) -> Placement:
-        freed = on_host * packed_layer_bytes(shape) - slot_bytes(shape, on_host)
-        left = headroom + freed
+    def placed(on_host: int, head_moves: bool, moving: bool) -> Placement:
+        waiting = on_host * each + (head if head_moves else 0)
+        left = headroom + waiting - slot_bytes(shape, on_host)
+        left += at_loss[0] - at_loss[1] if head_moves else 0
         decision = activation_plan.decide(
-            shape, tokens, rank, budget=budget, headroom=left, host_headroom=host_headroom, embedding=embedding,
+            shape, tokens, rank, budget=budget, headroom=left,
+            host_headroom=max(0.0, min(host_headroom, host - waiting)) if moving else 0.0, embedding=embedding,
             element_size=element_size, packed=packed,
         )  # fmt: skip
         left += embedding if decision.embedding_on_host else 0
         device, _ = kept_bytes(decision.savings, shape, tokens, 0, element_size)
-        fits = (
-            device + small_bytes(shape, tokens, rank, element_size) <= left
-            and on_host * packed_layer_bytes(shape) <= host
-        )
+        fits = device + small_bytes(shape, tokens, rank, element_size) <= left and waiting <= host
         seconds = step_seconds(decision.savings, on_host, shape, tokens, machine, element_size)
-        return Placement(decision, on_host, fits, seconds)
-
-    def movable(on_host: int) -> float:
-        return max(0.0, min(host_headroom, host - on_host * packed_layer_bytes(shape)))
+        seconds += head_seconds(shape, tokens, machine, element_size) if head_moves else 0.0
+        return Placement(decision, on_host, head_moves, fits, seconds)
 
     choices = counts(weights_on_host, shape.layers, packed)
-    first = placed(choices[0], movable(choices[0]))
+    first = placed(choices[0], False, True)
     if first.fits and first.decision.keeping == shape.layers:
         return first
-    # With a link too slow for both, activations had better be made again than moved.
-    found = [placed(n, moved) for n in choices for moved in {movable(n), 0.0}]
-    fitting = [one for one in found if one.fits]
+    # With a link too slow for both, activations had better be made again than moved. The head leaves last: its parts
+    # are added up in another order, and no layer's work hides its copies.
+    fitting: list[Placement] = []
+    for head_moves in (False, True)[: 2 if head else 1]:
+        found = [placed(n, head_moves, moving) for n in choices for moving in (True, False)]
+        fitting = fitting or [one for one in found if one.fits]
     if not fitting:
-        return placed(choices[-1], movable(choices[-1]))
+        return placed(choices[-1], head > 0, True)
     if budget != "auto":  # a share of the activations was asked for: only what does not fit goes
         return min(fitting, key=lambda one: (one.on_host, one.seconds))
     return min(fitting, key=lambda one: (one.seconds, one.on_host))
+
+
+def place_prediction(
+    shape: Shape,
+    *,
+    weights_on_host: WeightsOnHost,
+    headroom: float,
+    host: float,
+    head: int = 0,
+    packed: bool = True,
+) -> tuple[int, bool]:
+    """How many layers' packed weights wait on the host while questions are answered, and whether the head does.
+
+    Args:
+        weights_on_host: as for `place`; "auto" lets as few wait as the device needs.
+        headroom: bytes of the device that are left with all weights there and a row on its way; below 0, what lacks.
+        host: bytes of the host that weights may take.
+        head: bytes of the output head if it may move. It comes after each pass, where no layer hides its copy: so the
+            layers go first.
+    """
+    each = packed_layer_bytes(shape)
+    choices = [n for n in counts(weights_on_host, shape.layers, packed) if n * each <= host] or [0]
+
+    def left(n: int) -> float:
+        return headroom + n * each - slot_bytes(shape, n)
+
+    fewest = next((n for n in choices if left(n) >= 0), choices[-1])
+    return fewest, left(fewest) < 0 and 0 < head <= host - fewest * each
 
 
 def counts(weights_on_host: WeightsOnHost, layers: int, packed: bool = True) -> list[int]:

@@ -74,3 +74,20 @@ def step_seconds(
     there = max(forward / machine.rate, moved / machine.link, arriving / machine.link)
     back = max(backward / machine.rate, (moved + arriving) / machine.link)
     return (there + back) * (1 + DISTURBANCE * on_host / shape.layers)
+
+
+def head_seconds(shape: Shape, tokens: int, machine: Machine, element_size: int = 2) -> float:
+    """How much longer the loss takes if the output head waits on the host.
+
+    It arrives twice, first for the normalisers, then for the gradient; its product with the hidden states, else made
+    once for both, is made twice.
+    """
+    size = shape.vocabulary * shape.hidden
+    product = 2 * tokens * size / machine.rate
+    return max(3 * product, 2 * size * element_size / machine.link) - 2 * product
+
+
+def prefill_seconds(on_host: int, shape: Shape, tokens: int, machine: Machine) -> float:
+    """Seconds of the layers in one pass of prediction over a row of some tokens."""
+    forward = shape.layers * sum(part_operations(shape, tokens).values()) / machine.rate
+    return max(forward, on_host * packed_layer_bytes(shape) / machine.link)

@@ -116,8 +116,6 @@ def _random_4_bit(linear: nn.Linear, device: str) -> bnb.nn.Linear4bit:
 def write_base(model: Any, folder: Path) -> None:
     """Write a model as transformers reads a 4-bit one, with a toy tokenizer."""
     from safetensors.torch import save_file
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -133,11 +131,22 @@ def write_base(model: Any, folder: Path) -> None:
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
     config["quantization_config"] = quantization | {"quant_method": "bitsandbytes"}
     (folder / "config.json").write_text(json.dumps(config, default=str))
+    write_toy_tokenizer(folder)
+
+
+def write_toy_tokenizer(folder: Path) -> None:
+    """A tokenizer of bytes and a few pairs of them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     toy = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     toy.pre_tokenizer, toy.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>"]
     toy.train_from_iterator(
-        ["hello world"] * 10, trainers.BpeTrainer(vocab_size=1000, special_tokens=special)
+        ["hello world"] * 10,
+        trainers.BpeTrainer(
+            vocab_size=1000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
     )
     PreTrainedTokenizerFast(
         tokenizer_object=toy, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"

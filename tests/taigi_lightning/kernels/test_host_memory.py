@@ -116,3 +116,12 @@ def test_a_held_modules_tensors_stay_when_the_model_moves() -> None:
     let_move(model[0])
     model.to(torch.float64)
     assert model[0].weight.dtype == torch.float64
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA refuses only where it is")
+def test_a_real_refusal_leaves_no_error_for_the_next_kernel() -> None:
+    pages = host_memory._Pages(-1, 4096)
+    host_memory._register(pages, 4096)
+    with pytest.warns(UserWarning, match="page-locked here"):
+        host_memory._register(pages, 4096)  # locked already
+    assert torch.ones(3, device="cuda").add(1).sum().item() == 6
