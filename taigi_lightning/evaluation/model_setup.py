@@ -173,7 +173,9 @@ def take_fast_path(
         apply_fast_path(
             model, compile=compiled, activation_budget=1.0, offload=False, weights_on_host=weights_on_host
         )
-    with torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32):
+    # Lightning makes whatever is new on the card while a model is set up; what is asked of it is made as in a run.
+    precision = torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32)
+    with torch.device("cpu"), precision:
         findings = self_check(model, answers=answers, generating=generating)
     if not training and device.type == "cuda" and row_tokens is not None:
         unpack_what_fits(model, tokens=row_tokens)

@@ -11,7 +11,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,31 @@ def waiting_parameters(model: nn.Module) -> list[str]:
         if held_in_place(module)
         for parameter, _ in module.named_parameters(recurse=False)
     ]
+
+
+@contextmanager
+def at_hand(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let held 4-bit modules be called by who knows nothing of the host: each weight comes for its own pass alone."""
+    hosts: dict[nn.Module, Tensor] = {}
+
+    def fetch(module: Any, *_: Any) -> None:
+        hosts[module] = module.weight.data
+        module.weight.data = module.weight.data.to(device, copy=True)
+
+    def drop(module: Any, *_: Any) -> None:
+        module.weight.data = hosts.pop(module)
+
+    handles = []
+    for module in model.modules():
+        if held_in_place(module):
+            handles += [module.register_forward_pre_hook(fetch), module.register_forward_hook(drop)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in list(hosts):  # whose pass was broken off
+            drop(module)
 
 
 def _stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:

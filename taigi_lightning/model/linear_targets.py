@@ -19,6 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from taigi_lightning.kernels.host_memory import at_hand
+
 
 def linear_projections(model: nn.Module) -> dict[str, nn.Module]:
     """The linear layers of a model by name, the output layer left out; 4-bit ones are among them."""
@@ -51,7 +53,8 @@ def used_projections(model: PreTrainedModel) -> dict[str, nn.Module]:
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
         device = model.get_input_embeddings().weight.device
-        model(input_ids=torch.arange(4, 20, device=device)[None], use_cache=False)
+        with at_hand(model, device):
+            model(input_ids=torch.arange(4, 20, device=device)[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,7 +11,13 @@ from torch import Tensor
 from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import model_setup
-from taigi_lightning.evaluation.model_setup import starts_on_host, tokens_at_once
+from taigi_lightning.evaluation.model_setup import (
+    build_model,
+    starts_on_host,
+    take_fast_path,
+    tokens_at_once,
+)
+from taigi_lightning.evaluation.self_check import Findings
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.model.adapters import LoraSettings
@@ -79,3 +85,16 @@ def test_layers_that_are_not_written_out_are_refused_by_name(
     monkeypatch.setattr("taigi_lightning.fast_path.apply.unsupported", lambda model: "a reason")
     with pytest.raises(InputError, match=r"a reason.*weights_on_host none"):
         train(home, "all")
+
+
+def test_the_check_makes_its_questions_where_a_run_does_whatever_lightning_sets(tiny_llama_dir: Path) -> None:
+    model = build_model(
+        str(tiny_llama_dir), lora=LoraSettings(r=4), adapter=None, quantization="none", from_scratch=False,
+        compute_dtype=torch.float32, device=CPU, training=True,
+    )  # fmt: skip
+    with torch.device("meta"):  # as Lightning sets a card's in configure_model
+        findings = take_fast_path(
+            model, device=CPU, training=True, compile=None, activation_budget="auto",
+            compute_dtype=torch.float32, answers=True,
+        )  # fmt: skip
+    assert findings == Findings()

@@ -10,6 +10,7 @@ from torch import nn
 
 from taigi_lightning.kernels import host_memory
 from taigi_lightning.kernels.host_memory import (
+    at_hand,
     available_bytes,
     held_in_place,
     hold_in_place,
@@ -116,6 +117,27 @@ def test_a_held_modules_tensors_stay_when_the_model_moves() -> None:
     let_move(model[0])
     model.to(torch.float64)
     assert model[0].weight.dtype == torch.float64
+
+
+def test_a_held_weight_comes_for_its_own_pass_alone() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    hold_in_place(model[0])
+    hold_in_place(model[2])
+    seen: list[set[int]] = []
+    hosts = {layer.weight.data_ptr() for layer in model}
+    for layer in model:
+        layer.register_forward_hook(
+            lambda *_: seen.append({layer.weight.data_ptr() for layer in model} - hosts)
+        )
+    wanted = model(torch.ones(1, 2))
+    seen.clear()
+    with at_hand(model, torch.device("cpu")):
+        assert torch.equal(model(torch.ones(1, 2)), wanted)
+        with pytest.raises(RuntimeError):
+            model[2](torch.ones(1, 3))
+    assert [len(one) for one in seen] == [1, 0, 1]
+    assert {layer.weight.data_ptr() for layer in model} == hosts
+    assert torch.equal(model(torch.ones(1, 2)), wanted)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA refuses only where it is")

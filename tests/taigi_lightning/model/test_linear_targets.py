@@ -2,6 +2,7 @@
 
 import pytest
 
+from taigi_lightning.kernels import host_memory
 from taigi_lightning.model.linear_targets import default_targets, without_lora
 from tests.taigi_lightning.architectures.small_bases import small_config, small_model
 
@@ -31,3 +32,13 @@ def test_targets_are_asked_of_the_model(name: str, targets: list[str], rest: lis
     if name == "bart":  # its names are those of a layer that text never reaches, so they are given in full
         assert "model.decoder.layers.0.self_attn.q_proj" in found
         assert not any("encoder_attn" in target for target in found)
+
+
+def test_a_base_that_waits_on_the_host_is_asked_with_its_weights_at_hand() -> None:
+    model = small_model(small_config("llama"))
+    held = model.model.layers[0].mlp.down_proj
+    host_memory.hold_in_place(held)
+    before, during = held.weight.data_ptr(), []
+    held.register_forward_hook(lambda *_: during.append(held.weight.data_ptr()))
+    assert "down_proj" in default_targets(model)
+    assert during[0] != before == held.weight.data_ptr()
