@@ -10,7 +10,7 @@ from taigi_lightning.fast_path.nf4_linear import float32_product
 from taigi_lightning.fast_path.output_head import OutputHead
 from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels import elementwise
-from taigi_lightning.planning.activation_plan import SLICE_TOKENS
+from taigi_lightning.planning.activation_plan import HEAD_ROWS, SLICE_TOKENS
 from taigi_lightning.tasks.prompts import IGNORE
 
 
@@ -61,18 +61,18 @@ class _StreamedLossSum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
         normaliser = hidden.new_full(targets.shape, -torch.inf, dtype=torch.float32)
         answer = torch.zeros_like(normaliser)
-        for part, weight in parts_of(head.weight, hidden.device):
+        for part, weight in parts_of(head.weight, hidden.device, HEAD_ROWS):
             scores = head.finish_(_scores(hidden, weight, head.bias, part)).float()
             normaliser = torch.logaddexp(normaliser, scores.logsumexp(-1))
             answer += scores.mul_(_answers(targets, part, scores)).sum(-1)
         used = targets != IGNORE
         if ctx.needs_input_grad[0]:
             total = torch.zeros_like(hidden, dtype=torch.float32)
-            for part, weight in parts_of(head.weight, hidden.device):
+            for part, weight in parts_of(head.weight, hidden.device, HEAD_ROWS):
                 logits = _scores(hidden, weight, head.bias, part)
                 slope = _finish(logits, head)
                 grad = logits.float().sub_(normaliser[:, None]).exp_()
-                grad.sub_(_answers(targets, part, grad)).mul_(used[:, None])
+                grad.sub_(_answers(targets, part, grad).to(grad.dtype)).mul_(used[:, None])
                 grad = grad.to(logits.dtype)
                 total += float32_product(grad if slope is None else grad.mul_(slope), weight)
             ctx.save_for_backward(total.to(hidden.dtype))

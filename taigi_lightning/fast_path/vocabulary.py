@@ -16,7 +16,7 @@ from taigi_lightning.kernels.host_memory import held_in_place, hold_in_place, le
 from taigi_lightning.planning.activation_plan import HEAD_ROWS
 
 
-def parts_of(weight: Tensor, device: torch.device, rows: int = HEAD_ROWS) -> Iterator[tuple[slice, Tensor]]:
+def parts_of(weight: Tensor, device: torch.device, rows: int) -> Iterator[tuple[slice, Tensor]]:
     """A weight (V, H) in parts (rows, H) on a device, each while the next arrives.
 
     What is queued with a part must be queued before the next is asked for.
@@ -108,6 +108,8 @@ class Tables:
 
 def _project(head: Any, hidden: Tensor) -> Tensor:
     """hidden (..., H) times the weight on the host, (..., V)."""
-    logits = [nn.functional.linear(hidden, weight) for _, weight in parts_of(head.weight, hidden.device)]
+    logits = [
+        nn.functional.linear(hidden, weight) for _, weight in parts_of(head.weight, hidden.device, HEAD_ROWS)
+    ]
     joined = torch.cat(logits, dim=-1)
     return joined if head.bias is None else joined + head.bias

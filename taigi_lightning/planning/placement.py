@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taigi_lightning.planning import activation_plan
-from taigi_lightning.planning.activation_plan import Decision, kept_bytes, small_bytes, transient_bytes
+from taigi_lightning.planning.activation_plan import Decision, kept_bytes, transient_bytes
 from taigi_lightning.planning.memory import Shape, packed_layer_bytes
 from taigi_lightning.planning.step_time import Machine, head_seconds, step_seconds
 
@@ -97,8 +97,8 @@ def place(
             element_size=element_size, packed=packed,
         )  # fmt: skip
         left += embedding if decision.embedding_on_host else 0
-        device, _ = kept_bytes(decision.savings, shape, tokens, 0, element_size)
-        fits = device + small_bytes(shape, tokens, rank, element_size) <= left and waiting <= host
+        device, _ = kept_bytes(decision.savings, shape, tokens, rank, element_size)
+        fits = device <= left and waiting <= host
         seconds = step_seconds(decision.savings, on_host, shape, tokens, machine, element_size)
         seconds += head_seconds(shape, tokens, machine, element_size) if head_moves else 0.0
         return Placement(decision, on_host, head_moves, fits, seconds)

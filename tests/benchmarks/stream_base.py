@@ -51,6 +51,8 @@ def base_on_host(config: Any) -> Any:
         layer = copy.deepcopy(first, {id(m.weight): _another(m) for m in _packed(first)})
         layer.self_attn.layer_idx = index
         model.model.layers.append(layer)
+        for module in _packed(layer):
+            hold_in_place(module)
     for module in _packed(first):
         _wait_on_host(module)
     config.num_hidden_layers = layers

@@ -1,10 +1,13 @@
 """The sliced loss equals transformers' over whole logits, with its gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from taigi_lightning.fast_path import cross_entropy as loss
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
+from taigi_lightning.fast_path.output_head import OutputHead
 
 
 @pytest.mark.parametrize("slice_tokens", [5, 2048])
@@ -40,3 +43,41 @@ def test_no_supervised_token_gives_zero() -> None:
     total.backward()
     assert total.item() == 0.0
     assert not hidden.grad.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("rows", [5, 4096])
+@pytest.mark.parametrize("form", [{}, {"scale": 0.5, "cap": 2.0}, {"bias": True}])
+def test_a_head_that_passes_by_part_by_part_gives_the_same_loss_and_gradient(
+    rows: int, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "HEAD_ROWS", rows)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 9, 16, requires_grad=True), torch.randn(31, 16)
+    labels = torch.randint(0, 31, (2, 9))
+    labels[0, :4] = -100
+    given = form | ({"bias": torch.randn(31)} if "bias" in form else {})
+    totals = [
+        linear_cross_entropy_sum(hidden, OutputHead(weight, **given, on_host=on), labels)
+        for on in (False, True)
+    ]
+    torch.testing.assert_close(totals[1], totals[0])
+    wanted, found = (torch.autograd.grad(total / 13, hidden)[0] for total in totals)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+    with torch.no_grad():
+        evaluated = linear_cross_entropy_sum(hidden, OutputHead(weight, **given, on_host=True), labels)
+    assert torch.equal(evaluated, totals[1].detach())
+
+
+def test_a_head_that_passes_by_is_as_exact_in_16_bits() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1, 64, 32), torch.randn(9000, 32) * 0.3
+    labels = torch.randint(0, 9000, (1, 64))
+    exact = hidden.double().requires_grad_()
+    wanted = torch.autograd.grad(linear_cross_entropy_sum(exact, weight.double(), labels), exact)[0]
+    errors = []
+    for on_host in (False, True):
+        rounded = hidden.bfloat16().requires_grad_()
+        total = linear_cross_entropy_sum(rounded, OutputHead(weight.bfloat16(), on_host=on_host), labels)
+        found = torch.autograd.grad(total, rounded)[0]
+        errors.append(float((found - wanted).norm() / wanted.norm()))
+    assert errors[1] < max(1.1 * errors[0], 5e-3)
