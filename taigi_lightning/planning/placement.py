@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taigi_lightning.planning import activation_plan
-from taigi_lightning.planning.activation_plan import Decision, kept_bytes, transient_bytes
+from taigi_lightning.planning.activation_plan import Decision, kept_bytes, small_bytes, transient_bytes
 from taigi_lightning.planning.memory import Shape, packed_layer_bytes
 from taigi_lightning.planning.step_time import Machine, head_seconds, step_seconds
 
@@ -87,7 +87,7 @@ def place(
     each = packed_layer_bytes(shape)
     at_loss = [transient_bytes(shape, tokens, element_size, moved) for moved in (False, True)]
 
-    def placed(on_host: int, head_moves: bool, moving: bool) -> Placement:
+    def placed(on_host: int, head_moves: bool, moving: bool, barely: bool = False) -> Placement:
         waiting = on_host * each + (head if head_moves else 0)
         left = headroom + waiting - slot_bytes(shape, on_host)
         left += at_loss[0] - at_loss[1] if head_moves else 0
@@ -97,8 +97,9 @@ def place(
             element_size=element_size, packed=packed,
         )  # fmt: skip
         left += embedding if decision.embedding_on_host else 0
-        device, _ = kept_bytes(decision.savings, shape, tokens, rank, element_size)
-        fits = device <= left and waiting <= host
+        device, _ = kept_bytes(decision.savings, shape, tokens, rank if barely else 0, element_size)
+        beside = 0 if barely else small_bytes(shape, tokens, rank, element_size)  # these at most, or exactly
+        fits = device + beside <= left and waiting <= host
         seconds = step_seconds(decision.savings, on_host, shape, tokens, machine, element_size)
         seconds += head_seconds(shape, tokens, machine, element_size) if head_moves else 0.0
         return Placement(decision, on_host, head_moves, fits, seconds)
@@ -109,12 +110,13 @@ def place(
         return first
     # With a link too slow for both, activations had better be made again than moved. The head leaves last: its parts
     # are added up in another order, and no layer's work hides its copies.
-    fitting: list[Placement] = []
-    for head_moves in (False, True)[: 2 if head else 1]:
-        found = [placed(n, head_moves, moving) for n in choices for moving in (True, False)]
-        fitting = fitting or [one for one in found if one.fits]
+    fitting = [one for n in choices for moving in (True, False) if (one := placed(n, False, moving)).fits]
+    if not fitting and (not head or placed(choices[-1], False, True, barely=True).fits):
+        return placed(choices[-1], False, True)
     if not fitting:
-        return placed(choices[-1], head > 0, True)
+        fitting = [one for n in choices for moving in (True, False) if (one := placed(n, True, moving)).fits]
+    if not fitting:
+        return placed(choices[-1], True, True)
     if budget != "auto":  # a share of the activations was asked for: only what does not fit goes
         return min(fitting, key=lambda one: (one.on_host, one.seconds))
     return min(fitting, key=lambda one: (one.seconds, one.on_host))

@@ -16,8 +16,15 @@ from taigi_lightning.planning.activation_plan import (
     RESIDUAL,
     kept_bytes,
 )
-from taigi_lightning.planning.memory import GIB, Shape, packed_layer_bytes
-from taigi_lightning.planning.placement import Placement, place, slot_bytes, spread
+from taigi_lightning.planning.memory import (
+    GIB,
+    PROJECTIONS,
+    Shape,
+    adapter_sizes,
+    packed_layer_bytes,
+    weight_bytes,
+)
+from taigi_lightning.planning.placement import Placement, place, place_prediction, slot_bytes, spread
 from taigi_lightning.planning.step_time import Machine, part_operations, step_seconds
 
 BIG = Shape(40, 5120, 13824, 40, 40, 128, 56064)
@@ -53,6 +60,61 @@ def test_what_is_chosen_fits_and_costs_no_more_than_resident_weights(headroom: i
     assert found.fits
     assert device <= headroom * GIB + freed
     assert not resident.fits or found.seconds <= resident.seconds
+
+
+HEAD = 2 * 262208 * 5376
+GEMMA = Shape(62, 5376, 21504, 32, 16, 128, 262208, tied=True, head_norm=256, norms=4, post_norms=True)
+
+
+def headroom_of_27b(card: float, tokens: int = TOKENS) -> float:
+    """With an adapter of r 16, its gradients and a state of 8 bits."""
+    taken = sum(weight_bytes(GEMMA, "nf4")) + 10 * sum(adapter_sizes(GEMMA, 16, PROJECTIONS))
+    return activation_plan.headroom_left(card * GIB, taken, GEMMA, tokens)
+
+
+def test_the_head_leaves_where_nothing_fits_otherwise_and_only_there() -> None:
+    given: dict[str, Any] = {
+        "weights_on_host": "auto", "machine": FAST, "budget": "auto", "host_headroom": math.inf,
+        "host": math.inf, "head": HEAD,
+    }  # fmt: skip
+    cards = [4.0 + n / 2 for n in range(30)]
+    found = [place(GEMMA, 2048, 16, **given | {"headroom": headroom_of_27b(card, 2048)}) for card in cards]
+    moves = [one.head_on_host for one in found]
+    assert moves == sorted(moves, reverse=True)
+    fits = [one.fits for one in found]
+    assert fits == sorted(fits)
+    first = fits.index(True)
+    assert moves[first], "a smaller card is enough with it there"
+    assert not moves[-1]
+    without = [
+        place(GEMMA, 2048, 16, **given | {"headroom": headroom_of_27b(c, 2048), "head": 0}) for c in cards
+    ]
+    for one, other in zip(found, without, strict=True):
+        assert one == other if other.fits else not one.fits or one.head_on_host
+    # The host must hold it too.
+    tight = packed_layer_bytes(GEMMA) * GEMMA.layers + HEAD // 2
+    headroom = headroom_of_27b(cards[first], 2048)
+    assert not place(GEMMA, 2048, 16, **given | {"headroom": headroom, "host": tight}).fits
+
+
+@pytest.mark.parametrize(
+    ("headroom", "waiting", "head"),
+    [(1.0, 0, False), (0.0, 0, False), (-1.0, 9, False), (-5.61, 40, False), (-6.5, 40, True)],
+)
+def test_in_prediction_as_few_layers_wait_as_the_card_needs_and_the_head_last(
+    headroom: float, waiting: int, head: bool
+) -> None:
+    given: dict[str, Any] = {
+        "weights_on_host": "auto",
+        "headroom": headroom * GIB,
+        "host": math.inf,
+        "head": HEAD,
+    }
+    assert place_prediction(BIG, **given) == (waiting, head)
+    assert place_prediction(BIG, **given | {"weights_on_host": "all"})[0] == 40
+    assert place_prediction(BIG, **given | {"weights_on_host": "none"})[0] == 0
+    assert place_prediction(BIG, **given | {"host": 8 * packed_layer_bytes(BIG)})[0] <= 8
+    assert place_prediction(BIG, **given | {"packed": False})[0] == 0
 
 
 def test_a_link_too_slow_to_hide_carries_less() -> None:
