@@ -11,8 +11,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.data.collate import pad_left
 from taigi_lightning.evaluation.predictions import Prediction, choose
-from taigi_lightning.fast_path.apply import causal_lm, device_of, fast_decoder, own_hidden
+from taigi_lightning.fast_path.apply import causal_lm, device_of, fast_decoder
 from taigi_lightning.fast_path.output_head import OutputHead, output_head
+from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.fast_path.prefill import last_hidden
 from taigi_lightning.tasks.prefix_tree import TokenTree, pack_trees, pad_trees, token_tree
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch

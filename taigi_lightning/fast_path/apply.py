@@ -17,6 +17,7 @@ from taigi_lightning.fast_path import fallback as general_path
 from taigi_lightning.fast_path import families, nf4_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
+from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
 from taigi_lightning.planning.decoder_path import off_fast_path
@@ -59,8 +60,9 @@ def apply_fast_path(
         earlier.release()
     reason = unsupported(model)
     if reason is not None:
-        if activation_budget != 1.0:
+        if activation_budget != 1.0 and base.supports_gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.disable_input_require_grads()  # only reentrant checkpointing needs them, and some add to them in place
         fused = compile and next(base.parameters()).is_cuda
         for module in base.modules():
             general_path.speed_up(module, _operations(fused), fused)
@@ -152,25 +154,7 @@ def forward_hidden(
     return own_hidden(causal_lm(model), input_ids=input_ids, position_ids=position_ids)
 
 
-def own_decoder(base: Any) -> Any:
-    """The part of a transformers causal language model before its output layer."""
-    decoder = base.get_decoder()
-    return base.model if decoder is base and hasattr(base, "model") else decoder
-
-
-def own_hidden(base: Any, **inputs: Tensor | None) -> Tensor:
-    """Last hidden states (B, T, H) by transformers' own pass, given what its decoder knows of.
-
-    Some decoders take no positions; the run's self-check finds out what that means.
-    """
-    decoder = own_decoder(base)
-    known = inspect.signature(decoder.forward).parameters
-    out = decoder(**{name: value for name, value in inputs.items() if name in known}, use_cache=False)
-    hidden: Tensor = out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
-    return hidden
-
-
-def unsupported(model: nn.Module) -> str | None:
+def unsupported(model: nn.Module) -> str | None:  # noqa: PLR0911
     """Why the layers of a model cannot be written out, or None if they can."""
     base = causal_lm(model)
     family = families.FAMILIES.get(type(base).__name__)
@@ -184,6 +168,8 @@ def unsupported(model: nn.Module) -> str | None:
     trained = [n for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n]
     if trained:
         return f"{trained[0]} trains, beside LoRA"
+    if outside := _adapted_outside(base, family):
+        return f"{outside} has LoRA, which the written-out layers do not look for there"
     projections = {"self_attn": (*family.qkv, "o_proj"), "mlp": (*family.gate_up, "down_proj")}
     for layer in base.get_decoder().layers:
         for block, names in projections.items():
@@ -192,6 +178,19 @@ def unsupported(model: nn.Module) -> str | None:
                 if reason is not None:
                     return f"{block}.{name}: {reason}"
     return None
+
+
+def _adapted_outside(base: Any, family: families.Family) -> str | None:
+    """A module with LoRA that is none of the layers' projections, such as an embedding."""
+    names = {*family.qkv, "o_proj", *family.gate_up, "down_proj"}
+    adapted = (
+        name
+        for name, module in base.named_modules()
+        if len(getattr(module, "lora_A", ())) or len(getattr(module, "lora_embedding_A", ()))
+    )
+    return next(
+        (name for name in adapted if ".layers." not in name or name.rpartition(".")[2] not in names), None
+    )
 
 
 def _rotates_by_type(backbone: Any) -> bool:

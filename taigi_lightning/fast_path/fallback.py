@@ -25,7 +25,7 @@ class _Projection(torch.autograd.Function):
             y, hidden = group.forward(inputs, dropped)
         ctx.save_for_backward(x, hidden)
         ctx.group, ctx.dropout, ctx.ops = group, dropout, ops
-        return y.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -43,7 +43,7 @@ def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
 
     Without gradients, or once its adapter is merged, switched off or joined by another, PEFT's own forward runs.
     """
-    if not hasattr(module, "get_base_layer") or refusal(module) is not None:
+    if not hasattr(module, "lora_A") or refusal(module) is not None:
         return False
     if not isinstance(module.get_base_layer().weight, bnb.nn.Params4bit):
         return False
@@ -55,7 +55,7 @@ def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
         # Drawn on the host, whose state checkpointing restores before it recomputes.
         dropout = Dropout(group.dropout if module.training else 0.0, int(torch.randint(2**31 - 1, ())))
         y: Tensor = _Projection.apply(x, group, dropout, ops, *group.parameters())  # type: ignore[no-untyped-call]
-        return y
+        return y.view(*x.shape[:-1], -1)  # out here, where the model may change it in place
 
     module.forward = forward
     return True

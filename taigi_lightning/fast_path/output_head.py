@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path.apply import causal_lm, device_of, own_decoder
+from taigi_lightning.fast_path.apply import causal_lm, device_of
+from taigi_lightning.fast_path.own_pass import between_decoder_and_head, own_decoder
 from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.planning.memory import HEAD_CHUNK
@@ -109,6 +110,7 @@ def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
         product[..., : len(values)] = values
         return product
 
+    between = between_decoder_and_head(base)
     hooks = [own_decoder(base).register_forward_hook(after_decoder), head.register_forward_hook(at_head)]
     try:
         with in_eval_mode(base):
@@ -118,6 +120,8 @@ def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
             hook.remove()
     if "input" not in seen or "hidden" not in seen:
         raise InputError(f"{name} does not compute its logits with its output layer. Use another base.")
+    if between is not None:
+        seen["hidden"] = between(seen["hidden"])
     inner = _factor(seen["hidden"][0], seen["input"].view_as(seen["hidden"])[0])
     got = output.logits[0, -1, : len(values)].float()
     slope, top = float(got[0]) / SMALLEST, float(got[1])

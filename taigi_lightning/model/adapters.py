@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.linear_targets import default_targets
+from taigi_lightning.model.linear_targets import LINEAR, default_targets, used_projections
 from taigi_lightning.model.merge_places import adapted_shapes, text_names
 from taigi_lightning.model.safetensors_files import read_header
 from taigi_lightning.model.text_model import wrapper_prefixes
@@ -70,21 +71,29 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
     """Refuse target names that adapt nothing, in full or in part.
 
     Raises:
-        InputError: a name is no layer of the model, or the output layer is among them.
+        InputError: a name is no layer of the model, no linear one, its output layer, or one that trains nothing.
     """
-    head = model.get_output_embeddings()
+    head, used = model.get_output_embeddings(), used_projections(model)
     modules = {name: module for name, module in model.named_modules() if name}
     for target in targets:
         found = [name for name in modules if name == target or name.endswith(f".{target}")]
+        other = next((modules[name] for name in found if not isinstance(modules[name], LINEAR)), None)
         if any(modules[name] is head for name in found):
-            raise InputError(
+            reason = (
                 f"{target} in target_modules would not train: the loss is computed from its frozen weight."
             )
-        if not found:
-            raise InputError(
-                f"No layer of {type(model).__name__} is called {target}, as in target_modules. Its linear projections "
-                f"are {', '.join(default_targets(model))}; leave target_modules out for all of them."
-            )
+        elif not found:
+            reason = f"No layer of {type(model).__name__} is called {target}, as in target_modules."
+        elif other is not None:
+            reason = f"{target} in target_modules is an {type(other).__name__}, not a linear projection."
+        elif not any(name in used for name in found):
+            reason = f"{target} in target_modules would train nothing: no gradient reaches its product."
+        else:
+            continue
+        raise InputError(
+            f"{reason} The linear projections of {type(model).__name__} that train are "
+            f"{', '.join(default_targets(model))}; leave target_modules out for all of them."
+        )
 
 
 def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> PeftModel:
@@ -118,7 +127,22 @@ def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pe
             f"{adapter} does not fit {type(model).__name__}: {len(strange)} layers have LoRA in one of them alone, "
             f"such as {strange[0]}. Give the base that the adapter was trained on."
         )
+    _restore(loaded, Path(adapter) / "adapter_model.safetensors", names)
     return loaded
+
+
+def _restore(model: PeftModel, file: Path, names: Mapping[str, str]) -> None:
+    """Copy A and B into a loaded adapter: PEFT passes over some whose names transformers changes in what it reads.
+
+    Args:
+        names: of the modules in the model, by those in the file.
+    """
+    base, tensors = model.get_base_model(), load_file(file)
+    for name, inner in names.items():
+        module: Any = base.get_submodule(inner)
+        for part in ("lora_A", "lora_B"):
+            weight = getattr(module, part)["default"].weight
+            weight.data.copy_(tensors[f"base_model.model.{name}.{part}.weight"])
 
 
 def adapter_settings(adapter: str) -> LoraSettings:
@@ -168,10 +192,10 @@ def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:
 
 
 def check_adapter(adapter: str) -> None:
-    """Refuse a folder that is not a PEFT adapter.
+    """Refuse a folder that is not a LoRA adapter of PEFT's.
 
     Raises:
-        InputError: adapter_config.json or adapter_model.safetensors is missing.
+        InputError: adapter_config.json or adapter_model.safetensors is missing, or it is of another kind than LoRA.
     """
     for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
         if not (Path(adapter) / name).is_file():
@@ -179,3 +203,8 @@ def check_adapter(adapter: str) -> None:
                 f"{adapter} holds no {name}, so it is not a PEFT adapter. Give the `adapter` folder that a "
                 "finished `fit` leaves, for example models/final_model/adapter."
             )
+    if (kind := adapter_config(Path(adapter)).get("peft_type")) != "LORA":
+        raise InputError(
+            f"The adapter in {adapter} is of PEFT's kind {kind}; only LoRA is trained, merged and used here. Merge it "
+            "into its base with PEFT's merge_and_unload and give that, or train a LoRA adapter."
+        )

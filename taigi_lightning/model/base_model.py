@@ -25,14 +25,18 @@ from taigi_lightning.model.packed_cache import find_entry, origin, write_entry
 from taigi_lightning.model.packed_loading import OnHostConfig, loading, of_packed_files, settle
 from taigi_lightning.model.safetensors_files import base_folder, read_header, weight_files
 from taigi_lightning.model.text_model import (
+    found_in_whole,
     is_wrapped,
-    key_mapping,
-    skeleton,
-    stored_entries,
     text_model_class,
 )
 
 Quantization = Literal["nf4", "none"]
+# By type, linear layers whose weights its code reads instead of calling the layer: 4-bit ones would have no shape.
+READ_DIRECTLY = {
+    "gemma3n_text": ["correction_coefs", "prediction_coefs"],
+    "longcat_flash": ["classifier"],
+    "mamba": ["dt_proj"],
+}
 
 # bitsandbytes warns at every start that an optional download of faster CPU kernels is absent.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -85,7 +89,7 @@ def load_base_model(
     if quantization == "none":
         loaded = _from_files(base, architecture, config, options)
     else:
-        packing = nf4_config(compute_dtype, weights_on_host)
+        packing = nf4_config(compute_dtype, weights_on_host, READ_DIRECTLY.get(config.model_type))
         with loading(shared=shared and weights_on_host):
             loaded = _packed(base, architecture, config, options, packing, packed_cache)
         if weights_on_host:
@@ -128,7 +132,7 @@ def _generation(base: str) -> GenerationConfig:
 def _from_files(base: str, architecture: Any, config: Any, options: dict[str, Any]) -> PreTrainedModel:
     """A base's text model as transformers reads it, frozen."""
     if is_wrapped(base):
-        options["key_mapping"] = key_mapping(skeleton(base), stored_entries(base_folder(base)))
+        options["key_mapping"] = found_in_whole(base)
     try:
         # transformers itself chooses what the class can do: sdpa, or eager where there are caps or sinks.
         with _no_load_report():
@@ -193,13 +197,18 @@ def _keep_weights_in_evaluation(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def nf4_config(compute_dtype: torch.dtype, on_host: bool = False) -> BitsAndBytesConfig:
-    """The one 4-bit format of this project: NF4, block size 64, double quantisation."""
+def nf4_config(
+    compute_dtype: torch.dtype, on_host: bool = False, left: list[str] | None = None
+) -> BitsAndBytesConfig:
+    """The one 4-bit format of this project: NF4, block size 64, double quantisation; what `left` names stays."""
     return (OnHostConfig if on_host else BitsAndBytesConfig)(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=[*left, "lm_head"]
+        if left
+        else None,  # alone they would replace the output layer
     )
 
 

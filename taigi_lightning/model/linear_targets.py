@@ -17,9 +17,13 @@ from peft.tuners import tuners_utils
 from peft.utils import transformers_weight_conversion
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
-from taigi_lightning.kernels.host_memory import at_hand
+from taigi_lightning.kernels.host_memory import at_hand, held_in_place
+
+LINEAR = (nn.Linear, Conv1D)
 
 
 def linear_projections(model: nn.Module) -> dict[str, nn.Module]:
@@ -28,46 +32,67 @@ def linear_projections(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, LINEAR) and module is not head
     }
 
 
-@torch.no_grad()
 def used_projections(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Those of `linear_projections` that a forward pass over text calls for a product, in any layer or expert.
+    """Those of `linear_projections` from whose product in a pass over text a gradient comes, in any layer or expert.
 
     A router that returns more than a product is none of them. A layer whose weight is read directly (Mamba's
-    `dt_proj`), or that text never reaches (one that looks at pictures), would train nothing. Experts of one mixture
-    stand at one place: a short text does not reach them all.
+    `dt_proj`), be it in training alone (Gemma 3n's `correction_coefs`), that text never reaches (one that looks at
+    pictures), or whose product only chooses among tokens (DeepSeek's `indexer`), would train nothing. Experts of one
+    mixture stand at one place: a short text does not reach them all.
     """
-    layers = linear_projections(model)
-    called: set[str] = set()
+    was = model.training
+    # Weights that wait on the host come for one call each: a backward pass would hold them all.
+    resident = not any(held_in_place(module) for module in model.modules())
+    try:
+        places = _places(model.train(), with_gradient=resident) & _places(model.eval(), with_gradient=False)
+    finally:
+        model.train(was)
+    return {name: layer for name, layer in linear_projections(model).items() if _place(name) in places}
 
-    def hook(name: str) -> Callable[..., None]:
-        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor):
-                called.add(_place(name))
+
+def _places(model: PreTrainedModel, with_gradient: bool) -> set[str]:
+    """Places of the linear layers that a short text calls for a product; `with_gradient`: that changes the logits."""
+    products: list[tuple[str, torch.Tensor]] = []
+
+    def hook(name: str) -> Callable[..., torch.Tensor | None]:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> torch.Tensor | None:
+            if not isinstance(output, torch.Tensor):
+                return None
+            product = (
+                output.detach().requires_grad_() if with_gradient and not output.requires_grad else output
+            )
+            products.append((_place(name), product))
+            return product.clone() if with_gradient else None  # a clone, which the model may change in place
 
         return note
 
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in linear_projections(model).items()]
     try:
         device = model.get_input_embeddings().weight.device
-        with at_hand(model, device):
-            model(input_ids=torch.arange(4, 20, device=device)[None], use_cache=False)
+        with torch.set_grad_enabled(with_gradient), at_hand(model, device):
+            logits = model(input_ids=torch.arange(4, 20, device=device)[None], use_cache=False).logits
+        if not with_gradient or not products:
+            return {place for place, _ in products}
+        wanted = [product for _, product in products]
+        found = torch.autograd.grad(logits.float().square().mean(), wanted, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: layer for name, layer in layers.items() if _place(name) in called}
+    return {place for (place, _), gradient in zip(products, found, strict=True) if gradient is not None}
 
 
 def default_targets(model: PreTrainedModel) -> list[str]:
     """Names of all linear projections that LoRA can adapt, as short as they can be without naming others.
 
-    Left out are those that PEFT refuses (Mamba's `out_proj`) and those whose names it would move to stacked experts.
+    Left out are those that PEFT refuses (Mamba's `out_proj`), those whose names it would move to stacked experts, and
+    those that it would not find again in a saved adapter, as transformers renames them in what it reads.
     """
     everything = {name: module for name, module in model.named_modules() if name}
-    used = used_projections(model).keys()
+    used = used_projections(model).keys() - _renamed(model, linear_projections(model))
     by_last: dict[str, list[str]] = defaultdict(list)
     for name in used:
         by_last[name.rpartition(".")[2]].append(name)
@@ -115,6 +140,19 @@ def _place(name: str) -> str:
     'model.layers.*.mlp.experts.*.w1'
     """
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+
+
+def _renamed(model: PreTrainedModel, names: Collection[str]) -> set[str]:
+    """Modules whose weights transformers would look for under other names than they have in the model."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    shapes = {f"{name}.weight": () for name in names}
+    return {
+        name
+        for name in names
+        if rename_source_key(f"{name}.weight", renamings, [], model.base_model_prefix, shapes)[0]
+        not in shapes
+    }
 
 
 def _peft_takes(model: PreTrainedModel, name: str) -> bool:

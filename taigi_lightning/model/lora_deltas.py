@@ -72,7 +72,9 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
         extras.append("init_lora_weights")
     if extras:
         found = ", ".join(f"{name}: {config.get(name)}" for name in extras)
-        raise InputError(f"{path} has {found}; only plain LoRA can be merged. Train without it.")
+        raise InputError(
+            f"{path} has {found}; only plain LoRA can be merged. Train without it, or set --export.merge false."
+        )
     return config
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import base_folder
@@ -35,14 +38,15 @@ def find_places(base: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict
     stored = stored_weights_of(model, entries, key_mapping(model, entries))
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and head.weight is embeddings.weight
+    head_name = next((f"{name}.weight" for name, module in model.named_modules() if module is head), None)
     places = {}
     for name, inner in text_names(shapes, stored.keys()).items():
         place, shape = stored.get(inner), shapes[name]
         found = None
-        if place is None:
+        if tied and name == head_name:
+            found = "has an output layer tied to the embeddings"
+        elif place is None:
             found = f"has no {name}"
-        elif tied and model.get_submodule(inner.rpartition(".")[0]) is head:
-            found = f"ties its output layer {name} to the embeddings"
         elif place.rebuilt:
             found = f"makes it of {place.entry.name} as {list(place.entry.shape)}"
         elif place.entry.dtype not in FLOATS:
@@ -51,12 +55,31 @@ def find_places(base: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict
             found = f"holds {place.entry.name} as {list(place.entry.shape)}"
         if place is None or found is not None:
             raise InputError(
-                f"The adapter changes {name} as {list(shape)}, but the base {base} {found}. Give the base that it was "
-                "trained on; an output layer tied to the embeddings cannot be merged. To train what cannot be merged, "
-                "set --export.merge false."
+                f"LoRA changes {name} as {list(shape)}, but the base {base} {found}, so it could not be merged. Give "
+                "the base that the adapter was trained on; to train what cannot be merged, set --export.merge false."
             )
         places[name] = place
     return places
+
+
+def check_mergeable(base: str | Path, targets: Collection[str] | None) -> None:
+    """Refuse a base whose files hold a projection that LoRA would change otherwise than as a matrix of its own.
+
+    Asked before the weights load, of all linear projections or of those that are called as one of `targets`.
+
+    Raises:
+        InputError: as for `find_places`.
+    """
+    from taigi_lightning.model.linear_targets import linear_projections  # PEFT takes seconds
+
+    shapes = {}
+    for name, module in linear_projections(skeleton(base)).items():
+        if targets is None or any(name == target or name.endswith(f".{target}") for target in targets):
+            shape: tuple[int, ...] = tuple(module.weight.shape)  # type: ignore[arg-type]
+            shapes[f"{name}.weight"] = (
+                shape if isinstance(module, nn.Linear) else shape[::-1]
+            )  # Conv1D: [in, out]
+    find_places(base, shapes)
 
 
 def quantised_weights(base: str | Path) -> set[str]:
@@ -81,19 +104,22 @@ def text_names(names: Collection[str], known: Collection[str]) -> dict[str, str]
     """
     if all(name in known for name in names):
         return {name: name for name in names}
-    inner = common_prefix(known, [_from_layers(name) for name in names])
-    return {name: (inner or "") + _from_layers(name) for name in names}
+    layered = {name: before for name in names if (before := _before_layers(name)) is not None}
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*layered.values(), strict=False))
+    outer = "".join(f"{parts[0]}." for parts in shared)
+    inner = common_prefix(known, [name.removeprefix(outer) for name in layered]) or ""
+    return {name: inner + name.removeprefix(outer) if name.startswith(outer) else name for name in names}
 
 
-def _from_layers(name: str) -> str:
-    """A name from its list of layers on.
+def _before_layers(name: str) -> list[str] | None:
+    """The parts of a name before its list of layers; None where there is no such list.
 
-    >>> _from_layers("model.language_model.layers.0.q.weight"), _from_layers("transformer.h.0.attn.weight")
-    ('layers.0.q.weight', 'h.0.attn.weight')
+    >>> _before_layers("model.language_model.layers.0.q.weight"), _before_layers("transformer.h.0.attn.weight")
+    (['model', 'language_model'], ['transformer'])
     """
     parts = name.split(".")
-    first = next((place for place, part in enumerate(parts) if part.isdigit()), 1)
-    return ".".join(parts[max(0, first - 1) :])
+    first = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return None if first is None else parts[: max(0, first - 1)]
 
 
 def adapted_shapes(model: Any) -> dict[str, tuple[int, int]]:

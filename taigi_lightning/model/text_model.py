@@ -13,12 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.safetensors_files import TensorEntry, read_header, weight_files
+from taigi_lightning.model.safetensors_files import TensorEntry, base_folder, read_header, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FLOATS = ("BF16", "F16", "F32")
+SUCH_AS = "Use a base that continues text, such as Llama, Mistral, Qwen or Gemma."
+# Types whose tokens see those after them, unless this setting of theirs is true; None: always.
+LOOKING_AHEAD = {
+    **dict.fromkeys(
+        ("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra"), "is_decoder"
+    ),
+    **dict.fromkeys(("ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm"), "is_decoder"),
+    **dict.fromkeys(("roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), "is_decoder"),
+    **{"xlm": "causal", "cpmant": None, "xlnet": None},
+}
+# Types that compute otherwise than layer after layer, token after token.
+OTHERWISE = {
+    "prophetnet": "predicts several tokens at once",
+    "reformer": "computes its gradients in its own way",
+}
 
 
 @dataclass(frozen=True)
@@ -34,26 +49,40 @@ def text_model_class(base: str | Path) -> tuple[type[PreTrainedModel], Any]:
     """The class of a base's text model, and its configuration.
 
     Raises:
-        InputError: transformers has no causal language model for it.
+        InputError: transformers has no causal language model for it, or that does more than continue text.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     whole = _configuration(base)
     config = whole.get_text_config(decoder=True)
+    if config is not whole and getattr(whole, "tie_word_embeddings", False):
+        config.tie_word_embeddings = True  # a wrapper's own setting counts, whatever its text model's says
     named = f"{base} is a {whole.model_type} model"
     if getattr(whole, "is_encoder_decoder", False):
         raise InputError(
-            f"{named}, an encoder with a decoder; what is trained here only continues text. Use a base such as "
-            "Llama, Mistral, Qwen or Gemma."
+            f"{named}, an encoder with a decoder; what is trained here only continues text. {SUCH_AS}"
         )
+    if reason := _unlike(config):
+        raise InputError(f"{named}: {reason}. {SUCH_AS}")
     for kind in (type(config), type(whole)):
         found = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
         if found is not None and found.config_class is type(config):
             return found, config
     raise InputError(
-        f"{named}, of whose text model transformers has no causal language model ({type(config).__name__}). "
-        "Use a base that continues text, such as Llama, Mistral, Qwen or Gemma."
+        f"{named}, of whose text model transformers has no causal language model ({type(config).__name__}). {SUCH_AS}"
     )
+
+
+def _unlike(config: Any) -> str | None:
+    """Why a text model cannot learn to continue text here, as far as its configuration says so."""
+    kind = config.model_type
+    if kind in OTHERWISE:
+        return f"it {OTHERWISE[kind]}"
+    setting = LOOKING_AHEAD.get(kind)
+    ahead = kind in LOOKING_AHEAD and not (setting and getattr(config, setting))
+    if ahead or getattr(config, "use_bidirectional_attention", None) is True:
+        return "a token sees those after it, so it cannot learn to predict them"
+    return None
 
 
 def _configuration(base: str | Path) -> Any:
@@ -99,21 +128,36 @@ def wrapper_prefixes(base: str | Path) -> tuple[str, str] | None:
     >>> wrapper_prefixes("models/tiny-taigi")
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     if not is_wrapped(base):
         return None
-    inner = skeleton(base)
+    inner, whole = skeleton(base), _configuration(base)
     try:
         with torch.device("meta"):
-            outer = AutoModelForCausalLM.from_config(_configuration(base))
+            outer = _whole_class(whole)._from_config(whole)
     except Exception:  # it may want a library for pictures that is not installed
         return None
-    decoder = outer.get_decoder()
-    path = next((name for name, module in outer.named_modules() if module is decoder), None)
-    if path is None or type(outer) is type(inner):
+    if type(outer) is type(inner):
         return None
-    return inner.base_model_prefix + ".", path + "."
+    decoder: Any = inner.get_decoder()
+    kind = type(getattr(inner, "model", inner) if decoder is inner else decoder)
+    paths = [
+        next((name for name, module in model.named_modules() if type(module) is kind), None)
+        for model in (inner, outer)
+    ]
+    return (f"{paths[0]}.", f"{paths[1]}.") if all(paths) else None
+
+
+def _whole_class(config: Any) -> Any:
+    """The class of a wrapper's whole: that of its files by their own word, else what transformers has for it."""
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    named = getattr(transformers, (config.architectures or ["none"])[0], None)
+    if named is not None:
+        return named
+    automatic = (auto._model_mapping for auto in (AutoModelForMultimodalLM, AutoModelForCausalLM))
+    return next(mapping[type(config)] for mapping in automatic if type(config) in mapping)
 
 
 def stored_entries(folder: Path) -> dict[str, TensorEntry]:
@@ -140,6 +184,26 @@ def key_mapping(model: PreTrainedModel, entries: Mapping[str, TensorEntry]) -> d
     for name in names:
         if not name.startswith(inner):  # the output layer
             mapping |= {f"^{re.escape(key)}$": name for key in entries if key.endswith(f".{name}")}
+    return mapping
+
+
+def found_in_whole(base: str) -> dict[str, str] | None:
+    """How the text model's weights are called in the files of a model that wraps it.
+
+    Raises:
+        InputError: some of them are not there under any name that is understood here.
+    """
+    model, entries = skeleton(base), stored_entries(base_folder(base))
+    mapping = key_mapping(model, entries)
+    found = stored_weights_of(model, entries, mapping)
+    lacking = [
+        name for name in model.state_dict() if name not in found and name not in model.all_tied_weights_keys
+    ]
+    if lacking:
+        raise InputError(
+            f"{base} holds no weights for {len(lacking)} parameters of {type(model).__name__} under any name that is "
+            f"understood here, such as {lacking[0]}. Download or write it again, or use its text-only version."
+        )
     return mapping
 
 

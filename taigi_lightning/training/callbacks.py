@@ -18,9 +18,9 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
 from taigi_lightning.model.lineage import describe_sources, write_lineage
-from taigi_lightning.model.lora_deltas import read_adapter_config
+from taigi_lightning.model.lora_deltas import read_updates
 from taigi_lightning.model.merge import Onto, check_onto, merge_adapter
-from taigi_lightning.model.merge_places import adapted_shapes, find_places
+from taigi_lightning.model.merge_places import adapted_shapes, check_mergeable, find_places
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
@@ -56,8 +56,25 @@ class ExportModel(Callback):
         self.max_shard_size = max_shard_size
         self.log_artifact = log_artifact
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out before the base is loaded whether what will be trained could be merged into it.
+
+        Raises:
+            InputError: the adapter to go on from is more than plain LoRA, or has no place in the base's files.
+        """
+        module: Any = pl_module
+        if stage != "fit" or not self.merge or module.lora is None:
+            return
+        if module.adapter is not None:
+            find_places(
+                module.base,
+                {name: update.matrix for name, update in read_updates(Path(module.adapter)).items()},
+            )
+        else:
+            check_mergeable(module.base, module.lora.target_modules)
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find out before the first step what would stop the export after the last one.
+        """Find out before the first step what else would stop the export after the last one.
 
         Raises:
             InputError: the data cannot be named, the model would be written over its own base, the adapter could not
@@ -81,8 +98,6 @@ class ExportModel(Callback):
             )
         if self.merge:
             check_onto(self.onto, module.identity)
-            if module.adapter is not None:
-                read_adapter_config(Path(module.adapter))
             find_places(module.base, adapted_shapes(module.model.get_base_model()))
         if sources := _data_sources(trainer):
             describe_sources(sources)

@@ -6,58 +6,36 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tests.taigi_lightning.architectures.small_configs import VOCABULARY, small_config
+
 TINY = Path(__file__).parents[3] / "models" / "tiny-taigi"
-VOCABULARY = 1280  # of the embedded base's tokenizer
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
-# Sizes by the names that the classes' configurations have for them; each takes those that it knows.
-SIZES: dict[str, Any] = {
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "embedding_size", "lru_width"), 64),
-    **dict.fromkeys(("word_embed_proj_dim", "mamba_d_ssm"), 64),
-    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim"), 96),
-    **dict.fromkeys(("ffn_hidden_size", "dense_ffn_hidden_size"), 96),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 48),
-    **dict.fromkeys(LAYERS, 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
-    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads", "mamba_n_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "linear_num_key_heads", "num_experts_per_tok"), 2),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "linear_num_value_heads"), 4),
-    **dict.fromkeys(("head_dim", "global_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
-    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "q_lora_rank", "kv_lora_rank"), 16),
-    **dict.fromkeys(("rotary_dim",), 16),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 2048),
-    **dict.fromkeys(("state_size", "mamba_d_state", "hidden_size_per_layer_input", "sliding_window"), 8),
-    **dict.fromkeys(("encoder_layers", "first_k_dense_replace", "n_group", "topk_group", "bos_token_id"), 1),
-    **{"time_step_rank": 4, "mamba_dt_rank": 4, "mamba_d_head": 32, "mamba_expand": 2},
-    **{"eos_token_id": 2, "pad_token_id": 3, "use_cache": False},
-}  # fmt: skip
+# Where the class that the hubs hold for a configuration is found: a wrapper's own before its text model's.
+MAPPINGS = (
+    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    modeling_auto.MODEL_FOR_PRETRAINING_MAPPING,
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+    modeling_auto.MODEL_MAPPING,
+)
 
 
-def small_config(model_type: str, **changes: Any) -> Any:
-    """The configuration of a model type at sizes that a test can afford; each kind of layer is there once or more."""
-    default = CONFIG_MAPPING[model_type]()
-    known = default.to_dict()
-    sizes = {
-        name: size
-        for name, size in SIZES.items()
-        if known.get(name) is not None or name in getattr(default, "attribute_map", {})
-    }
-    if known.get("layer_types") is not None:
-        kinds = list(dict.fromkeys(known["layer_types"]))
-        sizes["layer_types"] = (kinds * 2)[: max(2, len(kinds))]
-        sizes["num_hidden_layers"] = len(sizes["layer_types"])
-    if "kv_lora_rank" in known or "rotary_dim" in known:
-        sizes["num_key_value_heads"] = 4
-    return CONFIG_MAPPING[model_type](**sizes | changes)
+def whole_class(config: Any) -> Any:
+    """The class whose weights the hubs hold for a configuration; None where transformers has none."""
+    wrapped = type(config.get_text_config(decoder=True)) is not type(config)
+    mappings = MAPPINGS if wrapped else (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, *MAPPINGS)
+    found = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def small_model(config: Any) -> PreTrainedModel:
     """A random model whose layers matter: their matrices are larger than the classes themselves would draw them."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model: PreTrainedModel = whole_class(config)._from_config(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.2)

@@ -11,7 +11,8 @@ from taigi_lightning.evaluation.answers import answer_log_probabilities, generat
 from taigi_lightning.evaluation.self_check import self_check
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch
-from tests.taigi_lightning.architectures.small_bases import TINY, small_config, small_model
+from tests.taigi_lightning.architectures.small_bases import TINY, small_model
+from tests.taigi_lightning.architectures.small_configs import small_config
 
 DRAWN = torch.randint(4, 1280, (90,), generator=torch.Generator().manual_seed(5)).tolist()
 

@@ -8,7 +8,8 @@ import torch
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import OutputHead, output_head
-from tests.taigi_lightning.architectures.small_bases import small_config, small_model
+from tests.taigi_lightning.architectures.small_bases import small_model
+from tests.taigi_lightning.architectures.small_configs import small_config
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pytest
 
 from taigi_lightning.kernels import host_memory
 from taigi_lightning.model.linear_targets import default_targets, without_lora
-from tests.taigi_lightning.architectures.small_bases import small_config, small_model
+from tests.taigi_lightning.architectures.small_bases import small_model
+from tests.taigi_lightning.architectures.small_configs import small_config
 
 ATTENTION = ["k_proj", "o_proj", "q_proj", "v_proj"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]

@@ -56,7 +56,7 @@ def test_a_base_that_does_not_fit_is_refused_with_both_names(
 ) -> None:
     adapter = save_adapter(save_base(tmp_path / "base"), tmp_path / "adapter")
     wrong = save_base(tmp_path / "wrong", **other)
-    with pytest.raises(InputError, match=f"The adapter changes model.*base {wrong} {found}"):
+    with pytest.raises(InputError, match=f"LoRA changes model.*base {wrong} {found}"):
         merge_adapter(wrong, adapter, tmp_path / "merged")
 
 
