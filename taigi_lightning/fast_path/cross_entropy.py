@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.nf4_linear import float32_product
 from taigi_lightning.fast_path.output_head import OutputHead
 from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels import elementwise
+from taigi_lightning.kernels.products import float32_product
 from taigi_lightning.planning.activation_plan import HEAD_ROWS, SLICE_TOKENS
 from taigi_lightning.tasks.prompts import IGNORE
 

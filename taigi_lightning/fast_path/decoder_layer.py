@@ -174,19 +174,27 @@ class DecoderLayer:
     def project_o(self, attended: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """What joins the residual stream, before its norm if it has one, and LoRA's hidden activations."""
         inputs = self.o.buffer(attended)
-        dropped = step.ops.copy_drop(attended, inputs[:, : self.o.in_features], self.dropout(step, 1))
-        return self.o.forward(inputs, dropped)
+        copy = inputs[:, : self.o.in_features]
+        if self.o.rank:
+            step.ops.copy_project(attended, copy, *self.o.sides(inputs), self.dropout(step, 1))
+        else:
+            copy.copy_(attended)
+        return self.o.multiply(inputs)
 
     def project_gate_up(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """(middle, gate_up, hidden) from middle = x, or x + delta."""
         x, inputs, dropped = self._normed(1, x, delta, step)
         return (x, *self.gate_up.forward(inputs, dropped))
 
-    def down_inputs(self, gate_up: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """What the last projection reads: a buffer with the product in it, and the product with dropout."""
-        inputs = gate_up.new_empty(gate_up.shape[0], self.down.width)
-        product = inputs[:, : self.down.in_features]
-        return inputs, step.ops.glu(gate_up, product, self.dropout(step, 3), self.activation)
+    def down_inputs(self, gate_up: Tensor, step: Step) -> Tensor:
+        """What the last projection reads: the product, and beside it LoRA's hidden activations."""
+        inputs = self.down.buffer(gate_up)
+        product, dropout = inputs[:, : self.down.in_features], self.dropout(step, 3)
+        if self.down.rank:
+            step.ops.glu_project(gate_up, product, *self.down.sides(inputs), dropout, self.activation)
+        else:
+            step.ops.glu(gate_up, product, dropout, self.activation)
+        return inputs
 
     def forward(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
         """y as two terms (M, H) that are yet to be added, from x (M, H), given whole or as the layer before left it.
@@ -206,11 +214,11 @@ class DecoderLayer:
         step.save(self.index, MIDDLE, middle if self.post_norm(0) is None else delta, hidden)
         step.save(self.index, GATE_UP, gate_up, gate_up_hidden)
         del delta
-        inputs, dropped = self.down_inputs(gate_up, step)
+        inputs = self.down_inputs(gate_up, step)
         del gate_up
         if step.stash is not None and step.savings:
             step.stash.settle(len(step.savings[self.index].host))
-        delta, hidden = self.down.forward(inputs, dropped)
+        delta, hidden = self.down.multiply(inputs)
         if step.savings:
             step.saved[self.index]["down"] = (hidden,)
         if self.post_norm(1) is not None:

@@ -21,8 +21,8 @@ class _Projection(torch.autograd.Function):
         rows = x.reshape(-1, group.in_features)
         inputs = group.buffer(rows)
         with torch.autocast(x.device.type, enabled=False):
-            dropped = ops.copy_drop(rows, inputs[:, : group.in_features], dropout)
-            y, hidden = group.forward(inputs, dropped)
+            ops.copy_project(rows, inputs[:, : group.in_features], *group.sides(inputs), dropout)
+            y, hidden = group.multiply(inputs)
         ctx.save_for_backward(x, hidden)
         ctx.group, ctx.dropout, ctx.ops = group, dropout, ops
         return y
@@ -32,8 +32,8 @@ class _Projection(torch.autograd.Function):
         (x, hidden), group, dropout = ctx.saved_tensors, ctx.group, ctx.dropout
         rows, flat = x.reshape(-1, group.in_features), grad.reshape(-1, group.out_features)
         direct, side, hidden_grad = group.backward(flat, bool(dropout))
-        grad_x, dropped = ctx.ops.drop_backward(direct, side, rows, dropout)
-        found = group.gradients(flat, hidden, hidden_grad, dropped)
+        grad_x, grad_a = ctx.ops.drop_backward_project(direct, side, hidden_grad, rows, dropout)
+        found = group.gradients(flat, hidden, grad_a)
         wanted = [g.to(p.dtype) for g, p in zip(found, group.parameters(), strict=True)]
         return (grad_x.view(x.shape), None, None, None, *wanted)
 

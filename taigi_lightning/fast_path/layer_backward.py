@@ -14,6 +14,7 @@ from torch import Tensor
 from taigi_lightning.fast_path import attention
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.micro_batch import Step
+from taigi_lightning.kernels.products import float32_product
 from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, OUTPUT, QKV
 
 
@@ -64,7 +65,7 @@ def _mlp_backward(
     dropout = layer.dropout(step, 3)
     direct, side, hidden_grad = layer.down.backward(grad_output, bool(dropout))
     grad_gate_up, dropped = step.ops.glu_backward(direct, side, gate_up, dropout, layer.activation)
-    down = layer.down.gradients(grad_output, down_hidden, hidden_grad, dropped)
+    down = layer.down.gradients(grad_output, down_hidden, float32_product(hidden_grad.t(), dropped))
     del direct, side, dropped, gate_up, grad_output
     dropout, norm, post = layer.dropout(step, 2), layer.norm(1), layer.post_norm(0)
     direct, side, hidden_grad = layer.gate_up.backward(grad_gate_up, bool(dropout))
@@ -75,7 +76,8 @@ def _mlp_backward(
         grad, grad_o, dropped = step.ops.add_rms_norm_backward(
             direct, side, stream.base, stream.delta, post, norm, grad, dropout
         )
-    return grad, grad_o, layer.gate_up.gradients(grad_gate_up, hidden, hidden_grad, dropped) + down
+    grad_a = float32_product(hidden_grad.t(), dropped)
+    return grad, grad_o, layer.gate_up.gradients(grad_gate_up, hidden, grad_a) + down
 
 
 def _through_post_norm(layer: DecoderLayer, grad: Tensor, gate_up: Tensor, step: Step) -> Tensor:
@@ -84,7 +86,7 @@ def _through_post_norm(layer: DecoderLayer, grad: Tensor, gate_up: Tensor, step:
     if post is None:
         return grad
     saved = step.load(layer.index, OUTPUT)
-    output = saved[0] if saved else layer.down.forward(*layer.down_inputs(gate_up, step))[0]
+    output = saved[0] if saved else layer.down.multiply(layer.down_inputs(gate_up, step))[0]
     return step.ops.norm_gradient(grad, output, post)  # type: ignore[no-any-return]
 
 
@@ -101,9 +103,11 @@ def _attention_backward(
     """Gradient of x, and of all parameters, from those of middle and of what was added to x to make it."""
     dropout = layer.dropout(step, 1)
     direct, side, hidden_grad = layer.o.backward(grad_o, bool(dropout))
-    grad_attended, dropped = step.ops.drop_backward(direct, side, attending.attended, dropout)
-    o = layer.o.gradients(grad_o, attending.hidden, hidden_grad, dropped)
-    del direct, side, dropped, grad_o
+    grad_attended, grad_a = step.ops.drop_backward_project(
+        direct, side, hidden_grad, attending.attended, dropout
+    )
+    o = layer.o.gradients(grad_o, attending.hidden, grad_a)
+    del direct, side, grad_o
     grad_qkv = _attend_backward(layer, grad_attended, attending, step)
     hidden = attending.qkv_hidden
     attending.release()
@@ -114,7 +118,7 @@ def _attention_backward(
     else:
         hidden_grad = layer.qkv.hidden_gradient(grad_qkv)
         dropped = step.ops.rms_norm(x, norm, torch.empty_like(x), dropout)
-    qkv = layer.qkv.gradients(grad_qkv, hidden, hidden_grad, dropped)
+    qkv = layer.qkv.gradients(grad_qkv, hidden, float32_product(hidden_grad.t(), dropped))
     return grad if need_input else None, qkv + o + mlp_gradients
 
 

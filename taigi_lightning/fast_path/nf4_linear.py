@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
+from taigi_lightning.kernels.dropout import LoraGradient
 from taigi_lightning.kernels.host_memory import held_in_place, hold_in_place, let_move, to_host
+from taigi_lightning.kernels.products import float32_product
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
 
@@ -219,17 +221,25 @@ class ProjectionGroup:
         """Uninitialised (M, K + F + R) for the input and, beside it, the updates' hidden activations."""
         return like.new_empty(like.shape[0], self.width)
 
+    def sides(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Where LoRA's hidden activations go in inputs (M, K + F + R), and A (R, K), which makes them of d (M, K)."""
+        return inputs[:, self.plain :], self._stacked_a(inputs.dtype)
+
     def forward(self, inputs: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """As `multiply`, from inputs (M, K + F + R) with just x in its first K columns, and d (M, K)."""
+        if self.rank:
+            hidden, a = self.sides(inputs)
+            torch.mm(dropped, a.t(), out=hidden)
+        return self.multiply(inputs)
+
+    def multiply(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """y (M, N) and LoRA's hidden activations times LoRA's scale (M, R).
 
-        inputs (M, K + F + R) holds x in its first K columns; the rest is filled here. dropped (M, K) is d.
+        inputs (M, K + F + R) holds x in its first K columns and d A^T in its last; the rest is filled here.
         """
-        hidden = inputs[:, self.plain :]
         self.frozen.fill(inputs)
-        if self.rank:
-            torch.mm(dropped, self._stacked_a(inputs.dtype).t(), out=hidden)
         y = torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
-        return y, hidden * self.scale
+        return y, inputs[:, self.plain :] * self.scale
 
     def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
         """y (M, N) as from `forward`, without dropout; added to onto (M, N) in place if that is given."""
@@ -243,8 +253,8 @@ class ProjectionGroup:
         onto.addmm_(inputs, weight.t())
         return onto if self.bias is None else onto.add_(self.bias)
 
-    def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        """From the gradient of y (M, N): of x (M, K), through LoRA before its mask (M, K), of hidden (M, R).
+    def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, LoraGradient | None, Tensor]:
+        """From the gradient of y (M, N): of x (M, K), of x through LoRA before its mask, of hidden (M, R).
 
         Without a mask the second is None, already added into the first.
         """
@@ -255,7 +265,7 @@ class ProjectionGroup:
             return direct, None, hidden_grad
         a = self._stacked_a(grad.dtype, fresh=False)
         if with_mask:
-            return direct, hidden_grad @ a, hidden_grad
+            return direct, (hidden_grad, a), hidden_grad
         direct.addmm_(hidden_grad, a)
         return direct, None, hidden_grad
 
@@ -263,11 +273,10 @@ class ProjectionGroup:
         """The gradient of hidden (M, R) alone: for the first layer, whose input needs none."""
         return grad @ self._joined(grad.dtype, fresh=False)[:, self.plain :]
 
-    def gradients(self, grad: Tensor, hidden: Tensor, hidden_grad: Tensor, dropped: Tensor) -> list[Tensor]:
-        """Gradients of `parameters()`, in float32, from those of y and hidden and from `forward`'s hidden and d."""
+    def gradients(self, grad: Tensor, hidden: Tensor, grad_a: Tensor) -> list[Tensor]:
+        """Gradients of `parameters()`, in float32, from that of y, `multiply`'s hidden and that of A (R, K)."""
         if not self.rank:
             return []
-        grad_a = float32_product(hidden_grad.t(), dropped)
         trained = [m for m in self.members if m.lora is not None]
         parts_a = torch.split(grad_a[: sum(m.rank for m in trained)], [m.rank for m in trained])
         parts_b = self._gradients_of_b(grad, hidden)
@@ -289,11 +298,3 @@ class ProjectionGroup:
             column += member.rank
             row += member.out_features
         return found
-
-
-def float32_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of matrices or batches of them in float32, accumulated and returned so where the device can."""
-    if a.is_cuda and a.dtype != torch.float32:
-        multiply = torch.mm if a.dim() == 2 else torch.bmm
-        return multiply(a, b, out_dtype=torch.float32)
-    return (a @ b).float()

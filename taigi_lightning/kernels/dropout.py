@@ -6,6 +6,9 @@ So a recomputed layer drops the same elements and no mask is stored.
 import torch
 from torch import Tensor
 
+# Of LoRA's hidden activations (M, R), and A (R, K): their product is the gradient of the input (M, K) before its mask.
+LoraGradient = tuple[Tensor, Tensor]
+
 
 class Dropout:
     """One dropout site: probability, and the seed that makes its mask. Probability 0 means no dropout."""
@@ -49,10 +52,11 @@ def drop(x: Tensor, dropout: Dropout) -> Tensor:
     return (x.float() * keep * dropout.scale).to(x.dtype)
 
 
-def joined_gradient(grad: Tensor, lora_grad: Tensor | None, dropout: Dropout) -> Tensor:
-    """Gradient at a group's input: the frozen branch plus, through the dropout mask, the LoRA branch."""
-    if lora_grad is None:
+def joined_gradient(grad: Tensor, lora: LoraGradient | None, dropout: Dropout) -> Tensor:
+    """Gradient at a group's input, float32: the frozen branch plus, through the dropout mask, the LoRA branch."""
+    if lora is None:
         return grad.float()
+    lora_grad = lora[0] @ lora[1]
     if not dropout:
         return grad.float() + lora_grad.float()
     keep = keep_mask(grad.shape[0], grad.shape[1], dropout, grad.device)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taigi_lightning.kernels.dropout import Dropout, drop, joined_gradient, keep_mask
+from taigi_lightning.kernels.dropout import Dropout, LoraGradient, drop, joined_gradient, keep_mask
 from taigi_lightning.kernels.norm import (
     Norm,
     add_rms_norm,
@@ -17,11 +17,13 @@ from taigi_lightning.kernels.norm import (
     rms_norm,
     rms_norm_backward,
 )
+from taigi_lightning.kernels.products import float32_product
 from taigi_lightning.kernels.rope import HeadNorms, norm_rotate, norm_rotate_back, rotate, rotate_back
 
 __all__ = [
-    "Activation", "Dropout", "HeadNorms", "Norm", "add_rms_norm", "add_rms_norm_backward", "copy_drop", "drop",
-    "drop_backward", "gather_rows", "glu", "glu_backward", "keep_mask", "norm_gradient", "norm_rotate",
+    "Activation", "Dropout", "HeadNorms", "LoraGradient", "Norm", "add_rms_norm", "add_rms_norm_backward", "copy_drop",
+    "copy_project", "drop", "drop_backward", "drop_backward_project", "gather_rows", "glu", "glu_backward",
+    "glu_project", "keep_mask", "norm_gradient", "norm_rotate",
     "norm_rotate_back", "rms_norm", "rms_norm_backward", "rotate", "rotate_back", "softmax_loss_",
 ]  # fmt: skip
 
@@ -36,11 +38,24 @@ def copy_drop(x: Tensor, out: Tensor, dropout: Dropout) -> Tensor:
 
 
 def drop_backward(
-    grad: Tensor, lora_grad: Tensor | None, x: Tensor, dropout: Dropout
+    grad: Tensor, lora: LoraGradient | None, x: Tensor, dropout: Dropout
 ) -> tuple[Tensor, Tensor]:
     """Gradient at the input of a group that sees x itself, and x with dropout applied. All (M, K)."""
-    joined = joined_gradient(grad, lora_grad, dropout).to(x.dtype)
+    joined = joined_gradient(grad, lora, dropout).to(x.dtype)
     return joined, drop(x, dropout) if dropout else x
+
+
+def copy_project(x: Tensor, out: Tensor, hidden: Tensor, a: Tensor, dropout: Dropout) -> None:
+    """Copy x (M, K) into out, and write d A^T into hidden (M, R): d is x with dropout applied, A is (R, K)."""
+    torch.mm(copy_drop(x, out, dropout), a.t(), out=hidden)
+
+
+def drop_backward_project(
+    grad: Tensor, lora: LoraGradient | None, hidden_grad: Tensor, x: Tensor, dropout: Dropout
+) -> tuple[Tensor, Tensor]:
+    """As `drop_backward`, but with the gradient of A (R, K), float32, from that of hidden (M, R), and not d."""
+    dx, dropped = drop_backward(grad, lora, x, dropout)
+    return dx, float32_product(hidden_grad.t(), dropped)
 
 
 def _activated(gate: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
@@ -63,16 +78,23 @@ def glu(gate_up: Tensor, out: Tensor, dropout: Dropout, activation: Activation) 
 
 
 def glu_backward(
-    grad: Tensor, lora_grad: Tensor | None, gate_up: Tensor, dropout: Dropout, activation: Activation
+    grad: Tensor, lora: LoraGradient | None, gate_up: Tensor, dropout: Dropout, activation: Activation
 ) -> tuple[Tensor, Tensor]:
     """Gradient at gate_up (M, 2F), and the dropped-out product (M, F); gate_up's memory may be reused."""
     gate, up = gate_up.chunk(2, dim=-1)
-    joined = joined_gradient(grad, lora_grad, dropout)
+    joined = joined_gradient(grad, lora, dropout)
     activated, slope = _activated(gate, activation)
     rounded = activated.to(gate.dtype)
     product = rounded * up
     both = torch.cat([joined * up.float() * slope, joined * rounded.float()], dim=-1)
     return both.to(gate_up.dtype), drop(product, dropout) if dropout else product
+
+
+def glu_project(
+    gate_up: Tensor, out: Tensor, hidden: Tensor, a: Tensor, dropout: Dropout, activation: Activation
+) -> None:
+    """As `glu`, but with d A^T written into hidden (M, R), d being what `glu` returns and A (R, F)."""
+    torch.mm(glu(gate_up, out, dropout, activation), a.t(), out=hidden)
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from taigi_lightning.kernels.dropout import Dropout, drop, joined_gradient
+from taigi_lightning.kernels.dropout import Dropout, LoraGradient, drop, joined_gradient
 
 
 class Norm(NamedTuple):
@@ -64,7 +64,7 @@ def norm_gradient(grad: Tensor, x: Tensor, norm: Norm) -> Tensor:
 
 def rms_norm_backward(
     grad: Tensor,
-    lora_grad: Tensor | None,
+    lora: LoraGradient | None,
     x: Tensor,
     norm: Norm | None,
     residual_grad: Tensor | None,
@@ -72,9 +72,9 @@ def rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradient at x, plus residual_grad; and the dropped-out norm again, which the gradient of A needs.
 
-    All (M, K). lora_grad's memory and residual_grad's may be reused for the results.
+    All (M, K). residual_grad's memory may be reused for the results.
     """
-    dx = joined_gradient(grad, lora_grad, dropout)
+    dx = joined_gradient(grad, lora, dropout)
     if norm is not None:
         dx = _through_norm(dx, x, norm)
     if residual_grad is not None:
@@ -85,7 +85,7 @@ def rms_norm_backward(
 
 def add_rms_norm_backward(
     grad: Tensor,
-    lora_grad: Tensor | None,
+    lora: LoraGradient | None,
     x: Tensor,
     delta: Tensor,
     post: Norm,
@@ -95,8 +95,8 @@ def add_rms_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `rms_norm_backward` at x + post(delta): gradient at the sum, gradient at delta, the dropped-out norm.
 
-    All (M, K). lora_grad's, residual_grad's and delta's memory may be reused for the results.
+    All (M, K). residual_grad's and delta's memory may be reused for the results.
     """
     total = x + normed(delta, post)
-    dx, dropped = rms_norm_backward(grad, lora_grad, total, norm, residual_grad, dropout)
+    dx, dropped = rms_norm_backward(grad, lora, total, norm, residual_grad, dropout)
     return dx, norm_gradient(dx, delta, post), dropped

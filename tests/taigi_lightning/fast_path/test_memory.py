@@ -48,22 +48,17 @@ def add_rms_norm_in_place(
 
 
 def rms_norm_backward_in_place(
-    grad: Tensor, lora_grad: Tensor | None, x: Tensor, norm: Any, residual: Any, dropout: Any
+    grad: Tensor, lora: Any, x: Tensor, norm: Any, residual: Any, dropout: Any
 ) -> tuple[Tensor, Tensor]:
-    dx, dropped = elementwise.rms_norm_backward(grad, lora_grad, x, norm, residual, dropout)
-    return (
-        dx if residual is None else residual.copy_(dx),
-        dropped if lora_grad is None else lora_grad.copy_(dropped),
-    )
+    dx, dropped = elementwise.rms_norm_backward(grad, lora, x, norm, residual, dropout)
+    return dx if residual is None else residual.copy_(dx), dropped
 
 
 def add_rms_norm_backward_in_place(
-    grad: Tensor, lora_grad: Tensor | None, x: Tensor, delta: Tensor, *rest: Any
+    grad: Tensor, lora: Any, x: Tensor, delta: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    residual = rest[2]
-    found = elementwise.add_rms_norm_backward(grad, lora_grad, x, delta, *rest)
-    reused = (residual, delta, lora_grad)
-    return tuple(f if old is None else old.copy_(f) for f, old in zip(found, reused, strict=True))
+    dx, d_delta, dropped = elementwise.add_rms_norm_backward(grad, lora, x, delta, *rest)
+    return rest[2].copy_(dx), delta.copy_(d_delta), dropped
 
 
 @pytest.mark.parametrize("saving", [EVERYTHING, INPUT_ONLY, RESIDUAL])

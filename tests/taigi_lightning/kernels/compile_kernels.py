@@ -13,8 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from taigi_lightning.kernels import elementwise_triton as ops
-from taigi_lightning.kernels import nf4_triton
-from taigi_lightning.kernels.elementwise import Activation, Dropout, HeadNorms, Norm
+from taigi_lightning.kernels import nf4_triton, projection_triton
+from taigi_lightning.kernels.elementwise import Activation, Dropout, HeadNorms, LoraGradient, Norm
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 ROWS, WIDE, VOCABULARY = 4, 1408, 5000
@@ -38,16 +38,33 @@ class Card:
         return 0
 
 
+def lora(columns: int, dtype: torch.dtype, rows: int = ROWS, rank: int = 16) -> LoraGradient:
+    return torch.ones(rows, rank, dtype=dtype), torch.ones(rank, columns, dtype=dtype)
+
+
+def products(dtype: torch.dtype, every_variant: bool) -> None:
+    """With as many rows as these kernels ask for, and as wide a LoRA as they take."""
+    rows, rank = projection_triton.FEWEST, projection_triton.WIDEST
+    beside = torch.empty(rows, 512 + rank, dtype=dtype)
+    out, hidden = beside[:, :512], beside[:, 512:]
+    x, gate_up = torch.ones(rows, 512, dtype=dtype), torch.ones(rows, 1024, dtype=dtype)
+    _, a = through = lora(512, dtype, rows, rank)
+    ops.glu_project(gate_up, out, hidden, a, DROPOUT, "gelu_tanh")
+    ops.drop_backward_project(out, through, hidden, x, DROPOUT)
+    if every_variant:
+        ops.copy_project(x, out, hidden, a, DROPOUT)
+
+
 def norms(hidden: int, dtype: torch.dtype, every_variant: bool) -> None:
     x, delta = torch.ones(ROWS, hidden, dtype=dtype), torch.ones(ROWS, hidden, dtype=dtype)
     out = torch.empty(ROWS, hidden + 64, dtype=dtype)[:, :hidden]
     plain, one_plus = Norm(x[0], 1e-5), Norm(x[0], 1e-5, one_plus=True)
     for norm, post in ((one_plus, one_plus), (None, plain))[: 1 + every_variant]:
         ops.add_rms_norm(x, delta, norm, out, DROPOUT, post)
-        ops.add_rms_norm_backward(out, delta, x, x, post, norm, x, DROPOUT)
+        ops.add_rms_norm_backward(out, lora(hidden, dtype), x, x, post, norm, x, DROPOUT)
     if every_variant:
         ops.rms_norm(x, plain, out, DROPOUT)
-        ops.rms_norm_backward(out, delta, x, plain, x, DROPOUT)
+        ops.rms_norm_backward(out, lora(hidden, dtype), x, plain, x, DROPOUT)
         ops.norm_gradient(out, x, one_plus)
         ops.add_rms_norm(x, delta, plain, out, DROPOUT)
 
@@ -65,17 +82,17 @@ def rotations(size: int, dtype: torch.dtype, every_variant: bool) -> None:
 
 
 def others(dtype: torch.dtype, every_variant: bool) -> None:
-    x, inner = torch.ones(ROWS, WIDE, dtype=dtype), torch.ones(ROWS, WIDE, dtype=dtype)
+    x = torch.ones(ROWS, WIDE, dtype=dtype)
     out, gate_up = (
         torch.empty(ROWS, WIDE + 64, dtype=dtype)[:, :WIDE],
         torch.ones(ROWS, 2 * WIDE, dtype=dtype),
     )
     ops.copy_drop(x, out, DROPOUT)
-    ops.drop_backward(out, inner, x, DROPOUT)
+    ops.drop_backward(out, lora(WIDE, dtype), x, DROPOUT)
     ops.gather_rows(x, torch.zeros(ROWS, dtype=torch.int64))
     for activation in get_args(Activation)[::-1][: 1 + every_variant]:
         ops.glu(gate_up, out, DROPOUT, activation)
-        ops.glu_backward(out, inner, gate_up, DROPOUT, activation)
+        ops.glu_backward(out, lora(WIDE, dtype), gate_up, DROPOUT, activation)
     ops.softmax_loss_(torch.ones(ROWS, VOCABULARY, dtype=dtype), torch.zeros(ROWS, dtype=torch.int64), -100)
 
 
@@ -97,6 +114,7 @@ def launch_all(dtype: torch.dtype, everything: bool) -> None:
     for size in HEAD_SIZES if everything else HEAD_SIZES[:1]:
         rotations(size, dtype, everything)
     others(dtype, everything)
+    products(dtype, everything)
     weights(dtype)
 
 

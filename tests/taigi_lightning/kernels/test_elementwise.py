@@ -87,6 +87,11 @@ def wide(rows: int, columns: int) -> Tensor:
 
 X, W = torch.randn(7, 96, generator=torch.Generator().manual_seed(0)), torch.linspace(0.5, 2, 96)
 GRAD, SIDE = torch.arange(7 * 96.0).view(7, 96).sin(), torch.arange(7 * 96.0).view(7, 96).cos()
+# The hidden activations' gradient is a slice of a wider tensor.
+LORA = (
+    torch.linspace(-1, 1, 7 * 200).view(7, 200)[:, -24:],
+    torch.linspace(-1, 1, 24 * 96).sin().view(24, 96) / 5,
+)
 COS = torch.linspace(-1, 1, 7 * 8).view(7, 8).repeat(1, 2)
 
 
@@ -108,7 +113,7 @@ NORM, PLUS = Norm(W, 1e-5), Norm(W - 1, 1e-5, one_plus=True)
 
 def backward_of_norms(ops: Any, post: Norm, norm: Norm | None, dropout: Dropout) -> Any:
     delta, residual = X.flip(0).clone(), X.flip(1).clone()
-    return ops.add_rms_norm_backward(GRAD, SIDE.clone(), X, delta, post, norm, residual, dropout)
+    return ops.add_rms_norm_backward(GRAD, LORA, X, delta, post, norm, residual, dropout)
 
 
 def norm_rotated(ops: Any, heads: int, kv_heads: int, one_plus: bool, whole: bool, size: int = 16) -> Any:
@@ -138,7 +143,7 @@ CASES: dict[str, Callable[[Any, Dropout], Any]] = {
         for p, n in ((PLUS, PLUS), (NORM, None))
     ],
     "rms_norm_backward": lambda o, d: [
-        o.rms_norm_backward(GRAD, SIDE.clone(), X, n, X.flip(1).clone(), d) for n in (NORM, PLUS, None)
+        o.rms_norm_backward(GRAD, LORA, X, n, X.flip(1).clone(), d) for n in (NORM, PLUS, None)
     ],
     "add_rms_norm_backward": lambda o, d: [
         backward_of_norms(o, p, n, d) for p, n in ((PLUS, PLUS), (NORM, None))
@@ -152,13 +157,13 @@ CASES: dict[str, Callable[[Any, Dropout], Any]] = {
     "norms of heads, half a head no power of two": lambda o, d: norm_rotated(o, 6, 2, True, False, size=12),
     "norms of all heads": lambda o, d: [norm_rotated(o, *h, False, True) for h in ((6, 6), (12, 3), (3, 1))],
     "copy_drop": lambda o, d: out_and(lambda out: o.copy_drop(X, out, d)),
-    "drop_backward": lambda o, d: o.drop_backward(GRAD, SIDE.clone() if d else None, X, d),
+    "drop_backward": lambda o, d: [o.drop_backward(GRAD, lora, X, d) for lora in (LORA, None)][: 2 - bool(d)],
     "glu": lambda o, d: [
         out_and(lambda out, a=a: o.glu(torch.cat([X, GRAD], 1), out, d, a))  # type: ignore[misc]
         for a in ACTIVATIONS
     ],
     "glu_backward": lambda o, d: [
-        o.glu_backward(GRAD, SIDE.clone(), torch.cat([X, GRAD], 1), d, a) for a in ACTIVATIONS
+        o.glu_backward(GRAD, LORA, torch.cat([X, GRAD], 1), d, a) for a in ACTIVATIONS
     ],
     "rotate": lambda o, d: out_and(
         lambda out: o.rotate(X.view(7, 6, 16), COS, COS, out.unflatten(1, (6, 16)))
@@ -184,3 +189,33 @@ def test_kernels_compute_what_they_specify(kernels: ModuleType, name: str, proba
     dropout = Dropout(probability, 987654321)
     found, wanted = (CASES[name](ops, dropout) for ops in (kernels, elementwise))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def projected(ops: Any, rank: int, dropout: Dropout, activation: Any) -> tuple[Tensor, ...]:
+    """Forward and backward of what multiplies with LoRA's A as it goes, on more rows than a program takes."""
+    noise = torch.Generator().manual_seed(4)
+    rows, columns = 70, 300
+    x = torch.randn(rows, columns * (1 if activation is None else 2), generator=noise)
+    a, beside = torch.randn(rank, columns, generator=noise), torch.full((rows, columns + rank + 3), 7.0)
+    grad, hidden_grad = torch.randn(rows, columns + rank, generator=noise).split([columns, rank], 1)
+    lora = (hidden_grad, a) if dropout else None
+    out, hidden = beside[:, :columns], beside[:, columns : columns + rank]
+    if activation is None:
+        ops.copy_project(x, out, hidden, a, dropout)
+        return beside, *ops.drop_backward_project(grad, lora, hidden_grad, x, dropout)
+    ops.glu_project(x, out, hidden, a, dropout, activation)
+    return (beside,)
+
+
+@pytest.mark.parametrize("fewest", [1, 4096])
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_products_made_on_the_way_are_those_of_the_dropped_input(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, fewest: int, probability: float
+) -> None:
+    projection = importlib.import_module("taigi_lightning.kernels.projection_triton")
+    monkeypatch.setattr(projection, "FEWEST", fewest)
+    dropout = Dropout(probability, 987654321)
+    for activation in (None, *ACTIVATIONS):
+        for rank in (8, 24, 136):  # fewer columns than a product of tiles takes, no power of two, too many
+            found, wanted = (projected(ops, rank, dropout, activation) for ops in (kernels, elementwise))
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
