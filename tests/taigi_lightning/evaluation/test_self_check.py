@@ -1,5 +1,6 @@
 """The check at a run's start finds what an architecture cannot do here, by asking it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation import self_check as self_check_module
 from taigi_lightning.evaluation.answers import answer_log_probabilities, generate_tokens
 from taigi_lightning.evaluation.self_check import self_check
 from taigi_lightning.fast_path.apply import apply_fast_path
@@ -111,3 +113,40 @@ def test_a_class_that_nobody_has_seen_is_refused_if_it_would_be_wrong(kind: Any,
     torch.manual_seed(0)
     with pytest.raises(InputError, match=words):
         self_check(kind(small_config("llama")).eval(), answers=False)
+
+
+def deep(dtype: torch.dtype = torch.bfloat16) -> Any:
+    """A deep, narrow model in 16 bits, whose layers pass on rounding: with random weights as much as any."""
+    model: Any = small_model(
+        small_config("gemma3_text", num_hidden_layers=16, layer_types=["full_attention"] * 16)
+    )
+    return apply_fast_path(model.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_in_16_bits_is_no_fault(dtype: torch.dtype) -> None:
+    assert str(self_check(deep(dtype), answers=True)) == ""
+
+
+def test_a_scaled_head_is_noticed_in_16_bits_though_the_loss_hardly_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = self_check_module.output_head
+    monkeypatch.setattr(self_check_module, "output_head", lambda model: replace(real(model), scale=1.05))
+    with pytest.raises(InputError, match="the logits differ by 5"):
+        self_check(deep(), answers=False)
+
+
+def test_other_hidden_states_than_the_models_own_are_refused_in_16_bits() -> None:
+    model = deep()
+    model.fast_decoder.layers[3].scores = model.fast_decoder.layers[3].scores._replace(scale=5.0)
+    with pytest.raises(InputError, match="other hidden states by itself"):
+        self_check(model, answers=False)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.4])
+def test_what_rounding_was_seen_to_do_is_allowed_thrice_and_never_all(noise: float) -> None:
+    half = self_check_module.Limits.of(torch.zeros(1, dtype=torch.bfloat16))
+    assert half.after(noise).other_shape == pytest.approx(max(0.05, min(3 * noise, 0.5)))
+    exact = self_check_module.Limits.of(torch.zeros(1))
+    assert exact.after(noise) == exact
