@@ -154,7 +154,7 @@ def real_steps(folder: Path, size: Size, seed: int) -> list[Step]:
         Step("sample", ("corpus_tools", "sample", str(data), *sample)),
         Step("clean", ("corpus_tools", "clean", str(data / "IMA-Taiwan"), "--output_dir", str(corpus))),
         fit("cpt", base, cpt, "1e-3", f"--data.init_args.data_dir={corpus}"),
-        fit("sft", cpt, sft, "3e-4", f"--data.init_args.train_file={data / 'AI_conv.csv'}"),
+        fit("sft", cpt, sft, "1e-4", f"--data.init_args.train_file={data / 'AI_conv.csv'}"),
         Step("predict", (
             "taigi_lightning", "predict", f"--model.base={cpt}", f"--model.adapter={sft / 'adapter'}", asked,
             f"--trainer.callbacks.init_args.output={predictions}",

@@ -209,7 +209,7 @@ def stage_table(options: argparse.Namespace, cpt: Path) -> Iterator[str]:
     after, _ = measure(f"{options.base}+{cpt / 'adapter'}", "stack", "cpt")
     yield "| hand-off | perplexity where SFT starts | of CPT's gain | after SFT | of CPT's gain | right answers |"
     yield "|-|-|-|-|-|-|"
-    for hand_off in ("merge", "continue", "stack"):
+    for hand_off in options.hand_offs:
         start, _ = measure(str(cpt), hand_off, f"start-{hand_off}")
         root = output / f"sft-{hand_off}"
         train = f"--data.init_args.train_file={data / 'AI_conv.csv'}"
@@ -232,6 +232,9 @@ def options_of() -> argparse.Namespace:
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--lr", default="1e-3")
     parser.add_argument("--sft_lr", default="3e-4")
+    parser.add_argument(
+        "--hand_offs", nargs="+", default=["merge", "continue", "stack"], help="for the second table"
+    )
     parser.add_argument("--only", choices=["weights", "stages"], help="leave the other table out")
     return parser.parse_args()
 
