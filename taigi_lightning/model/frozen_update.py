@@ -67,7 +67,7 @@ def add_frozen_updates(model: nn.Module, adapters: Sequence[Path], dtype: torch.
                 f"[{linear.out_features}, {linear.in_features}]. Give the base that the adapter was trained on."
             )
         linear.frozen_update = FrozenUpdate(a.to(dtype), b.to(dtype)).to(_device(linear))
-        linear.register_forward_hook(_add_update)
+        linear.register_forward_hook(add_update)
 
 
 def _device(linear: Any) -> torch.device:
@@ -93,7 +93,7 @@ def _find_linear(model: nn.Module, name: str, adapters: Sequence[Path]) -> Any:
     return module
 
 
-def _add_update(linear: Any, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def add_update(linear: Any, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """Forward hook of a Linear with a frozen update."""
     update: Tensor = linear.frozen_update(arguments[0])
     return output + update.to(output.dtype)

@@ -1,12 +1,11 @@
-"""On one CUDA GPU: are the kernels, the attention and each family's layer right there, and how fast is each?
+"""On one CUDA GPU: are the kernels and the attention right there, and how fast is each?
 
-python tests/benchmarks/family_check.py kernels attention gradients
+python tests/benchmarks/family_check.py kernels attention
 
 kernels: Triton's against plain torch at Gemma-3-12B's and Qwen3-8B's sizes, bfloat16; milliseconds, and bytes read and
     written a second.
 attention: every kernel that can compute a layer's attention against float32, rows and packed, with a window or none;
     milliseconds forward and backward, and of a first call with a new length.
-gradients: two layers of each family, LoRA's gradients against PEFT's under bfloat16 autocast, rows and packed.
 """
 
 import sys
@@ -40,7 +39,8 @@ def normal(*shape: int) -> Tensor:
 def norm_cases(hidden: int, one_plus: bool) -> Iterator[tuple[str, int, Callable[[Any], Any]]]:
     """(name, tensors (M, H) read and written, what to call)."""
     norm, post = Norm(normal(hidden), 1e-6, one_plus), Norm(normal(hidden), 1e-6, one_plus)
-    x, delta, grad, side, residual = (normal(M, hidden) for _ in range(5))
+    x, delta, grad, residual = (normal(M, hidden) for _ in range(4))
+    lora = normal(M, 64), normal(64, hidden) / 8
     out = torch.empty_like(x)
     yield "rms_norm", 3, lambda o: o.rms_norm(x, norm, out, DROPOUT)
     yield "add_rms_norm", 5, lambda o: o.add_rms_norm(x, delta.clone(), norm, out, DROPOUT)[1]
@@ -49,13 +49,13 @@ def norm_cases(hidden: int, one_plus: bool) -> Iterator[tuple[str, int, Callable
     yield (
         "rms_norm_backward",
         6,
-        lambda o: o.rms_norm_backward(grad, side.clone(), x, norm, residual.clone(), DROPOUT),
+        lambda o: o.rms_norm_backward(grad, lora, x, norm, residual.clone(), DROPOUT),
     )
     yield (
         "add_rms_norm_backward",
         8,
         lambda o: o.add_rms_norm_backward(
-            grad, side.clone(), x, delta.clone(), post, norm, residual.clone(), DROPOUT
+            grad, lora, x, delta.clone(), post, norm, residual.clone(), DROPOUT
         ),
     )
 
@@ -82,12 +82,20 @@ def head_cases(
 
 
 def glu_cases(wide: int, activation: Any) -> Iterator[tuple[str, int, Callable[[Any], Any]]]:
-    gate_up, grad, side, out = normal(M, 2 * wide), normal(M, wide), normal(M, wide), normal(M, wide)
-    yield "glu", 4, lambda o: o.glu(gate_up, out, DROPOUT, activation)
+    gate_up, grad, out = normal(M, 2 * wide), normal(M, wide), normal(M, wide + 64)
+    lora = normal(M, 64), normal(64, wide) / 8
+    product, hidden = out[:, :wide], out[:, wide:]
+
+    def projected(o: Any) -> tuple[Tensor, Tensor]:
+        o.glu_project(gate_up, product, hidden, lora[1], DROPOUT, activation)
+        return product.clone(), hidden.clone()
+
+    yield "glu", 4, lambda o: o.glu(gate_up, product, DROPOUT, activation)
+    yield "glu_project", 3, projected
     yield (
         "glu_backward",
         7,
-        lambda o: o.glu_backward(grad, side.clone(), gate_up.clone(), DROPOUT, activation),
+        lambda o: o.glu_backward(grad, lora, gate_up.clone(), DROPOUT, activation),
     )
 
 
@@ -233,68 +241,10 @@ def attentions() -> None:
         cudnn(*shape)
 
 
-# ---- gradients --------------------------------------------------------------------------------------
-
-
-def two_layers(name: str) -> Any:
-    """A family's width, one sliding layer and one full where it has windows, with LoRA that does something."""
-    from random_base import FAMILIES, random_base
-
-    from taigi_lightning.model.adapters import LoraSettings, attach_adapter
-
-    config = FAMILIES[name]()
-    config.num_hidden_layers, config.vocab_size = 2, 4096
-    if getattr(config, "sliding_window", None):
-        config.layer_types, config.sliding_window = ["sliding_attention", "full_attention"], 300
-    model = attach_adapter(random_base(config), LoraSettings(r=16, lora_alpha=32, lora_dropout=0.0)).train()
-    for place, parameter in model.named_parameters():
-        if "lora_B" in place:
-            torch.nn.init.normal_(parameter, std=0.02)
-    return model
-
-
-def gradients_of(model: Any, tokens: Tensor, where: Tensor) -> list[Tensor]:
-    from taigi_lightning.fast_path.apply import forward_hidden
-    from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
-
-    model.zero_grad(set_to_none=True)
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        hidden = forward_hidden(model, tokens, where)
-        loss = linear_cross_entropy_sum(hidden, model.get_output_embeddings().weight, tokens)
-    (loss / tokens.numel()).backward()
-    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-
-def gradients() -> None:
-    from taigi_lightning.fast_path.apply import apply_fast_path
-
-    for name in ("Taigi-Llama-2-13B", "Llama-3.1-8B", "Qwen3-8B", "Gemma-3-12B", "Gemma-3-270M"):
-        model = two_layers(name)
-        tokens = torch.randint(3, 4096, (2, 2048), device="cuda")
-        for packed in (False, True):
-            where = positions(2, 2048, packed).cuda()
-            wanted = gradients_of(model, tokens, where)
-            for label, options in {
-                "plain": {"compile": False, "activation_budget": 1.0},
-                "fused": {"compile": True, "activation_budget": 1.0},
-                "fused, recomputed": {"compile": True, "activation_budget": 0.0, "offload": False},
-                "fused, moved": {"compile": True, "activation_budget": 0.0},
-            }.items():
-                apply_fast_path(model, **options)
-                found = gradients_of(model, tokens, where)
-                errors = sorted(error(f, w) for f, w in zip(found, wanted, strict=True))
-                shown = f"median {errors[len(errors) // 2]:.1e}, worst {errors[-1]:.1e}"
-                print(f"GRADIENTS {name}, {'packed' if packed else 'rows'}, {label}: {shown}", flush=True)
-            model.get_base_model().__dict__.pop("fast_decoder").release()
-        del model
-        torch.cuda.empty_cache()
-
-
 if __name__ == "__main__":
     parts: dict[str, Callable[[], None]] = {
         "kernels": kernels,
         "attention": attentions,
-        "gradients": gradients,
     }
     for chosen in sys.argv[1:] or parts:
         parts[chosen]()
