@@ -118,7 +118,7 @@ def _packed(
     _check_complete(str(entry), architecture, found)
     model.generation_config = generation  # transformers took a copy that no longer tells where it is from
     model.name_or_path = model.config._name_or_path = base
-    return model.requires_grad_(False)  # type: ignore[no-any-return]
+    return model.requires_grad_(False)
 
 
 def _generation(base: str) -> GenerationConfig:

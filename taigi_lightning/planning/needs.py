@@ -29,6 +29,7 @@ class Decisions:
         layers_kept: of these, those that keep all activations on the card.
         layers_dequantised: of these, those whose base weights wait in 16 bits.
         embedding_on_host: whether the input embedding moves to host memory.
+        head_on_host: whether the output head waits there, and the input embedding if it is the same.
         layers_on_host: of all, those whose 4-bit weights wait in host memory.
         slow_down: how many times as long the layers of a micro-batch take as if their weights were on the card.
         kept_slow_down: how many times as long as if everything were on the card, activations included.
@@ -40,6 +41,7 @@ class Decisions:
     layers_kept: int = 0
     layers_dequantised: int = 0
     embedding_on_host: bool = False
+    head_on_host: bool = False
     layers_on_host: int = 0
     slow_down: float = 1.0
     kept_slow_down: float = 1.0

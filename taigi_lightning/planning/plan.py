@@ -155,7 +155,9 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     """
     card = found.card.memory_bytes if found.card else None
     if settings.predicts:
-        need = predict_needs(settings, shape, card, general=general)
+        need = predict_needs(
+            settings, shape, card, general=general, machine=found.machine, host=found.host_bytes
+        )
     else:
         need = needs(settings, shape, card, general=general, machine=found.machine, host=found.host_bytes)
     spare = None if card is None else _usable(settings, card, need) - need.total
@@ -202,7 +204,7 @@ def _advice(
     settings: Settings, shape: Shape, card: int, general: str | None, found: Found
 ) -> tuple[str, ...]:
     if settings.predicts:
-        tokens = fitting_tokens(settings, shape, card)
+        tokens = fitting_tokens(settings, shape, card, found.host_bytes)
         return (f"--data.batch_tokens {tokens}",) if tokens else ()
     smaller = fitting(settings, shape, card, general, found.machine, found.host_bytes)
     return tuple(smaller[0]) if smaller else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -11,8 +12,10 @@ from taigi_lightning.planning.activation_plan import unpacked_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
+from taigi_lightning.planning.placement import HOST_SHARE, head_bytes, place_prediction, slot_bytes
 from taigi_lightning.planning.settings import Settings
-from taigi_lightning.planning.training_needs import CUDA, DEQUANTISED
+from taigi_lightning.planning.step_time import ASSUMED, Machine, prefill_seconds
+from taigi_lightning.planning.training_needs import CUDA, DEQUANTISED, HEAD, IN_TRANSIT, WAITING
 
 ROW = "headroom for one pass"
 
@@ -23,12 +26,17 @@ def predict_needs(
     card: int | None = None,
     element_size: int = 2,
     general: str | None = None,
+    machine: Machine = ASSUMED,
+    host: float = math.inf,
 ) -> Needs:
     """What prediction takes on a CUDA card, with the headroom for its longest row.
 
     Args:
-        card: its bytes, the rest of which dequantised layers fill on the fast path; None takes the least.
+        card: its bytes, the rest of which dequantised layers fill on the fast path; what does not fit waits on the
+            host. None takes the least that needs no host.
         general: why the base's layers take the general path; None: they take the fast one.
+        machine: how fast the host link and the card are.
+        host: bytes available on the host.
 
     Raises:
         InputError: the config answers by generating text, for which nothing here counts.
@@ -38,37 +46,70 @@ def predict_needs(
             f"What answer_strategy {settings.answer_strategy} takes is not counted: its cache grows with the "
             "prompts of a batch. Plan with --model.answer_strategy choice for what the weights take."
         )
-    rank = settings.rank or 0
+    rank, tokens = settings.rank or 0, settings.row_tokens
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
-    row = memory.prefill_bytes(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
+    row = memory.prefill_bytes(shape.hidden, shape.intermediate, tokens, element_size)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
-    held = projections + rest + frozen.bytes + 4 * sum(adapter) + row + memory.CONTEXT
+    held = projections + rest + frozen.bytes + 4 * sum(adapter) + memory.CONTEXT
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False)  # its 4 bits stay on the card as well
-    layers = 0
+    layers = waiting = 0
+    head_waits, kept_free = False, "kept free, generously"
     if card is not None and general is None:
-        layers = max(0, min(shape.layers, (card - held) // a_layer))
+        layers = max(0, min(shape.layers, (card - held - row) // a_layer))
+        if _waits(settings, held + row, card):
+            row, kept_free = memory.prefill_peak_bytes(shape, tokens, element_size), "at its peak"
+            waiting, head_waits = place_prediction(
+                shape,
+                weights_on_host=settings.weights_on_host,
+                headroom=card - held - row,
+                host=HOST_SHARE * host,
+                head=head_bytes(shape, settings.weights_on_host, element_size),
+            )
+    away = waiting * memory.packed_layer_bytes(shape)
+    head = head_bytes(shape, "all", element_size) if head_waits else 0
     device = [
-        Part("weights, projections", projections, settings.quantization),
-        Part("weights, the rest", rest, "16 bits: embeddings, norms"),
+        Part("weights, projections", projections - away, settings.quantization),
+        Part("weights, the rest", rest - head, "16 bits: embeddings, norms"),
+        Part(IN_TRANSIT, slot_bytes(shape, waiting), "two layers, on their way from the host"),
         Part(
             DEQUANTISED, layers * a_layer, f"16 bits as well, of {layers} of {shape.layers} layers, for speed"
         ),
         Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
         frozen,
-        Part(ROW, row, f"of {settings.row_tokens:,} tokens: kept free, generously"),
+        Part(ROW, row, f"of {tokens:,} tokens: {kept_free}"),
         CUDA,
     ]
+    on_host = [
+        Part(WAITING, away, f"4 bits, of {waiting} of {shape.layers} layers"),
+        Part(HEAD, settings.devices * head),
+    ]
     path: Literal["fast", "general"] = "fast" if general is None else "general"
-    decisions = Decisions(path, general, shape.layers, layers_dequantised=layers)
-    return Needs(decisions, taken(device))
+    slow_down = prefill_seconds(waiting, shape, tokens, machine) / prefill_seconds(0, shape, tokens, machine)
+    decisions = Decisions(
+        path,
+        general,
+        shape.layers,
+        layers_dequantised=layers,
+        head_on_host=head_waits,
+        layers_on_host=waiting,
+        slow_down=slow_down,
+    )
+    return Needs(decisions, taken(device), taken(on_host))
 
 
-def fitting_tokens(settings: Settings, shape: Shape, card: int) -> int | None:
+def _waits(settings: Settings, resident: int, card: int) -> bool:
+    """Whether packed weights are loaded to the host: told to, or as they might not fit the card beside a row."""
+    if settings.quantization != "nf4" or settings.weights_on_host in ("none", 0):
+        return False
+    return settings.weights_on_host != "auto" or resident > card
+
+
+def fitting_tokens(settings: Settings, shape: Shape, card: int, host: float = math.inf) -> int | None:
     """The largest half, quarter, ... of `batch_tokens` that the card has headroom for; None if none fits."""
     tokens = settings.batch_tokens // 2
     while tokens >= settings.max_length:
-        if predict_needs(replace(settings, batch_tokens=tokens), shape).total <= card:
+        if predict_needs(replace(settings, batch_tokens=tokens), shape, card, host=host).total <= card:
             return tokens
         tokens //= 2
     return None

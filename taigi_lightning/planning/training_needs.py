@@ -24,6 +24,7 @@ DEQUANTISED = "weights, dequantised"
 IN_TRANSIT = "weights, arriving"
 WAITING = "weights"  # those that wait on the host
 ACTIVATIONS = "activations"  # those that move to the host
+HEAD = "output head"  # where it waits on the host, and with it the input embedding if they are one
 
 
 def needs(
@@ -75,6 +76,7 @@ def _place(
         host_headroom=activation_plan.ACTIVATION_SHARE * host / settings.devices,
         host=placement.HOST_SHARE * host,
         embedding=_movable_embedding(shape, element_size),
+        head=0 if by_itself else placement.head_bytes(shape, settings.weights_on_host, element_size),
         element_size=element_size,
         packed=settings.quantization == "nf4",
     )
@@ -94,16 +96,19 @@ def _fast_needs(
     decision, waiting = placed.decision, placed.on_host * memory.packed_layer_bytes(shape)
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
     working = activation_plan.working_bytes(shape, tokens, element_size)
-    at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
+    at_loss = (activation_plan.streamed_loss_bytes if placed.head_on_host else activation_plan.loss_bytes)(
+        shape, tokens, element_size
+    )
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
     a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4")
     note = f"all of {decision.keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host"
     if decision.keeping == shape.layers:
         note = f"all of {shape.layers} layers"
     moved = _movable_embedding(shape, element_size) if decision.embedding_on_host else 0
+    head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
     dequantised = f"16 bits instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
-        *_weights(settings, projections - waiting, rest - moved),
+        *_weights(settings, projections - waiting, rest - moved - head),
         frozen,
         Part(
             IN_TRANSIT, placement.slot_bytes(shape, placed.on_host), "two layers, on their way from the host"
@@ -123,6 +128,7 @@ def _fast_needs(
         layers_kept=decision.keeping,
         layers_dequantised=decision.unpacked,
         embedding_on_host=decision.embedding_on_host,
+        head_on_host=placed.head_on_host,
         layers_on_host=placed.on_host,
         slow_down=placed.seconds / step_seconds(decision.savings, 0, shape, tokens, machine, element_size),
         kept_slow_down=placed.seconds / step_seconds(everything, 0, shape, tokens, machine, element_size),
@@ -132,6 +138,7 @@ def _fast_needs(
         Part(WAITING, waiting, f"4 bits, of {placed.on_host} of {shape.layers} layers"),
         Part(ACTIVATIONS, settings.devices * host),
         Part("input embedding", settings.devices * moved),
+        Part(HEAD, settings.devices * head),
     ]
     return Needs(found, taken(device), taken(on_host))
 

@@ -184,7 +184,7 @@ def test_what_does_not_fit_says_what_would() -> None:
     assert short.spare_bytes is not None
     assert short.spare_bytes < 0
     assert "--model.optimizer bitsandbytes.optim.PagedAdamW8bit" in short.advice
-    hopeless = make_plan(settings, TAIGI, Found(Card("a card", 2 * GIB), disks=disks))
+    hopeless = make_plan(settings, TAIGI, Found(Card("a card", 1 * GIB), disks=disks))
     assert hopeless.advice == ()
     assert "Nothing short of a smaller base" in render(hopeless)
     unknown = make_plan(settings, TAIGI, Found(disks=disks))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from taigi_lightning.planning.memory import GIB, prefill_bytes
+from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes, prefill_bytes
 from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
 from taigi_lightning.planning.settings import KNOWN, Settings
+from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import ROOT, plan, settings_of
 
@@ -67,11 +68,45 @@ def test_dequantised_layers_fill_what_the_headroom_leaves() -> None:
 
 
 def test_fewer_tokens_are_advised_where_they_help() -> None:
-    tokens = fitting_tokens(SFT, SHAPE, 11 * GIB)
+    resident = replace(SFT, weights_on_host="none")
+    tokens = fitting_tokens(resident, SHAPE, 11 * GIB)
     assert tokens
-    assert predict_needs(replace(SFT, batch_tokens=tokens), SHAPE).total <= 11 * GIB
-    assert predict_needs(replace(SFT, batch_tokens=2 * tokens), SHAPE).total > 11 * GIB
-    assert fitting_tokens(SFT, SHAPE, 8 * GIB) is None
+    assert predict_needs(replace(resident, batch_tokens=tokens), SHAPE).total <= 11 * GIB
+    assert predict_needs(replace(resident, batch_tokens=2 * tokens), SHAPE).total > 11 * GIB
+    assert fitting_tokens(resident, SHAPE, 8 * GIB) is None
+    assert predict_needs(SFT, SHAPE, 3 * GIB).total > 3 * GIB
+    tokens = fitting_tokens(SFT, SHAPE, 3 * GIB)
+    assert tokens
+    assert predict_needs(replace(SFT, batch_tokens=tokens), SHAPE, 3 * GIB).total <= 3 * GIB
+
+
+@pytest.mark.parametrize(("card", "measured", "waiting"), [(6.6, 5.86, 24)])
+def test_weights_that_wait_are_planned_as_they_were_measured(
+    card: float, measured: float, waiting: int
+) -> None:
+    """The 13B held to 6 GiB beside CUDA's own 0.6, without an adapter; GiB that PyTorch reserved."""
+    need = predict_needs(replace(SFT, rank=None), SHAPE, int(card * GIB))
+    assert abs(need.decisions.layers_on_host - waiting) <= 2
+    assert (need.total - CONTEXT) / GIB == pytest.approx(measured, rel=0.05)
+    assert need.host_total == need.decisions.layers_on_host * packed_layer_bytes(SHAPE)
+
+
+@pytest.mark.parametrize("card", [5, 6, 8, 10, 12])
+def test_what_a_small_card_lacks_waits_on_the_host(card: int) -> None:
+    need = predict_needs(SFT, SHAPE, card * GIB)
+    assert need.total <= card * GIB
+    assert need.decisions.layers_dequantised == 0 or need.decisions.layers_on_host == 0
+    assert need.decisions.slow_down >= 1
+    short = predict_needs(SFT, SHAPE, card * GIB, host=2 * GIB)
+    assert short.host_total <= 2 * GIB
+    slow = predict_needs(SFT, SHAPE, card * GIB, machine=Machine(0.1e9, 100e12))
+    assert (slow.decisions.slow_down > 1) == (slow.decisions.layers_on_host > 0)
+
+
+def test_no_weight_waits_where_none_may_or_none_is_in_4_bits() -> None:
+    for changes in ({"weights_on_host": "none"}, {"quantization": "none"}):
+        assert not predict_needs(replace(SFT, **changes), SHAPE, 6 * GIB).host  # type: ignore[arg-type]
+    assert predict_needs(replace(SFT, weights_on_host="all"), SHAPE, 80 * GIB).decisions.layers_on_host == 40
 
 
 @pytest.mark.parametrize(
