@@ -80,8 +80,14 @@ def build_model(
         tokens: of a micro-batch or of a row to predict, for which a card needs headroom.
 
     Raises:
-        InputError: the base or an adapter cannot be read, they do not fit each other, or nothing would train.
+        InputError: the base or an adapter cannot be read, they do not fit each other, nothing would train, or weights
+            are to wait on the host that are not in 4 bits.
     """
+    if quantization != "nf4" and weights_on_host not in ("auto", "none", 0):
+        raise InputError(
+            f"weights_on_host is {weights_on_host}, but with quantization {quantization} no weights are in 4 bits, and "
+            "only such can wait there. Set --model.quantization nf4, or --model.weights_on_host none."
+        )
     on_host = quantization == "nf4" and starts_on_host(
         base, weights_on_host, lora.r if lora else 0, device=device, tokens=tokens, training=training
     )

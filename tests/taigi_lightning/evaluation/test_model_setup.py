@@ -21,6 +21,7 @@ from taigi_lightning.evaluation.self_check import Findings
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.training.module import CausalLMModule
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -85,6 +86,17 @@ def test_layers_that_are_not_written_out_are_refused_by_name(
     monkeypatch.setattr("taigi_lightning.fast_path.apply.unsupported", lambda model: "a reason")
     with pytest.raises(InputError, match=r"a reason.*weights_on_host none"):
         train(home, "all")
+
+
+@pytest.mark.parametrize("option", ["all", 3])
+def test_weights_in_16_bits_do_not_wait_and_nobody_is_left_to_believe_so(
+    tiny_llama_dir: Path, option: WeightsOnHost
+) -> None:
+    with pytest.raises(InputError, match=r"quantization none no weights are in 4 bits.*weights_on_host none"):
+        build_model(
+            str(tiny_llama_dir), lora=LoraSettings(r=4), adapter=None, quantization="none", from_scratch=False,
+            compute_dtype=torch.float32, device=CPU, training=True, weights_on_host=option,
+        )  # fmt: skip
 
 
 def test_the_check_makes_its_questions_where_a_run_does_whatever_lightning_sets(tiny_llama_dir: Path) -> None:

@@ -35,14 +35,22 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "weights_on_host"),
+    [
+        (signal.SIGKILL, "all"),  # the unbroken one has its weights beside the layers: the same bits
+        pytest.param(signal.SIGKILL, "none", marks=pytest.mark.slow),
+        (signal.SIGTERM, "none"),
+    ],
+)
 def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
-    home: Path, number: signal.Signals
+    home: Path, number: signal.Signals, weights_on_host: str
 ) -> None:
     whole = [*command(), "--trainer.default_root_dir", "models/whole"]
+    where = ["--model.weights_on_host", weights_on_host]
     subprocess.run(whole, check=True, capture_output=True, env=environment())
     with subprocess.Popen(
-        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+        command(*where), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
     ) as run:
         checkpoints = home / "models" / "cpt_model" / "checkpoints"
         wait_for(checkpoints / "step=3.ckpt", run)
@@ -54,7 +62,8 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
         assert "KeyboardInterrupt" not in output
         assert run.returncode == 128 + number
     assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
-    subprocess.run(command("--ckpt_path", "last"), check=True, capture_output=True, env=environment())
+    again = command(*where, "--ckpt_path", "last")
+    subprocess.run(again, check=True, capture_output=True, env=environment())
     wanted, found = trained(home / "models" / "whole"), trained(home / "models" / "cpt_model")
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
