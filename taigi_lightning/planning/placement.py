@@ -84,42 +84,90 @@ def place(
             multiplied part by part. Tied, it is the input embedding as well.
         The others: as for `activation_plan.decide`.
     """
-    each = packed_layer_bytes(shape)
-    at_loss = [transient_bytes(shape, tokens, element_size, moved) for moved in (False, True)]
+    given = _Given(
+        shape,
+        tokens,
+        rank,
+        machine,
+        budget,
+        headroom,
+        host_headroom,
+        host,
+        embedding,
+        head,
+        element_size,
+        packed,
+    )
 
-    def placed(on_host: int, head_moves: bool, moving: bool, barely: bool = False) -> Placement:
-        waiting = on_host * each + (head if head_moves else 0)
-        left = headroom + waiting - slot_bytes(shape, on_host)
-        left += at_loss[0] - at_loss[1] if head_moves else 0
-        decision = activation_plan.decide(
-            shape, tokens, rank, budget=budget, headroom=left,
-            host_headroom=max(0.0, min(host_headroom, host - waiting)) if moving else 0.0, embedding=embedding,
-            element_size=element_size, packed=packed,
-        )  # fmt: skip
-        left += embedding if decision.embedding_on_host else 0
-        device, _ = kept_bytes(decision.savings, shape, tokens, rank if barely else 0, element_size)
-        beside = 0 if barely else small_bytes(shape, tokens, rank, element_size)  # these at most, or exactly
-        fits = device + beside <= left and waiting <= host
-        seconds = step_seconds(decision.savings, on_host, shape, tokens, machine, element_size)
-        seconds += head_seconds(shape, tokens, machine, element_size) if head_moves else 0.0
-        return Placement(decision, on_host, head_moves, fits, seconds)
+    def fitting(head_moves: bool) -> list[Placement]:
+        return [
+            one
+            for n in choices
+            for moving in (True, False)
+            if (one := given.placed(n, head_moves, moving)).fits
+        ]
 
     choices = counts(weights_on_host, shape.layers, packed)
-    first = placed(choices[0], False, True)
+    first = given.placed(choices[0])
     if first.fits and first.decision.keeping == shape.layers:
         return first
-    # With a link too slow for both, activations had better be made again than moved. The head leaves last: its parts
-    # are added up in another order, and no layer's work hides its copies.
-    fitting = [one for n in choices for moving in (True, False) if (one := placed(n, False, moving)).fits]
-    if not fitting and (not head or placed(choices[-1], False, True, barely=True).fits):
-        return placed(choices[-1], False, True)
-    if not fitting:
-        fitting = [one for n in choices for moving in (True, False) if (one := placed(n, True, moving)).fits]
-    if not fitting:
-        return placed(choices[-1], True, True)
-    if budget != "auto":  # a share of the activations was asked for: only what does not fit goes
-        return min(fitting, key=lambda one: (one.on_host, one.seconds))
-    return min(fitting, key=lambda one: (one.seconds, one.on_host))
+    # The head leaves last: its parts are added up in another order, and no layer's work hides its copies.
+    found = fitting(head_moves=False)
+    if not found and (not head or given.placed(choices[-1], barely=True).fits):
+        return given.placed(choices[-1])
+    return _best(found or fitting(head_moves=True) or [given.placed(choices[-1], head_moves=True)], budget)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What `place` was given to choose for."""
+
+    shape: Shape
+    tokens: int
+    rank: int
+    machine: Machine
+    budget: float | Literal["auto"]
+    headroom: float
+    host_headroom: float
+    host: float
+    embedding: int
+    head: int
+    element_size: int
+    packed: bool
+
+    def placed(
+        self, on_host: int, head_moves: bool = False, moving: bool = True, barely: bool = False
+    ) -> Placement:
+        """What becomes of everything else if so many layers' weights wait.
+
+        Args:
+            head_moves: the output head waits too.
+            moving: activations may move to the host; with a link too slow for both they had better be made again.
+            barely: count small tensors exactly, not at most.
+        """
+        shape, tokens, size = self.shape, self.tokens, self.element_size
+        waiting = on_host * packed_layer_bytes(shape) + (self.head if head_moves else 0)
+        left = self.headroom + waiting - slot_bytes(shape, on_host)
+        left += transient_bytes(shape, tokens, size) - transient_bytes(shape, tokens, size, head_moves)
+        decision = activation_plan.decide(
+            shape, tokens, self.rank, budget=self.budget, headroom=left,
+            host_headroom=max(0.0, min(self.host_headroom, self.host - waiting)) if moving else 0.0,
+            embedding=self.embedding, element_size=size, packed=self.packed,
+        )  # fmt: skip
+        left += self.embedding if decision.embedding_on_host else 0
+        device, _ = kept_bytes(decision.savings, shape, tokens, self.rank if barely else 0, size)
+        beside = 0 if barely else small_bytes(shape, tokens, self.rank, size)
+        fits = device + beside <= left and waiting <= self.host
+        seconds = step_seconds(decision.savings, on_host, shape, tokens, self.machine, size)
+        seconds += head_seconds(shape, tokens, self.machine, size) if head_moves else 0.0
+        return Placement(decision, on_host, head_moves, fits, seconds)
+
+
+def _best(found: list[Placement], budget: float | Literal["auto"]) -> Placement:
+    """The fastest; where a share of the activations was asked for, only what does not fit goes to the host."""
+    if budget != "auto":
+        return min(found, key=lambda one: (one.on_host, one.seconds))
+    return min(found, key=lambda one: (one.seconds, one.on_host))
 
 
 def place_prediction(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning import memory
@@ -41,33 +41,17 @@ def predict_needs(
     Raises:
         InputError: the config answers by generating text, for which nothing here counts.
     """
-    if settings.answer_strategy != "choice":
-        raise InputError(
-            f"What answer_strategy {settings.answer_strategy} takes is not counted: its cache grows with the "
-            "prompts of a batch. Plan with --model.answer_strategy choice for what the weights take."
-        )
+    _refuse_generating(settings)
     rank, tokens = settings.rank or 0, settings.row_tokens
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
-    row = memory.prefill_bytes(shape.hidden, shape.intermediate, tokens, element_size)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 4 * sum(adapter) + memory.CONTEXT
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False)  # its 4 bits stay on the card as well
-    layers = waiting = 0
-    head_waits, kept_free = False, "kept free, generously"
-    if card is not None and general is None:
-        layers = max(0, min(shape.layers, (card - held - row) // a_layer))
-        if _waits(settings, held + row, card):
-            row, kept_free = memory.prefill_peak_bytes(shape, tokens, element_size), "at its peak"
-            waiting, head_waits = place_prediction(
-                shape,
-                weights_on_host=settings.weights_on_host,
-                headroom=card - held - row,
-                host=HOST_SHARE * host,
-                head=head_bytes(shape, settings.weights_on_host, element_size),
-            )
+    choice = _choose(settings, shape, held, None if general else card, a_layer, element_size, host)
+    layers, waiting = choice.dequantised, choice.waiting
     away = waiting * memory.packed_layer_bytes(shape)
-    head = head_bytes(shape, "all", element_size) if head_waits else 0
+    head = head_bytes(shape, "all", element_size) if choice.head_waits else 0
     device = [
         Part("weights, projections", projections - away, settings.quantization),
         Part("weights, the rest", rest - head, "16 bits: embeddings, norms"),
@@ -77,7 +61,9 @@ def predict_needs(
         ),
         Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
         frozen,
-        Part(ROW, row, f"of {tokens:,} tokens: {kept_free}"),
+        Part(
+            ROW, choice.row, f"of {tokens:,} tokens: {'at its peak' if waiting else 'kept free, generously'}"
+        ),
         CUDA,
     ]
     on_host = [
@@ -91,18 +77,54 @@ def predict_needs(
         general,
         shape.layers,
         layers_dequantised=layers,
-        head_on_host=head_waits,
+        head_on_host=choice.head_waits,
         layers_on_host=waiting,
         slow_down=slow_down,
     )
     return Needs(decisions, taken(device), taken(on_host))
 
 
-def _waits(settings: Settings, resident: int, card: int) -> bool:
-    """Whether packed weights are loaded to the host: told to, or as they might not fit the card beside a row."""
-    if settings.quantization != "nf4" or settings.weights_on_host in ("none", 0):
-        return False
-    return settings.weights_on_host != "auto" or resident > card
+def _refuse_generating(settings: Settings) -> None:
+    if settings.answer_strategy != "choice":
+        raise InputError(
+            f"What answer_strategy {settings.answer_strategy} takes is not counted: its cache grows with the "
+            "prompts of a batch. Plan with --model.answer_strategy choice for what the weights take."
+        )
+
+
+class _Choice(NamedTuple):
+    """Layers dequantised, layers whose packed weights wait, whether the head does, bytes kept free for a row."""
+
+    dequantised: int
+    waiting: int
+    head_waits: bool
+    row: int
+
+
+def _choose(
+    settings: Settings,
+    shape: Shape,
+    held: int,
+    card: int | None,
+    a_layer: int,
+    element_size: int,
+    host: float,
+) -> _Choice:
+    """What `prefill.unpack_what_fits` will decide, on a card that holds so many bytes beside a row."""
+    row = memory.prefill_bytes(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
+    may_wait = settings.quantization == "nf4" and settings.weights_on_host not in ("none", 0)
+    if card is None or not may_wait or (settings.weights_on_host == "auto" and held + row <= card):
+        layers = 0 if card is None else max(0, min(shape.layers, (card - held - row) // a_layer))
+        return _Choice(layers, 0, False, row)
+    row = memory.prefill_peak_bytes(shape, settings.row_tokens, element_size)
+    waiting, head_waits = place_prediction(
+        shape,
+        weights_on_host=settings.weights_on_host,
+        headroom=card - held - row,
+        host=HOST_SHARE * host,
+        head=head_bytes(shape, settings.weights_on_host, element_size),
+    )
+    return _Choice(0, waiting, head_waits, row)
 
 
 def fitting_tokens(settings: Settings, shape: Shape, card: int, host: float = math.inf) -> int | None:
