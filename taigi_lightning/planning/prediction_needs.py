@@ -73,14 +73,9 @@ def predict_needs(
     path: Literal["fast", "general"] = "fast" if general is None else "general"
     slow_down = prefill_seconds(waiting, shape, tokens, machine) / prefill_seconds(0, shape, tokens, machine)
     decisions = Decisions(
-        path,
-        general,
-        shape.layers,
-        layers_dequantised=layers,
-        head_on_host=choice.head_waits,
-        layers_on_host=waiting,
-        slow_down=slow_down,
-    )
+        path, general, shape.layers, layers_dequantised=layers, head_on_host=choice.head_waits,
+        layers_on_host=waiting, slow_down=slow_down,
+    )  # fmt: skip
     return Needs(decisions, taken(device), taken(on_host))
 
 
