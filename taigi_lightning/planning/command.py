@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
+from taigi_lightning.planning.base_shape import read_base
 from taigi_lightning.planning.disk import free_space
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
@@ -25,7 +26,6 @@ from taigi_lightning.planning.settings import (
     parse_size,
     parse_speed,
     past_speed,
-    read_base,
     read_settings,
 )
 from taigi_lightning.planning.step_time import ASSUMED, Machine

@@ -13,6 +13,12 @@ from typing import Any, Literal
 FAST_TYPES = (
     "llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma", "gemma3_text", "gemma3", "olmo2", "olmo3",
 )  # fmt: skip
+# Text models whose layers `memory.Shape` counts, but for norms and biases: seven projections, or Phi-3's fused four.
+COUNTED_TYPES = (
+    *FAST_TYPES, "bitnet", "cohere", "cohere2", "cwm", "diffllama", "ernie4_5", "exaone4", "gemma2", "glm", "glm4",
+    "granite", "helium", "hunyuan_v1_dense", "hyperclovax", "ministral", "ministral3", "olmo", "seed_oss", "stablelm",
+    "vaultgemma",
+)  # fmt: skip
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 # What a config may switch on that the fast path's layers lack.
 OTHER_LAYERS = {

@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 
 from taigi_lightning.planning.activation_plan import MARGIN
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.memory import GIB, Shape
-from taigi_lightning.planning.settings import KNOWN, Settings
+from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import fitting, needs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import statistics
@@ -15,34 +14,11 @@ from typing import Any
 from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
-from taigi_lightning.planning.memory import PROJECTIONS, Shape
+from taigi_lightning.planning.memory import PROJECTIONS
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 from taigi_lightning.planning.run_log import read_run_log
-
-
-def gemma3(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, head_size: int) -> Shape:
-    """A text model of Gemma 3's: tied embeddings, norms before and after each half of a layer, and of q and k."""
-    return Shape(
-        layers, hidden, intermediate, heads, kv_heads, head_size, 262208,
-        tied=True, head_norm=2 * head_size, norms=4, post_norms=True,
-    )  # fmt: skip
-
-
-KNOWN = {
-    "Bohanlu/Taigi-Llama-2-13B": Shape(40, 5120, 13824, 40, 40, 128, 56064),
-    "Bohanlu/Taigi-Llama-2-7B": Shape(32, 4096, 11008, 32, 32, 128, 56064),
-    "meta-llama/Llama-2-7b-hf": Shape(32, 4096, 11008, 32, 32, 128, 32000),
-    "meta-llama/Llama-2-13b-hf": Shape(40, 5120, 13824, 40, 40, 128, 32000),
-    "meta-llama/Llama-3.1-70B": Shape(80, 8192, 28672, 64, 8, 128, 128256),
-    "google/gemma-3-12b-it": gemma3(48, 3840, 15360, 16, 8, 256),
-    "google/gemma-3-27b-it": gemma3(62, 5376, 21504, 32, 16, 128),
-}
-# Types whose config.json says all that is counted; others leave tied embeddings or a head's size to their class.
-SELF_CONTAINED = ("llama", "mistral", "qwen2")
-
 
 CORPUS = "data/cpt_corpus"
 
@@ -178,73 +154,9 @@ def count_devices(devices: Any) -> int | None:
     return devices if isinstance(devices, int) and devices > 0 else None
 
 
-def read_base(base: str) -> tuple[Shape, str | None]:
-    """The shape of a base and why its layers take the general path, None if they take the fast one.
-
-    Both are read from its folder, from the Hub's cache, or known for a few.
-
-    Raises:
-        InputError: none of these has it, or its layers are not counted here.
-    """
-    path = Path(base) / "config.json"
-    if not path.is_file() and base in KNOWN:
-        return KNOWN[base], None
-    if not path.is_file():
-        path = _cached_config(base)
-    config = _text_settings(path)
-    if experts := next((name for name in EXPERTS if config.get(name)), None):
-        raise InputError(
-            f"{path} has {experts} {config[experts]}: a mixture of experts, whose weights are not counted here. "
-            "Plan a dense base."
-        )
-    try:
-        return Shape.from_config(config), off_fast_path(config)
-    except KeyError as error:
-        raise InputError(f"{path} has no {error}: only Llama-shaped bases can be planned.") from error
-
-
-def _text_settings(path: Path) -> dict[str, Any]:
-    """The settings of a base's text model, what its config.json leaves to the class's defaults among them."""
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("model_type") in SELF_CONTAINED:
-        return config
-    from transformers import AutoConfig  # takes seconds
-
-    try:
-        found = AutoConfig.from_pretrained(path.parent).get_text_config(decoder=True)
-    except (ValueError, KeyError):  # a class of its own, which is counted by what it says
-        return config
-    # The file's own names too: what is said of it should be found in it.
-    return dict(config | found.to_dict())
-
-
-def _cached_config(base: str) -> Path:
-    """The config.json of a base in the Hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
-    if isinstance(cached, str):
-        return Path(cached)
-    hint = f"Fetch that one file with `hf download {base} config.json`."
-    if base.startswith("models/"):
-        hint = "It appears when the CPT stage has ended; until then plan with --model.base and that stage's base."
-    raise InputError(
-        f"The shape of {base} is not known here: no config.json of it is on this machine. {hint}"
-    )
-
-
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 SIZE = r"(?=.*[1-9])(\d+(?:\.\d+)?)\s*([GgMm])(i?)B?"
 MemorySize = restricted_string_type("MemorySize", f"^{SIZE}$")
 LinkSpeed = restricted_string_type("LinkSpeed", f"^{SIZE}/s$")
-
-
-def is_cached(base: str) -> bool:
-    """Whether the Hub's cache holds a model's weights, so that nothing is downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
-    names = ("model.safetensors.index.json", "model.safetensors")
-    return base.count("/") == 1 and any(isinstance(try_to_load_from_cache(base, name), str) for name in names)
 
 
 def parse_size(text: str) -> int:

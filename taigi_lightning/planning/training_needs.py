@@ -11,12 +11,13 @@ from typing import Literal
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from taigi_lightning.planning import activation_plan, general_path, memory, placement
+from taigi_lightning.planning.base_shape import is_cached
 from taigi_lightning.planning.disk import run_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.placement import Placement
-from taigi_lightning.planning.settings import Settings, is_cached
+from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine, step_seconds
 
 CUDA = Part("CUDA itself", memory.CONTEXT, "about")

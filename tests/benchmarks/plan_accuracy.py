@@ -29,8 +29,9 @@ from transformers import MistralConfig, PretrainedConfig, Qwen2Config
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, expect_state, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.memory import CONTEXT, GIB, Shape, coming_state_bytes
-from taigi_lightning.planning.settings import KNOWN, Settings
+from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.training_needs import needs
 
 LLAMA_7B = llama_config(KNOWN["meta-llama/Llama-2-7b-hf"])

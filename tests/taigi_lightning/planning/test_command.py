@@ -11,8 +11,9 @@ import pytest
 from taigi_lightning.__main__ import main
 from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.base_shape import KNOWN, read_base
 from taigi_lightning.planning.memory import GIB
-from taigi_lightning.planning.settings import KNOWN, Settings, read_base, read_settings
+from taigi_lightning.planning.settings import Settings, read_settings
 from taigi_lightning.planning.training_needs import fitting, needs
 
 ROOT = Path(__file__).parents[3]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from taigi_lightning.model.hand_off import STACKED as WRITTEN
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.earlier_stages import STACKED, ranks_beside
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.prediction_needs import predict_needs
-from taigi_lightning.planning.settings import KNOWN, Settings, read_settings
+from taigi_lightning.planning.settings import Settings, read_settings
 from taigi_lightning.planning.training_needs import needs
 
 SHAPE = KNOWN["Bohanlu/Taigi-Llama-2-13B"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.hardware_table import BASES, CARDS, hardware_table
 from taigi_lightning.planning.memory import GIB
-from taigi_lightning.planning.settings import KNOWN, Settings
+from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED
 from taigi_lightning.planning.training_needs import fitting, needs
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan

@@ -18,12 +18,13 @@ from transformers import LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, St
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.families import FAMILIES
+from taigi_lightning.planning.base_shape import KNOWN, read_base
 from taigi_lightning.planning.command import plan_config
 from taigi_lightning.planning.decoder_path import FAST_TYPES, off_fast_path
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
-from taigi_lightning.planning.settings import KNOWN, Settings, corpus_characters, read_base
+from taigi_lightning.planning.settings import Settings, corpus_characters
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes, prefill_bytes
 from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
-from taigi_lightning.planning.settings import KNOWN, Settings
+from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import ROOT, plan, settings_of

@@ -1,0 +1,30 @@
+"""What a plan counts of a base: exact but for norms and biases, or refused."""
+
+from pathlib import Path
+
+import pytest
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.model.text_model import skeleton
+from taigi_lightning.planning.base_shape import read_base
+from taigi_lightning.planning.decoder_path import COUNTED_TYPES
+from tests.taigi_lightning.architectures.small_configs import small_config
+
+# Wrappers whose text models are counted, one of them tied by its own word alone.
+WRAPPERS = ("mistral3", "internvl", "llava")
+
+
+@pytest.mark.parametrize("kind", [*COUNTED_TYPES, *WRAPPERS])
+def test_parameters_are_counted_as_transformers_makes_them(kind: str, tmp_path: Path) -> None:
+    small_config(kind).save_pretrained(tmp_path)
+    counted = read_base(str(tmp_path))[0].parameters
+    assert counted == pytest.approx(sum(p.numel() for p in skeleton(tmp_path).parameters()), rel=3e-3)
+
+
+@pytest.mark.parametrize(
+    "kind", ["starcoder2", "minicpm3", "gemma3n_text", "bamba", "gemma4_text", "recurrent_gemma"]
+)
+def test_layers_of_another_kind_are_refused(kind: str, tmp_path: Path) -> None:
+    small_config(kind).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=f"of type {kind}, whose layers are not counted here"):
+        read_base(str(tmp_path))
