@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
-import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,7 +19,18 @@ from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.log_filters import quieten
 from taigi_lightning.cli.machine_errors import explain
-from taigi_lightning.cli.run_checks import check_optimizer, check_stage, check_trainer, continue_wandb
+from taigi_lightning.cli.own_classes import prefer_torch, take_own_model
+from taigi_lightning.cli.run_checks import (
+    BARE,
+    as_list,
+    auto_precision,
+    check_optimizer,
+    check_precision_plugins,
+    check_stage,
+    check_trainer,
+    continue_wandb,
+    refusal,
+)
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning.data import cpt as _cpt  # noqa: F401
@@ -28,12 +38,10 @@ from taigi_lightning.data import instruction as _instruction  # noqa: F401
 from taigi_lightning.data import predict as _predict  # noqa: F401
 from taigi_lightning.data import sft as _sft  # noqa: F401
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
-from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.command import add_arguments as add_plan_arguments
 from taigi_lightning.planning.command import print_plan
 from taigi_lightning.reports.model_card import write_model_cards
@@ -54,20 +62,6 @@ from taigi_lightning.training.throughput import Throughput
 TOKENIZER = "data.init_args.tokenizer"
 
 
-def auto_precision(accelerator: str = "auto") -> str:
-    """What the accelerator computes well: bf16-mixed, 16-mixed on older cards, float32 on a CPU."""
-    gpu = accelerator != "cpu" and torch.cuda.is_available()
-    dtype = best_dtype(torch.device("cuda" if gpu else "cpu"))
-    return next(precision for precision, computed in COMPUTE_DTYPES.items() if computed == dtype)
-
-
-def as_list(found: Any) -> list[Any]:
-    """What a setting that takes one thing or several was given: null and true name none."""
-    if found is None or found is True:
-        return []
-    return list(found) if isinstance(found, list) else [found]
-
-
 class StageParser(SuggestingParser, LightningArgumentParser):
     """Lightning's parser, with this project's error messages."""
 
@@ -81,6 +75,24 @@ class StageParser(SuggestingParser, LightningArgumentParser):
 
 class TaigiCLI(LightningCLI):
     """One YAML a stage. What every stage needs is filled in here, so that no YAML has to repeat it."""
+
+    def __init__(self, model_class: type[CausalLMModule] = CausalLMModule, **options: Any) -> None:
+        """Parse the command line and run what it says.
+
+        Args:
+            model_class: the module, or one derived from it, whose arguments are then `--model.NAME`.
+            options: as for LightningCLI, in place of what this project gives there.
+        """
+        prefer_torch()
+        defaults: dict[str, Any] = {
+            "datamodule_class": pl.LightningDataModule,
+            "subclass_mode_data": True,
+            "auto_configure_optimizers": False,
+            "parser_class": StageParser,
+            "save_config_callback": SaveRunConfig,
+            "save_config_kwargs": {"save_to_log_dir": False},
+        }
+        super().__init__(model_class, **(defaults | options))
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
@@ -166,33 +178,38 @@ class TaigiCLI(LightningCLI):
         check_strategy(config.get("strategy") or "auto")
         if config.get("precision") is None:
             kwargs["precision"] = auto_precision(str(config.get("accelerator") or "auto"))
-        kwargs["enable_model_summary"] = False  # it would count 4-bit weights as bytes; Announcement does not
+        # Left out unless it is asked for: it counts bytes where weights have 4 bits; Announcement does not.
+        bare = bool(config.get("barebones"))
+        kwargs["enable_model_summary"] = config.get("enable_model_summary") is True
         kwargs["use_distributed_sampler"] = False  # the data modules share out the data themselves
         root = Path(config.get("default_root_dir") or ".")
         loggers = config.get("logger")
-        if self.subcommand == "fit" and loggers is not False:
+        if bare:
+            kwargs |= BARE
+        elif self.subcommand == "fit" and loggers is not False:
             kwargs["logger"] = [*as_list(loggers), CSVLogger(str(root / "logs"), name="")]
         else:
             kwargs["logger"] = as_list(loggers) if loggers else False
         plugins = as_list(config.get("plugins"))
+        check_precision_plugins(plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AsideCheckpointIO()]
         callbacks = as_list(config.get("callbacks"))
         shown = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        if config.get("enable_progress_bar") is not False and not shown:
-            kwargs["callbacks"] = [*callbacks, StepProgress()]
+        if config.get("enable_progress_bar") is not False and not shown and not bare:
+            callbacks.append(StepProgress())
+        if self.subcommand == "fit":
+            measured = [] if bare else [Throughput()]
+            callbacks += [Announcement(), *measured, SaveOnSignal(), HeldOutText(), HeldOutAnswers()]
+        if self.subcommand == "test":
+            callbacks.append(AnswerReport())
+        kwargs["callbacks"] = callbacks
         try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, TypeError, ValueError) as error:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             if explain(error):  # no GPU, for one
                 raise
             raise InputError(f"Lightning refuses the settings of trainer: {error}") from error
-        if self.subcommand == "fit":
-            ours = [Announcement(), Throughput(), SaveOnSignal(), HeldOutText(), HeldOutAnswers()]
-            trainer.callbacks.extend(ours)  # type: ignore[attr-defined]
-        if self.subcommand == "test":
-            trainer.callbacks.append(AnswerReport())  # type: ignore[attr-defined]
-        return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
         """Leave out the section `checkpoint` where checkpoints are off, which Lightning would refuse."""
@@ -272,13 +289,11 @@ def main(
         import_path_denylist=sorted(name for name in sys.stdlib_module_names if name.isidentifier()),
         instantiate_subclass_spec_in_any=False,
     )
-    return cli(
-        CausalLMModule,
-        subclass_mode_data=True,
-        datamodule_class=pl.LightningDataModule,
-        auto_configure_optimizers=False,
-        parser_class=parser_class,
-        save_config_callback=SaveRunConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        parser_kwargs={"prog": prog},
-    )
+    model = take_own_model(CausalLMModule)
+    try:
+        return cli(model, parser_class=parser_class, parser_kwargs={"prog": prog})
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None or explain(error):
+            raise
+        raise InputError(sentence) from error

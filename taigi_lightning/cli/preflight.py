@@ -14,6 +14,7 @@ from taigi_lightning.cli.commands import TOOLS
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import config_files
 from taigi_lightning.cli.outlines import Outline, outlined
+from taigi_lightning.cli.own_classes import names_own_model
 from taigi_lightning.cli.question_checks import check_questions
 from taigi_lightning.errors import InputError
 
@@ -67,7 +68,8 @@ def preflight(command: str, rest: list[str]) -> Any:
         SystemExit: help was printed, or a refusal (2).
         InputError: the config cannot run.
     """
-    if "--print_config" in " ".join(rest) or "torch" in sys.modules:  # its defaults must be the real ones
+    # A printed config's defaults must be the real ones, and a module of the user's own is real.
+    if "--print_config" in " ".join(rest) or "torch" in sys.modules or names_own_model(rest):
         return None
     try:
         with outlined():

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.plugins import Precision
 from torch.optim import Optimizer
 
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.base_model import check_base
+from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.settings import count_devices
 
 # What a command calls of its data, and whose data have it.
@@ -25,6 +31,30 @@ LOADERS = {
     "test": ("test_dataloader", "PredictDataModule"),
     "predict": ("predict_dataloader", "PredictDataModule"),
 }
+
+
+# What Lightning's barebones mode asks of its other settings.
+BARE: dict[str, Any] = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 0,
+    "num_sanity_val_steps": 0,
+}
+
+
+def auto_precision(accelerator: str = "auto") -> str:
+    """What the accelerator computes well: bf16-mixed, 16-mixed on older cards, float32 on a CPU."""
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    dtype = best_dtype(torch.device("cuda" if gpu else "cpu"))
+    return next(precision for precision, computed in COMPUTE_DTYPES.items() if computed == dtype)
+
+
+def as_list(found: Any) -> list[Any]:
+    """What a setting that takes one thing or several was given: null and true name none."""
+    if found is None or found is True:
+        return []
+    return list(found) if isinstance(found, list) else [found]
 
 
 def check_files(command: str, config: Any) -> None:
@@ -83,6 +113,21 @@ def check_trainer(trainer: Any) -> None:
         )
 
 
+def check_precision_plugins(plugins: Sequence[Any]) -> None:
+    """Refuse a precision in the form of a plugin, which would convert more than the base.
+
+    Raises:
+        InputError: one of the plugins is a precision.
+    """
+    for plugin in plugins:
+        if isinstance(plugin, Precision):
+            raise InputError(
+                f"trainer.plugins holds {type(plugin).__name__}, which would convert the adapter and the output layer "
+                "too. Leave it out: model.quantization nf4 keeps the base in 4 bits, and trainer.precision says what "
+                "is computed in."
+            )
+
+
 def check_optimizer(model: Any) -> None:
     """Refuse to call what is no optimizer: a config may name a function that does anything.
 
@@ -106,3 +151,15 @@ def continue_wandb(loggers: list[Any], run_id: str) -> None:
     for logger in loggers:
         if str(logger.get("class_path", "")).endswith(".WandbLogger") and not logger.init_args.get("id"):
             logger.init_args["id"] = run_id
+
+
+def refusal(error: BaseException) -> str | None:
+    """Lightning's refusal of a run, or the want of a package that the config asks for, in a sentence; else None."""
+    if isinstance(error, MisconfigurationException):
+        return f"Lightning refuses this: {' '.join(str(error).split())}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError):
+            return f"The config asks for a package that is not installed: {str(cause).splitlines()[0].rstrip('.')}."
+        cause = cause.__cause__ or cause.__context__
+    return None

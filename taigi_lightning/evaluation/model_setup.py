@@ -33,12 +33,16 @@ def compute_dtype(precision: str) -> torch.dtype:
     """What a stage computes in, by `trainer.precision`.
 
     Raises:
-        InputError: that precision would round the adapter itself to 16 bits.
+        InputError: the model is not computed in that precision.
     """
     if precision not in COMPUTE_DTYPES:
+        reason = "in which nothing here is computed"
+        if precision in ("bf16-true", "16-true"):
+            reason = "which would store the adapter in 16 bits, where a small step is lost to rounding"
+        elif precision.startswith("64"):
+            reason = "and the base is computed in 32 bits at most"
         raise InputError(
-            f"trainer.precision is {precision}, which would store the adapter in 16 bits, where a small "
-            f"step is lost to rounding. Use one of {', '.join(COMPUTE_DTYPES)}."
+            f"trainer.precision is {precision}, {reason}. Use one of {', '.join(COMPUTE_DTYPES)}."
         )
     return COMPUTE_DTYPES[precision]
 
