@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
@@ -27,12 +28,14 @@ from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.hub import fetch, is_address
 from corpus_tools.files.shard_file import read_counts
 from corpus_tools.files.sources import Source, find_sources
+from corpus_tools.files.streams import is_large
 from corpus_tools.filtering.decontamination import read_questions
-from corpus_tools.filtering.deduplication import HASH_BYTES, NO_HASH
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.options import CorpusOptions
 from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
+from corpus_tools.steps.clean_all import Cleaned, clean_all
+from corpus_tools.steps.clean_articles import SAMPLES
 from corpus_tools.steps.clean_shard import ShardOptions, ShardSummary, clean_shard, read_input
 from corpus_tools.steps.executor import Progress, ahead, run_tasks, work_folder
 from corpus_tools.steps.output_folder import check_output_folder
@@ -80,16 +83,17 @@ def build_corpus(
         recorded = chosen.recorded() | ({"revisions": revisions} if revisions else {})
         run = partial(run_tasks, executor, progress)
         files += fetched
-        with ahead(read_input, files) if executor is None else nullcontext(read_input) as read:
+        whole = [file for file in files if not is_large(file)]
+        with ahead(read_input, whole) if executor is None else nullcontext(read_input) as read:
             salt, of_shards = _salt(recorded, chosen.decontaminate), _shard_options(chosen)
             clean = partial(clean_shard, work_dir=work, salt=salt, options=of_shards, read=read)
-            shards = _clean_all(clean, files, run)
-        parts, validation = _write_parts(shards, work, chosen, run)
-        report = _report(recorded, shards, parts, work, passed_over, validation)
+            cleaned = clean_all(clean, files, work, of_shards, run)
+        parts, validation = _write_parts(cleaned.shards, work, chosen, run)
+        report = _report(recorded, cleaned, parts, work, passed_over, validation)
         _need_documents(report)
-        names = [name for shard in shards for name in shard.sources]
+        names = [file.name for file in cleaned.files]
         (work / "report.html").write_text(render_page(report, names), encoding="utf-8")
-        publish(work, output_dir, parts, shards, report, recorded)
+        publish(work, output_dir, parts, cleaned.files, report, recorded)
         shutil.rmtree(work)
         return report
 
@@ -142,27 +146,35 @@ def _write_parts(
 
 def _report(
     options: Mapping[str, Any],
-    shards: Sequence[ShardSummary],
+    cleaned: Cleaned,
     parts: Sequence[PartSummary],
     work: Path,
     passed_over: Sequence[str],
     validation: int,
 ) -> dict[str, Any]:
     """What report.json holds, see `corpus_report`."""
-    skipped = {", ".join(s.sources): s.error for s in shards if s.error}
-    for shard in shards:
-        skipped |= shard.bad_rows
-    shared = {s.sources[0]: len(s.sources) for s in shards if len(s.sources) > 1}
+    shards = cleaned.shards
     kinds = {n: msgspec.to_builtins(k) for s in shards for n, k in zip(s.sources, s.kinds, strict=False)}
     counts = _counts(shards, work)
-    return corpus_report(options, counts, parts, kinds, skipped, passed_over, validation, shared)
+    sharing = cleaned.sharing
+    return corpus_report(options, counts, parts, kinds, cleaned.left_out, passed_over, validation, sharing)
 
 
 def _counts(shards: Sequence[ShardSummary], work: Path) -> Counts:
+    """The counts of all shards; those that one file was cut into give as many samples as a file does."""
     counts = Counts()
+    before: list[str] = []
+    samples: Counter[str] = Counter()  # of each rule, from the file
     for shard in shards:
-        if shard.stored:
-            counts.add(read_counts(work / shard.stored, shard.ends))
+        if (file := shard.file(work)) is None:
+            continue
+        if shard.sources != before:
+            before, samples = shard.sources, Counter()
+        found = read_counts(file)
+        for rule, of_rule in found.samples.items():
+            del of_rule[max(0, SAMPLES - samples[rule]) :]
+            samples[rule] += len(of_rule)
+        counts.add(found)
     return counts
 
 
@@ -188,29 +200,3 @@ def _salt(options: Mapping[str, Any], questions: Path | None) -> str:
     for path in [*sorted(Path(__file__).parent.rglob("*.py")), *([questions] if questions else [])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _clean_all(clean: Callable[..., ShardSummary], files: Sequence[Source], run: Any) -> list[ShardSummary]:
-    """Shards in order of their first file; files that share a title by one author are one shard."""
-    alone: list[ShardSummary] = run("clean", [partial(clean, [file]) for file in files])
-    group = list(range(len(files)))
-
-    def root(i: int) -> int:
-        while group[i] != i:
-            i = group[i]
-        return i
-
-    first: dict[bytes, int] = {}
-    for i, shard in enumerate(alone):
-        for at in range(0, len(shard.titles), HASH_BYTES):
-            title = shard.titles[at : at + HASH_BYTES]
-            if title != NO_HASH:
-                a, b = root(first.setdefault(title, i)), root(i)
-                group[max(a, b)] = min(a, b)
-    members: dict[int, list[int]] = {}
-    for i in range(len(files)):
-        members.setdefault(root(i), []).append(i)
-    together = [m for m in members.values() if len(m) > 1]
-    merged = run("merge", [partial(clean, [files[i] for i in m]) for m in together]) if together else []
-    replaced = dict(zip((m[0] for m in together), merged, strict=True))
-    return [replaced.get(i, alone[i]) for i in sorted(members)]

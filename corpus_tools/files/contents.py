@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import zstandard
 
 from corpus_tools.errors import InputError
+from corpus_tools.files.sources import COMPRESSIONS
 
 _BOM = b"\xef\xbb\xbf"
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -58,40 +60,52 @@ def decompress(data: bytes, path: Path, limits: ReadLimits) -> bytes:
     Raises:
         InputError: The data are damaged, or become larger than the limits allow.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (".gz", ".zst"):
+    if not is_compressed(path):
         return data
-    most = limits.most_bytes(len(data))
-    pieces, size = [], 0
+    return b"".join(decompressed(io.BytesIO(data), path, limits.most_bytes(len(data)), _STEP))
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file's name says that it is compressed as a whole."""
+    return path.suffix.lower() in COMPRESSIONS
+
+
+def decompressed(file: BinaryIO, path: Path, most: int, step: int = 1 << 20) -> Iterator[bytes]:
+    """What a .gz or .zst file holds, in pieces of about `step` bytes.
+
+    Raises:
+        InputError: The data are damaged, or become more than `most` bytes.
+    """
+    suffix, size = path.suffix.lower(), 0
     try:
-        for piece in _gzip_pieces(data) if suffix == ".gz" else _zstandard_pieces(data):
-            pieces.append(piece)
+        for piece in _gzip_pieces(file, step) if suffix == ".gz" else _zstandard_pieces(file):
             size += len(piece)
             if size > most:
                 raise expands_too_much(path, most)
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+            yield piece
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise InputError(
             f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again."
         ) from error
-    return b"".join(pieces)
 
 
-def _gzip_pieces(data: bytes) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        while piece := file.read(_STEP):
+def _gzip_pieces(stored: BinaryIO, step: int) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=stored) as file:
+        while piece := file.read(step):
             yield piece
 
 
-def _zstandard_pieces(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
+def _zstandard_pieces(stored: BinaryIO) -> Iterator[bytes]:
+    piece = stored.read(_ZSTD_STEP)
+    while piece:
         frame = zstandard.ZstdDecompressor().decompressobj()
         while not frame.eof:
-            if at >= len(data):
+            if not piece:
                 raise EOFError("the last frame has no end")
-            yield frame.decompress(data[at : at + _ZSTD_STEP])
-            at += _ZSTD_STEP
-        at = min(at, len(data)) - len(frame.unused_data)
+            yield frame.decompress(piece)
+            if not frame.eof:
+                piece = stored.read(_ZSTD_STEP)
+        piece = frame.unused_data or stored.read(_ZSTD_STEP)
 
 
 def plain_text(data: bytes, path: Path) -> bytes:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -15,7 +15,7 @@ from corpus_tools.errors import InputError
 from corpus_tools.files.contents import decode
 from corpus_tools.files.row_values import ROWS, BadRows, record_of
 
-_WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _SURROGATE = "it holds half a surrogate pair, which is no character; repair the escape."
 _HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
@@ -28,18 +28,18 @@ def read_json(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, 
     """
     start = data.lstrip()[:1]
     lines = lines or start == b"{"
-    row_type = _row_type(fields)
+    kind = row_type(fields)
     try:
         if lines:
-            return msgspec.json.Decoder(row_type, strict=False).decode_lines(data)
-        return msgspec.json.Decoder(list[row_type], strict=False).decode(data)  # type: ignore[valid-type]
-    except _WRONG:
+            return msgspec.json.Decoder(kind, strict=False).decode_lines(data)
+        return msgspec.json.Decoder(list[kind], strict=False).decode(data)  # type: ignore[valid-type]
+    except WRONG:
         decode(path, data)  # names the line of a byte that is not UTF-8
     records = _split(path, fields, data, lines)
-    return [_record(record, fields, number, bad) for number, record in enumerate(records, 1)]
+    return [record_at(record, fields, number, bad) for number, record in enumerate(records, 1)]
 
 
-def _row_type(fields: Mapping[str, str]) -> type[Row]:
+def row_type(fields: Mapping[str, str]) -> type[Row]:
     names = {name: key for name, key in fields.items() if name != ROWS}
     if not names:
         return Row
@@ -51,11 +51,11 @@ def _row_type(fields: Mapping[str, str]) -> type[Row]:
     return cast(type[Row], mapped)
 
 
-def _record(raw: bytes, fields: Mapping[str, str], number: int, bad: BadRows) -> Row:
+def record_at(raw: bytes, fields: Mapping[str, str], number: int, bad: BadRows) -> Row:
     """The row of one JSON value, by the parser that takes whatever a value may be."""
     try:
         record = msgspec.json.decode(raw)
-    except _WRONG as error:
+    except WRONG as error:
         damage = f"{error}; the row is damaged or cut off."
         bad[number] = _SURROGATE if _HALF_A_PAIR.search(raw) else damage
         return Row("")
@@ -68,15 +68,15 @@ def _split(path: Path, fields: Mapping[str, str], data: bytes, lines: bool) -> l
         return _items(path, data.decode())
     try:
         whole = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except _WRONG:
+    except WRONG:
         filled = [line for line in data.split(b"\n") if line.strip()]
-        if len(filled) > 1 and not _begins_in(filled[0]):
+        if len(filled) > 1 and not begins_in(filled[0]):
             return filled
         return _items(path, data.decode())
     return list(map(bytes, _rows_of_object(path, fields, data, whole)))
 
 
-def _begins_in(line: bytes) -> bool:
+def begins_in(line: bytes) -> bool:
     """Whether a line is the beginning of a value that goes on in the next."""
     try:
         json.JSONDecoder().raw_decode(line.decode())
@@ -85,37 +85,74 @@ def _begins_in(line: bytes) -> bool:
     return False
 
 
+class Outline(NamedTuple):
+    """What a JSON object holds: its keys; whether the first object has a text, of each key whose value is a list of
+    objects; whether all its values are objects.
+    """
+
+    keys: list[str]
+    lists: dict[str, bool]
+    only_objects: bool
+
+
+def rows_under(path: Path, fields: Mapping[str, str], outline: Outline) -> str | None:
+    """The key of the list that holds the rows: the one that `fields` names or the only one; None if the object's values
+    are the rows.
+
+    Raises:
+        InputError: There are no rows, or several lists that could hold them.
+    """
+    lists = outline.lists
+    if ROWS in fields:
+        if fields[ROWS] in lists:
+            return fields[ROWS]
+        raise InputError(
+            f"{path}: no list of objects under {fields[ROWS]!r}, which --fields.rows names; "
+            f"keys are {', '.join(outline.keys)}."
+        )
+    if len(lists) > 1:  # those whose rows have a text
+        lists = {key: has_text for key, has_text in lists.items() if has_text}
+    if len(lists) == 1:
+        return next(iter(lists))
+    if outline.keys and outline.only_objects:
+        return None
+    raise InputError(
+        f"{path}: one object with the keys {', '.join(outline.keys)[:200]}, no {text_of(fields)!r} and "
+        f"{len(lists) or 'no'} lists of objects; name the key that holds the rows with --fields.rows, or that of a "
+        "text with --fields.text."
+    )
+
+
+def is_row(fields: Mapping[str, str], outline: Outline) -> bool:
+    """Whether an object is itself a row."""
+    return ROWS not in fields and text_of(fields) in outline.keys
+
+
+def text_of(fields: Mapping[str, str]) -> str:
+    """The key of a row's text."""
+    return fields.get("text", "text")
+
+
 def _rows_of_object(
     path: Path, fields: Mapping[str, str], data: bytes, whole: Mapping[str, msgspec.Raw]
 ) -> list[Any]:
-    """The rows that one object holds, or the object itself, which is a row.
-
-    The rows are a list of objects under the key that `fields` names or the only such list, or the object's values.
-    """
-    text = fields.get("text", "text")
-    if ROWS not in fields and text in whole:
+    """The rows that one object holds, or the object itself, which is a row."""
+    found = {key: items for key, value in whole.items() if (items := _objects(value))}
+    text = text_of(fields)
+    with_text = {key: has_key(items[0], text) for key, items in found.items()}
+    outline = Outline(list(whole), with_text, all(bytes(v).lstrip()[:1] == b"{" for v in whole.values()))
+    if is_row(fields, outline):
         return [data]
-    lists = {key: found for key, value in whole.items() if (found := _objects(value))}
-    if ROWS in fields:
-        if fields[ROWS] in lists:
-            return lists[fields[ROWS]]
-        raise InputError(
-            f"{path}: no list of objects under {fields[ROWS]!r}, which --fields.rows names; "
-            f"keys are {', '.join(whole)}."
-        )
-    if len(lists) > 1:  # those whose rows have a text
-        lists = {
-            k: v for k, v in lists.items() if text in msgspec.json.decode(v[0], type=dict[str, msgspec.Raw])
-        }
-    if len(lists) == 1:
-        return next(iter(lists.values()))
-    values = list(whole.values())
-    if values and all(bytes(value).lstrip()[:1] == b"{" for value in values):
-        return values
-    raise InputError(
-        f"{path}: one object with the keys {', '.join(whole)[:200]}, no {text!r} and {len(lists) or 'no'} lists of "
-        "objects; name the key that holds the rows with --fields.rows, or that of a text with --fields.text."
-    )
+    key = rows_under(path, fields, outline)
+    return list(whole.values()) if key is None else found[key]
+
+
+def has_key(raw: bytes | msgspec.Raw, key: str) -> bool:
+    """Whether a JSON value is an object with a key."""
+    try:
+        return key in msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except WRONG:
+        return False
 
 
 def _objects(value: msgspec.Raw) -> list[msgspec.Raw]:

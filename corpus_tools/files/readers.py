@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,53 +78,85 @@ def _check_sizes(rows: list[Row], limits: ReadLimits, bad: BadRows) -> None:
     if max([len(row.text) for row in rows], default=0) > most:
         for i, row in enumerate(rows):
             if len(row.text) > most:
-                bad[i + 1] = (
-                    f"the text has {len(row.text):,} characters; part it into rows, or raise --max_row_mchars "
-                    f"(now {limits.max_row_mchars}) and have 25 bytes of memory for each."
-                )
+                bad[i + 1] = too_long(row, limits)
                 rows[i] = Row("")
+
+
+def too_long(row: Row, limits: ReadLimits) -> str:
+    """Why a row that exceeds the limit cannot be used."""
+    return (
+        f"the text has {len(row.text):,} characters; part it into rows, or raise --max_row_mchars "
+        f"(now {limits.max_row_mchars}) and have 25 bytes of memory for each."
+    )
 
 
 def _read_csv(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, delimiter: str) -> list[Row]:
     csv.field_size_limit(sys.maxsize)
-    records = csv.reader(io.StringIO(decode(path, data), newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
+    return list(csv_rows(path, fields, io.StringIO(decode(path, data), newline=""), bad, delimiter))
+
+
+def csv_rows(
+    path: Path, fields: Mapping[str, str], lines: Iterable[str], bad: BadRows, delimiter: str
+) -> Iterator[Row]:
+    """The rows of a CSV file's lines, with an empty row for a blank line and for one that cannot be used.
+
+    Raises:
+        InputError: There is no column of texts, or quotes do not match.
+    """
+    records = csv.reader(lines, delimiter=delimiter, strict=True)
+    number = 0
     try:
         header = next(records, [])
         columns = columns_of(path, fields, [name.strip() for name in header])
-        for record in records:
+        for number, record in enumerate(records, 1):
             if not record:  # a blank line is no record
-                rows.append(Row(""))
+                yield Row("")
             elif len(record) != len(header):
-                bad[len(rows) + 1] = (
+                bad[number] = (
                     f"{len(record)} values for {len(header)} columns; "
                     "put quotes around values that hold the delimiter."
                 )
-                rows.append(Row(""))
+                yield Row("")
             else:
-                rows.append(row_of({name: record[i] for name, i in columns.items()}, len(rows) + 1, bad))
+                yield row_of({name: record[i] for name, i in columns.items()}, number, bad)
     except csv.Error as error:
-        raise InputError(f"{path}, row {len(rows) + 1}: {error}; check its quotes.") from error
-    return rows
+        raise InputError(f"{path}, row {number + 1}: {error}; check its quotes.") from error
 
 
 def _read_parquet(
     path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, limits: ReadLimits
 ) -> list[Row]:
     import pyarrow as pa
+
+    return list(parquet_rows(path, fields, pa.BufferReader(data), limits.most_bytes(len(data)), bad))
+
+
+_ROWS_AT_ONCE = 1 << 20  # bytes
+
+
+def parquet_rows(path: Path, fields: Mapping[str, str], data: Any, most: int, bad: BadRows) -> Iterator[Row]:
+    """The rows of a Parquet file, of which a few are in memory at a time.
+
+    Raises:
+        InputError: The file is damaged, has no column of texts, or becomes more than `most` bytes.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    most, size = limits.most_bytes(len(data)), 0
-    records: list[dict[str, Any]] = []
+    size = number = 0
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(data, buffer_size=1 << 20)
         columns = columns_of(path, fields, file.schema_arrow.names)
         names = [file.schema_arrow.names[i] for i in columns.values()]
-        for batch in file.iter_batches(columns=names):
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        stored = sum(group.total_byte_size for group in groups)
+        at_once = max(1, _ROWS_AT_ONCE * file.metadata.num_rows // max(1, stored))
+        for batch in file.iter_batches(min(at_once, 1 << 16), columns=names):
             size += batch.nbytes
             if size > most:
                 raise expands_too_much(path, most)
-            records += batch.select(names).rename_columns(list(columns)).to_pylist()
+            for record in batch.select(names).rename_columns(list(columns)).to_pylist():
+                number += 1
+                yield row_of(record, number, bad)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); write it again.") from error
-    return [row_of(record, number, bad) for number, record in enumerate(records, 1)]

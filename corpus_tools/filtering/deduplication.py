@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 from xxhash import xxh3_128_digest as hash_bytes
 
-__all__ = ["HASH_BYTES", "NO_HASH", "Sameness", "find_duplicates", "hash_bytes", "hash_text", "key_of"]
+__all__ = [
+    "HASH_BYTES", "NO_HASH", "Sameness", "hash_bytes", "hash_names", "hash_text", "key_of", "repeats",
+]  # fmt: skip
 
 Sameness = Literal["exact", "normalised"]
+Block = Callable[[], npt.NDArray[np.uint64]]
 
 HASH_BYTES = 16
 NO_HASH = bytes(HASH_BYTES)  # of what may repeat
@@ -23,6 +27,18 @@ _AT_ONCE = 1 << 19  # hashes sorted together
 def hash_text(text: str) -> bytes:
     """128-bit hash of a text's UTF-8 (xxh3; two of a billion different texts agree with odds of 1e-21)."""
     return hash_bytes(text.encode())
+
+
+def hash_names(title: str | None, author: str | None) -> tuple[int, int]:
+    """64-bit hashes of a title and its author, 0 where there is none.
+
+    Together they find rows that may belong to one article; the names themselves then decide.
+    """
+    # Half a surrogate pair is no text: the row that has it is found to be bad when it is read.
+    first, second = (
+        xxh3_64_intdigest(name.encode(errors="surrogatepass")) if name else 0 for name in (title, author)
+    )
+    return first, second
 
 
 _NO_LETTERS = re.compile(r"[^\w\u0300-\u036f]+|_+")
@@ -49,34 +65,39 @@ def _whole(text: bytes | memoryview) -> bytes | memoryview:
     return text
 
 
-def find_duplicates(hashes: bytes | npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which of n concatenated hashes repeat an earlier one, [n] bool; `NO_HASH` never does.
+def repeats(blocks: Sequence[Block], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Among the hashes of some blocks, `count` in all, the places of those that repeat an earlier one, and of the first
+    one like each; `NO_HASH` is like none.
 
-    Beyond the hashes it takes a few bytes for each: they are sorted in groups that share no hash.
+    A block is called, perhaps many times, for its hashes, [n, 2] uint64: they need not be in memory together, for they
+    are compared in groups that share no hash.
 
-    >>> find_duplicates(b"".join(map(hash_text, "aba"))).tolist()
-    [False, False, True]
+    >>> pairs = np.frombuffer(b"".join(map(hash_text, "abab")), np.uint64).reshape(-1, 2)
+    >>> [places.tolist() for places in repeats([lambda: pairs[:3], lambda: pairs[3:]], 4)]
+    [[2, 3], [0, 1]]
     """
-    first = first_places(hashes)
-    return first < np.arange(len(first))
+    groups = 1 + count // _AT_ONCE
+    found = [_repeats_of_group(blocks, number, groups) for number in range(groups)]
+    later, first = (np.concatenate(places) for places in zip(*found, strict=True))
+    return later, first
 
 
-def first_places(hashes: bytes | npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """For each of n concatenated hashes the place of the first one like it, [n] int64; `NO_HASH` is like none.
-
-    >>> first_places(b"".join(map(hash_text, "abab"))).tolist()
-    [0, 1, 0, 1]
-    """
-    pairs = np.frombuffer(hashes, np.uint64).reshape(-1, 2)
-    firsts = np.arange(len(pairs))
-    groups = 1 + len(pairs) // _AT_ONCE
-    group = (pairs[:, 0] % np.uint64(groups)).astype(np.uint16)
-    for number in range(groups):
-        places = np.flatnonzero(group == number)
-        places = places[pairs[places].any(axis=1)]
-        later, earliest = _repeats(pairs[places])
-        firsts[places[later]] = places[earliest]
-    return firsts
+def _repeats_of_group(
+    blocks: Sequence[Block], number: int, groups: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    pairs, places, at = [np.zeros((0, 2), np.uint64)], [np.zeros(0, np.int64)], 0
+    for block in blocks:
+        hashes = block()
+        wanted = hashes.any(axis=1)
+        if groups > 1:
+            wanted &= hashes[:, 0] % np.uint64(groups) == number
+        chosen = np.flatnonzero(wanted)
+        pairs.append(hashes[chosen])
+        places.append(chosen + at)
+        at += len(hashes)
+    place = np.concatenate(places)
+    later, earliest = _repeats(np.concatenate(pairs))
+    return place[later], place[earliest]
 
 
 def _repeats(pairs: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -17,11 +17,16 @@ _first, _last = itemgetter(0), itemgetter(-1)
 _names = attrgetter("title", "author")
 
 
-def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> list[Sequence[int]]:
+def group_rows(
+    rows: Sequence[Row],
+    sources: Sequence[int] | None = None,
+    apart: frozenset[tuple[int, str]] = frozenset(),
+) -> list[Sequence[int]]:
     """Indices of rows by title and author, articles in order of their first row, rows in reading order.
 
     A row without a title stands for itself. Rows without an author belong to the author whom the other rows of their
-    title name, if it is one (in the same file: `sources[i]` is the file of row i). Rows of one article are ordered by
+    title name, if it is one (in the same file: `sources[i]` is the file of row i), and if file and title are not in
+    `apart`: then rows that are not among these name others. Rows of one article are ordered by
     paragraph_id; where an id comes twice (two volumes under one title) the second set follows the first. Rows that lie
     together in order are a range.
     """
@@ -35,13 +40,17 @@ def group_rows(rows: Sequence[Row], sources: Sequence[int] | None = None) -> lis
             groups += [range(i, i + 1) for i in indices]
         else:
             titles.setdefault((title, author or ""), []).append(indices)
-    _give_authors(titles, sources)
+    _give_authors(titles, sources, apart)
     groups += [runs[0] if len(runs) == 1 else list(chain(*runs)) for runs in titles.values()]
     groups.sort(key=_first)
     return [_reading_order(rows, group) for group in groups]
 
 
-def _give_authors(titles: dict[tuple[str, str], list[range]], sources: Sequence[int] | None) -> None:
+def _give_authors(
+    titles: dict[tuple[str, str], list[range]],
+    sources: Sequence[int] | None,
+    apart: frozenset[tuple[int, str]],
+) -> None:
     """Move runs of rows without an author to the one author of the same title in the same file."""
     unnamed = [title for title, author in titles if not author]
     if not unnamed:
@@ -58,7 +67,7 @@ def _give_authors(titles: dict[tuple[str, str], list[range]], sources: Sequence[
         runs = titles[title, ""]
         for run in list(runs):
             named = [author for author in authors[title] if files([run]) & files(titles[title, author])]
-            if len(named) == 1:
+            if len(named) == 1 and not {(file, title) for file in files([run])} & apart:
                 runs.remove(run)
                 titles[title, named[0]].append(run)
                 titles[title, named[0]].sort(key=_first)

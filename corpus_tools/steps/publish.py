@@ -11,7 +11,7 @@ from typing import Any
 
 from corpus_tools.documents import PartSummary
 from corpus_tools.files.atomic import sha256_of, write_json
-from corpus_tools.steps.clean_shard import ShardSummary
+from corpus_tools.steps.clean_all import InputFile
 from corpus_tools.steps.output_folder import WHOLE
 
 CARD = """---
@@ -78,7 +78,7 @@ def publish(
     work: Path,
     output_dir: Path,
     parts: Sequence[PartSummary],
-    shards: Sequence[ShardSummary],
+    files: Sequence[InputFile],
     report: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> None:
@@ -98,13 +98,7 @@ def publish(
     write_json(work / "report.json", report)
     hashes = {new: sha256 for _, new, sha256 in data}
     hashes |= {name: sha256_of(work / name) for name in WHOLE}
-    inputs = [
-        {"name": name, "bytes": size, "sha256": sha256, "rows": rows}
-        for shard in shards
-        for name, size, sha256, rows in zip(
-            shard.sources, shard.sizes, shard.sha256, shard.rows, strict=False
-        )
-    ]
+    inputs = [{"name": f.name, "bytes": f.bytes, "sha256": f.sha256, "rows": f.rows} for f in files]
     manifest = {"version": package_version(), "options": options, "inputs": inputs, "outputs": hashes}
     write_json(work / "manifest.json", manifest)
     (output_dir / "manifest.json").unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,7 @@ from corpus_tools.documents import Row
 
 RowKind = Literal["window", "paragraph", "line"]
 
-_LOOKED_AT = 200  # rows of a file
+_LOOKED_AT = 200  # rows of a file, and no fewer than half as many where there are so many
 _ENOUGH = 8  # rows that another of their article follows
 _SHORT = 40  # a heading or a line of verse, in Han or syllables
 
@@ -31,6 +31,44 @@ class Evidence(msgspec.Struct, frozen=True):
     open_length: int = 0
 
 
+class _Look(NamedTuple):
+    """What is seen of a row: its length, whether a sentence ends with it, whether it ends with a word."""
+
+    length: int
+    open: bool
+    at_a_word: bool
+
+
+class RowSample:
+    """Rows of a file, evenly spread however many there are, and what is seen of each.
+
+    Looked at is every row whose number, from 0, is a multiple of the smallest power of two that leaves at most
+    `_LOOKED_AT` of them; the file's last row, which none follows, is not.
+    """
+
+    def __init__(self) -> None:
+        self._step = 1
+        self._count = 0
+        self._before: Row | None = None  # if it is to be looked at
+        self._looks: list[_Look | None] = []
+
+    def add(self, row: Row) -> None:
+        """The next row of the file."""
+        if self._before is not None:
+            self._looks.append(_look(self._before, row))
+            self._before = None
+            if len(self._looks) > _LOOKED_AT:
+                self._step *= 2
+                del self._looks[1::2]
+        if self._count % self._step == 0:
+            self._before = row
+        self._count += 1
+
+    def judge(self) -> Evidence:
+        """What the rows are, see `kind_of_rows`."""
+        return _judge(self._looks)
+
+
 def kind_of_rows(rows: Sequence[Row]) -> Evidence:
     """Judge a file's rows by where they end.
 
@@ -42,24 +80,38 @@ def kind_of_rows(rows: Sequence[Row]) -> Evidence:
     >>> kind_of_rows(verse).kind
     'line'
     """
-    step = max(1, -(-len(rows) // _LOOKED_AT))
-    pairs = [(rows[i], rows[i + 1]) for i in range(0, len(rows) - 1, step)]
-    texts = [row.text for row, after in pairs if row.title and row.title == after.title and row.text]
-    texts = [text for text in texts if not text.endswith("\n")]
-    if len(texts) < _ENOUGH:
-        return Evidence("window", len(texts))
-    left_open = [text for text in texts if not ends_sentence(text, len(text))]
-    length, open_length = _most(texts), _most(left_open)
+    step = 1
+    while -(-(len(rows) - 1) // step) > _LOOKED_AT:
+        step *= 2
+    return _judge([_look(rows[i], rows[i + 1]) for i in range(0, len(rows) - 1, step)])
+
+
+def _look(row: Row, after: Row) -> _Look | None:
+    """What is seen of a row; nothing if another article's row follows, or a line break ends it."""
+    text = row.text
+    if not (row.title and row.title == after.title and text) or text.endswith("\n"):
+        return None
+    # A Han character has three bytes, as a syllable has.
+    size = len(text.encode(errors="surrogatepass")) // 3
+    return _Look(size, not ends_sentence(text, len(text)), text[-1].isalnum())
+
+
+def _judge(seen: Sequence[_Look | None]) -> Evidence:
+    looks = [look for look in seen if look is not None]
+    if len(looks) < _ENOUGH:
+        return Evidence("window", len(looks))
+    left_open = [look for look in looks if look.open]
+    length, open_length = _most(looks), _most(left_open)
     kind: RowKind = "window"
-    if left_open and length <= _SHORT and len(left_open) >= len(texts) / 4:
+    if left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
         kind = "line"
     elif left_open and open_length <= _SHORT:
-        at_a_word = sum(text[-1].isalnum() for text in left_open)
+        at_a_word = sum(look.at_a_word for look in left_open)
         kind = "paragraph" if at_a_word >= 0.8 * len(left_open) else "window"
-    return Evidence(kind, len(texts), len(left_open), length, open_length)
+    return Evidence(kind, len(looks), len(left_open), length, open_length)
 
 
-def _most(texts: Sequence[str]) -> int:
-    """The length that nine tenths of the texts do not exceed; a Han character has three bytes, as a syllable has."""
-    sizes = sorted(len(text.encode()) // 3 for text in texts)
-    return sizes[min(len(sizes) - 1, len(sizes) * 9 // 10)] if sizes else 0
+def _most(looks: Sequence[_Look]) -> int:
+    """The length that nine tenths do not exceed."""
+    lengths = sorted(look.length for look in looks)
+    return lengths[min(len(lengths) - 1, len(lengths) * 9 // 10)] if lengths else 0

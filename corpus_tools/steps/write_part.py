@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
 from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.shard_file import open_shard
 from corpus_tools.files.writers import Writers
-from corpus_tools.filtering.deduplication import HASH_BYTES, Sameness, find_duplicates
+from corpus_tools.filtering.deduplication import HASH_BYTES, Sameness, repeats
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.steps.executor import no_collector
 from corpus_tools.steps.part_tables import Given, PartTables
@@ -35,11 +39,15 @@ def write_part(
     # Compression leaves the interpreter to the next shard's articles.
     with no_collector(), Writers(stem, jsonl) as writers, ThreadPoolExecutor(1) as compressor:
         waiting: list[Future[None]] = []
-        for selection in selections:
-            of_shard = _gather(selection, tables)
+        # What one file was cut into is written as the file would be.
+        for _, of_file in groupby(selections, attrgetter("sources")):
+            with ExitStack() as shards:
+                for selection in of_file:
+                    _gather(selection, tables, shards)
+                taken = tables.take()
             for future in waiting:
-                future.result()  # no more than two shards at a time
-            waiting = [compressor.submit(writers.append, name, table) for name, table in of_shard.items()]
+                future.result()  # no more than two files at a time
+            waiting = [compressor.submit(writers.append, name, table) for name, table in taken.items()]
         for future in waiting:
             future.result()
     summary = tables.summary
@@ -48,13 +56,12 @@ def write_part(
     return summary
 
 
-def _gather(selection: Selection, tables: PartTables) -> dict[str, pa.Table]:
-    """The tables to be written for a shard."""
-    with open_shard(selection.path, selection.ends) as (articles, texts):
-        for together in _batches(articles, texts, selection):
-            tables.add(together)
-            together.clear()  # the texts cannot be unmapped while there are views of them
-        return tables.take()
+def _gather(selection: Selection, tables: PartTables, shards: ExitStack) -> None:
+    """Take a shard's articles into the tables, which look into the shard until they are taken."""
+    articles, texts = shards.enter_context(open_shard(selection.shard))
+    for together in _batches(articles, texts, selection):
+        tables.add(together)
+        together.clear()  # the texts cannot be unmapped while there are views of them
 
 
 def _batches(
@@ -77,12 +84,16 @@ def _batches(
 
 def repeated_documents(parts: Sequence[PartSummary]) -> dict[int, frozenset[int]]:
     """The documents of each part that an earlier one has, by their place in the part; only parts with such."""
-    repeated = find_duplicates(b"".join(p.hashes for p in parts))
-    found: dict[int, frozenset[int]] = {}
-    at = 0
-    for i, part in enumerate(parts):
-        end = at + len(part.hashes) // HASH_BYTES
-        if repeated[at:end].any():
-            found[i] = frozenset(np.flatnonzero(repeated[at:end]).tolist())
-        at = end
-    return found
+    ends = np.cumsum([len(part.hashes) // HASH_BYTES for part in parts])
+    blocks = [partial(_pairs, part.hashes) for part in parts]
+    repeated, _ = repeats(blocks, int(ends[-1]) if len(ends) else 0)
+    of_part = np.searchsorted(ends, repeated, "right")
+    starts = np.append(0, ends)[of_part]
+    found: dict[int, set[int]] = {}
+    for part, place in zip(of_part.tolist(), (repeated - starts).tolist(), strict=True):
+        found.setdefault(part, set()).add(place)
+    return {part: frozenset(found[part]) for part in sorted(found)}
+
+
+def _pairs(hashes: bytes) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(hashes, np.uint64).reshape(-1, 2)

@@ -21,15 +21,12 @@ def grouped(shards: Sequence[ShardSummary], selections: Sequence[Selection]) -> 
     """The shards' selections in order, as many together as make up a part."""
     groups: list[list[Selection]] = []
     size = 0
-    for shard, selection in zip(shards, selections, strict=True):
-        characters = sum(shard.characters)
-        if not shard.stored:
-            continue
-        if not groups or (size and size + characters > PART_CHARACTERS):
+    for shard, selection in zip([shard for shard in shards if shard.stored], selections, strict=True):
+        if not groups or (size and size + shard.characters > PART_CHARACTERS):
             groups.append([])
             size = 0
         groups[-1].append(selection)
-        size += characters
+        size += shard.characters
     return groups
 
 
