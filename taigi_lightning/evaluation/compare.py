@@ -209,6 +209,7 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
     base, _, adapter = path.partition("+")
     start = settings.start(path)
     built: dict[str, Any] = {"device": settings.device, "compute_dtype": settings.dtype, "training": False}
+    built["weights_on_host"] = "auto"  # what a card does not hold
     model = build_model(
         start.weights,
         updates=start.updates,
@@ -216,6 +217,7 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
         adapter=adapter or None,
         quantization=settings.quantization,
         from_scratch=False,
+        tokens=settings.batch_tokens,
         **built,
     )
     findings = take_fast_path(

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.compare import compare_command
+from taigi_lightning.evaluation import model_setup
+from taigi_lightning.evaluation.compare import Settings, compare_command, load
 from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, interval
 from taigi_lightning.evaluation.scoring import score
+from taigi_lightning.kernels.host_memory import held_in_place
 from tests.browser import CHROMIUM, check_page, check_width
 
 ANSWERED = ["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"]
@@ -58,6 +60,21 @@ def test_every_model_with_every_number_of_examples(comparison: Path) -> None:
     assert float(rows[0]["PerplexityPerCharacter"]) > 1
     one, other = (comparison / f"predictions/{name}-0-shot.csv" for name in ("base", "same"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_model_too_large_for_the_card_waits_on_the_host(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, int]] = []
+
+    def on_a_small_card(_base: str, weights_on_host: object, *_: object, tokens: int, **__: object) -> bool:
+        asked.append((weights_on_host, tokens))
+        return True
+
+    monkeypatch.setattr(model_setup, "starts_on_host", on_a_small_card)
+    model, _ = load(str(tiny_llama_dir), Settings("nf4", 512, 4096))
+    assert asked == [("auto", 4096)]
+    assert any(map(held_in_place, model.modules()))
 
 
 def test_the_page_is_whole_and_fits_a_phone(comparison: Path, tmp_path: Path) -> None:
