@@ -128,6 +128,11 @@ def test_rounding_in_16_bits_is_no_fault(dtype: torch.dtype) -> None:
     assert str(self_check(deep(dtype), answers=True)) == ""
 
 
+def test_layers_that_give_32_bits_of_what_they_computed_in_16_round_too() -> None:
+    model: Any = small_model(small_config("mamba")).to(torch.bfloat16)
+    assert "one document a row" in str(self_check(model, answers=False).packing)
+
+
 def test_a_scaled_head_is_noticed_in_16_bits_though_the_loss_hardly_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -146,7 +151,7 @@ def test_other_hidden_states_than_the_models_own_are_refused_in_16_bits() -> Non
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.4])
 def test_what_rounding_was_seen_to_do_is_allowed_thrice_and_never_all(noise: float) -> None:
-    half = self_check_module.Limits.of(torch.zeros(1, dtype=torch.bfloat16))
+    half = self_check_module.Limits.of(torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16))
     assert half.after(noise).other_shape == pytest.approx(max(0.05, min(3 * noise, 0.5)))
-    exact = self_check_module.Limits.of(torch.zeros(1))
+    exact = self_check_module.Limits.of(torch.zeros(1), torch.zeros(1))
     assert exact.after(noise) == exact
