@@ -52,9 +52,14 @@ class Limits:
         exact = wide and not torch.is_autocast_enabled(hidden.device.type)
         return cls(1e-5, 1e-4, 1e-4) if exact else cls(1e-2, 5e-2, 2e-2)
 
+    @property
+    def exact(self) -> bool:
+        """Whether everything is in 32 bits."""
+        return self.other_shape < 1e-3
+
     def after(self, noise: float) -> Limits:
         """In 16 bits deep models pass much rounding on: three times what was seen of it is allowed."""
-        if self.other_shape < 1e-3:
+        if self.exact:
             return self
         return replace(self, other_shape=max(self.other_shape, min(3 * noise, 0.5)))
 
@@ -95,7 +100,7 @@ def self_check(model: Any, *, answers: bool, generating: PreTrainedTokenizerBase
                 "--trainer.precision 32-true."
             )
         ahead = _hidden(model, second, first)[:SECOND], _hidden(model, second, changed)[:SECOND]
-        roughest = limits.other_shape if limits.other_shape < 1e-3 else ROUGHEST
+        roughest = limits.other_shape if limits.exact else ROUGHEST
         if differs(*ahead, limits.same_shape) or differs(ahead[0], alone, roughest):
             raise InputError(
                 f"In {name} a token sees those after it, so it cannot learn to predict them. Use a causal model."
@@ -113,7 +118,9 @@ def self_check(model: Any, *, answers: bool, generating: PreTrainedTokenizerBase
             packing = (
                 f"{name} lets a document in a packed row see the one before it: one document a row instead."
             )
-        if answers and _sharing_differs(model, first, second, limits):
+        # What one document leaves for the next may be less than 16 bits show: then a question leaves it too.
+        leaves = packing is not None and not limits.exact
+        if answers and (leaves or _sharing_differs(model, first, second, limits)):
             sharing = f"{name} cannot read a passage once for several questions: each question is read alone."
         base.__dict__[READ_ALONE] = sharing is not None
         if generating is not None and _padding_differs(model, generating, first, second, limits):

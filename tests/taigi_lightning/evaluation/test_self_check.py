@@ -133,6 +133,11 @@ def test_layers_that_give_32_bits_of_what_they_computed_in_16_round_too() -> Non
     assert "one document a row" in str(self_check(model, answers=False).packing)
 
 
+def test_a_state_too_faint_for_16_bits_still_has_each_question_read_alone() -> None:
+    model: Any = small_model(small_config("bamba")).to(torch.bfloat16)
+    assert "read alone" in str(self_check(model, answers=True).sharing)
+
+
 def test_a_scaled_head_is_noticed_in_16_bits_though_the_loss_hardly_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
