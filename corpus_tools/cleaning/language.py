@@ -19,6 +19,12 @@ from corpus_tools.cleaning.characters import HAN_RANGES, codes_of, look_up
 TAIGI_MARKERS = "佇佮毋袂閣咧矣攏伊予欲遮遐揣媠爾囡囝啉阮恁𪜶跤喙濟"
 
 
+# What fonts that lie about Latin-1, and UTF-8 read as Latin-1, leave of a Taigi text: signs that it has no use for, and
+# letters that neither Tâi-lô nor POJ writes.
+OLD_FONT_SIGNS = "¡¤¦¨ª¬¯´µ¶¸¹º¼¾¿"
+OLD_FONT = OLD_FONT_SIGNS + "ÃÄÅÆÇÐÑÕÖØÜÝÞßãäåæçðñõöøüýþÿËÏëï"
+
+
 class Kind(IntEnum):
     """The classes `census` counts; a character belongs to one."""
 
@@ -31,6 +37,7 @@ class Kind(IntEnum):
     TONE = 6  # Latin letter with a diacritic, combining diacritic, ⁿ
     PRIVATE = 7
     REPLACEMENT = 8  # U+FFFD
+    OLD_FONT = 9  # signs of Latin-1 that a font of its own showed as something else
 
 
 def _han_of(charset: str, first: int) -> set[str]:
@@ -52,6 +59,7 @@ def kinds() -> npt.NDArray[np.uint8]:
         Kind.TRADITIONAL: traditional - simplified,
         Kind.TAIGI: TAIGI_MARKERS,
         Kind.REPLACEMENT: "\ufffd",
+        Kind.OLD_FONT: OLD_FONT_SIGNS,
     }
     table[ord("A") : ord("Z") + 1] = table[ord("a") : ord("z") + 1] = Kind.LATIN
     table[0xC0:0x250] = table[0x1E00:0x1F00] = table[0x300:0x370] = Kind.TONE
@@ -115,7 +123,7 @@ def _counters() -> npt.NDArray[np.uint64]:
         )
     ):
         of_kind[list(counted)] += np.uint64(1 << (_BITS * place))
-    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT]] = _RARE
+    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT, Kind.OLD_FONT]] = _RARE
     counters = of_kind[kinds()]
     for first in (0, 0x80, 0x800, 0x10000):  # from which on a character has a byte more
         counters[first:] += np.uint64(1 << 5 * _BITS)
@@ -137,7 +145,9 @@ SCRIPTS = ("han", "romanised", "tone_digits", "mixed")
 
 
 class Found(NamedTuple):
-    """Whether a text may be Simplified Chinese (ask `looks_simplified`), has private-use characters or U+FFFD."""
+    """Whether a text may be Simplified Chinese (ask `looks_simplified`), has private-use characters, U+FFFD or signs of
+    Latin-1 that look like an old font's.
+    """
 
     simplified: bool
     rare: bool

@@ -66,7 +66,10 @@ def render_page(report: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
         tables={
             "Overlaps with the evaluation questions": overlaps,
             "Articles garbled by a font of their own": [
-                (f"{found['source']}, {found['title']}", f"{found['share']} private-use characters or U+FFFD")
+                (
+                    f"{found['source']}, {found['title']}",
+                    f"{found['share']} private-use characters, U+FFFD or Latin-1 of an old font",
+                )
                 for found in report.get("garbled_articles", [])
             ],
             "Skipped files": list(report["skipped_files"].items()),
@@ -84,9 +87,28 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {
         "count": _counted(len(rows), "file"),
         "header": HEADER,
-        "rows": rows[:SHOWN],
+        "rows": list(zip(rows[:SHOWN], _orders(plain[:SHOWN]), strict=True)),
         "data": as_csv("sources.csv", HEADER, plain),
     }
+
+
+def _orders(rows: Sequence[Sequence[str]]) -> list[str]:
+    """For each row of a table, as properties of CSS, its place by each column: names by letter, figures greatest first.
+
+    >>> _orders([["b", "7%"], ["a", "12%"]])
+    ['--c0:1;--c1:1', '--c0:0;--c1:0']
+    """
+    places: list[list[int]] = []
+    for cells in zip(*rows, strict=True):
+        figures = [cell.rstrip("%") for cell in cells]
+        keys = [-float(figure) for figure in figures] if _are_figures(figures) else list(cells)
+        order = sorted(range(len(rows)), key=keys.__getitem__)
+        places.append([order.index(row) for row in range(len(rows))])
+    return [";".join(f"--c{c}:{of[row]}" for c, of in enumerate(places)) for row in range(len(rows))]
+
+
+def _are_figures(cells: Sequence[str]) -> bool:
+    return all(cell.replace(".", "", 1).isdecimal() for cell in cells)
 
 
 def _facts(inputs: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from corpus_tools.cleaning.language import SCRIPTS, Found, looks_simplified
+from corpus_tools.cleaning.language import OLD_FONT, SCRIPTS, Found, looks_simplified
 from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.writers import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
 from corpus_tools.filtering.deduplication import Sameness, hash_bytes, key_of
@@ -130,7 +130,7 @@ class PartTables:
             self.summary.replacement_characters += text.count("\ufffd")
             private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]
             self.summary.unknown_private_use.update(private)
-            odd = len(private) + text.count("\ufffd")
+            odd = len(private) + text.count("\ufffd") + sum(map(text.count, OLD_FONT))
             if odd >= _GARBLED * len(text):
                 where = {"source": article.source, "title": article.title}
                 self.summary.garbled.append(where | {"share": f"{odd / len(text):.1%}"})

@@ -98,3 +98,28 @@ def test_articles_from_a_font_of_its_own_are_named(tmp_path: Path) -> None:
     assert counts["garbled_articles"] == [{"source": "a.json", "title": "歹", "share": "23.1%"}]
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "a.json, 歹" in page and "23.1% private-use" in page
+
+
+def test_signs_of_old_fonts_and_of_a_wrong_encoding_are_named(tmp_path: Path) -> None:
+    texts = {
+        "font": "Goá beh khì T¸i-l¦m, lí µ h¹u goá tò-lâi. " * 4,
+        "encoding": "Góa beh khì Tâi-lâm, lí m̄-bián hiau-hēng. ".encode().decode("latin-1") * 4,
+        "names": "約翰·史密斯佇café啉¥120的咖啡，逐家攏講好啉甲欲死。" * 4,
+        "sound": "Góa beh khì Tâi-lâm, lí mài lâi toè góa, lán bîn-á-chài chiah koh kóng. " * 3,
+    }
+    rows = [{"title": title, "text": text} for title, text in texts.items()]
+    (tmp_path / "in.json").write_text(json.dumps(rows), encoding="utf-8")
+    report = build_corpus(tmp_path / "in.json", tmp_path / "out", validation_fraction=0)
+    assert [found["title"] for found in report["garbled_articles"]] == ["font", "encoding"]
+
+
+def test_the_table_of_sources_sorts_by_each_column(tmp_path: Path) -> None:
+    for name, count in {"b": 1, "a": 3, "c": 2}.items():
+        rows = [{"title": f"{name}{i}", "text": f"{name}{i}" + "阮兜佇台南，" * 30} for i in range(count)]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    build_corpus(tmp_path / "in", tmp_path / "out", validation_fraction=0)
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    orders = re.findall(r'<tr style="--c0:(\d);--c1:\d;--c2:(\d);[^"]*"><td>(\w)', page)
+    assert sorted(orders) == [("0", "0", "a"), ("1", "2", "b"), ("2", "1", "c")]
+    assert all(f".sorts:has(#by{c}:checked) tr{{order:var(--c{c})}}" in page for c in range(11))
