@@ -80,8 +80,8 @@ class _StreamedLossSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_hidden,) = ctx.saved_tensors
-        return grad_hidden.mul_(grad.to(grad_hidden.dtype)), None, None
+        (found,) = ctx.saved_tensors
+        return found.mul_(grad.to(found.dtype)), None, None
 
 
 def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
