@@ -29,7 +29,9 @@ from taigi_lightning.cli.run_checks import (
     check_stage,
     check_trainer,
     continue_wandb,
+    print_metrics,
     refusal,
+    stage_of,
 )
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
@@ -58,6 +60,7 @@ from taigi_lightning.training.run_folder import RunFolder
 from taigi_lightning.training.run_identity import read_run
 from taigi_lightning.training.run_summary import Announcement
 from taigi_lightning.training.throughput import Throughput
+from taigi_lightning.training.wandb_artifacts import AnswersByStep, name_stage
 
 TOKENIZER = "data.init_args.tokenizer"
 
@@ -77,12 +80,7 @@ class TaigiCLI(LightningCLI):
     """One YAML a stage. What every stage needs is filled in here, so that no YAML has to repeat it."""
 
     def __init__(self, model_class: type[CausalLMModule] = CausalLMModule, **options: Any) -> None:
-        """Parse the command line and run what it says.
-
-        Args:
-            model_class: the module, or one derived from it, whose arguments are then `--model.NAME`.
-            options: as for LightningCLI, in place of what this project gives there.
-        """
+        """Run the command line over a module, or one derived from it; options are LightningCLI's."""
         prefer_torch()
         defaults: dict[str, Any] = {
             "datamodule_class": pl.LightningDataModule,
@@ -134,6 +132,8 @@ class TaigiCLI(LightningCLI):
         check_stage(command, config.data.class_path)
         check_trainer(config.trainer)
         check_optimizer(config.model)
+        if command == "fit":
+            name_stage(stage_of(config.data.class_path), str(config.model.base))
         if config.get("ckpt_path"):
             root = Path(config.trainer.default_root_dir or ".")
             config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
@@ -178,7 +178,6 @@ class TaigiCLI(LightningCLI):
         check_strategy(config.get("strategy") or "auto")
         if config.get("precision") is None:
             kwargs["precision"] = auto_precision(str(config.get("accelerator") or "auto"))
-        # Left out unless it is asked for: it counts bytes where weights have 4 bits; Announcement does not.
         bare = bool(config.get("barebones"))
         kwargs["enable_model_summary"] = config.get("enable_model_summary") is True
         kwargs["use_distributed_sampler"] = False  # the data modules share out the data themselves
@@ -200,7 +199,14 @@ class TaigiCLI(LightningCLI):
             callbacks.append(StepProgress())
         if self.subcommand == "fit":
             measured = [] if bare else [Throughput()]
-            callbacks += [Announcement(), *measured, SaveOnSignal(), HeldOutText(), HeldOutAnswers()]
+            callbacks += [
+                Announcement(),
+                *measured,
+                SaveOnSignal(),
+                HeldOutText(),
+                HeldOutAnswers(),
+                AnswersByStep(),
+            ]
         if self.subcommand == "test":
             callbacks.append(AnswerReport())
         kwargs["callbacks"] = callbacks
@@ -242,13 +248,7 @@ class TaigiCLI(LightningCLI):
                 "data.validation_fraction or data.validation_file for questions."
             )
         if verbose and self.trainer.is_global_zero:
-            from rich.console import Console  # as heavy as all that parses a command line
-            from rich.table import Table
-
-            table = Table("held out", "")
-            for name, value in self.trainer.callback_metrics.items():
-                table.add_row(name, f"{float(value):.6g}")
-            Console().print(table)
+            print_metrics(self.trainer.callback_metrics)
 
     def after_fit(self) -> None:
         """Leave a report, and cards beside the adapter and the whole model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,15 @@ def check_stage(command: str, class_path: str) -> None:
         )
 
 
+def stage_of(class_path: str) -> str:
+    """The stage's name for a run's job type, from the class of its data: cpt, sft, predict or that of one's own.
+
+    >>> stage_of("taigi_lightning.data.cpt.CPTDataModule")
+    'cpt'
+    """
+    return class_path.rpartition(".")[2].removesuffix("DataModule").lower()
+
+
 def check_trainer(trainer: Any) -> None:
     """Refuse more processes on a CPU than it has cores: each would hold the model, and all would wait.
 
@@ -151,6 +160,17 @@ def continue_wandb(loggers: list[Any], run_id: str) -> None:
     for logger in loggers:
         if str(logger.get("class_path", "")).endswith(".WandbLogger") and not logger.init_args.get("id"):
             logger.init_args["id"] = run_id
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Show what was held out and what it measured, as a table."""
+    from rich.console import Console  # as heavy as all that parses a command line
+    from rich.table import Table
+
+    table = Table("held out", "")
+    for name, value in metrics.items():
+        table.add_row(name, f"{float(value):.6g}")
+    Console().print(table)
 
 
 def refusal(error: BaseException) -> str | None:

@@ -41,18 +41,27 @@ class HeldOutAnswers(Callback):
         questions: list[Question] = getattr(data, "held_out_questions", [])
         if not questions or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        module: Any = pl_module
-        places = spread(len(questions), SHOWN)
+        answered = sample_answers(trainer, pl_module)
+        if answered:
+            shown, predictions = zip(*answered, strict=True)
+            write_answers(Path(trainer.default_root_dir) / ANSWERS, shown, predictions, len(questions))
+
+
+def sample_answers(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[tuple[Question, Prediction]]:
+    """SHOWN of the held-out questions, spread evenly, with the model's answers; empty where none are held out."""
+    data: Any = getattr(trainer, "datamodule", None)
+    module: Any = pl_module
+    questions: list[Question] = getattr(data, "held_out_questions", [])
+    places = spread(len(questions), SHOWN)
+    found: dict[int, Prediction] = {}
+    if places:
         # One a batch, so that it needs less memory than a validation did.
         batches = plan_batches([data.held_out[place] for place in places], 1, share=False)
         with evaluating(trainer, module):
-            predictions = [
-                prediction
-                for batch in batches
-                for prediction in predict_batch(module.model, module.tokenizer, batch, "choice")
-            ]
-            path = Path(trainer.default_root_dir) / ANSWERS
-            write_answers(path, [questions[place] for place in places], predictions, len(questions))
+            for batch in batches:
+                predictions = predict_batch(module.model, module.tokenizer, batch, "choice")
+                found |= {prediction.row: prediction for prediction in predictions}
+    return [(questions[p], found[questions[p].row]) for p in places if questions[p].row in found]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
@@ -24,11 +25,12 @@ from taigi_lightning.model.merge_places import adapted_shapes, check_mergeable, 
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
+from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.distributed import over_ranks
 from taigi_lightning.training.resume import plain
-from taigi_lightning.training.wandb_artifacts import log_artifact, wandb_loggers
+from taigi_lightning.training.wandb_artifacts import log_artifact, use_earlier_stage, wandb_loggers
 
 RUN_CONFIG = "config.yaml"
 
@@ -87,6 +89,8 @@ class ExportModel(Callback):
                 "Add one, as configs/cpt.yaml does, or leave log_artifact out."
             )
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            for logger in wandb_loggers(trainer.loggers):
+                use_earlier_stage(logger, module.base)
             advice = "Free some, give --trainer.default_root_dir another disk, or --export.merge false."
             check_space(trainer.default_root_dir, self._needs(trainer, module), advice)
         if module.lora is None:
@@ -147,6 +151,8 @@ class ExportModel(Callback):
             print(merge_adapter(module.base, output / "adapter", output, onto=self.onto))
         if self.log_artifact:
             manifests = [Path(source) / "manifest.json" for source in _data_sources(trainer)]
+            if any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+                manifests.append(write_fit_report(output))
             for logger in wandb_loggers(trainer.loggers):
                 name = log_artifact(logger, output / "adapter", config, *manifests)
                 print(f"Artifact for Weights & Biases: {name}")

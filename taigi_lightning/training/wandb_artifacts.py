@@ -1,13 +1,25 @@
-"""What a finished run sends to Weights & Biases, when asked: adapter, config and corpus manifest."""
+"""What a run tells Weights & Biases beside its metrics: where it comes from, what it made, its answers by step."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from taigi_lightning.atomic_write import write_json
+from taigi_lightning.evaluation.predictions import answer_probabilities
+from taigi_lightning.evaluation.sample_answers import sample_answers
+from taigi_lightning.planning.run_files import lineage_file, read_json
+from taigi_lightning.reports.model_origin import first_base
+
+ARTIFACT = "wandb_artifact.json"  # in a run's folder: the name of what it sent
 
 
 def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
@@ -15,12 +27,80 @@ def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
     return [logger for logger in loggers if isinstance(logger, WandbLogger)]
 
 
+class AnswersByStep(Callback):
+    """After each validation, log a table of a few held-out questions with the model's answers, step by step."""
+
+    def __init__(self) -> None:
+        self._rows: list[list[Any]] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Answer on the first rank, where Weights & Biases is logged to."""
+        loggers = wandb_loggers(trainer.loggers)
+        if not loggers or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        for question, prediction in sample_answers(trainer, pl_module):
+            chances = [round(chance, 4) for chance in answer_probabilities(prediction)]
+            self._rows.append(
+                [
+                    trainer.global_step,
+                    question.id,
+                    question.question,
+                    question.answer,
+                    prediction.answer,
+                    *chances,
+                ]
+            )
+        if self._rows:
+            options = range(1, len(self._rows[0]) - 4)
+            columns = ["step", "id", "question", "right", "answer", *(f"p{number}" for number in options)]
+            for logger in loggers:
+                logger.log_table(
+                    "held_out_answers", columns=columns, data=self._rows, step=trainer.global_step
+                )
+
+
+def name_stage(stage: str, base: str) -> None:
+    """Let the run that wandb begins say its stage as its job type, and the base that it all began with as its group.
+
+    Args:
+        stage: cpt, sft or the like.
+        base: the run's model folder or name; what a run's folder came from is read there.
+    """
+    lineage = lineage_file(Path(base))
+    root = first_base(lineage) if lineage else base
+    os.environ.setdefault("WANDB_JOB_TYPE", stage)
+    os.environ.setdefault("WANDB_RUN_GROUP", Path(root).name)
+
+
+def use_earlier_stage(logger: WandbLogger, base: str) -> str | None:
+    """Tell a run that it goes on from the artifact of an earlier one, where that left one; returns its name.
+
+    The config says so in any case, under `uses_artifact`; offline, wandb can do no more.
+    """
+    record = read_json(Path(base) / ARTIFACT)
+    name = record.get("artifact") if isinstance(record, dict) else None
+    if not isinstance(name, str):
+        return None
+    run: Any = logger.experiment
+    run.config.update({"uses_artifact": name}, allow_val_change=True)
+    if not run.offline:
+        try:
+            logger.use_artifact(f"{name}:latest", "model")
+        except Exception as error:  # of whatever kind the server's refusal is: training does not depend on it
+            print(
+                f"Weights & Biases has no artifact {name} yet ({type(error).__name__}); the config names it."
+            )
+    return name
+
+
 def log_artifact(logger: WandbLogger, adapter: Path, *files: Path) -> str:
     """Log one artifact with the adapter's folder and single files; offline, `wandb sync` sends it later.
 
     Args:
         adapter: a folder, which keeps its name in the artifact.
-        files: the run's config.yaml, the corpus's manifest.json; one that is not there is left out.
+        files: the run's config.yaml and report.html, the corpus's manifest.json; one that is not there is left out.
 
     Returns:
         the artifact's name, after the run's: a second run makes a second version of it.
@@ -39,4 +119,7 @@ def log_artifact(logger: WandbLogger, adapter: Path, *files: Path) -> str:
             alike = sum(other.name == file.name for other in files) > 1
             artifact.add_file(str(file), name=f"{file.parent.name}/{file.name}" if alike else file.name)
     run.log_artifact(artifact)
+    write_json(
+        adapter.parent / ARTIFACT, {"artifact": name}
+    )  # for the next stage, which starts from this folder
     return name
