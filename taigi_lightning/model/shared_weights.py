@@ -67,6 +67,10 @@ class SharedWeights:
                 stacklevel=2,
             )
 
+    def __deepcopy__(self, _: Any) -> SharedWeights:
+        """Itself: transformers copies its quantizer, which holds this, for each packed weight that it reads."""
+        return self
+
     def put(self, name: str, packed: Tensor) -> Tensor:
         """Where a packed weight waits from now on; the first rank of a machine writes it there."""
         self.sums[name] = _sum(packed)

@@ -43,7 +43,7 @@ def waiting(model: Any) -> list[bool]:
     return [any(weight.data_ptr() in addresses for addresses in places) for weight in weights]
 
 
-def load(base: str, shared: bool) -> Any:
+def load(base: str, shared: bool, cache: str | None = None) -> Any:
     cpu = torch.device("cpu")
     return load_base_model(
         base,
@@ -52,6 +52,7 @@ def load(base: str, shared: bool) -> Any:
         device=cpu,
         weights_on_host=True,
         shared=shared,
+        packed_cache=cache,
     )
 
 
@@ -70,7 +71,7 @@ def one_rank(rank: int, ranks: int, base: str, store: Path, how: str) -> dict[st
     warnings.simplefilter("always")
     with warnings.catch_warnings(record=True) as said:
         try:
-            model = load(base, shared=how != "alone")
+            model = load(base, shared=how != "alone", cache=f"{base}-cache" if how == "cached" else None)
         except InputError as error:
             return {"refused": str(error)}
     distributed.barrier()
@@ -109,7 +110,7 @@ def mapped_anywhere() -> set[str]:
 
 def main() -> None:
     base, folder = sys.argv[1], Path(sys.argv[2])
-    load(base, shared=False)  # what is imported late is there
+    load(base, shared=False, cache=f"{base}-cache")  # what is imported late is there
     for case in sys.argv[3:]:
         size, _, how = case.partition(":")
         processes = [fork(rank, int(size), base, folder, how) for rank in range(int(size))]

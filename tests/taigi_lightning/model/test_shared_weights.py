@@ -16,6 +16,7 @@ PACKED = 4 * (4 * 256 * 256 + 3 * 256 * 1024) // 2  # bytes
 CASES = [
     "2:shared",
     "4:shared",
+    "2:cached",
     "2:alone",
     "2:strangers",
     "2:hidden",
@@ -49,10 +50,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {row["case"]: row for row in rows}
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_the_packed_weights_are_held_once(found: dict[str, Any], ranks: int) -> None:
-    row = found[f"{ranks}:shared"]
-    assert row["codes"] == [0] * ranks
+@pytest.mark.parametrize("case", ["2:shared", "4:shared", "2:cached"])
+def test_the_packed_weights_are_held_once(found: dict[str, Any], case: str) -> None:
+    """Packed now, or read from where they were kept."""
+    row = found[case]
+    assert row["codes"] == [0] * int(case[0])
     assert sum(rank["bytes"] for rank in row["ranks"]) == pytest.approx(PACKED, rel=0.01)
     assert all(rank["waiting"] == [True] * 28 for rank in row["ranks"])  # none has a copy of its own
     assert {rank["weights"] for rank in row["ranks"]} == {
