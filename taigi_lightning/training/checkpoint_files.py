@@ -54,6 +54,18 @@ class RunCheckpoint(ModelCheckpoint):
         """That of ModelCheckpoint, so that what it recorded in earlier checkpoints is found."""
         return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
 
+    def format_checkpoint_name(self, metrics: dict[str, Tensor], *rest: Any, **named: Any) -> str:
+        """The name of a checkpoint, in which `{val/loss:.3f}` reads `val_loss=1.234`: a / would begin a folder."""
+        found = super().format_checkpoint_name(metrics, *rest, **named)
+        folder, name = str(self.dirpath or ""), found
+        if folder and found.startswith(folder):
+            name = found[len(folder) :]
+        else:
+            folder = ""
+        for metric in (metric for metric in metrics if "/" in metric):
+            name = name.replace(f"{metric}=", f"{metric.replace('/', '_')}=")
+        return folder + name
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a monitor that only a validation measures, where nothing is validated.
 
