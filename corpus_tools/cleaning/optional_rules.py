@@ -33,18 +33,22 @@ _MARKUP = re.compile(
 _BREAKS = re.compile(f"{LINE_BREAK} *(?:{LINE_BREAK} *)+")
 _START, _END = rf"(?:(?<=[\n{SEPARATOR}{LINE_BREAK}])|\A)", rf"(?=[\n{SEPARATOR}{LINE_BREAK}]|\Z)"
 _FURNITURE = re.compile(
-    r"[^\s。！？，；：、」』）…]*\.indd +[0-9]+ +[0-9]{4}[/.-][0-9]{1,2}[/.-][0-9]{1,2} +(?:上午|下午|[AaPp][Mm])? ?"
-    r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: ?[AaPp][Mm])?"
-    rf"|{_START} *(?:(?:PAGE +)+-? *[0-9]{{1,4}} *-?|[-–—] *[0-9]{{1,4}} *[-–—]|[0-9]{{1,4}}"
+    r"[^\s。！？，；：、」』）…]*\.indd +[0-9]+(?:-[0-9]+)? +[0-9]{2,4}[/.-][0-9]{1,2}[/.-][0-9]{1,2} +"
+    r"(?:上午|下午|[AaPp][Mm])? ?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: ?[AaPp][Mm])?"
+    rf"|{_START} *(?:(?:PAGE +)+-? *[0-9]{{1,4}} *-?|[-–—‧·•~～] *[0-9]{{1,4}} *[-–—‧·•~～]|[0-9]{{1,4}}"
+    rf"|[〈\[] *[0-9]{{1,4}} *[〉\]]"
     rf"|(?:page|p\.) *[0-9]{{1,4}}(?: +of +[0-9]{{1,4}})?"
-    rf"|第 *[0-9]{{1,4}} *頁(?:[,，]? *[共/] *[0-9]{{1,4}} *頁)?) *{_END}",
+    rf"|第 *(?:[0-9]{{1,4}}|[〇零一二三四五六七八九十百]{{1,5}}) *頁(?:[,，]? *[共/] *[0-9]{{1,4}} *頁)?) *{_END}",
     re.I,
 )
 _SPACED_HAN = re.compile(f"[{HAN}]+(?: [{HAN}]+)+")
+_SPACED_MARK = re.compile(
+    f"(?<=[{HAN}]) (?=[，。、；：！？」』）])|(?<=[，。、；：！？「『（]) (?=[{HAN}「『（])"
+)
 _EMAIL = re.compile(r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9\-]+(?:\.[A-Za-z0-9\-]+)+")
 _PHONE = re.compile(
     r"(?<![0-9A-Za-z.\-])(?:\+886[- ]?\(?0?[0-9]{1,3}\)?|\(0[0-9]{1,3}\)|0[0-9]{1,3})[- ]?[0-9]{3,4}[- ]?[0-9]{3,4}"
-    r"(?![0-9A-Za-z\-])"
+    r"(?: ?(?:#|轉|分機|[eE]xt\.?) ?[0-9]{1,6})?(?![0-9A-Za-z\-])"
 )
 _SECONDS = 5.0  # for one of a user's patterns on a batch of articles
 
@@ -87,10 +91,10 @@ def remove_page_marks(text: str, log: Log) -> str:
 
 
 def close_han(text: str, log: Log) -> str:
-    """Single spaces go that a layout left between Han characters.
+    """Single spaces go that a layout left between Han characters, or between them and full-width marks.
 
-    Those stay that part clauses (each of four characters or more: verse) or a list (each as long as the others, of two
-    or more): a layout's spaces cut pieces of any length.
+    Those between Han stay that part clauses (each of four characters or more: verse) or a list (each as long as the
+    others, of two or more): a layout's spaces cut pieces of any length.
 
     >>> close_han("咱 五分鐘就好，定定 嘛 浸甲昏去", []), close_han("台 語 文 學", [])
     ('咱五分鐘就好，定定嘛浸甲昏去', '台語文學')
@@ -103,7 +107,7 @@ def close_han(text: str, log: Log) -> str:
         means_something = min(lengths) >= 4 or (len(lengths) == 1 and min(lengths) > 1)
         return match[0] if means_something else match[0].replace(" ", "")
 
-    return _rewritten(_SPACED_HAN, new, text, log)
+    return _rewritten(_SPACED_MARK, lambda _: "", _rewritten(_SPACED_HAN, new, text, log), log)
 
 
 def remove_contacts(text: str, log: Log) -> str:
