@@ -1,12 +1,15 @@
 """A tiny SentencePiece tokenizer and a tiny Llama whose files look like the real base model's."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from tests.warm_python import WarmPython
 
 TEXT = """\
 根據前文內容回答問題
@@ -24,6 +27,13 @@ Lí hó, lán lâi-khì tâi-uân chia̍h-pn̄g!
 伊講：「今仔日的天氣真好，咱來去海邊仔𨑨迌。」
 昨昏暗時落大雨，路頂攏是水，阿公行路真細膩。
 """
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """A Python in which heavy packages are loaded already, for commands as a user types them."""
+    with WarmPython() as python:
+        yield python
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parent.parent
 # What turns the notebook's commands into ones that a CPU finishes; its own options come after, and win.
@@ -28,8 +29,9 @@ def cells() -> list[str]:
 class Runtime:
     """A machine that Colab lent: a folder of its own, in which lines of Python and of the shell are run."""
 
-    def __init__(self, folder: Path, drive: Path) -> None:
+    def __init__(self, folder: Path, drive: Path, python: WarmPython) -> None:
         self.folder = folder
+        self.path = f"{Path(python.executable).parent}:{os.environ['PATH']}"
         self.names: dict[str, Any] = {"Path": Path, "HOME": drive}
         (folder / "models").mkdir(parents=True)
         (folder / "data").mkdir()
@@ -49,8 +51,7 @@ class Runtime:
     def shell(self, command: str) -> None:
         for part, smaller in SMALL.items():
             command = command.replace(part, smaller)
-        bin = Path(sys.executable).parent
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{bin}:{os.environ['PATH']}"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": self.path}
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -63,18 +64,18 @@ class Runtime:
         self.printed += done.stdout + done.stderr
 
 
-def test_the_cells_go_on_after_a_lost_runtime(tmp_path: Path) -> None:
+def test_the_cells_go_on_after_a_lost_runtime(tmp_path: Path, warm_python: WarmPython) -> None:
     settings, drive, install, data, cpt, sft, look = cells()
     assert 'drive.mount("/content/drive")' in drive
     assert re.search(r"pip install -q -e taigi-lightning", install)
     home = tmp_path / "drive"
     home.mkdir()
-    first = Runtime(tmp_path / "first", home)
+    first = Runtime(tmp_path / "first", home, warm_python)
     for cell in (settings, data, often(cpt)):
         first.run(cell, BASE="models/tiny-taigi", CPT_STEPS=2)
     # It is written at the very end: the runtime was lost before.
     shutil.rmtree(home / "cpt_model" / "adapter")
-    second = Runtime(tmp_path / "second", home)
+    second = Runtime(tmp_path / "second", home, warm_python)
     for cell in (settings, data, often(cpt), often(sft), look):
         second.run(cell, BASE="models/tiny-taigi", CPT_STEPS=3, SFT_STEPS=2)
     starts = json.loads((home / "cpt_model" / "run.json").read_text(encoding="utf-8"))["starts"]

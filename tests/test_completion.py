@@ -6,7 +6,6 @@ import re
 import select
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import WarmPython
+
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 
 @pytest.fixture(scope="module")
-def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def scripts(tmp_path_factory: pytest.TempPathFactory, warm_python: WarmPython) -> list[Path]:
     """The scripts of both commands, as a user would write them."""
     folder = tmp_path_factory.mktemp("completion")
     for package in ("taigi_lightning", "corpus_tools"):
         done = subprocess.run(
-            [sys.executable, "-m", package, "--print_completion", "shtab-bash"],
+            [warm_python.executable, "-m", package, "--print_completion", "shtab-bash"],
             env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -6,12 +6,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
+
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parent.parent
 # What turns a real command into one a CPU finishes: nothing else about it changes.
@@ -46,17 +47,23 @@ def real_commands(readme: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(warm_python: WarmPython) -> str:
+    """The interpreter of the README's commands."""
+    return warm_python.executable
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
     """A fresh working folder with a user's data in it, where the four commands have been run."""
     folder = tmp_path_factory.mktemp("home")
     link_project(folder)
-    run(folder, "corpus_tools sample data --test_questions 30")
+    run(python, folder, "corpus_tools sample data --test_questions 30")
     questions = pd.read_csv(folder / "data" / "AI_conv.csv", dtype=str, keep_default_na=False)
     questions.head(40).to_csv(
         folder / "data" / "held-out.csv", index=False
     )  # enough for `compare` and `test` to run
     for line in real_commands("README.md"):
-        run(folder, overlaid(line))
+        run(python, folder, overlaid(line))
     return folder
 
 
@@ -73,10 +80,10 @@ def overlaid(line: str) -> str:
     return f"{command} {next((more for part, more in OVERLAY.items() if part in command), '')}"
 
 
-def run(folder: Path, command: str) -> str:
+def run(python: str, folder: Path, command: str) -> str:
     """Run `python -m command` in a folder; its output is shown when it fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    arguments = [sys.executable, "-m", *shlex.split(command)]
+    arguments = [python, "-m", *shlex.split(command)]
     done = subprocess.run(
         arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -84,11 +91,11 @@ def run(folder: Path, command: str) -> str:
     return done.stdout
 
 
-def run_lines(folder: Path, lines: str) -> None:
+def run_lines(python: str, folder: Path, lines: str) -> None:
     """Run lines of Python in a folder, in an interpreter of their own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", lines],
+        [python, "-c", lines],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -113,13 +120,13 @@ def test_the_four_commands_are_those_of_the_project() -> None:
 
 
 @pytest.mark.parametrize("line", [c for c in commands("README.md") if c.startswith("python -m")][4:])
-def test_every_other_command_runs(home: Path, line: str) -> None:
-    run(home, overlaid(line))
+def test_every_other_command_runs(python: str, home: Path, line: str) -> None:
+    run(python, home, overlaid(line))
 
 
 @pytest.mark.parametrize("lines", blocks("README.md", "python"))
-def test_the_lines_of_python_run(home: Path, lines: str) -> None:
-    run_lines(home, lines)
+def test_the_lines_of_python_run(python: str, home: Path, lines: str) -> None:
+    run_lines(python, home, lines)
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
@@ -195,9 +202,9 @@ def test_the_sft_run_says_which_cpt_run_it_came_from(home: Path) -> None:
     assert lineage["base"]["lineage"]["data"]["path"].startswith("data/cpt_corpus")
 
 
-def test_a_changed_base_is_refused_with_both_identities(home: Path) -> None:
+def test_a_changed_base_is_refused_with_both_identities(python: str, home: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-m", "taigi_lightning", "predict", "--config", "configs/predict.yaml"]
+    arguments = [python, "-m", "taigi_lightning", "predict", "--config", "configs/predict.yaml"]
     wrong = subprocess.run(
         [*arguments, "--model.base", "models/tiny-taigi"],
         cwd=home, env=environment, capture_output=True, text=True, check=False,

@@ -5,12 +5,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.warm_python import WarmPython
 from tests.working_folder import lay_out
 
 ROOT = Path(__file__).parent.parent
@@ -20,19 +20,16 @@ FEW = {"trainer.max_steps": 2, "trainer.val_check_interval": 2, "data.init_args.
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A working folder with the configs, the tiny base, a small corpus, and this interpreter as `python`."""
+    """A working folder with the configs, the tiny base and a small corpus."""
     tiny = ROOT / "models" / "tiny-taigi"
     lay_out(tmp_path, tiny, [f"{TEXT * 2}{n}" for n in range(20)], held_out=4)
     (tmp_path / "models" / "tiny-taigi").symlink_to(tiny)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (tmp_path / "bin" / "python").chmod(0o755)
     return tmp_path
 
 
-def run(home: Path, command: list[str], **variables: str) -> str:
+def run(python: WarmPython, home: Path, command: list[str], **variables: str) -> str:
     places = {name: str(home / "wandb-home") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
-    path = f"{home / 'bin'}:{os.environ['PATH']}"
+    path = f"{Path(python.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "WANDB_MODE": "offline", **places}
     done = subprocess.run(
         command, cwd=home, env={**environment, **variables}, capture_output=True, text=True, check=False
@@ -41,7 +38,9 @@ def run(home: Path, command: list[str], **variables: str) -> str:
     return done.stdout
 
 
-def test_the_agents_command_trains_with_its_learning_rate_and_rank(home: Path) -> None:
+def test_the_agents_command_trains_with_its_learning_rate_and_rank(
+    home: Path, warm_python: WarmPython
+) -> None:
     pytest.importorskip("wandb")
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -52,7 +51,7 @@ def test_the_agents_command_trains_with_its_learning_rate_and_rank(home: Path) -
     command = [
         w for word in create_sweep_command(sweep["command"]) for w in (flags if word == "${args}" else [word])
     ]
-    run(home, command, WANDB_RUN_ID="abc123", WANDB_PROJECT="p")
+    run(warm_python, home, command, WANDB_RUN_ID="abc123", WANDB_PROJECT="p")
     config = yaml.safe_load((home / "models/sweep/abc123/config.yaml").read_text(encoding="utf-8"))
     assert config["model"]["optimizer"]["init_args"]["lr"] == last["model.optimizer.init_args.lr"]
     assert config["model"]["lora"]["r"] == last["model.lora.r"]
@@ -61,12 +60,12 @@ def test_the_agents_command_trains_with_its_learning_rate_and_rank(home: Path) -
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_the_loop_of_the_readme_ranks_four_runs(home: Path) -> None:
+def test_the_loop_of_the_readme_ranks_four_runs(home: Path, warm_python: WarmPython) -> None:
     lines = re.findall(
         r"^(?:for lr in|python -c) .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     loop, ranking = lines
     few = shlex.join(f"--{name}={value}" for name, value in FEW.items())
-    run(home, ["bash", "-ec", loop.replace("; done; done", f" {few}; done; done")])
-    printed = run(home, ["bash", "-ec", ranking])
+    run(warm_python, home, ["bash", "-ec", loop.replace("; done; done", f" {few}; done; done")])
+    printed = run(warm_python, home, ["bash", "-ec", ranking])
     assert len(re.findall(r"models/sweep/[\d.e-]+/r\d+\S* +\d+\.\d+", printed)) == 4

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.warm_python import WarmPython
 from tests.working_folder import TEXT, lay_out
 from tests.wrong_inputs.case import Case
 from tests.wrong_inputs.command_lines import COMMAND_LINES
 from tests.wrong_inputs.configs import CONFIGS
 from tests.wrong_inputs.data_files import DATA_FILES
-from tests.wrong_inputs.forks import Forks
 
 ROOT = Path(__file__).parent.parent
 CASES = [*COMMAND_LINES, *CONFIGS, *DATA_FILES]
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as forks:
-        yield forks
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +43,7 @@ def test_there_are_enough_of_them() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_wrong_input_is_refused_in_one_sentence(case: Case, forks: Forks, folder: Path) -> None:
+def test_a_wrong_input_is_refused_in_one_sentence(case: Case, warm_python: WarmPython, folder: Path) -> None:
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +51,7 @@ def test_a_wrong_input_is_refused_in_one_sentence(case: Case, forks: Forks, fold
     before = contents(folder)
     package, *arguments = shlex.split(case.command)
     try:
-        ended = forks.run(package, arguments, folder)
+        ended = warm_python.run(package, arguments, folder)
         assert contents(folder) == before
     finally:
         for name in case.files:

@@ -1,11 +1,11 @@
 """Commands that are plain functions: parsed over outlines, run over the real packages."""
 
 import subprocess
-import sys
 
 import pytest
 
 from taigi_lightning.cli.commands import TOOLS
+from tests.warm_python import WarmPython
 
 ARGUMENTS = {
     "merge": ["--base", "models/tiny-taigi", "--output_dir", "nowhere"],
@@ -35,9 +35,9 @@ print(*[
 
 
 @pytest.mark.parametrize("command", TOOLS)
-def test_nothing_of_a_preflight_is_left_for_the_real_run(command: str) -> None:
+def test_nothing_of_a_preflight_is_left_for_the_real_run(command: str, warm_python: WarmPython) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CODE, command, *ARGUMENTS[command]],
+        [warm_python.executable, "-c", CODE, command, *ARGUMENTS[command]],
         capture_output=True,
         text=True,
         check=False,

@@ -18,6 +18,7 @@ from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
 from taigi_lightning.data.packing import Blocks, separate_documents
 from taigi_lightning.errors import InputError
 from taigi_lightning.internals import move_batches
+from tests.warm_python import WarmPython
 
 
 def blocks(count: int) -> Blocks:
@@ -166,13 +167,13 @@ def test_resume_with_accumulation_and_a_limited_epoch(tmp_path: Path) -> None:
         assert rest == whole[3 * stop :]
 
 
-def test_resume_in_a_new_process(tmp_path: Path) -> None:
+def test_resume_in_a_new_process(tmp_path: Path, warm_python: WarmPython) -> None:
     whole = train(tmp_path, "whole", max_steps=20)
     code = (
         "from pathlib import Path; from tests.taigi_lightning.data.test_dataloader import train; "
         f"train(Path({str(tmp_path)!r}), 'rest', max_steps=20, every=99, resume='step=9.ckpt')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    subprocess.run([warm_python.executable, "-c", code], check=True, capture_output=True)
     assert seen(tmp_path / "rest.0") == whole[9:]
 
 

@@ -1,9 +1,10 @@
 """Compile every Triton kernel for each generation of cards, as the functions around it launch it; no GPU is needed.
 
-python -m tests.taigi_lightning.kernels.compile_kernels     # prints {"capability", "kernel", "dtype", "shared"} a line
+python -m tests.taigi_lightning.kernels.compile_kernels [--few]     # {"capability", "kernel", "dtype", "shared"} a line
 """
 
 import json
+import sys
 from typing import Any, get_args
 
 import bitsandbytes as bnb
@@ -17,6 +18,8 @@ from taigi_lightning.kernels import nf4_triton, projection_triton
 from taigi_lightning.kernels.elementwise import Activation, Dropout, HeadNorms, LoraGradient, Norm
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+# --few: the oldest, one between and the newest, and each dtype once.
+FEW = {75: torch.float16, 90: torch.bfloat16, 120: torch.float32}
 ROWS, WIDE, VOCABULARY = 4, 1408, 5000
 HIDDEN, HEAD_SIZES = (8192, 3840, 640), (256, 128, 64)  # the widest programs first
 DROPOUT = Dropout(0.1, 7)
@@ -127,11 +130,12 @@ def main() -> None:
         return compiled
 
     JITFunction.run = compile_only
-    for capability in CAPABILITIES:
+    few = sys.argv[1:] == ["--few"]
+    for capability in FEW if few else CAPABILITIES:
         triton.runtime.driver.set_active(Card(capability))
         # A T4 trains in float16: it has no bfloat16.
         dtypes = [torch.float16, torch.float32] + [torch.bfloat16] * (capability >= 80)
-        for dtype in dtypes:
+        for dtype in [FEW[capability]] if few else dtypes:
             row.update(capability=capability, dtype=str(dtype))
             # Where shared memory is least: other generations differ in instructions, not in sizes.
             launch_all(dtype, everything=dtype is dtypes[0] and capability in (75, 120))

@@ -27,13 +27,12 @@ def written_kernels() -> set[str]:
     }
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def compiled(cache: Path, *options: str) -> list[dict[str, Any]]:
     """One row for each kernel, dtype and generation. In a process of its own: other tests interpret the kernels."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "PYTHONPATH": str(ROOT)}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.taigi_lightning.kernels.compile_kernels"],
+        [sys.executable, "-m", "tests.taigi_lightning.kernels.compile_kernels", *options],
         capture_output=True, text=True, check=False, env=environment, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -42,15 +41,25 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 # KiB of shared memory that one program may take: NVIDIA's CUDA C++ Programming Guide, technical specifications
 # per compute capability.
-@pytest.mark.parametrize(
-    ("capability", "shared_kib"), [(75, 64), (80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)]
-)
-def test_every_kernel_compiles_in_every_dtype_and_fits_shared_memory(
-    compiled: list[dict[str, Any]], capability: int, shared_kib: int
-) -> None:
-    mine = [row for row in compiled if row["capability"] == capability]
-    dtypes = {"torch.float16", "torch.float32"} | ({"torch.bfloat16"} if capability >= 80 else set())
-    assert {(row["kernel"], row["dtype"]) for row in mine} == {
-        (kernel, dtype) for kernel in written_kernels() for dtype in dtypes
+SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+
+
+def check(rows: list[dict[str, Any]], dtypes: dict[int, set[str]]) -> None:
+    assert {(row["capability"], row["kernel"], row["dtype"]) for row in rows} == {
+        (capability, kernel, f"torch.{dtype}")
+        for capability in dtypes
+        for kernel in written_kernels()
+        for dtype in dtypes[capability]
     }
-    assert max(row["shared"] for row in mine) <= shared_kib * 1024
+    for row in rows:
+        assert row["shared"] <= SHARED_KIB[row["capability"]] * 1024, row
+
+
+def test_every_kernel_compiles_for_old_and_new_cards_and_fits_shared_memory(tmp_path: Path) -> None:
+    check(compiled(tmp_path, "--few"), {75: {"float16"}, 90: {"bfloat16"}, 120: {"float32"}})
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_every_generation_in_every_dtype(tmp_path: Path) -> None:
+    both = {"float16", "float32"}
+    check(compiled(tmp_path), {c: both | ({"bfloat16"} if c >= 80 else set()) for c in SHARED_KIB})

@@ -19,6 +19,7 @@ from taigi_lightning.model.lineage import base_identity, write_lineage
 from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.planning.memory import PROJECTIONS
 from tests.taigi_lightning.model.saved_adapters import save_adapter, save_base
+from tests.warm_python import WarmPython
 
 IDS = torch.arange(1, 33)[None]  # (B=1, T=32)
 
@@ -166,13 +167,14 @@ merging.merge_adapter(base, Path(adapter), Path(output))
 
 @pytest.mark.parametrize(("name", "count"), [("rewrite_shard", 3), ("replace", 1), ("replace", 7)])
 def test_killed_half_way_nothing_loads_and_a_second_run_succeeds(
-    tmp_path: Path, name: str, count: int
+    tmp_path: Path, name: str, count: int, warm_python: WarmPython
 ) -> None:
     base = save_base(tmp_path / "base")
     output = tmp_path / "merged"
     adapter = save_adapter(base, output / "adapter")
     arguments = [str(base), str(adapter), str(output), name, str(count)]
-    ended = subprocess.run([sys.executable, "-c", KILLED_MERGE, *arguments], capture_output=True, check=False)
+    command = [warm_python.executable, "-c", KILLED_MERGE, *arguments]
+    ended = subprocess.run(command, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert list(output.rglob("model-*.safetensors"))
     for folder in (output, output / ".partial"):

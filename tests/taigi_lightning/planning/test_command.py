@@ -15,6 +15,7 @@ from taigi_lightning.planning.base_shape import KNOWN, read_base
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.settings import Settings, read_settings
 from taigi_lightning.planning.training_needs import fitting, needs
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parents[3]
 CPT = ["--config", "configs/cpt.yaml"]
@@ -62,11 +63,13 @@ def test_a_plan_without_a_config_has_the_defaults_of_the_classes(monkeypatch: py
     assert settings_of(monkeypatch, "--data", "CPTDataModule", "--model.lora.r", "16") == Settings(rank=16)
 
 
-def test_the_config_a_run_leaves_can_be_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_config_a_run_leaves_can_be_planned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warm_python: WarmPython
+) -> None:
     monkeypatch.chdir(ROOT)
     file = tmp_path / "config.yaml"
     done = subprocess.run(
-        [sys.executable, "-m", "taigi_lightning", "fit", *CPT, "--print_config"],
+        [warm_python.executable, "-m", "taigi_lightning", "fit", *CPT, "--print_config"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     file.write_text(done.stdout)

@@ -21,10 +21,10 @@ from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import SaveOnSignal
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.module import CausalLMModule
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parents[3]
 STEPS = 4
-ALONE = [sys.executable, "-m", "taigi_lightning"]
 TORCHRUN = [
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
     "-m", "taigi_lightning",
@@ -84,9 +84,15 @@ def printed(home: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(home: Path) -> Path:
+def one(warm_python: WarmPython) -> list[str]:
+    """The command of one process."""
+    return [warm_python.executable, "-m", "taigi_lightning"]
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path, one: list[str]) -> Path:
     """The folder of one process with the whole batch."""
-    fit(home, ALONE, "models/one", 4)
+    fit(home, one, "models/one", 4)
     return home / "models" / "one"
 
 
@@ -132,14 +138,16 @@ def test_one_run_reaches_weights_and_biases(home: Path, printed: str) -> None:
     assert b"val/accuracy" in logged
 
 
-def test_one_process_finishes_what_two_began(home: Path, printed: str) -> None:
-    fit(home, ALONE, "models/rest", 4, "--ckpt_path", "models/two/checkpoints/step=2.ckpt")
+def test_one_process_finishes_what_two_began(home: Path, one: list[str], printed: str) -> None:
+    fit(home, one, "models/rest", 4, "--ckpt_path", "models/two/checkpoints/step=2.ckpt")
     wanted, found = trained(home / "models" / "two"), trained(home / "models" / "rest")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
 
 
-def test_a_signal_to_one_process_stops_both_at_the_same_step(home: Path, printed: str) -> None:
+def test_a_signal_to_one_process_stops_both_at_the_same_step(
+    home: Path, one: list[str], printed: str
+) -> None:
     stop = [
         "--trainer.callbacks",
         f"{__name__}.SignalToOne",
@@ -151,7 +159,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(home: Path, printed
     fit(home, TORCHRUN, "models/stopped", 2, *stop, code=1)
     (saved,) = (home / "models" / "stopped" / "checkpoints").glob("interrupted-*")
     assert saved.name == "interrupted-step=2.ckpt"  # one after the step in which it came
-    fit(home, ALONE, "models/stopped", 4, "--ckpt_path", "last")
+    fit(home, one, "models/stopped", 4, "--ckpt_path", "last")
     wanted, found = trained(home / "models" / "two"), trained(home / "models" / "stopped")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,31 +10,32 @@ import torch
 from taigi_lightning.errors import InputError
 from taigi_lightning.training.run_folder import RunFolder, describe_results
 from taigi_lightning.training.run_identity import read_run
+from tests.warm_python import WarmPython
 from tests.working_folder import CPT, environment
 
 
-def fit(*more: str) -> "subprocess.CompletedProcess[str]":
+def fit(python: WarmPython, *more: str) -> "subprocess.CompletedProcess[str]":
     steps = ["--trainer.max_steps", "2", "--checkpoint.every_n_train_steps", "1", "--model.lora.r", "4"]
-    command = [sys.executable, "-m", "taigi_lightning", *CPT, *steps, "--export.merge", "false", *more]
+    command = [python.executable, "-m", "taigi_lightning", *CPT, *steps, "--export.merge", "false", *more]
     return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
 
 
-def test_a_second_run_needs_a_word(home: Path) -> None:
+def test_a_second_run_needs_a_word(home: Path, warm_python: WarmPython) -> None:
     root = home / "models" / "cpt_model"
-    assert fit().returncode == 0
+    assert fit(warm_python).returncode == 0
     first = read_run(root)
     assert first is not None
     assert first.finished
     before = {
         path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"
     }
-    refused = fit("--model.optimizer.lr", "0.1")
+    refused = fit(warm_python, "--model.optimizer.lr", "0.1")
     assert refused.returncode == 1
     assert "holds a finished run, which began on" in refused.stderr
     assert "--run.overwrite true" in refused.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
-    again = fit("--run.overwrite", "true", "--checkpoint.every_n_train_steps", "2")
+    again = fit(warm_python, "--run.overwrite", "true", "--checkpoint.every_n_train_steps", "2")
     assert again.returncode == 0, again.stderr
     second = read_run(root)
     assert second is not None
@@ -46,18 +46,28 @@ def test_a_second_run_needs_a_word(home: Path) -> None:
         == json.loads((root / "run.json").read_text())["starts"]
     )
 
-    more = fit("--ckpt_path", "last", "--trainer.max_steps", "3", "--model.optimizer.weight_decay", "0.5")
+    more = fit(
+        warm_python,
+        "--ckpt_path",
+        "last",
+        "--trainer.max_steps",
+        "3",
+        "--model.optimizer.weight_decay",
+        "0.5",
+    )
     assert more.returncode == 0, more.stderr
     assert "model.optimizer.weight_decay: 0.0 in the checkpoint, 0.5 in this run; using 0.5." in more.stdout
     third = read_run(root)
     assert third is not None
     assert [start.step for start in third.starts] == [0, 2]
-    jump = fit("--ckpt_path", "last", "--trainer.max_steps", "4", "--model.lora.lora_alpha", "32")
+    jump = fit(
+        warm_python, "--ckpt_path", "last", "--trainer.max_steps", "4", "--model.lora.lora_alpha", "32"
+    )
     assert jump.returncode == 1
     assert "model.lora.lora_alpha is 32, and the checkpoint was trained with 128" in jump.stderr
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_two_at_once_are_refused(tmp_path: Path, warm_python: WarmPython) -> None:
     first, second = RunFolder(), RunFolder()
     first.claim(tmp_path)
     code = f"""
@@ -66,7 +76,7 @@ from taigi_lightning.training.run_folder import RunFolder
 RunFolder().claim(Path({str(tmp_path)!r}))
 """
     other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
+        [warm_python.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
     )
     assert "Another `fit` is writing into" in other.stderr
     first.teardown(None, None, "fit")  # type: ignore[arg-type]

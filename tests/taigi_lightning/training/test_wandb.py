@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.warm_python import WarmPython
 from tests.working_folder import lay_out
 
 pytest.importorskip("wandb")
@@ -28,7 +28,7 @@ FIT = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, warm_python: WarmPython) -> Path:
     """A working folder in which one command was run twice and then resumed, with secrets in the environment."""
     folder = tmp_path_factory.mktemp("home")
     texts = [f"{TEXT * 2}{n}" for n in range(20)]
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path
             else []
         )
         done = subprocess.run(
-            [sys.executable, "-m", "taigi_lightning", *FIT.split(), *on],
+            [warm_python.executable, "-m", "taigi_lightning", *FIT.split(), *on],
             cwd=folder, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -90,10 +90,12 @@ def test_no_secret_is_written_anywhere(home: Path) -> None:
             assert secret.encode() not in content, f"{name} in {path}"
 
 
-def test_an_artifact_without_a_logger_for_it_is_refused_before_training(home: Path) -> None:
+def test_an_artifact_without_a_logger_for_it_is_refused_before_training(
+    home: Path, warm_python: WarmPython
+) -> None:
     command = [*FIT.split(), "--trainer.logger", "null", "--trainer.default_root_dir", "models/other"]
     done = subprocess.run(
-        [sys.executable, "-m", "taigi_lightning", *command],
+        [warm_python.executable, "-m", "taigi_lightning", *command],
         cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
