@@ -1,6 +1,7 @@
 """A tiny SentencePiece tokenizer and a tiny Llama whose files look like the real base model's."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,10 @@ Lí hó, lán lâi-khì tâi-uân chia̍h-pn̄g!
 伊講：「今仔日的天氣真好，咱來去海邊仔𨑨迌。」
 昨昏暗時落大雨，路頂攏是水，阿公行路真細膩。
 """
+
+
+# Of every command that a test starts: what outlines cannot parse must not fall back to slow imports unseen.
+os.environ["PYTHONWARNINGS"] = "error:The command line could not be read ahead:ImportWarning"
 
 
 @pytest.fixture(scope="session")

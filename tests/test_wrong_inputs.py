@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.warm_python import WarmPython
 from tests.working_folder import TEXT, lay_out
+from tests.wrong_inputs.bases import BASES
 from tests.wrong_inputs.case import Case
 from tests.wrong_inputs.command_lines import COMMAND_LINES
 from tests.wrong_inputs.configs import CONFIGS
 from tests.wrong_inputs.data_files import DATA_FILES
 
 ROOT = Path(__file__).parent.parent
-CASES = [*COMMAND_LINES, *CONFIGS, *DATA_FILES]
+CASES = [*COMMAND_LINES, *CONFIGS, *BASES, *DATA_FILES]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,9 @@ def test_a_wrong_input_is_refused_in_one_sentence(case: Case, warm_python: WarmP
     finally:
         for name in case.files:
             (folder / name).unlink()
+        for name in case.files:
+            with suppress(OSError):  # what is not empty was there before
+                (folder / name).parent.rmdir()
     assert ended.code == case.code, ended.err
     said = ended.err.strip()
     if not case.light:  # what loads has been said before

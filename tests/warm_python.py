@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -200,6 +201,7 @@ class Shelf:
 
     def __init__(self, groups: list[dict[str, ModuleType]]) -> None:
         self.groups = groups
+        self.asked_for: set[str] = set()  # top-level packages
         self.specs = {name: module.__spec__ for group in groups for name, module in group.items()}
         for name in self.specs:
             del sys.modules[name]
@@ -209,6 +211,7 @@ class Shelf:
         while any(name in group for group in self.groups):
             group = self.groups.pop(0)
             if name in group:
+                self.asked_for.add(name.partition(".")[0])
                 self.asked = group.pop(name)  # the import itself puts it into sys.modules
                 sys.modules.update(group)
                 return ModuleSpec(name, self)  # type: ignore[arg-type]
@@ -224,9 +227,13 @@ class Shelf:
         module.__spec__ = self.specs[module.__name__]
 
 
-def tell_what_is_loaded(stream: int) -> None:
-    """Write the heavy packages that a command has asked for."""
-    os.write(stream, " ".join(name for name in HEAVY if name in sys.modules).encode())
+def tell_what_was_loaded(stream: int, shelf: Shelf) -> None:
+    """Write the heavy packages that a command has asked for; with them come others that it has not."""
+    hidden = {name.partition(".")[0] for name in shelf.specs}
+    asked = (
+        name for name in HEAVY if name in shelf.asked_for or (name in sys.modules and name not in hidden)
+    )
+    os.write(stream, " ".join(asked).encode())
 
 
 def become(
@@ -239,8 +246,9 @@ def become(
     """Be the command."""
     for number, stream in enumerate(streams[:3]):
         os.dup2(stream, number)
+    shelf = Shelf(hidden)
     if len(streams) > 3:
-        atexit.register(tell_what_is_loaded, streams[3])
+        atexit.register(tell_what_was_loaded, streams[3], shelf)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
@@ -248,7 +256,12 @@ def become(
     places = [place for place in variables.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:] = [folder if kind == "-m" else "", *places, *(p for p in sys.path[1:] if p not in places)]
     sys.argv = [kind, *rest]
-    sys.meta_path.insert(0, Shelf(hidden))  # type: ignore[arg-type]
+    warnings.resetwarnings()  # and as Python sets them when it starts
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
+    for asked in filter(None, variables.get("PYTHONWARNINGS", "").split(",")):
+        warnings._setoption(asked)  # type: ignore[attr-defined]
+    sys.meta_path.insert(0, shelf)  # type: ignore[arg-type]
     if kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     elif kind == "-c":

@@ -15,8 +15,9 @@ from taigi_lightning.evaluation.generation import Sampling, TextWriter
 from taigi_lightning.evaluation.generation_files import read_prompts, write_all
 from taigi_lightning.evaluation.model_setup import build_model, take_fast_path, working_place
 from taigi_lightning.model.adapters import check_adapter
-from taigi_lightning.model.base_model import Quantization, check_base, load_tokenizer
+from taigi_lightning.model.base_model import Quantization, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, find_start
+from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.tasks.conversations import Conversation, Message
 
 

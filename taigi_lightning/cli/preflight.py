@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,10 +14,12 @@ from typing import Any, NoReturn
 from taigi_lightning.cli.commands import TOOLS
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import config_files
+from taigi_lightning.cli.outline_source import OutlineCalledError
 from taigi_lightning.cli.outlines import Outline, outlined
 from taigi_lightning.cli.own_classes import names_own_model
 from taigi_lightning.cli.question_checks import check_questions
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.base_files import check_settings, check_tokenizer_settings, read_settings
 
 # Where the short names of classes are looked for.
 FAMILIES = (
@@ -31,6 +34,7 @@ FAMILIES = (
     "torch.optim.lr_scheduler",
     "bitsandbytes.optim",
 )
+FELL_BACK = "The command line could not be read ahead"  # the tests make an error of this warning
 CLASS_NAME = re.compile(r"(?:[:=,\[-]\s*|^)[\"']?([A-Z]\w+)[\"']?\s*(?=$|[#,}\]])", re.MULTILINE)
 CLASS_PATH = re.compile(
     r"(?:class_path[=:]? ?'|Got value: |Import path |import path string: )([A-Za-z_][\w.]+)"
@@ -75,6 +79,7 @@ def preflight(command: str, rest: list[str]) -> Any:
         with outlined():
             _parse(command, rest)
     except Parsed as parsed:
+        _check_cached_base(parsed.config.model.base)
         if command != "plan":
             check_questions(command, parsed.config)
         return parsed.config
@@ -84,7 +89,13 @@ def preflight(command: str, rest: list[str]) -> Any:
             raise
     except InputError:
         raise
-    except Exception:  # whatever outlines could not stand for: the real classes decide
+    except Exception as error:  # whatever outlines could not stand for: the real classes decide
+        if command in TOOLS and isinstance(
+            error, OutlineCalledError
+        ):  # all was parsed; the function itself began
+            return None
+        # Python shows none of this category unless asked.
+        warnings.warn(f"{FELL_BACK}: {error!r}", ImportWarning, stacklevel=2)
         return None
     return None
 
@@ -100,6 +111,7 @@ def _parse(command: str, rest: list[str]) -> None:
         return
     from taigi_lightning.cli.lightning_cli import StageParser, TaigiCLI, main
     from taigi_lightning.cli.run_checks import check_files
+    from taigi_lightning.planning.base_files import check_base
 
     class EarlyParser(_Early, StageParser):
         """Refuses by an exception."""
@@ -108,6 +120,8 @@ def _parse(command: str, rest: list[str]) -> None:
         """Ends when all is parsed."""
 
         def plan(self, config: Any) -> NoReturn:
+            if Path(config.model.base).exists():  # an earlier stage of the plan may be to write it
+                check_base(config.model.base)
             raise Parsed(config)
 
         def parse_arguments(self, parser: Any, args: Any) -> None:
@@ -118,6 +132,20 @@ def _parse(command: str, rest: list[str]) -> None:
 
     _know_classes([*rest, *(Path(file).read_text(encoding="utf-8") for file in config_files(rest))])
     main(EarlyCLI, EarlyParser)
+
+
+def _check_cached_base(base: str) -> None:
+    """Refuse a base of the Hub by what the cache holds of it, as a folder is refused."""
+    if Path(base).is_dir() or base.count("/") != 1:
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    checks = {"config.json": check_settings, "tokenizer_config.json": check_tokenizer_settings}
+    for name, check in checks.items():
+        found = try_to_load_from_cache(base, name)
+        if isinstance(found, str):
+            with outlined():
+                check(base, read_settings(Path(found)))
 
 
 def _know_classes(texts: Iterable[str]) -> None:

@@ -20,8 +20,8 @@ from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.model.adapters import check_adapter
-from taigi_lightning.model.base_model import check_base
 from taigi_lightning.model.precision import best_dtype
+from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
 from taigi_lightning.planning.settings import count_devices
 
 # What a command calls of its data, and whose data have it.
@@ -68,6 +68,7 @@ def check_files(command: str, config: Any) -> None:
         InputError: the first thing that is missing.
     """
     check_base(config.model.base)
+    check_tokenizer_folder(config.model.base)
     if config.model.adapter is not None:
         check_adapter(config.model.adapter)
     kind, settings = config.data.class_path.rpartition(".")[2], config.data.init_args

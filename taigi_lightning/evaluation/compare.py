@@ -24,9 +24,10 @@ from taigi_lightning.evaluation.prediction_writer import write_predictions
 from taigi_lightning.evaluation.scoring import Answers, compare, read_answers, score
 from taigi_lightning.evaluation.test_report import by_question
 from taigi_lightning.model.adapters import check_adapter
-from taigi_lightning.model.base_model import Quantization, check_base, load_tokenizer
+from taigi_lightning.model.base_model import Quantization, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.precision import best_dtype
+from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt

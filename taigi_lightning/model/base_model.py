@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from taigi_lightning.errors import InputError
@@ -28,6 +29,12 @@ from taigi_lightning.model.text_model import (
     found_in_whole,
     is_wrapped,
     text_model_class,
+)
+from taigi_lightning.planning.base_files import (
+    check_base,
+    check_precision,
+    check_tokenizer_folder,
+    check_tokenizer_settings,
 )
 
 Quantization = Literal["nf4", "none"]
@@ -81,8 +88,7 @@ def load_base_model(
     if from_scratch:
         scratch: PreTrainedModel = architecture._from_config(config, dtype=torch.float32)
         return scratch.to(device)
-    if quantization == "nf4":
-        _check_not_quantised(base)
+    check_precision(base, AutoConfig.from_pretrained(base, trust_remote_code=False).to_dict())
     for shard in weight_files(base_folder(base)):
         read_header(shard)  # refuses one that is cut off or too long
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
@@ -172,19 +178,6 @@ def _no_load_report() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _check_not_quantised(base: str) -> None:
-    whole = AutoConfig.from_pretrained(base)
-    settings = (getattr(config, "quantization_config", None) for config in (whole, whole.get_text_config()))
-    if found := next((one for one in settings if one), None):
-        method = (
-            found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", found)
-        )
-        raise InputError(
-            f"The weights of {base} are quantised already ({method}), so they cannot be quantised to 4 bits again, and "
-            "nothing could be merged into them. Give the base in 16 bits."
-        )
-
-
 def _keep_weights_in_evaluation(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from rewriting 4-bit weights on a CPU when the model is first evaluated.
 
@@ -222,8 +215,12 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
         InputError: there is no tokenizer there, or nothing can serve as the pad token.
     """
     check_base(base)
+    check_tokenizer_folder(base)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
+        check_tokenizer_settings(base, get_tokenizer_config(base))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(_unreachable(base, error)) from error
     if tokenizer.eos_token_id is None:
@@ -244,7 +241,7 @@ def _check_vocabulary(base: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
     Special tokens that nothing here writes, such as Gemma's for pictures in its text-only sizes, may lie beyond.
     """
-    rows = AutoConfig.from_pretrained(base).get_text_config(decoder=True).vocab_size
+    rows = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config(decoder=True).vocab_size
     if len(tokenizer) <= rows:
         return
     ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
@@ -259,27 +256,6 @@ def _check_vocabulary(base: str, tokenizer: PreTrainedTokenizerBase) -> None:
             f"The tokenizer of {base} has {len(tokenizer)} tokens, but the model embeddings for {rows}: {beyond[0]!r} "
             f"and {len(beyond) - 1} more have none. Use the tokenizer that the model came with, or enlarge the model's "
             "embeddings once with resize_token_embeddings and save it."
-        )
-
-
-def check_base(base: str) -> None:
-    """Refuse a local path that is not a model before anything slow begins.
-
-    Raises:
-        InputError: `base` looks like a path, and there is no config.json in it.
-    """
-    path = Path(base)
-    if (path / "config.json").is_file():
-        return
-    if path.exists():
-        raise InputError(
-            f"{base} exists but holds no config.json, so it is not a model in the transformers format. "
-            "If a stage should have written it, let that stage finish first."
-        )
-    if base.count("/") != 1 or base.startswith((".", "/", "models/")):
-        raise InputError(
-            f"There is no model folder {base}. Give --model.base a folder with config.json, or a Hub name "
-            "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when the CPT stage has ended."
         )
 
 

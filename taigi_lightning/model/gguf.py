@@ -97,7 +97,9 @@ def unpack_gguf(gguf: Path, folder: Path) -> None:
     config_class = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {"quantization_config": config_class(dequantize=True)} if config_class else {}
     try:
-        packed: Any = AutoModelForCausalLM.from_pretrained(**source, **options, dtype=torch.float32)
+        packed: Any = AutoModelForCausalLM.from_pretrained(
+            **source, **options, dtype=torch.float32, trust_remote_code=False
+        )
     except ImportError as error:
         raise InputError(f"{gguf.name} cannot be read: {error} Install it with: pip install gguf") from error
     config = packed.config
@@ -107,4 +109,4 @@ def unpack_gguf(gguf: Path, folder: Path) -> None:
     plain.load_state_dict(packed.state_dict())
     with written_aside(folder) as aside:
         plain.save_pretrained(str(aside))
-        AutoTokenizer.from_pretrained(**source).save_pretrained(str(aside))
+        AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(str(aside))

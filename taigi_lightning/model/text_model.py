@@ -14,21 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import TensorEntry, base_folder, read_header, weight_files
+from taigi_lightning.planning.base_files import LOOKING_AHEAD, refuse_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FLOATS = ("BF16", "F16", "F32")
 SUCH_AS = "Use a base that continues text, such as Llama, Mistral, Qwen or Gemma."
-# Types whose tokens see those after them, unless this setting of theirs is true; None: always.
-LOOKING_AHEAD = {
-    **dict.fromkeys(
-        ("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra"), "is_decoder"
-    ),
-    **dict.fromkeys(("ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm"), "is_decoder"),
-    **dict.fromkeys(("roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), "is_decoder"),
-    **{"xlm": "causal", "cpmant": None, "xlnet": None},
-}
 # Types that compute otherwise than layer after layer, token after token.
 OTHERWISE = {
     "prophetnet": "predicts several tokens at once",
@@ -86,11 +78,12 @@ def _unlike(config: Any) -> str | None:
 
 
 def _configuration(base: str | Path) -> Any:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     try:
-        return AutoConfig.from_pretrained(str(base))
+        return AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     except (ValueError, KeyError) as error:
+        refuse_code(str(base), PreTrainedConfig.get_config_dict(str(base))[0])
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"The configuration of {base} cannot be used: {reason} Use another base.") from error
 

@@ -73,7 +73,7 @@ def _text_settings(path: Path) -> dict[str, Any]:
     from transformers import AutoConfig  # takes seconds
 
     try:
-        whole = AutoConfig.from_pretrained(path.parent)
+        whole = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except (ValueError, KeyError):  # a class of its own, which is counted by what it says
         return config
     found = whole.get_text_config(decoder=True)

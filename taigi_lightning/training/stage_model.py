@@ -13,8 +13,9 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import build_model, compute_dtype, take_fast_path, tokens_at_once
 from taigi_lightning.kernels.host_memory import waiting_parameters
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
-from taigi_lightning.model.base_model import Quantization, check_base
+from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
+from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.training.distributed import check_same_base, check_strategy
 from taigi_lightning.training.module_callbacks import check_callbacks
 from taigi_lightning.training.prompt_style import check_prompt_style

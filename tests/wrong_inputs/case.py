@@ -23,4 +23,5 @@ class Case:
     light: bool = True
 
     def __str__(self) -> str:
-        return self.command.removeprefix("taigi_lightning ")[:80]
+        usual = " --config configs/cpt.yaml --config configs/tiny.yaml"
+        return self.command.removeprefix("taigi_lightning ").replace(usual, "")[:80]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.base_model import check_base, load_base_model, load_tokenizer
+from taigi_lightning.model.base_model import load_base_model, load_tokenizer
+from taigi_lightning.planning.base_files import check_base
 
 CPU = torch.device("cpu")
 
