@@ -126,7 +126,8 @@ def self_check(model: Any, *, answers: bool, generating: PreTrainedTokenizerBase
         if generating is not None and _padding_differs(model, generating, first, second, limits):
             padding = f"{name} takes padding before a prompt for text: each prompt is continued alone."
         base.__dict__[GENERATE_ALONE] = padding is not None
-    return Findings(packing, sharing, padding)
+    base.__dict__["findings"] = findings = Findings(packing, sharing, padding)
+    return findings
 
 
 def differs(found: Tensor, wanted: Tensor, limit: float) -> bool:

@@ -10,6 +10,9 @@ from taigi_lightning.errors import InputError
 
 LINEAGE = "lineage.json"
 ADAPTER_CONFIG = "adapter_config.json"
+HOW_TRAINED = (
+    "how_it_trained.json"  # sentences: which projections have LoRA, which path the layers take, what is off
+)
 
 
 def read_json(path: Path) -> Any:

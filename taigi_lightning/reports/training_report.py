@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taigi_lightning.planning.run_files import lineage_file, read_json
+from taigi_lightning.planning.run_files import HOW_TRAINED, lineage_file, read_json
 from taigi_lightning.planning.run_log import Metrics, RunLog, read_run_log
 from taigi_lightning.reports.html_page import origins, question_card, write_page
 from taigi_lightning.reports.page import Chart, as_csv
@@ -58,6 +58,7 @@ def write_fit_report(folder: Path) -> Path:
         charts=_fit_charts(log, _chance(answers)),
         held_out_text=_held_out_text(read_json(folder / TEXT)),
         held_out_answers=_held_out_answers(answers),
+        how_trained=read_json(folder / HOW_TRAINED) or [],
         lineage=lineage_rows(lineage) if lineage else [],
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,9 +10,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
+from taigi_lightning.planning.run_files import HOW_TRAINED
 
 
 class Announcement(Callback):
@@ -28,7 +31,7 @@ class Announcement(Callback):
         )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print sizes, once, on rank zero, before the first step."""
+        """Print sizes, once, on rank zero, before the first step, and leave what the report says of the model."""
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -46,6 +49,13 @@ class Announcement(Callback):
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
         module.print("\n".join(lines))
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            found = str(getattr(causal_lm(module.model), "findings", "") or "").splitlines()
+            write_json(
+                folder / HOW_TRAINED, [*what_stays(module.start), *how_it_trains(module.model), *found]
+            )
 
 
 def what_stays(start: Start) -> list[str]:

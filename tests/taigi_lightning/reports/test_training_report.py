@@ -10,6 +10,7 @@ import pytest
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.sample_answers import write_answers
+from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.reports.training_report import ANSWERS, TEXT, write_fit_report
 from taigi_lightning.tasks.questions import Question
 from tests.browser import CHROMIUM, check_page, check_width
@@ -38,6 +39,17 @@ def run(tmp_path: Path) -> Path:
     ]
     write_answers(folder / ANSWERS, questions, predictions, held_out=40)
     return folder
+
+
+def test_a_training_report_says_what_has_no_lora_and_which_path_was_taken(run: Path) -> None:
+    lines = [
+        "LoRA on 4 projections: q_proj; none on model.layers.*.mlp.experts.<down>",
+        "general path, since x",
+    ]
+    (run / HOW_TRAINED).write_text(json.dumps(lines))
+    page = check_page(write_fit_report(run))
+    assert "none on model.layers.*.mlp.experts.&lt;down&gt;" in page
+    assert "general path, since x" in page
 
 
 def resumed(run: Path, checkpoint: str | None) -> None:

@@ -1,5 +1,6 @@
 """What a run shows: steps, loss, tokens/s and the time left, on terminals wide and narrow, and in a log."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning.memory import nf4_bytes
+from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.progress_bar import StepProgress
 from taigi_lightning.training.run_summary import Announcement, stored_bytes
@@ -83,3 +85,9 @@ def test_4_bit_weights_count_with_their_scales(tiny_llama_dir: Path) -> None:
     assert weight.dtype is torch.uint8
     assert stored_bytes(weight) == nf4_bytes(64 * 128)
     assert stored_bytes(model.lm_head.weight) == model.lm_head.weight.numel() * 4
+
+
+def test_the_run_leaves_what_its_report_says_of_the_model(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    train(tiny_llama_dir, tmp_path, steps=1)
+    said = " ".join(json.loads((tmp_path / HOW_TRAINED).read_text()))
+    assert "LoRA on" in said and "all that the text model has" in said
