@@ -81,6 +81,13 @@ def how_it_trains(model: Any) -> list[str]:
     reason = getattr(base, "slow_path_reason", None)
     if reason:
         lines.append(f"general path, since {reason}: right, but slower than the fast path")
+    if reason and not base.supports_gradient_checkpointing:
+        lines.append("all activations are kept: transformers cannot compute this model's layers again")
+    packed = any(parameter.dtype is torch.uint8 for parameter in base.parameters())
+    if packed and any(
+        parameter.dim() == 3 and parameter.is_floating_point() for parameter in base.parameters()
+    ):
+        lines.append("its stacked experts stay in 16 bits: bitsandbytes packs layers, and they are none")
     return lines
 
 

@@ -13,7 +13,9 @@ from taigi_lightning.tasks.questions import Question
 TINY = Path(__file__).parents[3] / "models" / "tiny-taigi"
 QUESTION = Question("7", "阿明去市仔。" * 5, "去佗位？", ("市仔", "厝", "山", "海"), 3, 1)
 SOLVED = [Question("1", "落雨矣。", "天氣按怎？", ("好", "落雨", "風", "雪"), 2, 1)]
-# In the manner of three families: a line break after the turn; BOS and EOS; an empty thought before the last answer.
+# In the manner of several families: a line break after the turn; BOS and EOS; an empty thought before the last answer;
+# a system turn put before any (Qwen 2.5), with texts stripped of white space (Llama 3); no system turn, and turns that
+# must alternate (Gemma 3).
 TEMPLATES = {
     "line break": "{{ bos_token }}{% for m in messages %}<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
     "{{ m.content | trim }}<end>\n{% endfor %}",
@@ -21,6 +23,14 @@ TEMPLATES = {
     "{{ m.content }} {{ eos_token }}{% endif %}{% endfor %}",
     "thought": "{% for m in messages %}<turn>{{ m.role }}\n{% if loop.last and m.role == 'assistant' %}<think>\n\n"
     "</think>\n\n{% endif %}{{ m.content }}<end>\n{% endfor %}",
+    "system added": "{% if messages[0].role != 'system' %}<turn>system\nYou help.<end>\n{% endif %}"
+    "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}",
+    "system and strip": "{{ bos_token }}<turn>system\n\nToday is a day.\n\n<end>{% for m in messages %}"
+    "<turn>{{ m.role }}\n\n{{ m.content | trim }}<end>{% endfor %}",
+    "no system": "{{ bos_token }}"
+    "{% if messages[0].role == 'system' %}{{ raise_exception('No system turn') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate!') }}"
+    "{% endif %}<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end>\n{% endfor %}",
 }
 
 
