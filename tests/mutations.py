@@ -34,7 +34,7 @@ PLANTED = [
     Planted(f"{T}/data/packing.py", "position_ids[at : at + length] -= at", "pass", f"{C}/data/test_packing.py"),
     Planted(f"{T}/data/packing.py", "pieces -= supervised[packing.starts]", "pass", f"{C}/data/test_packing.py"),
     Planted(
-        f"{T}/data/dataloader.py", "[self.seed, self.epoch]", "[self.seed, 0]",
+        f"{T}/data/dataloader.py", "self._epoch_items(self.seed, self.epoch)", "self._epoch_items(self.seed, 0)",
         f"{C}/data/test_dataloader.py::test_the_order_depends_on_seed_and_epoch_alone",
     ),
     Planted(
@@ -145,7 +145,7 @@ PLANTED = [
         f"{C}/training/test_resume.py::test_everything_else_is_used_and_said",
     ),
     Planted(
-        f"{T}/training/lr_schedule.py", 'group["lr"] *= wanted / found if found else 1.0', "pass",
+        f"{T}/training/lr_schedule.py", "return rate * wanted / found if found else rate", "return rate",
         f"{C}/training/test_lr_schedule.py",
     ),
     Planted(
@@ -167,11 +167,11 @@ PLANTED = [
     ),
     # ---- the training step
     Planted(
-        f"{T}/training/module.py", 'max(1, batch["window_tokens"])', 'max(1, batch["supervised_tokens"])',
+        f"{T}/training/step_batches.py", 'max(1, batch["window_tokens"])', 'max(1, batch["supervised_tokens"])',
         f"{C}/lightning/test_gradients.py::test_accumulated_micro_batches_are_one_large_batch",
     ),
     Planted(
-        f"{T}/training/module.py", "self.named_parameters() if p.requires_grad}", "self.named_parameters()}",
+        f"{T}/training/trained_state.py", "if parameter.requires_grad or name in trains:", "if True:",
         f"{C}/training/test_module.py::test_a_checkpoint_holds_what_trains_and_loads_without_pickle",
     ),
     Planted(
