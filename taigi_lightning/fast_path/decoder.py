@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, Literal
 
@@ -82,6 +83,10 @@ class FastDecoder:
         self._hooks = [self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))]
         for module in self.backbone.layers:
             self._hooks.append(module.register_forward_pre_hook(self.stream.before_own_pass))
+        self.wide = family.wide and self.layers[0].dtype == torch.float16
+        if self.wide:
+            self.shape = replace(self.shape, wide=True)
+            self._hooks += widen(self.backbone, family)
         self.keep_on_host({layer.index for layer in self.layers if layer.members()[0].on_host})
         if weights_on_host != "auto":
             (count,) = placement.counts(weights_on_host, len(self.layers), self.packed)
@@ -206,7 +211,7 @@ class FastDecoder:
             embedded = self.backbone.embed_tokens(input_ids)
             step = Step(
                 documents=documents or find_documents(position_ids),
-                tables=self.rotary_tables(embedded, position_ids.expand(rows, -1)),
+                tables=self.rotary_tables(position_ids.expand(rows, -1)),
                 shape=(rows, columns),
                 # The host's generator: asking the device's would wait for it.
                 seed=int(torch.randint(2**31 - 1, ())),
@@ -228,9 +233,9 @@ class FastDecoder:
         assert norm is not None
         return norm
 
-    def rotary_tables(self, like: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """cos and sin (M, D), in like's dtype, of every kind of layer; position_ids: (B, T)."""
-        tables = {}
+    def rotary_tables(self, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """cos and sin (M, D), in the layers' dtype, of every kind of layer; position_ids: (B, T)."""
+        tables, like = {}, self.backbone.norm.weight
         for kind in {layer.table for layer in self.layers}:
             if kind == UNTURNED:
                 cos = like.new_ones(*position_ids.shape, self.layers[0].head_size)
@@ -240,3 +245,13 @@ class FastDecoder:
                 cos, sin = self.backbone.rotary_emb(like, position_ids, *names)
             tables[kind] = (cos.flatten(0, 1).contiguous(), sin.flatten(0, 1).contiguous())
         return tables
+
+
+def widen(backbone: Any, family: Family) -> list[Any]:
+    """Let every pass through a backbone, transformers' own among them, add up the residual stream in float32.
+
+    What is added first decides its dtype, as does what a norm after a projection gives. Returns hooks to remove.
+    """
+    after = [getattr(layer, name) for layer in backbone.layers for name in family.after if name is not None]
+    hooks = [norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for norm in after]
+    return [*hooks, backbone.embed_tokens.register_forward_hook(lambda _, __, embedded: embedded.float())]

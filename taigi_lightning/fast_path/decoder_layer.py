@@ -61,6 +61,7 @@ class DecoderLayer:
         self._head_norms = None if family.head_norm == "none" else (attn.q_norm, attn.k_norm)
         self.scores = attention.Scores(float(attn.scaling), family.window_of(attn, config))
         self.table = family.table_of(attn, config)
+        self.dtype: torch.dtype = next(n for n in (*self._before, *self._after) if n is not None).weight.dtype
         self.activation = ACTIVATIONS[activation_of(config)]
         self.stream: WeightStream | None = None  # brings the base weights, if they wait on the host
 
@@ -133,7 +134,7 @@ class DecoderLayer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x, or x + delta; a buffer with its norm; the norm with dropout. Half 0 is the attention's, 1 the MLP's."""
         group, dropout = self.groups()[2 * half], self.dropout(step, 2 * half)
-        inputs = group.buffer(x)
+        inputs = group.buffer(x, self.dtype)
         normed = inputs[:, : group.in_features]
         if delta is None:
             return x, inputs, step.ops.rms_norm(x, self.norm(half), normed, dropout)

@@ -21,6 +21,8 @@ class Family:
         one_plus: norms keep their weights as w - 1, and multiply by them in float32.
         window: who knows the sliding window: the config, each layer's attention, or nobody, as there is none.
         rotary_by_type: the rotary embedding has a base for each of the config's `layer_types`.
+        wide: the residual stream exceeds float16's largest number, 65,504: it stays in float32 where layers compute in
+            float16, as on cards without bfloat16.
     """
 
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
@@ -31,6 +33,7 @@ class Family:
     one_plus: bool = False
     window: Literal["none", "config", "layer"] = "none"
     rotary_by_type: bool = False
+    wide: bool = False
 
     def window_of(self, attention: Any, config: Any) -> int | None:
         """How many keys a query of one layer sees, itself included; None: all of its document so far."""
@@ -54,6 +57,7 @@ FOUR_NORMS = Family(
     one_plus=True,
     window="layer",
     rotary_by_type=True,
+    wide=True,
 )
 NORMS_AFTER = Family(
     before=(None, None),
@@ -68,7 +72,7 @@ FAMILIES = {
     "Qwen3ForCausalLM": Family(head_norm="head", window="layer"),
     "SmolLM3ForCausalLM": Family(window="layer"),
     "Phi3ForCausalLM": Family(qkv=("qkv_proj",), gate_up=("gate_up_proj",), window="config"),
-    "GemmaForCausalLM": Family(one_plus=True),
+    "GemmaForCausalLM": Family(one_plus=True, wide=True),
     "Gemma3ForCausalLM": FOUR_NORMS,
     "Gemma3ForConditionalGeneration": FOUR_NORMS,
     "Olmo2ForCausalLM": NORMS_AFTER,

@@ -48,7 +48,7 @@ class _Stream:
             if product is None:
                 self.base, *product = layer.project_gate_up(x, projected, step)
             else:
-                self.base = projected.add_(x)
+                self.base = projected.add_(x) if projected.dtype == x.dtype else x + projected
         if product is None:
             _, *product = layer.project_gate_up(self.base, self.delta, step)
         self.gate_up, self.hidden = product
@@ -71,7 +71,7 @@ def _mlp_backward(
     direct, side, hidden_grad = layer.gate_up.backward(grad_gate_up, bool(dropout))
     if post is None:
         grad, dropped = step.ops.rms_norm_backward(direct, side, stream.base, norm, grad, dropout)
-        grad_o = grad
+        grad_o = grad.to(layer.dtype)
     else:
         grad, grad_o, dropped = step.ops.add_rms_norm_backward(
             direct, side, stream.base, stream.delta, post, norm, grad, dropout
@@ -84,7 +84,7 @@ def _through_post_norm(layer: DecoderLayer, grad: Tensor, gate_up: Tensor, step:
     """Gradient of the MLP's projected output from that of y: grad itself, unless the output has a norm."""
     post = layer.post_norm(1)
     if post is None:
-        return grad
+        return grad.to(layer.dtype)
     saved = step.load(layer.index, OUTPUT)
     output = saved[0] if saved else layer.down.multiply(layer.down_inputs(gate_up, step))[0]
     return step.ops.norm_gradient(grad, output, post)  # type: ignore[no-any-return]
@@ -117,7 +117,7 @@ def _attention_backward(
         grad, dropped = step.ops.rms_norm_backward(direct, side, x, norm, grad, dropout)
     else:
         hidden_grad = layer.qkv.hidden_gradient(grad_qkv)
-        dropped = step.ops.rms_norm(x, norm, torch.empty_like(x), dropout)
+        dropped = step.ops.rms_norm(x, norm, torch.empty_like(x, dtype=layer.dtype), dropout)
     qkv = layer.qkv.gradients(grad_qkv, hidden, float32_product(hidden_grad.t(), dropped))
     return grad if need_input else None, qkv + o + mlp_gradients
 

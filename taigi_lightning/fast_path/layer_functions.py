@@ -33,23 +33,30 @@ class _Layer(torch.autograd.Function):
         layer.enter(backward=True)
         grad_x, gradients = backward(layer, grad.contiguous(), step, ctx.needs_input_grad[0])
         wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]
-        return (grad_x, grad_x if ctx.added else None, None, None, *wanted)
+        return (grad_x, _beside(grad_x, layer.dtype) if ctx.added else None, None, None, *wanted)
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, norm: Norm, post: Norm | None, ops: ModuleType) -> Tensor:
-        out = torch.empty_like(x)
+        out = torch.empty_like(delta)
         total, _ = ops.add_rms_norm(x, delta, norm, out, Dropout(0.0, 0), post)
         ctx.save_for_backward(total.detach())
-        ctx.norm, ctx.ops = norm, ops
+        ctx.norm, ctx.ops, ctx.dtype = norm, ops, delta.dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (total,) = ctx.saved_tensors
         grad_x = ctx.ops.norm_gradient(grad.contiguous(), total, ctx.norm)
-        return grad_x, grad_x, None, None, None
+        return grad_x, _beside(grad_x, ctx.dtype), None, None, None
+
+
+def _beside(grad: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What goes back in the place of delta, where nobody reads it: the gradient itself, or nothing of delta's dtype."""
+    if grad is None or grad.dtype == dtype:
+        return grad
+    return grad.new_zeros((), dtype=dtype).expand(grad.shape)
 
 
 apply_layer: Callable[..., tuple[Tensor, Tensor]] = _Layer.apply

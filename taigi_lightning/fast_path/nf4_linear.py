@@ -217,9 +217,9 @@ class ProjectionGroup:
         self._resident_a = stacked if self.resident is not None else None
         return stacked
 
-    def buffer(self, like: Tensor) -> Tensor:
+    def buffer(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Uninitialised (M, K + F + R) for the input and, beside it, the updates' hidden activations."""
-        return like.new_empty(like.shape[0], self.width)
+        return like.new_empty(like.shape[0], self.width, dtype=dtype)
 
     def sides(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Where LoRA's hidden activations go in inputs (M, K + F + R), and A (R, K), which makes them of d (M, K)."""
@@ -250,6 +250,8 @@ class ProjectionGroup:
         weight = self._joined(inputs.dtype)
         if onto is None:
             return torch.nn.functional.linear(inputs, weight, self.bias)
+        if onto.dtype != inputs.dtype:
+            return onto.add_(torch.nn.functional.linear(inputs, weight, self.bias))
         onto.addmm_(inputs, weight.t())
         return onto if self.bias is None else onto.add_(self.bias)
 

@@ -106,11 +106,11 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
     backbone, last = decoder.backbone, decoder.layers[-1]
     with torch.autocast(wanted.device.type, enabled=False):
         x, delta = backbone.embed_tokens(trees.input_ids), None  # [M, H]
-        tables = decoder.rotary_tables(x, trees.position_ids[None])
+        tables = decoder.rotary_tables(trees.position_ids[None])
         row = _Row(trees, tables, runs, longest, decoder.ops)
         for layer in decoder.layers:
             x, delta = _layer(x, delta, layer, row, wanted if layer is last else None)
-        out = torch.empty_like(x)
+        out = torch.empty_like(x, dtype=last.dtype)
         if delta is None:
             decoder.ops.rms_norm(x, decoder.final_norm, out, NO_DROPOUT)
         else:
@@ -140,7 +140,7 @@ def _layer(
     x, delta = _project_onto(layer.o, inputs, x, layer.post_norm(0))
     x, inputs = _normed(x, delta, layer, 1, row.ops)
     gate_up = layer.gate_up.predict(inputs)
-    inputs = layer.down.buffer(x)
+    inputs = layer.down.buffer(x, layer.dtype)
     row.ops.glu(gate_up, inputs[:, : layer.down.in_features], NO_DROPOUT, layer.activation)
     del gate_up
     return _project_onto(layer.down, inputs, x, layer.post_norm(1))
@@ -158,7 +158,7 @@ def _normed(
 ) -> tuple[Tensor, Tensor]:
     """The residual stream, and its norm in a buffer for the projections that follow it."""
     group, norm = (layer.qkv, layer.gate_up)[half], layer.norm(half)
-    inputs = group.buffer(x)
+    inputs = group.buffer(x, layer.dtype)
     out = inputs[:, : group.in_features]
     if delta is None:
         ops.rms_norm(x, norm, out, NO_DROPOUT)

@@ -28,13 +28,16 @@ def _weighted(hat: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
     return norm.weight * hat.to(dtype)
 
 
-def normed(x: Tensor, norm: Norm | None) -> Tensor:
-    """RMSNorm(x) over the last dimension; x itself if norm is None."""
-    return x if norm is None else _weighted(_normalise(x, norm.eps)[0], norm, x.dtype)
+def normed(x: Tensor, norm: Norm | None, dtype: torch.dtype | None = None) -> Tensor:
+    """RMSNorm(x) over the last dimension, in x's dtype or the one given; x itself if norm is None."""
+    return x if norm is None else _weighted(_normalise(x, norm.eps)[0], norm, dtype or x.dtype)
 
 
 def rms_norm(x: Tensor, norm: Norm | None, out: Tensor, dropout: Dropout) -> Tensor:
-    """Write RMSNorm(x), or x if norm is None, into out (M, K); return it with dropout applied."""
+    """Write RMSNorm(x), or x if norm is None, into out (M, K); return it with dropout applied.
+
+    In all of these x may be the residual stream in float32, with what the layers compute in float16.
+    """
     out.copy_(normed(x, norm))
     return drop(out, dropout) if dropout else out
 
@@ -46,7 +49,7 @@ def add_rms_norm(
 
     Without post the sum may take delta's memory; with it, delta stays as it is.
     """
-    total = x + normed(delta, post)
+    total = x + normed(delta, post, x.dtype)
     return total, rms_norm(total, norm, out, dropout)
 
 
@@ -79,7 +82,7 @@ def rms_norm_backward(
         dx = _through_norm(dx, x, norm)
     if residual_grad is not None:
         dx = dx + residual_grad.float()
-    again = normed(x, norm)
+    again = normed(x, norm).to(grad.dtype)
     return dx.to(x.dtype), drop(again, dropout) if dropout else again
 
 
@@ -97,6 +100,6 @@ def add_rms_norm_backward(
 
     All (M, K). residual_grad's and delta's memory may be reused for the results.
     """
-    total = x + normed(delta, post)
+    total = x + normed(delta, post, x.dtype)
     dx, dropped = rms_norm_backward(grad, lora, total, norm, residual_grad, dropout)
     return dx, norm_gradient(dx, delta, post), dropped

@@ -55,6 +55,7 @@ def _rms_norm_kernel(
     if NORM:
         hat, _ = _normalised(value, K, eps)
         value = weighted(hat, tl.load(weight + column, mask=inside, other=0.0), value.dtype, ONE_PLUS)
+    value = value.to(out.dtype.element_ty)
     tl.store(out + row.to(tl.int64) * out_stride + column, value, mask=inside)
     if THRESHOLD > 0:
         kept = drop_element(value.to(tl.float32), row, column, seed, THRESHOLD, SCALE)
@@ -111,6 +112,7 @@ def _write(
         again = weighted(hat, w, value.dtype, ONE_PLUS)
         result = inverse * (joined * weight_of(w, ONE_PLUS) - hat * along)
     if KEEP:
+        again = again.to(dropped.dtype.element_ty)  # as it was forward, where the residual stream is wider
         if LORA and THRESHOLD > 0:
             again = tl.where(keep, again.to(tl.float32) * SCALE, 0.0)
         tl.store(dropped + start + column, again, mask=inside)
@@ -189,9 +191,10 @@ def _forward(
     post: Norm | None,
 ) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
-    dropped = torch.empty_like(x) if dropout else out
+    dropped = torch.empty_like(x, dtype=out.dtype) if dropout else out
     # Each program reads its row before it writes it; before a norm, delta may be saved for the backward pass.
-    total = x if delta is None else delta if post is None else torch.empty_like(x)
+    reused = delta is not None and post is None and delta.dtype == x.dtype
+    total = x if delta is None else delta if reused else torch.empty_like(x)
     first, second = post or norm or Norm(x, 0.0), norm or Norm(x, 0.0)
     _rms_norm_kernel[(rows,)](
         x, total if delta is None else delta, total, first.weight, second.weight, out, dropped, columns,
@@ -249,7 +252,7 @@ def rms_norm_backward(
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor]:
     lora_grad = None if lora is None else lora[0] @ lora[1]
-    dropped = torch.empty_like(x) if lora_grad is None else lora_grad
+    dropped = torch.empty_like(x, dtype=grad.dtype) if lora_grad is None else lora_grad
     return _backward(grad, lora_grad, x, None, None, norm, residual_grad, dropped, dropout), dropped
 
 
@@ -264,6 +267,6 @@ def add_rms_norm_backward(
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor, Tensor]:
     lora_grad = None if lora is None else lora[0] @ lora[1]
-    dropped = torch.empty_like(x) if lora_grad is None else lora_grad
+    dropped = torch.empty_like(x, dtype=grad.dtype) if lora_grad is None else lora_grad
     dx = _backward(grad, lora_grad, x, delta, post, norm, residual_grad, dropped, dropout)
     return dx, delta, dropped

@@ -73,11 +73,12 @@ def _of_layer(saving: Saving, sizes: dict[str, int]) -> Saving:
 def layer_bytes(shape: Shape, tokens: int, element_size: int = 2) -> dict[str, int]:
     """Bytes of each tensor one decoder layer may save for `tokens` tokens, by its name."""
     queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    stream = shape.hidden * (2 if shape.wide else 1)
     widths = {
-        INPUT: shape.hidden,
+        INPUT: stream,
         QKV: queries + 2 * pairs,
         ATTENTION: queries,
-        MIDDLE: shape.hidden,
+        MIDDLE: shape.hidden if shape.post_norms else stream,
         GATE_UP: 2 * shape.intermediate,
     }
     if shape.post_norms:
@@ -93,7 +94,8 @@ def small_bytes(shape: Shape, tokens: int, rank: int, element_size: int = 2) -> 
 def working_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
     """Bytes at the peak of one layer's backward pass, beside what layers saved: largest inside the MLP."""
     hidden, wide = shape.hidden, shape.intermediate
-    activations = ((6 if shape.post_norms else 5) * hidden + 4 * wide) * tokens
+    streams = 2 if shape.wide else 0  # what goes in and its gradient, the other halves of their 32 bits
+    activations = (((6 if shape.post_norms else 5) + streams) * hidden + 4 * wide) * tokens
     unpacked = 2 * wide * (hidden + SIDE_COLUMNS)
     return (activations + unpacked) * element_size
 

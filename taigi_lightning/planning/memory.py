@@ -37,6 +37,7 @@ class Shape:
         norms: a layer's norms as wide as the hidden states.
         post_norms: two of them come after the projections, before these join the residual stream.
         fused: q, k, v are one projection, gate and up another.
+        wide: the residual stream is in float32 between layers that compute in 16 bits.
     """
 
     layers: int
@@ -52,6 +53,7 @@ class Shape:
     norms: int = 2
     post_norms: bool = False
     fused: bool = False
+    wide: bool = False
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape:

@@ -219,3 +219,33 @@ def test_products_made_on_the_way_are_those_of_the_dropped_input(
         for rank in (8, 24, 136):  # fewer columns than a product of tiles takes, no power of two, too many
             found, wanted = (projected(ops, rank, dropout, activation) for ops in (kernels, elementwise))
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def in_two_precisions(ops: Any, dropout: Dropout, post: Norm | None) -> list[Tensor]:
+    """A residual stream in float32 around what layers compute in float16: forward, then backward without dropout."""
+    stream, delta, grad, out = 1e5 * X, SIDE.half(), (0.1 * GRAD).half(), wide(7, 96).half()
+    norm = Norm(PLUS.weight.half(), 1e-5, one_plus=True)
+    total, dropped = ops.add_rms_norm(stream.clone(), delta.clone(), norm, out, dropout, post)
+    alone = wide(7, 96).half()
+    found = [total, dropped, out, ops.rms_norm(stream, norm, alone, dropout), alone]
+    more, none = 1e-4 * X.flip(1), Dropout(0.0, 0)
+    if post is None:
+        found += ops.rms_norm_backward(grad, None, stream, norm, more, none)
+    else:
+        found += ops.add_rms_norm_backward(grad, None, stream, delta.clone(), post, norm, more, none)
+        found.append(ops.norm_gradient(0.01 * GRAD, delta, post))
+    return [tensor.clone() for tensor in found]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+@pytest.mark.parametrize("post", [None, Norm(torch.linspace(2e4, 5e4, 96).half(), 1e-5, one_plus=True)])
+def test_a_residual_stream_in_float32_is_added_up_there(
+    kernels: ModuleType, post: Norm | None, probability: float
+) -> None:
+    found, wanted = (in_two_precisions(ops, Dropout(probability, 9), post) for ops in (kernels, elementwise))
+    assert [t.dtype for t in found] == [t.dtype for t in wanted]
+    assert float(found[0].abs().max()) > 65504
+    assert all(bool(torch.isfinite(t).all()) for t in found)
+    torch.testing.assert_close(
+        found, wanted, rtol=1e-3, atol=1e-3
+    )  # one rounding to float16 may fall otherwise
