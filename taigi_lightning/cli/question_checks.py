@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from taigi_lightning.data.hub import is_address
 from taigi_lightning.tasks.conversations import InstructionTemplate, read_conversations
 from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
@@ -59,11 +60,12 @@ def _check_conversations(command: str, settings: Any) -> None:
 
 def _sources(train_file: Any) -> list[str]:
     """One file, or the names of several with their shares."""
-    return [train_file] if isinstance(train_file, str) else list(train_file)
+    return list(train_file) if isinstance(train_file, dict) else [str(train_file)]
 
 
 def _is_large(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > LARGE
+    """Whether a file is not worth reading here; one of the Hub is fetched by its data module."""
+    return is_address(path) or (path.is_file() and path.stat().st_size > LARGE)
 
 
 def _read(file: str | Path, settings: Any, *, need_answers: bool = True) -> list[Question]:

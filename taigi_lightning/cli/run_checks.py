@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
+from taigi_lightning.data.hub import is_address
 from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
@@ -78,7 +79,7 @@ def check_files(command: str, config: Any) -> None:
         # Of several corpora not every one need have something to validate on.
         splits += [settings.validation_split] if settings.validation_split and not several else []
         for source in settings.data_dir if several else [settings.data_dir]:
-            for split in splits:
+            for split in [] if is_address(source) else splits:  # one of the Hub is fetched by its data module
                 check_template(corpus_files(Path(source), split), settings.document)
 
 

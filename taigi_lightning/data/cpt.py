@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.data.in_memory import CorpusSource, corpus_path, has_split, is_mixture
+from taigi_lightning.data.in_memory import CorpusSource, corpus_path, has_split, weighted_paths
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.tokenized_corpus import check_template, corpus_files, tokenize_corpus
 from taigi_lightning.data.training_data import Split, TrainingData
@@ -53,7 +53,7 @@ class CPTDataModule(TrainingData):
         cache_dir: str | None = None,
         document: str = "{text}",
     ) -> None:
-        sources = dict(data_dir) if is_mixture(data_dir) else corpus_path(data_dir)
+        sources = weighted_paths(data_dir, corpus_path)
         super().__init__(sources, batch_size, num_workers)
         if not isinstance(data_dir, str) and isinstance(sources, str) and validation_split:
             # One table: all of it is for training.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taigi_lightning.atomic_write import write_json, written_aside
+from taigi_lightning.data.hub import hub_file, hub_folder, is_address
 from taigi_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,12 +37,26 @@ def is_mixture(source: object) -> TypeGuard[Shares]:
     return isinstance(source, Mapping) and all(isinstance(share, int | float) for share in source.values())
 
 
+def weighted_paths(source: Any, path: Callable[[Any], str]) -> str | dict[str, float]:
+    """One path; or paths with their shares, where that is what was given.
+
+    Args:
+        source: what a data module was given.
+        path: what makes a path of one source: `questions_path` or `corpus_path`.
+    """
+    if not is_mixture(source):
+        return path(source)
+    return {path(one): share for one, share in source.items()}
+
+
 def questions_path(source: Source) -> str:
-    """The path of questions that are in a file already, or were written from a table into the cache.
+    """The path of questions that are in a file already, or were written into the cache from a table or from the Hub.
 
     Raises:
         InputError: it is none of the kinds of table, or has no rows.
     """
+    if is_address(source):
+        return str(hub_file(source))
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     content, digest = _parquet(source)
@@ -52,11 +67,14 @@ def corpus_path(source: CorpusSource) -> str:
     """The folder of a corpus that is on disk already, or was written into the cache.
 
     Args:
-        source: a folder; a table with a column `text`, to train on; or tables by split, as a DatasetDict is one.
+        source: a folder; a data set of the Hub, hf://OWNER/NAME; a table with a column `text`, to train on; or tables
+            by split, as a DatasetDict is one.
 
     Raises:
         InputError: it is none of the kinds of table, or has no rows.
     """
+    if is_address(source):
+        return str(hub_folder(source))
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     splits = source if isinstance(source, Mapping) else {"train": source}

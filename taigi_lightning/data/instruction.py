@@ -10,7 +10,7 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
-from taigi_lightning.data.in_memory import Source, TrainingSource, is_mixture, questions_path
+from taigi_lightning.data.in_memory import Source, TrainingSource, questions_path, weighted_paths
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.training_data import Split, TrainingData
 from taigi_lightning.errors import InputError
@@ -64,8 +64,7 @@ class InstructionDataModule(TrainingData):
         num_workers: NonNegativeInt = 0,
         chat_template: bool | Literal["auto"] = "auto",
     ) -> None:
-        sources = dict(train_file) if is_mixture(train_file) else questions_path(train_file)
-        super().__init__(sources, batch_size, num_workers)
+        super().__init__(weighted_paths(train_file, questions_path), batch_size, num_workers)
         check_fraction(validation_fraction)
         self.tokenizer = tokenizer
         self.columns = columns
