@@ -11,7 +11,11 @@ import sys
 import threading
 from types import FrameType
 
+from corpus_tools.windows import print_what_streams_lack
+
 INTERRUPTED = 130  # the exit code that shells give a command stopped by SIGINT
+# Ctrl-C, and on Windows Ctrl-Break
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGBREAK") if hasattr(signal, name))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -25,7 +29,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 for unusable data (usage errors leave with 2, Ctrl-C with 130)."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, _stop) if in_main_thread else None
+    before = {number: signal.signal(number, _stop) for number in STOPPING} if in_main_thread else {}
+    print_what_streams_lack()
     try:
         given = sys.argv[1:] if arguments is None else arguments
         if given[:1] == ["--version"]:
@@ -37,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run(given)
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import msgspec
 from corpus_tools.cleaning.optional_rules import extra_rules
 from corpus_tools.documents import Counts, PartSummary
 from corpus_tools.errors import InputError
+from corpus_tools.files.atomic import write_text
 from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.hub import fetch, is_address
 from corpus_tools.files.shard_file import read_counts
@@ -43,6 +44,7 @@ from corpus_tools.steps.publish import publish
 from corpus_tools.steps.select import select
 from corpus_tools.steps.write_part import write_part
 from corpus_tools.steps.write_parts import grouped, write_all
+from corpus_tools.windows import patiently
 
 
 def build_corpus(
@@ -92,9 +94,9 @@ def build_corpus(
         report = _report(recorded, cleaned, parts, work, passed_over, validation)
         _need_documents(report)
         names = [file.name for file in cleaned.files]
-        (work / "report.html").write_text(render_page(report, names), encoding="utf-8")
+        write_text(work / "report.html", render_page(report, names))
         publish(work, output_dir, parts, cleaned.files, report, recorded)
-        shutil.rmtree(work)
+        patiently(lambda: shutil.rmtree(work))
         return report
 
 

@@ -18,7 +18,9 @@ from taigi_lightning.signals import (
     handle_signals,
     raise_stopped,
     restore_signals,
+    wait_when_closed,
 )
+from taigi_lightning.windows import print_what_streams_lack
 
 
 def run(arguments: list[str]) -> None:
@@ -83,7 +85,10 @@ def run_stage(command: str, config: Any) -> None:
         config: what was parsed before, if it was, to say what is about to load.
     """
     # Read when torch starts: lets freed memory be used again whatever the sizes, so that less is reserved.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if (
+        sys.platform != "win32"
+    ):  # whose segments cannot expand: PyTorch would warn, and `auto` leaves more free there
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if config is not None:
         folder = config.trainer.default_root_dir or "."
         print(f"{command}: {config.model.base} into {folder}; loading PyTorch", file=sys.stderr, flush=True)
@@ -97,8 +102,10 @@ def main() -> int:
     """Returns the exit code: 0, 1 for data that cannot be used, 2 for a command line that cannot.
 
     Raises:
-        StoppedBySignal: what ran was stopped; Python then ends with 130 (Ctrl-C) or 143 (SIGTERM).
+        StoppedBySignal: what ran was stopped; Python then ends with 130 (Ctrl-C), 143 (SIGTERM) or 149 (SIGBREAK).
     """
+    print_what_streams_lack()
+    wait_when_closed()
     before = handle_signals(exit_at_once)
     try:
         return answer(sys.argv[1:])

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taigi_lightning.errors import InputError
+from taigi_lightning.windows import path_problem, patiently
+
 PARTIAL = ".partial"
 
 
@@ -18,23 +21,28 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     The block may write a file or make a folder; a folder replaces the earlier one as a whole. If the block fails,
     `path` stays as it was and what was begun is removed. What a killed process left is replaced by the next one.
+
+    Raises:
+        InputError: on Windows, the path is too long or has a name that no file may have there.
     """
+    if problem := path_problem(path, len(PARTIAL)):
+        raise InputError(f"{problem}.")
     aside = path.with_name(path.name + PARTIAL)
     _remove(aside)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield aside
         if path.is_dir():  # a folder is not renamed onto one that holds files
-            shutil.rmtree(path)
-        aside.replace(path)
+            _remove(path)
+        patiently(lambda: aside.replace(path))
     finally:
         _remove(aside)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8."""
+    """Write `text` in UTF-8, its line ends as they are."""
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
@@ -44,6 +52,6 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        patiently(lambda: shutil.rmtree(path))
     else:
-        path.unlink(missing_ok=True)
+        patiently(lambda: path.unlink(missing_ok=True))

@@ -138,12 +138,14 @@ def run_step(step: Step, folder: Path) -> str:
     log = folder / "logs" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    environment: Mapping[str, str] = {**os.environ, "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
+    environment: Mapping[str, str] = {
+        **os.environ, "PYTHONWARNINGS": "ignore", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8",
+    }  # fmt: skip
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
         env=environment, check=False,
     )  # fmt: skip
-    log.write_text(done.stdout, encoding="utf-8")
+    log.write_text(done.stdout, encoding="utf-8", newline="\n")
     if done.returncode != 0:
         print("\n".join(done.stdout.splitlines()[-LOOK_AT:]), file=sys.stderr)
         print(f"error: the step {step.name} failed; all of its output: {log}", file=sys.stderr)

@@ -1,15 +1,20 @@
-"""What SIGINT (Ctrl-C) and SIGTERM do to a command: it ends with 130 or 143, one line and no traceback."""
+"""What SIGINT (Ctrl-C), SIGTERM and, on Windows, SIGBREAK do to a command: one line, no traceback, 128 + the signal."""
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+# SIGBREAK is Windows' own: Ctrl-Break, and what a closed window, logging off or shutting down is turned into here.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+CLOSING = (2, 5, 6)  # CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT of wincon.h
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -22,7 +27,7 @@ class StoppedBySignal(SystemExit):
 
 
 def handle_signals(handler: Handler) -> dict[int, Any]:
-    """Let SIGINT and SIGTERM call `handler`, unless whoever started this process had them ignored (nohup).
+    """Let the signals that stop a command call `handler`, unless whoever started this process had them ignored (nohup).
 
     Returns:
         the handlers there were before, for `restore_signals`; outside the main thread, where none can be set, none.
@@ -61,4 +66,41 @@ def say(number: int, what: str) -> None:
     os.write(2, f"\n{signal.Signals(number).name}: {what}\n".encode())
 
 
+def leave_signals_to_parent(worker: int = 0) -> None:
+    """Let a process that prepares batches go on when Ctrl-C or a closing window reaches it too: its parent decides.
+
+    Args:
+        worker: its number, which a DataLoader tells its `worker_init_fn`.
+    """
+    for number in STOPPING:
+        if number != signal.SIGTERM:  # by which a DataLoader ends its workers
+            signal.signal(number, signal.SIG_IGN)
+    wait_when_closed(lambda: None)
+
+
+def wait_when_closed(stop: Callable[[], None] = lambda: _thread.interrupt_main(STOPPING[-1])) -> None:
+    """On Windows, let a window that is closed stop a command as Ctrl-Break does, and give it the time to save.
+
+    Windows ends a process as soon as its console handler returns, and the C runtime's, through which Python hears of
+    signals, returns at once. One that waits has the system's timeout: about five seconds after a window was closed.
+
+    Args:
+        stop: called in a thread of its own when the window closes, the user logs off or the machine shuts down.
+    """
+    global _console_handler  # noqa: PLW0603 - Windows calls it as long as the process lives
+    if sys.platform == "win32" and _console_handler is None:
+        import ctypes
+
+        def handle(event: int) -> int:
+            if event not in CLOSING:
+                return 0  # to the C runtime's handler
+            stop()
+            time.sleep(3600)  # until the main thread has ended the process, or Windows has
+            return 1
+
+        _console_handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(handle)
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(_console_handler, 1)
+
+
 _process = os.getpid()
+_console_handler: Any = None

@@ -6,11 +6,12 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from corpus_tools.errors import printable
+from corpus_tools.windows import read_configs_as_utf8
 
 _WANTED = {
     "PositiveInt": "a whole number of 1 or more",
@@ -58,6 +59,11 @@ class Parser(ArgumentParser):
 
     names: tuple[str, ...] = ()  # of commands and of options, for suggestions
     arguments: tuple[str, ...] = ()  # what was typed
+
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse as jsonargparse does; configs are read in UTF-8."""
+        read_configs_as_utf8()
+        return super().parse_args(*arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and leave with 2."""

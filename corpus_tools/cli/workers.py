@@ -49,7 +49,9 @@ def _cluster(scheduler: str) -> Iterator[Executor]:
 
 def _begin_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it: a pool's idle workers wait for ever if it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGBREAK"):  # the second is Windows' Ctrl-Break
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

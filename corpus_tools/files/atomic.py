@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from corpus_tools.windows import patiently
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -17,9 +19,15 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
-        aside.replace(path)
+        patiently(lambda: aside.replace(path))
     finally:
-        aside.unlink(missing_ok=True)
+        patiently(lambda: aside.unlink(missing_ok=True))
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` in UTF-8, its line ends as they are."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def sha256_of(path: Path) -> str:
@@ -30,5 +38,4 @@ def sha256_of(path: Path) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """`value` as readable JSON."""
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -71,7 +71,7 @@ def train_tokenizer(sample_dir: str | Path, output_dir: str | Path) -> Path:
     aside.replace(output / "tokenizer.model")
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, **SPECIAL}
     for name, content in (("special_tokens_map.json", SPECIAL), ("tokenizer_config.json", settings)):
-        (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
     return output / "tokenizer.model"
 
 

@@ -17,6 +17,7 @@ from corpus_tools.errors import InputError
 from corpus_tools.sample.exercises import exercise_document, school_page
 from corpus_tools.sample.instructions import instruction_rows
 from corpus_tools.sample.texts import SampleQuestion, alphabet_of_texts, article, question_set
+from corpus_tools.windows import patiently
 
 EXERCISES_A_FILE = 5_000
 STORY_SHARE = 0.2  # of the corpus's articles; the others are pages of a schoolbook
@@ -188,11 +189,11 @@ def _write_csv(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    aside.replace(path)
+    patiently(lambda: aside.replace(path))
 
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    aside.write_text(text, encoding="utf-8", newline="\n")
+    patiently(lambda: aside.replace(path))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corpus_tools.errors import InputError
+from corpus_tools.windows import path_problem
 
 WHOLE = ("dropped.parquet", "report.json", "report.html", "README.md")
 _DATA = re.compile(r"(train|validation)-\d{5}-of-\d{5}\.(parquet|jsonl)")
@@ -16,10 +17,13 @@ def check_output_folder(output_dir: Path, sources: Sequence[Path]) -> None:
     """Refuse a folder in which writing a corpus would touch what is not a corpus.
 
     Raises:
-        InputError: The folder is, holds or lies in a source, or holds files that no run wrote.
+        InputError: The folder is, holds or lies in a source, holds files that no run wrote, or has a name or a length
+            that Windows does not take.
     """
     if str(output_dir) == ".":
         raise InputError("the output folder is the current one; give a folder of its own with --output_dir.")
+    if problem := path_problem(output_dir):
+        raise InputError(f"the output folder cannot be made: {problem}.")
     folder = output_dir.resolve()
     for source in map(Path.resolve, sources):
         if folder == source or source in folder.parents:

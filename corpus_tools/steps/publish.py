@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from corpus_tools.documents import PartSummary
-from corpus_tools.files.atomic import sha256_of, write_json
+from corpus_tools.errors import InputError
+from corpus_tools.files.atomic import sha256_of, write_json, write_text
 from corpus_tools.steps.clean_all import InputFile
 from corpus_tools.steps.output_folder import WHOLE
+from corpus_tools.windows import in_use, patiently
 
 CARD = """---
 language: nan
@@ -94,17 +97,31 @@ def publish(
         min_chars=options["min_chars"],
         max_chars=options["max_chars"],
     )
-    (work / "README.md").write_text(card, encoding="utf-8")
+    write_text(work / "README.md", card)
     write_json(work / "report.json", report)
     hashes = {new: sha256 for _, new, sha256 in data}
     hashes |= {name: sha256_of(work / name) for name in WHOLE}
     inputs = [{"name": f.name, "bytes": f.bytes, "sha256": f.sha256, "rows": f.rows} for f in files]
     manifest = {"version": package_version(), "options": options, "inputs": inputs, "outputs": hashes}
     write_json(work / "manifest.json", manifest)
-    (output_dir / "manifest.json").unlink(missing_ok=True)
-    for old in [*output_dir.glob("train-*-of-*"), *output_dir.glob("validation-*-of-*")]:
-        old.unlink()
-    for name, new, _ in data:
-        (work / name).replace(output_dir / new)
-    for name in [*WHOLE, "manifest.json"]:
-        (work / name).replace(output_dir / name)
+    _rename(work, output_dir, [*((name, new) for name, new, _ in data), *zip(WHOLE, WHOLE, strict=True)])
+
+
+def _rename(work: Path, output_dir: Path, names: Sequence[tuple[str, str]]) -> None:
+    """Put files of the work folder, each under its new name, in the place of an earlier corpus; the manifest last.
+
+    Raises:
+        InputError: another program holds one of the files open, which on Windows keeps it in its place.
+    """
+    earlier = [path for split in ("train", "validation") for path in output_dir.glob(f"{split}-*-of-*")]
+    for path in [*earlier, *(output_dir / name for name in (*WHOLE, "manifest.json"))]:
+        if in_use(path):
+            raise InputError(
+                f"{path} is open in another program; close it there and run the same command again, which takes this "
+                "run up where it is."
+            )
+    patiently(lambda: (output_dir / "manifest.json").unlink(missing_ok=True))
+    for path in earlier:
+        patiently(path.unlink)
+    for name, new in [*names, ("manifest.json", "manifest.json")]:
+        patiently(partial((work / name).replace, output_dir / new))

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from taigi_lightning.cli.config_locations import check_config_files, where
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.cli.value_errors import wrong_value
+from taigi_lightning.windows import read_configs_as_utf8
 
 UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
 NO_VALUE = re.compile(r"^argument (?:-\w/)?(--[\w.]+): expected (?:one|at least one) argument")
@@ -42,6 +43,7 @@ class SuggestingParser(ArgumentParser):
         if self.exit_on_error and getattr(self, "parent_parser", None) is None:
             SuggestingParser.arguments = list(sys.argv[1:] if args is None else args)
             SuggestingParser.folder = Path.cwd()
+        read_configs_as_utf8()
         return super().parse_args(args, *rest, **options)
 
     def format_help(self, *formatter: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
+from taigi_lightning.windows import config_text
 
 Place = tuple[str, str, int]  # dotted key, file, line from 1
 
@@ -47,7 +48,7 @@ def _absent(name: str) -> str | None:
 
 def _not_settings(name: str) -> str | None:
     try:
-        root = yaml.compose(Path(name).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        root = yaml.compose(config_text(Path(name)), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         return f"{name} is not UTF-8 (byte {error.start}). Save it as UTF-8."
     except yaml.MarkedYAMLError as error:
@@ -63,7 +64,7 @@ def _not_settings(name: str) -> str | None:
 
 def written_keys(file: str) -> Iterator[Place]:
     """Every key of a YAML file with its dotted path and its line."""
-    root = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    root = yaml.compose(config_text(Path(file)), Loader=yaml.SafeLoader)
 
     def walk(node: yaml.Node | None, prefix: str) -> Iterator[Place]:
         if isinstance(node, yaml.SequenceNode):

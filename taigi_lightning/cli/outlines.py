@@ -60,6 +60,7 @@ REAL = frozenset(
         "taigi_lightning.moved_modules",
         "taigi_lightning.planning",
         "taigi_lightning.signals",
+        "taigi_lightning.windows",
     }
 )
 # Run over outlines: they build the parser.

@@ -20,6 +20,7 @@ from taigi_lightning.cli.own_classes import names_own_model
 from taigi_lightning.cli.question_checks import check_questions
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_files import check_settings, check_tokenizer_settings, read_settings
+from taigi_lightning.windows import config_text
 
 # Where the short names of classes are looked for.
 FAMILIES = (
@@ -130,7 +131,7 @@ def _parse(command: str, rest: list[str]) -> None:
             check_files(self.config.subcommand, config)
             raise Parsed(config)
 
-    _know_classes([*rest, *(Path(file).read_text(encoding="utf-8") for file in config_files(rest))])
+    _know_classes([*rest, *(config_text(Path(file)) for file in config_files(rest))])
     main(EarlyCLI, EarlyParser)
 
 

@@ -188,7 +188,7 @@ def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     config = adapter_config(folder)
     config["exclude_modules"] = f"(?!{re.escape(outer)}).*"  # other towers have layers of the same names
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def check_adapter(adapter: str) -> None:

@@ -185,7 +185,9 @@ def found_card() -> tuple[str, int] | None:
     if not shutil.which("nvidia-smi"):
         return None
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    lines = subprocess.run(
+        query, capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stdout.splitlines()
     if not lines or "," not in lines[0]:
         return None
     name, _, size = lines[0].rpartition(",")

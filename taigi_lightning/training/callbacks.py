@@ -168,9 +168,10 @@ def _data_sources(trainer: pl.Trainer) -> list[str]:
 class SaveOnSignal(Callback):
     """The first Ctrl-C or SIGTERM ends the optimizer step, saves and stops; a second stops at once.
 
-    Before the first step and after the last one, the first stops at once. Either way the process ends with 130 or 143
-    (`StoppedBySignal`), never 0. Stopping inside an accumulation window would lose its gradients, and with them the
-    equality of a resumed run with an unbroken one. Several processes stop together, one optimizer step later.
+    On Windows so does Ctrl-Break, and a window that is closed. Before the first step and after the last one, the first
+    stops at once. Either way the process ends with 130, 143 or 149 (`StoppedBySignal`), never 0. Stopping inside an
+    accumulation window would lose its gradients, and with them the equality of a resumed run with an unbroken one.
+    Several processes stop together, one optimizer step later.
     """
 
     def __init__(self) -> None:
@@ -182,7 +183,7 @@ class SaveOnSignal(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over both signals, of which Lightning only notes a SIGTERM, for the time of training.
+        """Take over the signals, of which Lightning only notes a SIGTERM, for the time of training.
 
         Raises:
             StoppedBySignal: a SIGTERM came meanwhile; Lightning would train a step and end as if all were done.
@@ -247,7 +248,8 @@ class SaveRunConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         with written_aside(folder / RUN_CONFIG) as aside:
-            self.parser.save(self.config, str(aside), skip_none=False, overwrite=True, multifile=False)
+            # Not the parser's `save`, which writes in the system's encoding.
+            aside.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8", newline="\n")
         for logger in trainer.loggers:
             # As plain values: the command line's own kinds of number would be logged as text, or as Python objects.
             logger.log_hyperparams(

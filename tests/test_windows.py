@@ -1,0 +1,172 @@
+"""What Windows does otherwise, as far as another system can show it."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import corpus_tools.windows
+import taigi_lightning.windows
+from taigi_lightning import windows
+from taigi_lightning.atomic_write import write_json
+from taigi_lightning.errors import InputError
+from taigi_lightning.windows import config_text, in_use, name_problem, path_problem, patiently
+from tests.working_folder import ROOT
+
+
+def test_both_packages_have_the_same_file() -> None:
+    one, other = (Path(str(m.__file__)) for m in (corpus_tools.windows, taigi_lightning.windows))
+    assert one.read_bytes() == other.read_bytes(), "change windows.py in both packages"
+
+
+@pytest.fixture
+def on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the module take the branches of Windows, on which paths are short and no time is lost."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(windows, "_takes_long_paths", lambda: False)
+    monkeypatch.setattr(windows, "_PAUSES", (0.0, 0.0))
+
+
+# ---- streams ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("cp950", "Lí hó，阮佇台南 — 𪜶 … é\udc80".replace("í", r"\xed").replace("ó", r"\xf3")),
+        ("cp1252", r"Lí hó\uff0c\u962e\u4f47\u53f0\u5357 — \U0002a736 … é" + "\\udc80"),
+        ("ascii", r"L\xed h\xf3\uff0c\u962e\u4f47\u53f0\u5357 - \U0002a736 ... \xe9" + "\\udc80"),
+        ("utf-8", "Lí hó，阮佇台南 — 𪜶 … é\\udc80"),
+    ],
+)
+def test_a_stream_takes_what_its_encoding_lacks(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, printed: str
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    windows.print_what_streams_lack()
+    print("Lí hó，阮佇台南 — 𪜶 … é\udc80", end="", flush=True)
+    if encoding == "cp950":
+        printed = printed.replace("𪜶", r"\U0002a736").replace("é", r"\xe9").replace("\udc80", r"\udc80")
+    assert raw.getvalue().decode(encoding) == printed
+
+
+def test_a_process_without_streams_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # pythonw
+    windows.print_what_streams_lack()
+
+
+# ---- configs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_config_is_read_as_powershell_or_an_editor_saved_it(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.yaml").write_bytes("columns:\r\n  文章: 內容\r\n".encode(encoding))
+    assert config_text(tmp_path / "a.yaml") == "columns:\n  文章: 內容\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_both_command_lines_read_configs_in_utf8_whatever_the_system_has(
+    tmp_path: Path, encoding: str
+) -> None:
+    """With ASCII as the system's encoding, Python's own `open` would fail on these."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.json").write_text('[{"題": "一", "文": "阿明下晡欲去市仔。"}]', encoding="utf-8")
+    texts = {
+        "clean.yaml": "fields: {text: 文, title: 題}\nmin_chars: 5\nvalidation_fraction: 0\n",
+        "sft.yaml": "data: {class_path: SFTDataModule, init_args: {columns: {文章: 沒有的欄}, train_file: q.csv}}\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    (tmp_path / "q.csv").write_text("文章,問題\n一,二\n", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **ascii_only}, capture_output=True, text=True, check=False
+        )  # fmt: skip
+
+    cleaned = run(
+        "corpus_tools", "clean", "--config", "clean.yaml", "raw", "--output_dir", "corpus", "--workers", "1"
+    )
+    assert cleaned.returncode == 0, cleaned.stderr
+    base = str(ROOT / "models" / "tiny-taigi")
+    refused = run("taigi_lightning", "fit", "--config", "sft.yaml", "--model.base", base)
+    assert r"\u6c92\u6709\u7684\u6b04" in refused.stderr, refused.stderr
+
+
+# ---- files in use -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("on_windows")
+def test_a_file_that_a_scanner_holds_is_tried_again() -> None:
+    failures = [PermissionError(13, "in use"), PermissionError(13, "in use")]
+
+    def action() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert patiently(action) == "done"
+    failures += [PermissionError(13, "in use")] * 9
+    with pytest.raises(PermissionError):
+        patiently(action)
+
+
+def test_elsewhere_a_refusal_stands() -> None:
+    calls = []
+
+    def action() -> None:
+        calls.append(1)
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        patiently(action)
+    assert len(calls) == 1
+
+
+def test_a_file_that_is_free_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ID")
+    assert not in_use(tmp_path / "a.csv")
+    assert not in_use(tmp_path / "none.csv")
+    assert (tmp_path / "a.csv").read_text() == "ID"
+
+
+# ---- paths --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a<b", "x|y", "runs/what?", "a*", "com1", "LPT9.log", "NUL", "nul.txt", "aux .csv", "v1./x", "end ", "con/x",
+     "a\tb", "C:\\runs\\12:30", "\\\\server\\share\\prn"],
+)  # fmt: skip
+def test_names_that_windows_refuses_or_changes(name: str) -> None:
+    assert name_problem(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["C:\\Users\\王小明\\taigi", "D:models", "..\\.\\a.b", "data/output-CPT&SFT_V2.csv", "console", "com10",
+     "nulla.txt",     "\\\\server\\share\\x", "台語 (2)", "val_loss=1.25-step=3.ckpt", ".lock"],
+)  # fmt: skip
+def test_names_that_windows_takes(name: str) -> None:
+    assert name_problem(name) is None
+
+
+@pytest.mark.usefixtures("on_windows")
+def test_a_path_that_is_too_long_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    long = tmp_path / ("長" * 120) / ("x" * 100)
+    assert f"has {len(str(long))} characters" in str(path_problem(long))
+    with pytest.raises(InputError, match="Give a shorter folder, or switch on long paths"):
+        write_json(long / "scores.json", {})
+    assert not any(tmp_path.iterdir())
+    assert path_problem(Path("models/cpt")) is None
+
+
+def test_other_systems_take_such_paths(tmp_path: Path) -> None:
+    write_json(tmp_path / "a:b" / ("x" * 200) / "s.json", {})
+    assert path_problem(Path("aux/a:b")) is None
