@@ -20,6 +20,7 @@ from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
+from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.placement import WeightsOnHost
 
@@ -38,7 +39,7 @@ def apply_fast_path(
 
     Args:
         model: what `get_peft_model` returned, over a transformers causal language model.
-        compile: on CUDA, compute the row-wise operations in fused kernels; off, in plain torch.
+        compile: on CUDA, compute the row-wise operations in fused kernels; off, or without Triton, in plain torch.
         activation_budget: the share of all activations kept on the device: 0 recomputes or moves out every
             layer's, 1 keeps everything, "auto" keeps what the device's free memory holds at the first step.
         offload: on CUDA, move what layers without a share save to pinned host memory: at most half of what
@@ -63,13 +64,13 @@ def apply_fast_path(
         if activation_budget != 1.0 and base.supports_gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.disable_input_require_grads()  # only reentrant checkpointing needs them, and some add to them in place
-        fused = compile and next(base.parameters()).is_cuda
+        fused = compile and _runs_triton(next(base.parameters()))
         for module in base.modules():
             general_path.speed_up(module, _operations(fused), fused)
         base.slow_path_reason = reason
         _bring_back(base, weights_on_host, reason)
         return model
-    fused = compile and base.get_decoder().norm.weight.is_cuda
+    fused = compile and _runs_triton(base.get_decoder().norm.weight)
     base.fast_decoder = FastDecoder(
         base,
         families.FAMILIES[type(base).__name__],
@@ -119,6 +120,10 @@ def fast_decoder(model: Any) -> "FastDecoder | None":
     """The backbone as `apply_fast_path` wrote it out, if it did and the adapters are still the same."""
     decoder: FastDecoder | None = getattr(causal_lm(model), "fast_decoder", None)
     return decoder if decoder is not None and decoder.ready() else None
+
+
+def _runs_triton(like: Tensor) -> bool:
+    return like.is_cuda and triton_fault() is None
 
 
 def _operations(fused: bool) -> ModuleType:

@@ -10,6 +10,7 @@ from taigi_lightning.fast_path.output_head import OutputHead
 from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.products import float32_product
+from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.activation_plan import HEAD_ROWS, SLICE_TOKENS
 from taigi_lightning.tasks.prompts import IGNORE
 
@@ -105,7 +106,7 @@ def _finish(logits: Tensor, head: OutputHead) -> Tensor | float | None:
 
 
 def _operations(like: Tensor) -> ModuleType:
-    if not like.is_cuda:
+    if not like.is_cuda or triton_fault() is not None:
         return elementwise
     from taigi_lightning.kernels import elementwise_triton
 

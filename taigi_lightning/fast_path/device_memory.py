@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from taigi_lightning.planning.activation_plan import LOOSE_MARGIN, MARGIN
+from taigi_lightning.windows import lends_host_memory
 
 
 def allowed_bytes(device: torch.device) -> tuple[float, float]:
@@ -15,6 +16,23 @@ def allowed_bytes(device: torch.device) -> tuple[float, float]:
     held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
     limit = torch.cuda.get_per_process_memory_fraction(device) * total
     return limit, min(free + held, limit) - used
+
+
+@cache
+def hold_to_own_memory(device: torch.device) -> int | None:
+    """Keep this process to what is free of a GPU's own memory, where its driver would go on in host memory (WDDM).
+
+    What is past it then ends as out of memory, with what to do, instead of running many times slower without a word.
+
+    Returns:
+        the bytes held to; None where the driver lends nothing, or on a CPU.
+    """
+    if device.type != "cuda" or not lends_host_memory():
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    own = free + torch.cuda.memory_reserved(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), device)
+    return own
 
 
 @cache

@@ -111,7 +111,7 @@ def _gather(value: Any) -> list[Any]:
 def _this_machine() -> tuple[str, int]:
     """What tells this machine, and the processes that can be seen in it, from others."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         return boot, Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return f"no Linux, process {os.getpid()}", distributed.get_rank()

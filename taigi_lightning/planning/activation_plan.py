@@ -6,6 +6,7 @@ M = B * T tokens of a micro-batch, H the hidden size, F the MLP's width, V the v
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -187,13 +188,18 @@ def plan_savings(layers: int, sizes: dict[str, int], headroom: float, host_headr
     return [least] * (layers - keeping) + [everything] * keeping
 
 
+def system_margin() -> float:
+    """The share of a card to leave free that a plan counts with: on Windows segments cannot expand."""
+    return LOOSE_MARGIN if sys.platform == "win32" else MARGIN
+
+
 def headroom_left(
     card: float,
     taken: float,
     shape: Shape,
     tokens: int,
     element_size: int = 2,
-    margin: float = MARGIN,
+    margin: float | None = None,
     head_on_host: bool = False,
 ) -> float:
     """Bytes that a budget of "auto" may fill.
@@ -201,10 +207,11 @@ def headroom_left(
     Args:
         card: bytes of the device that this process may take.
         taken: bytes held for the whole step: weights, adapter, gradients, optimizer state, other processes.
-        margin: of the card, to leave free.
+        margin: of the card, to leave free; None: what this system's allocator needs.
         head_on_host: the output head waits there.
     """
-    return card * (1 - margin) - taken - transient_bytes(shape, tokens, element_size, head_on_host)
+    free = card * (1 - (system_margin() if margin is None else margin))
+    return free - taken - transient_bytes(shape, tokens, element_size, head_on_host)
 
 
 def decide(

@@ -29,6 +29,13 @@ from taigi_lightning.planning.settings import (
     read_settings,
 )
 from taigi_lightning.planning.step_time import ASSUMED, Machine
+from taigi_lightning.windows import lends_host_memory
+
+SHARED = (
+    "The card's own (dedicated) memory alone is counted. Windows lends host memory as shared GPU memory beyond it, "
+    "and a run that takes it crawls: `fit` is held to what is free of the card's own. What the desktop has taken of "
+    "it, the Task Manager shows; leave that out of --gpu_memory."
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -76,7 +83,8 @@ def print_plan(config: Mapping[str, Any]) -> None:
         print(hardware_table(read_settings(config), machine_of(config), host_bytes(config)))
         return
     plan = plan_config(config)
-    print(json.dumps(asdict(plan), ensure_ascii=False, indent=2) if config.get("json") else render(plan))
+    # In ASCII, since a console may lack characters, whose escapes would be no JSON.
+    print(json.dumps(asdict(plan), indent=2) if config.get("json") else render(plan))
 
 
 def plan_config(config: Mapping[str, Any]) -> Plan:
@@ -88,7 +96,8 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
     found = replace(
         _found(settings, shape, card, speed), machine=machine_of(config), host_bytes=host_bytes(config)
     )
-    return make_plan(settings, shape, found, general)
+    plan = make_plan(settings, shape, found, general)
+    return replace(plan, notes=(*plan.notes, SHARED)) if lends_host_memory() else plan
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:

@@ -260,7 +260,11 @@ def smaller(settings: Settings, general: str | None = None) -> Iterator[tuple[st
 
 def margin(path: Literal["fast", "general"]) -> float:
     """The share of a card to leave free for fragments and small tensors."""
-    return activation_plan.MARGIN if path == "fast" else general_path.MARGIN
+    return (
+        activation_plan.system_margin()
+        if path == "fast"
+        else max(general_path.MARGIN, activation_plan.system_margin())
+    )
 
 
 def fitting(

@@ -15,6 +15,7 @@ from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
 from taigi_lightning.planning.run_files import HOW_TRAINED
+from taigi_lightning.training.machine_notes import machine_notes
 
 
 class Announcement(Callback):
@@ -44,6 +45,7 @@ class Announcement(Callback):
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
             *what_stays(module.start),
             *how_it_trains(module.model),
+            *machine_notes(module.device, module.compile_layers),
             *([data.summary()] if hasattr(data, "summary") else []),
             *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",

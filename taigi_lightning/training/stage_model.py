@@ -11,12 +11,14 @@ from lightning.pytorch.callbacks import Callback, ModelSummary
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import build_model, compute_dtype, take_fast_path, tokens_at_once
+from taigi_lightning.fast_path.device_memory import hold_to_own_memory
 from taigi_lightning.kernels.host_memory import waiting_parameters
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.training.distributed import check_same_base, check_strategy
+from taigi_lightning.training.machine_notes import machine_notes
 from taigi_lightning.training.module_callbacks import check_callbacks
 from taigi_lightning.training.prompt_style import check_prompt_style
 from taigi_lightning.training.run_summary import weights
@@ -98,6 +100,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     trainer = attached_trainer(module)
     if (ranks := 1 if trainer is None else trainer.world_size) > 1:
         check_same_base(module.identity)
+    hold_to_own_memory(device)
     data: Any = getattr(trainer, "datamodule", None)
     if not training and hasattr(data, "prompt"):
         check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
@@ -141,7 +144,9 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     if findings.packing and getattr(data, "packing", False):
         data.stop_packing()
         say(findings.packing)
-    for found in (findings.sharing, findings.padding):
+    # What trains says it in its summary.
+    notes = [] if training else machine_notes(device, module.compile_layers)
+    for found in (findings.sharing, findings.padding, *notes):
         if found:
             say(found)
     return model

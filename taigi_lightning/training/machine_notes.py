@@ -1,0 +1,28 @@
+"""What of this machine makes a run slower than it could be, each said once."""
+
+from __future__ import annotations
+
+import torch
+
+from taigi_lightning.fast_path.device_memory import hold_to_own_memory
+from taigi_lightning.kernels.triton_support import plain_operations
+
+OWN_MEMORY = (
+    "held to the {size:.1f} GiB of the card's own memory that are free: Windows would lend host memory beyond it as "
+    "shared GPU memory, and the run would crawl rather than end"
+)
+
+
+def machine_notes(device: torch.device, compile: bool | None) -> list[str]:
+    """Lines for a run's summary.
+
+    Args:
+        device: where the model is.
+        compile: the config's setting; None asks for kernels on a GPU.
+    """
+    held = hold_to_own_memory(device)
+    lines = [
+        plain_operations(device.type == "cuda", compile is not False),
+        None if held is None else OWN_MEMORY.format(size=held / 2**30),
+    ]
+    return [line for line in lines if line]
