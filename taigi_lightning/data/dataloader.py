@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from taigi_lightning.data.collate import pad_right
 from taigi_lightning.data.mixture import MixedBlocks
 from taigi_lightning.data.packing import Blocks
 from taigi_lightning.errors import InputError
+from taigi_lightning.signals import leave_signals_to_parent
 
 Batch = dict[str, Any]  # tensors, `window_tokens`, an int, and `source`, a str
 
@@ -121,12 +123,13 @@ class ResumableLoader:
             blocks,
             batch_sampler=sampler,
             num_workers=num_workers,
-            collate_fn=self._collate,
+            # Given to workers, which some systems start anew: nothing of the trainer may hang on it.
+            collate_fn=partial(
+                pad_right, pad_id=blocks.pad_id, multiple_of=8 if blocks.packing.width is None else 1
+            ),
+            worker_init_fn=leave_signals_to_parent,
             pin_memory=torch.cuda.is_available(),
         )
-
-    def _collate(self, rows: list[dict[str, Any]]) -> Batch:
-        return pad_right(rows, self.blocks.pad_id, multiple_of=8 if self.blocks.packing.width is None else 1)
 
     def __len__(self) -> int:
         return len(self.sampler)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,7 +52,7 @@ def host_tensor(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tens
     size = torch.Size(shape).numel() * dtype.itemsize
     if size == 0 or not torch.cuda.is_available():
         return torch.empty(shape, dtype=dtype)
-    pages = _Pages(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = _mapped(size)
     _register(pages, size)
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
@@ -61,10 +62,18 @@ def mapped_tensor(descriptor: int, size: int) -> Tensor:
 
     Page-locked where there is a GPU, as of `host_tensor`; mapped until the last tensor over it is gone.
     """
+    if sys.platform == "win32":
+        raise NotImplementedError("Ranks share memory on Linux alone.")
     pages = _Pages(descriptor, size, flags=mmap.MAP_SHARED)
     if torch.cuda.is_available():
         _register(pages, size)
     return torch.frombuffer(pages, dtype=torch.uint8)
+
+
+def _mapped(size: int) -> _Pages:
+    if sys.platform == "win32":
+        return _Pages(-1, size)
+    return _Pages(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _register(pages: _Pages, size: int) -> None:
@@ -89,9 +98,11 @@ def available_bytes() -> int:
 
     The limits of a container, of a batch system's job or of a service count where they are lower.
     """
+    if sys.platform == "win32":
+        return _available_on_windows()
     found = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
+    for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []:
         if line.startswith("MemAvailable:"):
             found = int(line.split()[1]) * 1024
     return min([found, *_left_in_groups()])
@@ -99,7 +110,7 @@ def available_bytes() -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """Bytes that are left under the limit of each control group that holds this process, from its own up."""
-    lines = OWN_GROUP.read_text().splitlines() if OWN_GROUP.exists() else []
+    lines = OWN_GROUP.read_text(encoding="ascii").splitlines() if OWN_GROUP.exists() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -116,12 +127,28 @@ def _left_in_groups() -> Iterator[int]:
 
 def _left_in(group: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
     try:
-        allowed, taken = (group / limit).read_text().strip(), int((group / used).read_text())
-        counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        allowed, taken = (
+            (group / limit).read_text(encoding="ascii").strip(),
+            int((group / used).read_text(encoding="ascii")),
+        )
+        counted = dict(
+            line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
     except OSError:  # the root has no limit
         return
     if allowed != "max":
         yield max(0, int(allowed) - taken + int(counted.get(reclaimable, 0)))
+
+
+def _available_on_windows() -> int:
+    """What Windows says of physical memory, in MEMORYSTATUSEX of sysinfoapi.h."""
+    if sys.platform != "win32":
+        raise NotImplementedError("Only Windows knows GlobalMemoryStatusEx.")
+    status = (ctypes.c_uint64 * 8)()  # dwLength and dwMemoryLoad, ullTotalPhys, ullAvailPhys, and five more
+    status[0] = ctypes.sizeof(status)
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        raise ctypes.WinError()
+    return int(status[2])
 
 
 def to_host(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,12 +120,14 @@ def _this_machine() -> tuple[str, int]:
 
 def _make_files(blocks: Blocks) -> dict[str, int]:
     """A nameless file in memory for each block, by its descriptor; none if there cannot be all."""
+    if sys.platform != "linux":
+        return {}
     files: dict[str, int] = {}
     try:
         for name, block in blocks.items():
             files[name] = os.memfd_create(FILE)
             os.ftruncate(files[name], max(end for _, end in block.values()))
-    except (OSError, AttributeError):  # no memory, too many files; another system
+    except OSError:  # no memory, too many files
         for descriptor in files.values():
             os.close(descriptor)
         return {}

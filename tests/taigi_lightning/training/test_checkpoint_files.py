@@ -46,6 +46,16 @@ def saved(folder: Path, *, epoch: int = 3, validate: bool = True, **options: Any
     return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.ckpt")}
 
 
+def test_a_metric_in_a_name_makes_no_folder(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "monitor": "val/loss",
+        "filename": "{step}-{val/loss:.1f}",
+        "every_n_train_steps": 3,
+    }
+    names = {f"step={step}-val_loss={step}.0" for step in (3, 6, 9)}
+    assert saved(tmp_path, val_check_interval=3, **options) == names
+
+
 STEPS = {"step=3", "step=6", "step=9"}
 
 

@@ -1,0 +1,133 @@
+"""The whole thread as it would run on Windows, as far as Linux can act it: see windows_like/sitecustomize.py."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.windows_like.scan import illegal_names
+from tests.working_folder import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for what is in use")
+HERE = Path(__file__).parent / "windows_like"
+FIT = (
+    "taigi_lightning", "fit", "--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml", "--data.num_workers=1",
+    "--data.max_length=64", "--trainer.val_check_interval=1000",
+    "--checkpoint.filename={step}-{train/loss:.2f}", "--checkpoint.every_n_train_steps=2", "--run.overwrite=true",
+)  # fmt: skip
+PREDICT = (
+    "taigi_lightning", "predict", "--config", "configs/predict.yaml", "--config", "configs/tiny.yaml",
+    "--model.base=models/tiny-taigi", "--model.adapter=models/cpt_model/adapter",
+)  # fmt: skip
+
+
+class Windows:
+    """A user's folder on it, and commands there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "王小明 的檔案"
+        self.log, self.close = folder / "refused.log", folder / "close the window"
+        self.folder.mkdir()
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (HERE, ROOT))),
+            "PYTHONIOENCODING": "cp950",
+            "PYTHONUTF8": "0",
+            "OMP_NUM_THREADS": "1",
+            "HF_HOME": str(self.folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "WINDOWS_LIKE_ROOT": str(folder),
+            "WINDOWS_LIKE_LOG": str(self.log),
+            "WINDOWS_LIKE_CLOSE": str(self.close),
+        }
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=self.folder, env=self.environment, encoding="cp950",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> str:
+        """Run a command to its end, after which nothing may have been refused, not even what the command caught."""
+        process = self.begin(*arguments)
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed[-3000:]
+        self.nothing_refused(printed)
+        return printed
+
+    def nothing_refused(self, printed: str) -> None:
+        refused = self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+        assert not refused, refused + printed[-3000:]
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Windows:
+    """A folder in which the corpus is cleaned."""
+    windows = Windows(tmp_path_factory.mktemp("windows"))
+    shutil.copytree(ROOT / "configs", windows.folder / "configs")
+    shutil.copytree(tiny_llama_dir, windows.folder / "models" / "tiny-taigi")
+    windows.run(
+        "corpus_tools", "sample", "data", "--articles", "45", "--questions", "30", "--test_questions", "6"
+    )
+    for _ in range(2):  # the second replaces what the first wrote
+        windows.run("corpus_tools", "clean", "data/IMA-Taiwan", "--workers", "2")
+    return windows
+
+
+def test_a_corpus_has_the_bytes_that_linux_writes(windows: Windows) -> None:
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    source, target = windows.folder / "data" / "IMA-Taiwan", windows.folder.parent / "linux"
+    command = [sys.executable, "-m", "corpus_tools", "clean", str(source), "--output_dir", str(target)]
+    subprocess.run([*command, "--workers", "1"], env=here, check=True, capture_output=True)
+    names = sorted(path.name for path in target.iterdir() if not path.name.startswith("."))
+    assert len(names) >= 7
+    for name in names:
+        assert (target / name).read_bytes() == (windows.folder / "data/cpt_corpus" / name).read_bytes(), name
+
+
+def test_the_whole_thread(windows: Windows) -> None:
+    models = windows.folder / "models"
+    assert "It fits" in windows.run("taigi_lightning", "plan", *FIT[2:-1], "--gpu_memory", "8GB")
+    close_the_window_while_it_trains(windows)
+    [saved] = models.glob("cpt_model/checkpoints/interrupted-step=*.ckpt")
+    steps = int(saved.stem.rpartition("=")[2]) + 2
+    resumed = windows.run(*FIT[:-1], f"--trainer.max_steps={steps}", "--ckpt_path=last")
+    assert "report.html" in resumed
+    assert (models / "cpt_model" / "model.safetensors.index.json").is_file()
+    merged = windows.run("taigi_lightning", "merge", "--output_dir=models/again")
+    assert "16 bits keep" in merged
+    windows.run(*PREDICT)
+    answers = "data/1001-question-v3-answers.csv"
+    assert "of 6" in windows.run("taigi_lightning", "score", "data/output-CPT&SFT_V2.csv", answers)
+    written = [path for path in windows.folder.rglob("*") if "cache" not in path.parts]
+    assert not illegal_names(windows.folder)
+    for path in written:
+        if path.suffix in (".html", ".yaml", ".md") or path.name in (
+            "run.json",
+            "lineage.json",
+            "manifest.json",
+        ):
+            text = path.read_bytes().decode()
+            assert "\r" not in text.replace("\r\n", "\r") or path.name == "hparams.yaml", path
+    config = yaml.safe_load((models / "cpt_model" / "config.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["init_args"]["max_length"] == 64
+
+
+def close_the_window_while_it_trains(windows: Windows) -> None:
+    """The step is finished and a checkpoint saved before Windows ends the process."""
+    process = windows.begin(*FIT, "--trainer.max_steps=40")
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line.startswith("step "):
+            windows.close.touch()
+    code = process.wait(timeout=300)
+    assert code == 128 + 12, printed[-3000:]  # SIGBREAK is acted by SIGUSR2
+    assert "Saved" in printed
+    windows.close.unlink()
+    windows.nothing_refused(printed)
