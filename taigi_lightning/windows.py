@@ -81,7 +81,25 @@ def config_text(path: Path) -> str:
     """
     data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not utf16 and b"\0" in data:
+        raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "UTF-16 without its mark")
     return data.decode("utf-16" if utf16 else "utf-8-sig").replace("\r\n", "\n")
+
+
+def other_encoding(data: bytes) -> str:
+    """What a text that is not UTF-8 seems to be, as the end of a message; empty where nothing can be said.
+
+    >>> other_encoding("文章,問題".encode("cp950"))
+    ' It reads as Big5 (cp950), in which Excel in Taiwan saves plain CSV: 文章,問題. There choose “CSV UTF-8”.'
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return " It is UTF-16, which PowerShell 5 and Excel's “Unicode Text” write."
+    text = data.decode("cp950", "replace")
+    foreign = [c for c in text if c > "\x7f"]
+    if sum("\u3000" <= c <= "\u9fff" or "\uff00" <= c <= "\uffef" for c in foreign) < 0.9 * len(foreign):
+        return ""
+    start = "".join(c for c in text[:12] if c.isprintable())
+    return f" It reads as Big5 (cp950), in which Excel in Taiwan saves plain CSV: {start}. There choose “CSV UTF-8”."
 
 
 # ---- files in use -------------------------------------------------------------------------------------

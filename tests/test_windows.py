@@ -10,10 +10,21 @@ import pytest
 
 import corpus_tools.windows
 import taigi_lightning.windows
+from corpus_tools.files.readers import read_rows
+from corpus_tools.files.sources import Source
+from corpus_tools.filtering.decontamination import read_questions
 from taigi_lightning import windows
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
-from taigi_lightning.windows import config_text, in_use, name_problem, path_problem, patiently
+from taigi_lightning.tasks.question_files import read_table
+from taigi_lightning.windows import (
+    config_text,
+    in_use,
+    name_problem,
+    other_encoding,
+    path_problem,
+    patiently,
+)  # fmt: skip
 from tests.working_folder import ROOT
 
 
@@ -97,6 +108,34 @@ def test_both_command_lines_read_configs_in_utf8_whatever_the_system_has(
     base = str(ROOT / "models" / "tiny-taigi")
     refused = run("taigi_lightning", "fit", "--config", "sft.yaml", "--model.base", base)
     assert r"\u6c92\u6709\u7684\u6b04" in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("文章,問題,選項1\n阿明下晡欲去市仔買菜。".encode("cp950"), "reads as Big5 (cp950)"),
+        ("文章,問題".encode("utf-16"), "It is UTF-16"),
+        ("Lí hó, chia̍h-pn̄g".encode()[:-1] + b"\xff", ""),
+        ("El niño comió, después".encode("cp1252"), ""),
+        (b"\xff\xfe\xff", "It is UTF-16"),
+    ],
+)
+def test_a_text_in_another_encoding_is_named_where_it_can_be(data: bytes, said: str) -> None:
+    found = other_encoding(data)
+    assert said in found if said else not found
+
+
+@pytest.mark.parametrize("reader", ["questions", "corpus", "decontaminate"])
+def test_every_reader_of_csv_says_how_to_save_it_again(tmp_path: Path, reader: str) -> None:
+    path = tmp_path / "q.csv"
+    path.write_bytes("文章,問題,title,text\n阿明,佗位,甲,阮佇遮\n".encode("cp950"))
+    read = {
+        "questions": lambda: read_table(path),
+        "corpus": lambda: read_rows(Source("q.csv", path), {}),
+        "decontaminate": lambda: read_questions(path, 13),
+    }[reader]
+    with pytest.raises(ValueError, match=r"not UTF-8.*Big5 \(cp950\).*choose “CSV UTF-8”"):
+        read()
 
 
 # ---- files in use -------------------------------------------------------------------------------------

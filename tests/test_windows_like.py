@@ -21,7 +21,7 @@ FIT = (
 )  # fmt: skip
 PREDICT = (
     "taigi_lightning", "predict", "--config", "configs/predict.yaml", "--config", "configs/tiny.yaml",
-    "--model.base=models/tiny-taigi", "--model.adapter=models/cpt_model/adapter",
+    "--model.base=models/tiny-taigi", "--model.adapter=models/cpt_model/adapter", "--excel=true",
 )  # fmt: skip
 
 

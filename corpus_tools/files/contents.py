@@ -13,6 +13,7 @@ import zstandard
 
 from corpus_tools.errors import InputError
 from corpus_tools.files.sources import COMPRESSIONS
+from corpus_tools.windows import other_encoding
 
 _BOM = b"\xef\xbb\xbf"
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -132,4 +133,5 @@ def decode(path: Path, data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
+            f"{other_encoding(data)}"
         ) from error

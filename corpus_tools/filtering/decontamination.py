@@ -23,6 +23,7 @@ from corpus_tools.cleaning.rules import clean_text
 from corpus_tools.cleaning.units import Units, units_of
 from corpus_tools.documents import Cut
 from corpus_tools.errors import InputError
+from corpus_tools.windows import other_encoding
 
 _COLUMNS = ("文章", "前文", "題幹", "問題")
 _BUCKETS = 1 << 20
@@ -79,9 +80,14 @@ def read_questions(path: Path, n: int) -> QuestionNgrams:
         InputError: The file cannot be read or has none of the columns.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
         raise InputError(f"{path}: {error}; give a UTF-8 CSV file of questions.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not UTF-8; give a UTF-8 CSV file of questions.{other_encoding(data)}"
+        ) from error
     records = csv.DictReader(io.StringIO(text, newline=""))
     columns = [c for c in records.fieldnames or () if c.strip() in _COLUMNS]
     if not columns:

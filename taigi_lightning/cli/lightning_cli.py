@@ -171,6 +171,10 @@ class TaigiCLI(LightningCLI):
         parser.add_lightning_class_args(ExportModel, "export")
         parser.add_lightning_class_args(RunFolder, "run")  # after the export: then the run is finished
         parser.link_arguments("model.base", TOKENIZER)
+        if sys.argv[1:2] == ["predict"]:
+            parser.add_argument(
+                "--excel", type=bool, default=False, help="write CSV with the mark by which Excel knows UTF-8"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Fill in the precision this machine has, a CSV log beside any other, and our callbacks."""
@@ -209,6 +213,10 @@ class TaigiCLI(LightningCLI):
             ]
         if self.subcommand == "test":
             callbacks.append(AnswerReport())
+        if self.subcommand == "predict" and self.config_init["predict"].get("excel"):
+            for callback in callbacks:
+                if isinstance(callback, PredictionWriter):
+                    callback.excel = True
         kwargs["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)

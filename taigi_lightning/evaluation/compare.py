@@ -32,6 +32,7 @@ from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
+from taigi_lightning.windows import path_problem
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def compare_command(
     hand_off: HandOff = "stack",
     chat_template: bool = False,
     prompt: QuestionPrompt = QuestionPrompt(),  # noqa: B008  (it becomes the command line's default)
+    excel: bool = False,
 ) -> None:
     """Answer the same questions with several models; write comparison.csv, comparison.html and predictions.
 
@@ -94,6 +96,7 @@ def compare_command(
             weights quantised a second time.
         chat_template: ask every model in its tokenizer's own chat template; solved examples are earlier turns.
         prompt: how a question is written out, how many options it has and what its answers are called.
+        excel: begin comparison.csv with the mark by which Excel knows UTF-8.
     """
     asked = read_questions(questions, need_answers=answers is None, prompt=prompt)
     right = read_answers(answers or questions, prompt)
@@ -113,7 +116,7 @@ def compare_command(
         "solved examples": examples,
         "held-out texts": corpus,
     }
-    write_comparison(output, rows, {**named, "weights": quantization})
+    write_comparison(output, rows, {**named, "weights": quantization}, excel)
     console = Console()
     console.print(comparison_table(rows))
     console.print(
@@ -135,6 +138,8 @@ def check_models(models: Mapping[str, str], settings: Settings) -> None:
     for name in models:
         if not name or "/" in name or name.startswith("."):
             raise InputError(f"The model name {name!r} cannot begin a file's name. Use one without a slash.")
+        if problem := path_problem(Path(name), more=0):
+            raise InputError(f"The model name begins a file's name, and {problem}.")
     for path in models.values():
         base, _, adapter = path.partition("+")
         check_base(base)

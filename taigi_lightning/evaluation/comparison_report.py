@@ -41,15 +41,16 @@ class ComparedRow(NamedTuple):
 
 
 def write_comparison(
-    folder: Path, rows: Sequence[ComparedRow], named: Mapping[str, object] | None = None
+    folder: Path, rows: Sequence[ComparedRow], named: Mapping[str, object] | None = None, excel: bool = False
 ) -> None:
     """Write `comparison.csv` and `comparison.html` of one or more rows, each aside first and then renamed.
 
     Args:
         named: what the page names at its top: models with their adapters, questions, corpus.
+        excel: begin the CSV with the mark by which Excel knows UTF-8.
     """
     data = as_csv("comparison.csv", HEADER, [_cells(row) for row in rows])
-    write_text(folder / data.name, data.text)
+    write_text(folder / data.name, "\ufeff" * excel + data.text)
     figures = _figures(rows)
     write_page(
         folder / "comparison.html",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 from taigi_lightning.atomic_write import write_text
 from taigi_lightning.evaluation.predictions import Prediction
+from taigi_lightning.windows import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +36,20 @@ def resume_journals(output: Path, header: dict[str, str]) -> Journal:
             found |= predictions
             continue
         if not predictions:
-            journal.unlink()
+            patiently(journal.unlink)
             continue
         differing = ", ".join(key for key in header if theirs.get(key) != header[key])
         logger.warning(
             "%s holds %d answers of a run with another %s: not used, kept as %s.old.",
             journal, len(predictions), differing, journal.name,
         )  # fmt: skip
-        journal.replace(journal.with_name(journal.name + ".old"))
+        patiently(partial(journal.replace, journal.with_name(journal.name + ".old")))
     if journals(output):  # also one without an answer yet: its last line may be torn
         first, lines = journal_path(output, 0), [header, *found.values()]
         write_text(first, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         for journal in journals(output):
             if journal != first:
-                journal.unlink()
+                patiently(journal.unlink)
     return found
 
 

@@ -28,6 +28,7 @@ from taigi_lightning.evaluation.journal import (
 )
 from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
+from taigi_lightning.windows import in_use, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,12 @@ class PredictionWriter(Callback):
 
     Args:
         output: the file to write.
+        excel: begin both files with the mark by which Excel knows UTF-8; it would show other characters.
     """
 
-    def __init__(self, output: Path = Path("data/output-CPT&SFT_V2.csv")) -> None:
+    def __init__(self, output: Path = Path("data/output-CPT&SFT_V2.csv"), excel: bool = False) -> None:
         self.output = Path(output)
+        self.excel = excel
         self._expected: dict[Key, str] = {}
         self._journal: IO[str] | None = None
 
@@ -60,6 +63,9 @@ class PredictionWriter(Callback):
             raise InputError(
                 f"{self.output} is a folder; the answers need a file, such as {self.output}/answers.csv."
             )
+        for file in (self.output, probabilities_path(self.output)):
+            if in_use(file):
+                raise InputError(f"{file} is open in another program, such as Excel. Close it there first.")
         self._expected = {(q.row, q.rotation): q.id for q in data.encoded}
         header = _identity(pl_module, data, trainer.ckpt_path)
         answered: Iterable[Key] = ()
@@ -113,9 +119,9 @@ class PredictionWriter(Callback):
                 len(missing), len(self._expected), self.output,
             )  # fmt: skip
             return
-        fallbacks = write_predictions(self.output, [found[key] for key in sorted(self._expected)])
+        fallbacks = write_predictions(self.output, [found[key] for key in sorted(self._expected)], self.excel)
         for file in files:
-            file.unlink()
+            patiently(file.unlink)
         basis = "generated texts" if pl_module.answer_strategy == "generate" else "probabilities"
         details = probabilities_path(self.output)
         names = next(iter(found.values())).names if found else FOUR_CHOICE.answers
@@ -132,12 +138,13 @@ class PredictionWriter(Callback):
 # ---- the files ------------------------------------------------------------------------------------
 
 
-def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[str]:
+def write_predictions(output: Path, predictions: Sequence[Prediction], excel: bool = False) -> list[str]:
     """Write `ID,Answer` to `output` and the probabilities beside it, each aside first and then renamed.
 
     Args:
         output: the answers' file; the other one has `.probabilities` before its suffix.
         predictions: in the input's order, all rotations of a question together.
+        excel: with a byte order mark.
 
     Returns:
         the IDs of questions whose generated text began with no answer.
@@ -167,8 +174,9 @@ def write_predictions(output: Path, predictions: Sequence[Prediction]) -> list[s
             fallbacks.append(turns[0].id)
     count = len(predictions[0].names) if predictions else len(FOUR_CHOICE.answers)
     names = [f"Probability{place}" for place in range(1, count + 1)]
-    _write_csv(probabilities_path(output), [*DETAILS[:2], *names, *DETAILS[2:]], details)
-    _write_csv(output, ["ID", "Answer"], answers)
+    encoding = "utf-8-sig" if excel else "utf-8"
+    _write_csv(probabilities_path(output), [*DETAILS[:2], *names, *DETAILS[2:]], details, encoding)
+    _write_csv(output, ["ID", "Answer"], answers, encoding)
     return fallbacks
 
 
@@ -180,8 +188,8 @@ def probabilities_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.probabilities{output.suffix or '.csv'}")
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], encoding: str) -> None:
+    with written_aside(path) as aside, aside.open("w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

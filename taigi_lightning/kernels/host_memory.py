@@ -127,17 +127,12 @@ def _left_in_groups() -> Iterator[int]:
 
 def _left_in(group: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
     try:
-        allowed, taken = (
-            (group / limit).read_text(encoding="ascii").strip(),
-            int((group / used).read_text(encoding="ascii")),
-        )
-        counted = dict(
-            line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
+        read = {name: (group / name).read_text(encoding="ascii") for name in (limit, used, "memory.stat")}
+        counted = dict(line.split() for line in read["memory.stat"].splitlines())
     except OSError:  # the root has no limit
         return
-    if allowed != "max":
-        yield max(0, int(allowed) - taken + int(counted.get(reclaimable, 0)))
+    if (allowed := read[limit].strip()) != "max":
+        yield max(0, int(allowed) - int(read[used]) + int(counted.get(reclaimable, 0)))
 
 
 def _available_on_windows() -> int:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.windows import other_encoding
 
 FORMATS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -59,10 +60,11 @@ def read_text(path: Path) -> str:
     """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            text = file.read().decode("utf-8-sig")
+            data = file.read()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it as UTF-8."
+            f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it as UTF-8.{other_encoding(data)}"
         ) from error
     except (gzip.BadGzipFile, EOFError) as error:
         raise InputError(f"{path} is not a complete gzip file ({error}). Compress it again.") from error

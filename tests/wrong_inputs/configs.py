@@ -44,7 +44,7 @@ CONFIGS = [
     wrong("model:\n\tbase: b\n", "line 2", "not YAML"),
     wrong("model:\n  base: a\n base: b\n", "not YAML"),
     wrong("model: &a\n  base: *b\n", "line 2", "not YAML"),
-    wrong("model:\n  base: b\n".encode("utf-16"), "UTF-8"),
+    wrong("model:\n  base: b\n".encode("utf-16-le"), "UTF-8"),
     wrong("# 台語\nmodel:\n  base: b\n".encode("big5"), "UTF-8"),
     wrong(b"\x00\x01\x02", "YAML"),
     wrong("seed_everything: often\n", "line 1", "'often'"),

@@ -20,6 +20,7 @@ from taigi_lightning.evaluation.prediction_writer import (
     write_predictions,
 )
 from taigi_lightning.evaluation.predictions import Prediction
+from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.training.module import CausalLMModule
 
 QUESTIONS = 13
@@ -247,6 +248,14 @@ def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, 
 def turn(answer: int, *probabilities: float, rotation: int = 0, text: str | None = None) -> Prediction:
     logs = tuple(map(math.log, probabilities)) if probabilities else None
     return Prediction(1, "a", answer, logs, text, False, rotation)  # type: ignore[arg-type]
+
+
+def test_excel_knows_the_encoding_and_other_readers_do_not_mind(tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    write_predictions(output, [turn(1, 0.4, 0.3, 0.2, 0.1)], excel=True)
+    for path in (output, probabilities_path(output)):
+        assert path.read_bytes().startswith(b"\xef\xbb\xbfID,Answer")
+    assert read_answers(output) == read_answers(output.with_name("out.probabilities.csv"))
 
 
 def test_the_files_exactly(tmp_path: Path) -> None:
