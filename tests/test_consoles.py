@@ -1,15 +1,16 @@
 """Every command of both packages on consoles that lack characters: those of Windows in Taiwan and in the West."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
 from taigi_lightning.cli.commands import COMMANDS, TOOLS
+from tests.warm_python import Ended, WarmPython
 from tests.working_folder import ROOT
-from tests.wrong_inputs.forks import Ended, Forks
 
 BASE = str(ROOT / "models" / "tiny-taigi")
 LATIN, ROMANISED = "Lí hó, chia̍h-pn̄g", "Tâi-uân"
@@ -74,10 +75,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["cp950", "cp1252"])
-def console(request: pytest.FixtureRequest) -> Iterator[Forks]:
-    with Forks(request.param) as forks:
-        yield forks
+@dataclass(frozen=True)
+class Console:
+    """Commands on a console of one encoding."""
+
+    python: WarmPython
+    encoding: str
+
+    def run(self, package: str, arguments: Sequence[str], folder: Path) -> Ended:
+        """Run one there."""
+        return self.python.run(package, arguments, folder, self.encoding)
+
+
+@pytest.fixture(params=["cp950", "cp1252"])
+def console(request: pytest.FixtureRequest, warm_python: WarmPython) -> Console:
+    return Console(warm_python, request.param)
 
 
 def readable(ended: Ended, code: int) -> str:
@@ -89,25 +101,25 @@ def readable(ended: Ended, code: int) -> str:
     return printed
 
 
-def test_help_can_be_read(console: Forks, folder: Path) -> None:
+def test_help_can_be_read(console: Console, folder: Path) -> None:
     for package, *arguments in HELP if console.encoding == "cp950" else HELP[::3]:
         readable(console.run(package, arguments, folder), 0 if arguments else 2)
 
 
 @pytest.mark.parametrize(("code", "command"), MESSAGES, ids=[" ".join(command) for _, command in MESSAGES])
-def test_messages_can_be_read(console: Forks, folder: Path, code: int, command: tuple[str, ...]) -> None:
+def test_messages_can_be_read(console: Console, folder: Path, code: int, command: tuple[str, ...]) -> None:
     package, *arguments = command
     printed = readable(console.run(package, arguments, folder), code)
     lacking = console.encoding == "cp1252" or "ó" in "".join(arguments)
     assert "\\" in printed or not (lacking and printed), printed
 
 
-def test_a_preview_shows_taigi_and_escapes_the_rest(console: Forks, folder: Path) -> None:
+def test_a_preview_shows_taigi_and_escapes_the_rest(console: Console, folder: Path) -> None:
     printed = readable(console.run("corpus_tools", ["preview", "文.json"], folder), 0)
     assert ("阮佇台南" if console.encoding == "cp950" else r"\u962e\u4f47\u53f0\u5357") in printed
 
 
-def test_a_plan_for_scripts_is_json_on_every_console(console: Forks, folder: Path) -> None:
+def test_a_plan_for_scripts_is_json_on_every_console(console: Console, folder: Path) -> None:
     ended = console.run(PLAN[0], [*PLAN[1:], "--json"], folder)
     readable(ended, 0)
     plan = json.loads(ended.out)

@@ -25,12 +25,12 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import MappingProxyType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent
@@ -81,20 +81,21 @@ class WarmPython:
         self.process.communicate()  # closes its input
         self.folder.cleanup()
 
-    def run(self, package: str, arguments: Sequence[str], folder: Path) -> Ended:
-        """Run `python -m package arguments` in a folder, without input."""
+    def run(self, package: str, arguments: Sequence[str], folder: Path, encoding: str = "utf-8") -> Ended:
+        """Run `python -m package arguments` in a folder, without input, on a console of this encoding."""
         streams = [os.memfd_create(name) for name in ("out", "err", "heavy")]
         nothing = os.open(os.devnull, os.O_RDONLY)
-        code = ask(self.address, ["-m", package, *arguments], str(folder), [nothing, *streams])
+        words = ["-m", package, *arguments]
+        code = ask(self.address, words, str(folder), [nothing, *streams], {"PYTHONIOENCODING": encoding})
         os.close(nothing)
-        out, err, heavy = (read(stream) for stream in streams)
+        out, err, heavy = (read(stream, encoding) for stream in streams)
         return Ended(code, out, err, heavy.split())
 
 
-def read(stream: int) -> str:
-    """The text in a memory file, which is closed."""
+def read(stream: int, encoding: str) -> str:
+    """The text in a memory file, which is closed; U+FFFD where it is not in this encoding."""
     os.lseek(stream, 0, os.SEEK_SET)
-    with os.fdopen(stream, encoding="utf-8", errors="replace") as file:
+    with os.fdopen(stream, encoding=encoding, errors="replace") as file:
         return file.read()
 
 
@@ -106,9 +107,15 @@ def client(address: str) -> None:
     sys.exit(code)
 
 
-def ask(address: str, arguments: Sequence[str], folder: str, streams: Sequence[int]) -> int:
+def ask(
+    address: str,
+    arguments: Sequence[str],
+    folder: str,
+    streams: Sequence[int],
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Run a command there and wait for its end; returns its exit code, -N where signal N ended it."""
-    message = json.dumps([list(arguments), folder, dict(os.environ)]).encode()
+    message = json.dumps([list(arguments), folder, {**os.environ, **variables}]).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE)
         connection.connect(address)
@@ -246,6 +253,9 @@ def become(
     """Be the command."""
     for number, stream in enumerate(streams[:3]):
         os.dup2(stream, number)
+    if encoding := variables.get("PYTHONIOENCODING"):
+        for text in (sys.stdin, sys.stdout, sys.stderr):
+            text.reconfigure(encoding=encoding)  # type: ignore[union-attr]
     shelf = Shelf(hidden)
     if len(streams) > 3:
         atexit.register(tell_what_was_loaded, streams[3], shelf)

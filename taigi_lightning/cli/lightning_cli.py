@@ -213,10 +213,8 @@ class TaigiCLI(LightningCLI):
             ]
         if self.subcommand == "test":
             callbacks.append(AnswerReport())
-        if self.subcommand == "predict" and self.config_init["predict"].get("excel"):
-            for callback in callbacks:
-                if isinstance(callback, PredictionWriter):
-                    callback.excel = True
+        for writer in (callback for callback in callbacks if isinstance(callback, PredictionWriter)):
+            writer.excel = writer.excel or bool(self.config_init[self.subcommand].get("excel"))
         kwargs["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
