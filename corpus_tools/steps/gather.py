@@ -81,7 +81,7 @@ def gather(
     put = [partial(put_in_bins, members[i], number, bins, folder, options) for number, i in enumerate(taken)]
     ends = np.array(run("gather", put), np.int64)  # [units, bins]: of each bin in the unit's file
     np.save(folder / "ends.npy", ends)
-    filled: list[bool] = list(np.diff(ends, axis=1, prepend=0).any(axis=0))
+    filled: list[bool] = np.asarray(np.diff(ends, axis=1, prepend=0).any(axis=0)).tolist()
     kinds = tuple(cut.kind for cut in cuts)
     apart = frozenset((number, title) for number, cut in enumerate(cuts) for title in cut.apart)
     units: list[Unit] = []

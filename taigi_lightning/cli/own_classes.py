@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from jsonargparse import get_loader, set_loader
+from yaml import YAMLError
 
 from taigi_lightning.errors import InputError
 
@@ -64,7 +65,7 @@ def prefer_torch() -> None:
         return in_full(load(text))
 
     loading.prefers_torch = True  # type: ignore[attr-defined]
-    set_loader("yaml", loading)
+    set_loader("yaml", loading, exceptions=(YAMLError,))
 
 
 def names_own_model(arguments: Sequence[str]) -> bool:
