@@ -135,15 +135,19 @@ class TaigiCLI(LightningCLI):
         if command == "fit":
             name_stage(stage_of(config.data.class_path), str(config.model.base))
         if config.get("ckpt_path"):
-            root = Path(config.trainer.default_root_dir or ".")
-            config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
-            run = read_run(root)
-            if (
-                run is not None
-                and run.wandb
-                and root.resolve() in Path(config["ckpt_path"]).resolve().parents
-            ):
-                continue_wandb(as_list(config.trainer.logger), run.wandb)
+            self.resolve_checkpoint(config)
+
+    def resolve_checkpoint(self, config: Namespace) -> None:
+        """Find the checkpoint that `ckpt_path` names, and go on with its run's page at Weights & Biases.
+
+        Raises:
+            InputError: there is no such checkpoint.
+        """
+        root = Path(config.trainer.default_root_dir or ".")
+        config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
+        run = read_run(root)
+        if run is not None and run.wandb and root.resolve() in Path(config["ckpt_path"]).resolve().parents:
+            continue_wandb(as_list(config.trainer.logger), run.wandb)
 
     def plan(self, config: Namespace) -> NoReturn:
         """Say what the config needs, and end."""

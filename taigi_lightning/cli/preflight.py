@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -124,6 +125,10 @@ def _parse(command: str, rest: list[str]) -> None:
             if Path(config.model.base).exists():  # an earlier stage of the plan may be to write it
                 check_base(config.model.base)
             raise Parsed(config)
+
+        def resolve_checkpoint(self, config: Any) -> None:
+            with suppress(OutlineCalledError):  # what a checkpoint holds is read when PyTorch is there
+                super().resolve_checkpoint(config)
 
         def parse_arguments(self, parser: Any, args: Any) -> None:
             super().parse_arguments(parser, args)
