@@ -23,6 +23,7 @@ STAGES = {
         "--model.base=models/base",
         "--model.adapter=models/adapter",
     ],
+    "instruct": ["--config", "configs/instruct.yaml", "--model.base=models/base"],
     "tiny_base": ["--config", "configs/tiny_base.yaml", "--model.base=models/base"],
     "tiny over cpt": [
         "--config",
@@ -77,7 +78,12 @@ def test_a_stage_is_instantiated(
     monkeypatch.setattr(TaigiCLI, "_run_subcommand", lambda *_: None)  # everything up to the run itself
     cli = main()
     assert isinstance(cli.model, CausalLMModule)
-    assert type(cli.datamodule).__name__ in ("CPTDataModule", "SFTDataModule", "PredictDataModule")
+    assert type(cli.datamodule).__name__ in (
+        "CPTDataModule",
+        "SFTDataModule",
+        "InstructionDataModule",
+        "PredictDataModule",
+    )
     assert cli.datamodule.tokenizer == cli.model.base
     assert any(isinstance(callback, ExportModel) for callback in cli.trainer.callbacks)
 

@@ -74,7 +74,7 @@ def test_hostile_questions_names_and_charts_are_harmless(tmp_path: Path) -> None
         "training.html",
         title=HOSTILE, heading=HOSTILE, lead=HOSTILE, facts={HOSTILE: HOSTILE}, figures={HOSTILE: HOSTILE},
         resumed_at="", charts=[chart], held_out_text=text, held_out_answers=answers,
-        lineage=[(HOSTILE, HOSTILE)], config=HOSTILE,
+        lineage=[(HOSTILE, HOSTILE)], config=HOSTILE, how_trained=[HOSTILE],
     )  # fmt: skip
     no_harm(check_page(path))
 

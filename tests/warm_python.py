@@ -253,9 +253,18 @@ def become(
     """Be the command."""
     for number, stream in enumerate(streams[:3]):
         os.dup2(stream, number)
-    if encoding := variables.get("PYTHONIOENCODING"):
-        for text in (sys.stdin, sys.stdout, sys.stderr):
-            text.reconfigure(encoding=encoding)  # type: ignore[union-attr]
+    encoding = variables.get("PYTHONIOENCODING") or "utf-8"
+    # Anew, as those of the process that forked know whether its own could be sought in.
+    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding=encoding, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]  # noqa: SIM115
+        2,
+        "w",
+        encoding=encoding,
+        errors="backslashreplace",
+        buffering=1,
+        closefd=False,
+    )
     shelf = Shelf(hidden)
     if len(streams) > 3:
         atexit.register(tell_what_was_loaded, streams[3], shelf)

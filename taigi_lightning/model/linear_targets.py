@@ -78,7 +78,8 @@ def _places(model: PreTrainedModel, with_gradient: bool) -> set[str]:
         if not with_gradient or not products:
             return {place for place, _ in products}
         wanted = [product for _, product in products]
-        found = torch.autograd.grad(logits.float().square().mean(), wanted, allow_unused=True)
+        with torch.enable_grad():  # also where a caller computes without gradients
+            found = torch.autograd.grad(logits.float().square().mean(), wanted, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()

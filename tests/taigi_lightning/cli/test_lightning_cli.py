@@ -65,7 +65,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["score", "a.csv", "b.csv"], 1, "There is no file"),
         (["test", *CPT[1:]], 1, "CPTDataModule has no test_dataloader. Give the config of another stage"),
         (["validate", *PREDICT], 1, "PredictDataModule has no val_dataloader"),
-        (["fit", *PREDICT], 1, "or --data CPTDataModule or SFTDataModule"),
+        (["fit", *PREDICT], 1, "or --data CPTDataModule, SFTDataModule or InstructionDataModule"),
         (["validate", *CPT[1:], "--data.validation_split", "null"], 1, "Nothing is held out to validate on"),
     ],
 )

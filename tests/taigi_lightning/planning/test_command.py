@@ -141,7 +141,7 @@ def test_what_is_advised_fits(card: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nothing_is_advised_where_nothing_helps() -> None:
-    assert fitting(Settings(rank=64), KNOWN["Bohanlu/Taigi-Llama-2-13B"], 2 * GIB) is None
+    assert fitting(Settings(rank=64), KNOWN["Bohanlu/Taigi-Llama-2-13B"], GIB) is None
 
 
 def test_the_table_says_what_a_user_asks(
