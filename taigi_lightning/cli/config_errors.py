@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from taigi_lightning.cli.config_locations import check_config_files, where
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.cli.value_errors import wrong_value
+from taigi_lightning.internals import parser_options, parser_positionals
 from taigi_lightning.windows import read_configs_as_utf8
 
 UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
@@ -87,8 +88,7 @@ def improve(message: str, arguments: Sequence[str], parser: ArgumentParser) -> s
     if match := UNKNOWN_KEY.search(message):
         return _unknown_key(match[1] or match[2], message, arguments, _keys(parser))
     if message.startswith("Parser key "):
-        positionals = [action.dest for action in parser._actions if not action.option_strings]
-        return wrong_value(message, arguments, positionals)
+        return wrong_value(message, arguments, parser_positionals(parser))
     return _wrong_use(message, arguments)
 
 
@@ -141,5 +141,6 @@ def _wrong_use(message: str, arguments: Sequence[str]) -> str:
 
 
 def _keys(parser: ArgumentParser) -> list[str]:
-    names = [action.dest for action in parser._actions if action.option_strings]
-    return [name for name in names if name.rpartition(".")[2] not in ("help", "print_config")]
+    return [
+        name for name in parser_options(parser) if name.rpartition(".")[2] not in ("help", "print_config")
+    ]

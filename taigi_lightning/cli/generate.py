@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.generation import Sampling, TextWriter
@@ -16,9 +17,10 @@ from taigi_lightning.evaluation.generation_files import read_prompts, write_all
 from taigi_lightning.evaluation.model_setup import build_model, take_fast_path, working_place
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.base_model import Quantization, load_tokenizer
-from taigi_lightning.model.hand_off import HandOff, find_start
+from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.planning.base_files import check_base
-from taigi_lightning.tasks.conversations import Conversation, Message
+from taigi_lightning.tasks.conversation_forms import Message
+from taigi_lightning.tasks.conversations import Conversation
 
 
 def generate_command(
@@ -57,8 +59,11 @@ def generate_command(
     if adapter:
         check_adapter(adapter)
     start = find_start(base, quantization, hand_off, adapter or None, any_quantization=True)
-    writer = TextWriter(*_load(base, adapter or None, quantization, hand_off), sampling, chat=chat)
-    with torch.autocast(*_autocast()):
+    device, dtype = working_place(None, None)
+    loaded, tokenizer = _load(start, base, adapter or None, quantization, device, dtype)
+    writer = TextWriter(loaded, tokenizer, sampling, chat=chat)
+    # As in training on a GPU: adapters are float32, the rest computes in 16 bits.
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         if prompts is None:
             _talk(writer, prompt, system)
             return
@@ -103,10 +108,16 @@ def check_arguments(
         raise InputError(f"--output {output} is a folder; name a file, such as {output}/texts.jsonl.")
 
 
-def _load(base: str, adapter: str | None, quantization: Quantization, hand_off: HandOff) -> tuple[Any, Any]:
+def _load(
+    start: Start,
+    base: str,
+    adapter: str | None,
+    quantization: Quantization,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model in eval mode, and its tokenizer."""
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated")  # PEFT's to mend
-    start = find_start(base, quantization, hand_off, adapter, any_quantization=True)
-    device, dtype = working_place(None, None)
     built: dict[str, Any] = {"device": device, "compute_dtype": dtype, "training": False}
     model = build_model(
         start.weights,
@@ -120,12 +131,6 @@ def _load(base: str, adapter: str | None, quantization: Quantization, hand_off: 
     tokenizer = load_tokenizer(base)
     take_fast_path(model, compile=None, activation_budget=1.0, answers=False, generating=tokenizer, **built)
     return model, tokenizer
-
-
-def _autocast() -> tuple[str, torch.dtype, bool]:
-    """As in training on a GPU: adapters are float32, the rest computes in 16 bits."""
-    device, dtype = working_place(None, None)
-    return device.type, dtype, dtype != torch.float32
 
 
 def _talk(writer: TextWriter, prompt: str | None, system: str | None) -> None:

@@ -33,6 +33,7 @@ from taigi_lightning.cli.run_checks import (
     refusal,
     stage_of,
 )
+from taigi_lightning.cli.run_reports import report_predictions, report_training
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning.data import cpt as _cpt  # noqa: F401
@@ -40,16 +41,12 @@ from taigi_lightning.data import instruction as _instruction  # noqa: F401
 from taigi_lightning.data import predict as _predict  # noqa: F401
 from taigi_lightning.data import sft as _sft  # noqa: F401
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
+from taigi_lightning.evaluation.prediction_writer import PredictionWriter
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.planning.command import add_arguments as add_plan_arguments
 from taigi_lightning.planning.command import print_plan
-from taigi_lightning.reports.model_card import write_model_cards
-from taigi_lightning.reports.prediction_report import write_predict_report
-from taigi_lightning.reports.training_report import write_fit_report
-from taigi_lightning.tasks.questions import read_questions
 from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
 from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
@@ -262,29 +259,11 @@ class TaigiCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Leave a report, and cards beside the adapter and the whole model."""
-        folder = Path(self.trainer.default_root_dir)
-        logged = any(isinstance(logger, CSVLogger) for logger in self.trainer.loggers)
-        if not self.trainer.is_global_zero or not logged or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        print(f"Report: {write_fit_report(folder)}")
-        if any(
-            (part / "lineage.json").is_file() for part in (folder, folder / "adapter")
-        ):  # a base made from scratch has none
-            write_model_cards(folder)
+        report_training(self.trainer)
 
     def after_predict(self) -> None:
         """Leave a report beside the predictions."""
-        data: Any = self.datamodule
-        module: Any = self.model
-        for writer in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if not isinstance(writer, PredictionWriter) or not self.trainer.is_global_zero:
-                continue
-            details = probabilities_path(writer.output)
-            if writer.output.is_file() and details.is_file():
-                questions = read_questions(data.path, data.columns, need_answers=False, prompt=data.prompt)
-                named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
-                labels = data.prompt.answers
-                print(f"Report: {write_predict_report(writer.output, details, questions, named, labels)}")
+        report_predictions(self.trainer, self.model, self.datamodule)
 
 
 def main(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from taigi_lightning.data.hub import is_address
-from taigi_lightning.tasks.conversations import InstructionTemplate, read_conversations
+from taigi_lightning.tasks.conversation_forms import InstructionTemplate
+from taigi_lightning.tasks.conversations import read_conversations
 from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
 from taigi_lightning.tasks.validation_split import check_fraction, split_by_passage

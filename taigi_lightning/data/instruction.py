@@ -6,17 +6,16 @@ import logging
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.in_memory import Source, TrainingSource, questions_path, weighted_paths
-from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
-from taigi_lightning.data.training_data import Split, TrainingData
+from taigi_lightning.data.training_data import Split, TrainingData, examples_split
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import load_tokenizer
+from taigi_lightning.tasks.conversation_forms import InstructionTemplate
 from taigi_lightning.tasks.conversation_tokens import encode_conversation_example
-from taigi_lightning.tasks.conversations import Conversation, InstructionTemplate, read_conversations
+from taigi_lightning.tasks.conversations import Conversation, read_conversations
 from taigi_lightning.tasks.validation_split import check_fraction, split_by_group
 
 logger = logging.getLogger(__name__)
@@ -115,11 +114,11 @@ class InstructionDataModule(TrainingData):
                 f"No conversation of {self.source} fits into max_length={self.max_length} tokens: their answers alone "
                 "are longer. Raise --data.init_args.max_length."
             )
-        tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])
-        labels = np.concatenate([np.asarray(example.labels, dtype=np.int32) for example in examples])
-        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-        arrange = pack_documents if self.packing else separate_documents
-        blocks = Blocks(tokens, labels, arrange(lengths, self.max_length), int(tokenizer.pad_token_id))
-        cut = sum(example.cut_characters > 0 for example in examples)
-        characters = sum(row.characters for row in rows)
-        return Split(blocks, "examples", len(examples), cut, characters, len(found) - len(examples))
+        return examples_split(
+            examples,
+            int(tokenizer.pad_token_id),
+            self.max_length,
+            packing=self.packing,
+            characters=sum(row.characters for row in rows),
+            left_out=len(found) - len(examples),
+        )

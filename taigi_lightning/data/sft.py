@@ -6,14 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.in_memory import Source, TrainingSource, questions_path, weighted_paths
-from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.predict import encode_questions, question_loader
-from taigi_lightning.data.training_data import Split, TrainingData
+from taigi_lightning.data.training_data import Split, TrainingData, examples_split
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import Supervise, encode_example
 from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
@@ -138,12 +136,6 @@ class SFTDataModule(TrainingData):
             encode_example(tokenizer, question, self.max_length, supervise, self.chat_template, self.prompt)
             for question in questions
         ]
-        tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])
-        labels = np.concatenate([np.asarray(example.labels, dtype=np.int32) for example in examples])
-        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-        arrange = pack_documents if self.packing else separate_documents
-        blocks = Blocks(tokens, labels, arrange(lengths, self.max_length), int(tokenizer.pad_token_id))
-        cut = sum(example.cut_characters > 0 for example in examples)
-        return Split(
-            blocks, "examples", len(examples), cut, sum(len(question.passage) for question in questions)
-        )
+        characters = sum(len(question.passage) for question in questions)
+        pad_id = int(tokenizer.pad_token_id)
+        return examples_split(examples, pad_id, self.max_length, packing=self.packing, characters=characters)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 
 from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
 from taigi_lightning.data.mixture import MixedBlocks, read_weights
-from taigi_lightning.data.packing import Blocks
+from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.errors import InputError
 from taigi_lightning.internals import move_batches, run_seed
+from taigi_lightning.tasks.prompts import Example
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,34 @@ class Split:
             f"{self.documents:,} {self.unit}{cut} in {len(packing):,} rows: "
             f"{packing.lengths.sum():,} tokens, {self.blocks.supervised_tokens:,} of them supervised{padding}"
         )
+
+
+def examples_split(
+    examples: Sequence[Example],
+    pad_id: int,
+    max_length: int,
+    *,
+    packing: bool,
+    characters: int,
+    left_out: int = 0,
+) -> Split:
+    """A split of examples, each of which fits into a row.
+
+    Args:
+        examples: at least one.
+        pad_id: the padding token.
+        max_length: tokens of a row.
+        packing: put several examples into each row.
+        characters: of their texts before encoding.
+        left_out: how many more there were whose answers do not fit.
+    """
+    tokens = np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in examples])
+    labels = np.concatenate([np.asarray(example.labels, dtype=np.int32) for example in examples])
+    lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+    arrange = pack_documents if packing else separate_documents
+    blocks = Blocks(tokens, labels, arrange(lengths, max_length), pad_id)
+    cut = sum(example.cut_characters > 0 for example in examples)
+    return Split(blocks, "examples", len(examples), cut, characters, left_out)
 
 
 class TrainingData(pl.LightningDataModule):

@@ -110,10 +110,15 @@ class TextWriter:
         """Token ids of a prompt, BOS included.
 
         Raises:
-            InputError: it leaves no place for anything to be written, or the chat template does not take it.
+            InputError: it leaves no place for anything to be written, is a conversation and no text to go on with, or
+                the chat template does not take it.
         """
         if self.chat:
             ids = encode_open_conversation(self.tokenizer, conversation, self.templated)
+        elif len(conversation.messages) > 1:
+            raise InputError(
+                f"{conversation.place} is a conversation of several turns. Give --chat to have it answered."
+            )
         else:
             ids = encode_text(self.tokenizer, [conversation.messages[-1]["content"]])[0]
         if not ids:  # an empty prompt to a tokenizer without BOS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from taigi_lightning.evaluation.generation import TextWriter, Written
 from taigi_lightning.evaluation.text_scores import WRITTEN
 from taigi_lightning.tasks.conversations import Conversation, open_conversation
 from taigi_lightning.tasks.record_files import Record, read_records
+
+logger = logging.getLogger(__name__)
 
 
 def read_prompts(path: Path) -> list[tuple[Record, Conversation]]:
@@ -47,7 +50,8 @@ def write_all(
         writer: the model.
         prompts: from `read_prompts`.
         output: JSON lines, made when all is written; until then a journal lies beside it.
-        identity: what decides the texts; a journal of other prompts, another model or other settings is not used.
+        identity: what decides the texts; a journal of other prompts, another model or other settings is put
+            aside with a word.
         batch_size: prompts written at once.
         said: told after each batch how many are done, and of how many.
 
@@ -85,6 +89,13 @@ def _resumed(journal: Path, header: str, batch_size: int, total: int) -> list[st
         return []
     first, *lines = journal.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] or [""]
     if first != header:
+        if lines:
+            aside = journal.with_name(journal.name + ".old")
+            logger.warning(
+                "%s holds %d texts of a run with other prompts, another model or other settings: not used, kept as %s.",
+                journal, len(lines), aside.name,
+            )  # fmt: skip
+            journal.replace(aside)
         return []
     whole = len(lines) if len(lines) >= total else len(lines) // batch_size * batch_size
     return lines[: min(whole, total)]

@@ -55,14 +55,14 @@ def read_written(path: Path, references: Path) -> tuple[list[str], list[str]]:
     Raises:
         InputError: a file cannot be read, or the two do not hold the same rows.
     """
-    written = read_records(path)
-    wanted = _references(references)
+    written, asked = read_records(path), read_records(references)
+    wanted = _references(references, asked)
     texts = [str(record.values.get(WRITTEN) or "") for record in written]
     if len(texts) != len(wanted):
         raise InputError(
             f"{path} holds {len(texts)} texts and {references} {len(wanted)} references. Give one for each."
         )
-    ids, others = (_ids(records) for records in (written, read_records(references)))
+    ids, others = (_ids(records) for records in (written, asked))
     if ids is None or others is None:
         return texts, wanted
     if sorted(ids) != sorted(others):
@@ -81,8 +81,7 @@ def _ids(records: Sequence[Record]) -> list[str] | None:
     return found if all(found) and len(set(found)) == len(found) else None
 
 
-def _references(path: Path) -> list[str]:
-    records = read_records(path)
+def _references(path: Path, records: Sequence[Record]) -> list[str]:
     if all("reference" in record.values for record in records):
         return [str(record.values["reference"]) for record in records]
     return [str(conversation.messages[-1]["content"]) for conversation in read_conversations(path)]
@@ -139,10 +138,11 @@ def score_written(texts: Path, references: Path, against: Path | None, json: Pat
     if against is not None:
         others, _ = read_written(against, references)
         p_values = paired_p_values(written, others, wanted)
-        console.print(text_table(score_texts(others, wanted), len(others)))
+        second = score_texts(others, wanted)
+        console.print(text_table(second, len(others)))
         said = ", ".join(f"{name} p = {value:.3g}" for name, value in p_values.items())
         console.print(f"The second table is {against}'s; paired bootstrap: {said}.")
-        values |= {"against": {**figures(score_texts(others, wanted))}, "p_values": p_values}
+        values |= {"against": {**figures(second)}, "p_values": p_values}
     if json is not None:
         write_json(json, values)
 

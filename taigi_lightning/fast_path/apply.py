@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import fallback as general_path
-from taigi_lightning.fast_path import families, nf4_linear
+from taigi_lightning.fast_path import families, lora_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.own_pass import own_hidden
@@ -179,7 +179,7 @@ def unsupported(model: nn.Module) -> str | None:  # noqa: PLR0911
     for layer in base.get_decoder().layers:
         for block, names in projections.items():
             for name in names:
-                reason = nf4_linear.refusal(getattr(getattr(layer, block), name))
+                reason = lora_linear.refusal(getattr(getattr(layer, block), name))
                 if reason is not None:
                     return f"{block}.{name}: {reason}"
     return None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path import nf4_linear
+from taigi_lightning.fast_path import lora_linear
 from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes, ranks_here
 from taigi_lightning.fast_path.attention import Documents, find_documents
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
@@ -104,7 +104,7 @@ class FastDecoder:
 
     def ready(self) -> bool:
         """Whether the adapters are still as the layers were built for: PEFT switches and merges all together."""
-        return all(nf4_linear.refusal(m.module) is None for m in self.layers[0].members())
+        return all(lora_linear.refusal(m.module) is None for m in self.layers[0].members())
 
     # ---- memory ------------------------------------------------------------------------------------
 

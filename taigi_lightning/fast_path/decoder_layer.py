@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from taigi_lightning.fast_path import attention
 from taigi_lightning.fast_path.families import Family, activation_of
+from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.micro_batch import Step
-from taigi_lightning.fast_path.nf4_linear import LoraLinear, ProjectionGroup
+from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Dropout, HeadNorms, Norm
 from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, OUTPUT, QKV

@@ -7,7 +7,8 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.nf4_linear import ProjectionGroup, refusal
+from taigi_lightning.fast_path.lora_linear import refusal
+from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout
 
 

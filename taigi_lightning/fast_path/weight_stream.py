@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.nf4_linear import LoraLinear
+from taigi_lightning.fast_path.lora_linear import LoraLinear
 
 ALIGNMENT = 256  # bytes: the kernels that dequantise read whole vectors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.chat_template import check_chat_template
-from taigi_lightning.tasks.conversations import Conversation, Message
+from taigi_lightning.tasks.conversation_forms import Message
+from taigi_lightning.tasks.conversations import Conversation
 from taigi_lightning.tasks.prompts import IGNORE, Example, cut_middle, encode_text
 
 if TYPE_CHECKING:
@@ -199,9 +201,8 @@ def _answers(messages: Sequence[Message]) -> list[int]:
 
 def _check_plain_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> None:
     for message in conversation.messages:
-        if found := next(
-            (token for token in tokenizer.all_special_tokens if token in message["content"]), None
-        ):
+        said = f"{message['content']} {json.dumps(message.get('tool_calls'), ensure_ascii=False)}"
+        if found := next((token for token in tokenizer.all_special_tokens if token in said), None):
             raise InputError(
                 f"{conversation.place} holds {found!r} in its text, which the chat template would take for the token "
                 "of that name. Take it out, or leave chat_template out."

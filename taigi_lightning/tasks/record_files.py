@@ -56,8 +56,8 @@ def _json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
             f"{path} is not JSON: {error}. Write a list of objects, or one object a line as .jsonl."
         ) from error
     rows = content if isinstance(content, list) else [content]
-    if wrong := next((row for row in rows if not isinstance(row, dict)), None):
-        raise InputError(f"{path} lists a {type(wrong).__name__}; wanted objects with the columns' names.")
+    if wrong := [row for row in rows if not isinstance(row, dict)]:
+        raise InputError(f"{path} lists a {type(wrong[0]).__name__}; wanted objects with the columns' names.")
     return [(f"item {number}", row) for number, row in enumerate(rows, start=1)]
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from taigi_lightning.cli.generate import generate_command
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.generation import Sampling
+from taigi_lightning.evaluation.generation import Sampling, TextWriter
+from taigi_lightning.tasks.conversations import Conversation
 
 SHORT = Sampling(max_new_tokens=4)
 
@@ -21,9 +22,21 @@ def test_a_prompt_is_written_on(tiny_llama_dir: Path, capsys: pytest.CaptureFixt
 def test_a_typed_conversation_is_remembered(
     tiny_llama_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[list[str]] = []
+    encode = TextWriter.encode
+
+    def noted(self: TextWriter, conversation: Conversation) -> list[int]:
+        asked.append([message["content"] for message in conversation.messages])
+        return encode(self, conversation)
+
+    monkeypatch.setattr(TextWriter, "encode", noted)
     monkeypatch.setattr("sys.stdin", io.StringIO("食飽未？\n\n欲食啥？\n"))
-    generate_command(str(tiny_llama_dir), chat=True, quantization="none", sampling=SHORT)
+    options = {"chat": True, "system": "講台語。", "quantization": "none", "sampling": SHORT}
+    generate_command(str(tiny_llama_dir), **options)  # type: ignore[arg-type]
     assert capsys.readouterr().out.count("\n") >= 2
+    first, second = asked
+    assert first == ["講台語。", "食飽未？"]
+    assert second[:2] == first and len(second) == 4 and second[3] == "欲食啥？"
 
 
 def test_a_file_of_prompts(tiny_llama_dir: Path, tmp_path: Path) -> None:

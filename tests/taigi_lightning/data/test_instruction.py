@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from taigi_lightning.data.instruction import InstructionDataModule
 from taigi_lightning.errors import InputError
-from taigi_lightning.tasks.conversations import InstructionTemplate
+from taigi_lightning.tasks.conversation_forms import InstructionTemplate
 from taigi_lightning.tasks.prompts import IGNORE
 
 

@@ -87,6 +87,12 @@ def test_a_prompt_that_fills_the_model_is_refused(model: Any, tokenizer: Any) ->
         writer.encode(asked("食"))
 
 
+def test_a_conversation_is_no_text_to_go_on_with(model: Any, tokenizer: Any) -> None:
+    writer = TextWriter(model, tokenizer, GREEDY, chat=False)
+    with pytest.raises(InputError, match=r"several turns. Give --chat"):
+        writer.encode(asked("食飽未？", "食矣", "好"))
+
+
 def test_an_interrupted_file_goes_on_where_it_stopped(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(
@@ -116,6 +122,8 @@ def test_an_interrupted_file_goes_on_where_it_stopped(model: Any, tokenizer: Any
     with pytest.raises(KeyboardInterrupt):
         write("other.jsonl", {"run": 1}, stop_after=4)
     assert write("other.jsonl", {"run": 2}) == [2, 4, 6, 7]  # another model, say
+    kept = (tmp_path / "other.jsonl.journal.old").read_text(encoding="utf-8").splitlines()
+    assert len(kept) == 1 + 4  # nothing that was written is lost
 
 
 @pytest.mark.parametrize(

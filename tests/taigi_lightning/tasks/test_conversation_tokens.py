@@ -164,5 +164,9 @@ def test_a_conversation_that_the_template_refuses_is_named() -> None:
     with pytest.raises(InputError, match=r"line 1 holds '<\|eot\|>'"):
         rows = [{"role": "user", "content": "<|eot|>"}, CHAT[1]]
         encode_conversation_example(tokenizer, conversation(rows), 4096, chat_template=True)
+    with pytest.raises(InputError, match=r"line 1 holds '<\|eot\|>'"):
+        call = {**CALL, "function": {"name": "weather", "arguments": {"place": "<|eot|>"}}}
+        rows = [TOOLS[0], {**TOOLS[1], "tool_calls": [call]}]
+        encode_conversation_example(tokenizer, conversation(rows), 4096, chat_template=True)
     with pytest.raises(InputError, match="has no chat template"):
         encode_conversation_example(tokenizer_with(None), conversation(CHAT), 4096, chat_template=True)

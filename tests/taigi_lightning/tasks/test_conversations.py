@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.tasks.conversations import InstructionTemplate, read_conversations
+from taigi_lightning.tasks.conversation_forms import InstructionTemplate
+from taigi_lightning.tasks.conversations import read_conversations
 
 MESSAGES = [
     {"role": "system", "content": "講台語。"},
@@ -125,6 +126,8 @@ def test_equal_first_questions_are_one_group_and_a_column_can_say_otherwise(tmp_
         ({"instruction": "一", "output": None}, "line 1: output is empty"),
         ({"instruction": "一", "output": {"a": 1}}, "line 1: output is a dict"),
         ({"instruction": "一", "output": "二", "history": ["三"]}, "line 1: history is no list of pairs"),
+        ({"prompt": "一", "completion": "二", "tools": "[{"}, "line 1: tools is no list of functions"),
+        ({"prompt": "一", "completion": "二", "tools": {"name": "a"}}, "line 1: tools is dict"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
@@ -145,3 +148,11 @@ def test_a_template_that_asks_for_no_column(tmp_path: Path) -> None:
         read_conversations(path, template=InstructionTemplate(user="{c}", assistant="{b}"))
     with pytest.raises(InputError, match=r"group_by is c.*found a, b"):
         read_conversations(path, template=InstructionTemplate(user="{a}", assistant="{b}"), group_by="c")
+
+
+@pytest.mark.parametrize("item", [0, "", [], None, 3])
+def test_a_list_that_holds_something_else_is_refused(tmp_path: Path, item: Any) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"prompt": "一", "completion": "二"}, item]), encoding="utf-8")
+    with pytest.raises(InputError, match="wanted objects with the columns' names"):
+        read_conversations(path)

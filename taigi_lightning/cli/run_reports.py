@@ -1,0 +1,41 @@
+"""What a stage leaves to read when it has ended: reports and model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import CSVLogger
+
+from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
+from taigi_lightning.reports.model_card import write_model_cards
+from taigi_lightning.reports.prediction_report import write_predict_report
+from taigi_lightning.reports.training_report import write_fit_report
+from taigi_lightning.tasks.questions import read_questions
+
+
+def report_training(trainer: pl.Trainer) -> None:
+    """Write a run's report, and cards beside its adapter and the whole model, on the first rank."""
+    folder = Path(trainer.default_root_dir)
+    logged = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
+    if not trainer.is_global_zero or not logged or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    print(f"Report: {write_fit_report(folder)}")
+    if any(
+        (part / "lineage.json").is_file() for part in (folder, folder / "adapter")
+    ):  # a base made from scratch has none
+        write_model_cards(folder)
+
+
+def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
+    """Write a report beside the predictions of a `PredictionWriter`, on the first rank."""
+    for writer in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(writer, PredictionWriter) or not trainer.is_global_zero:
+            continue
+        details = probabilities_path(writer.output)
+        if writer.output.is_file() and details.is_file():
+            questions = read_questions(data.path, data.columns, need_answers=False, prompt=data.prompt)
+            named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
+            labels = data.prompt.answers
+            print(f"Report: {write_predict_report(writer.output, details, questions, named, labels)}")
