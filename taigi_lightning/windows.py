@@ -81,7 +81,8 @@ def config_text(path: Path) -> str:
     """
     data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if not utf16 and b"\0" in data:
+    # In UTF-16 every other byte of ASCII is 0; a stray 0 is for YAML to refuse.
+    if not utf16 and len(data) % 2 == 0 and 4 * data.count(0) > len(data):
         raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "UTF-16 without its mark")
     return data.decode("utf-16" if utf16 else "utf-8-sig").replace("\r\n", "\n")
 
@@ -155,6 +156,7 @@ def name_problem(path: str) -> str | None:
     r"""Why a path is no name for a file on Windows, where `a:b` is a hidden stream of `a`, and NUL swallows all.
 
     >>> name_problem(r"C:\Users\王小明\models/cpt"), name_problem("..\\models")
+    (None, None)
     >>> name_problem("runs/12:30")
     "'12:30' holds ':', which no name on Windows may"
     >>> name_problem("models/aux.txt")

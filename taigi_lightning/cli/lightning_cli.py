@@ -33,7 +33,6 @@ from taigi_lightning.cli.run_checks import (
     refusal,
     stage_of,
 )
-from taigi_lightning.cli.run_reports import report_predictions, report_training
 
 # Imported so that a YAML may name their classes without the module: `class_path: CPTDataModule`.
 from taigi_lightning.data import cpt as _cpt  # noqa: F401
@@ -42,6 +41,7 @@ from taigi_lightning.data import predict as _predict  # noqa: F401
 from taigi_lightning.data import sft as _sft  # noqa: F401
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter
+from taigi_lightning.evaluation.run_reports import report_predictions, report_training
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport

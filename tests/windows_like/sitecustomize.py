@@ -254,17 +254,23 @@ def making(path: Any, *mode: Any, **places: Any) -> None:
     real_mkdir(path, *mode, **places)
 
 
-builtins.__import__ = importing
-builtins.open = io.open = opening  # type: ignore[assignment]
-os.mkdir = making
-os.rename, os.replace = moving(os.rename, False), moving(os.replace, True)
-os.remove, os.unlink, os.rmdir = removing(os.remove), removing(os.unlink), removing(os.rmdir)
-os.symlink = os.link = no_links  # type: ignore[assignment]
-shutil._use_fd_functions = False  # type: ignore[attr-defined] - by names, as on Windows
-for method in ("fork", "forkserver"):
-    multiprocessing.context._concrete_contexts.pop(method, None)  # type: ignore[attr-defined]
-if multiprocessing.get_start_method(allow_none=True) is None:
-    multiprocessing.set_start_method("spawn")
-del os.fork
-if CLOSE and "resource_tracker" not in " ".join(sys.orig_argv):  # of which Windows has none
-    threading.Thread(target=wait_for_close, daemon=True).start()
+def act() -> None:
+    """Make this process such a one."""
+    builtins.__import__ = importing
+    builtins.open = io.open = opening  # type: ignore[assignment]
+    os.mkdir = making
+    os.rename, os.replace = moving(os.rename, False), moving(os.replace, True)
+    os.remove, os.unlink, os.rmdir = removing(os.remove), removing(os.unlink), removing(os.rmdir)
+    os.symlink = os.link = no_links  # type: ignore[assignment]
+    shutil._use_fd_functions = False  # type: ignore[attr-defined] - by names, as on Windows
+    for method in ("fork", "forkserver"):
+        multiprocessing.context._concrete_contexts.pop(method, None)  # type: ignore[attr-defined]
+    if multiprocessing.get_start_method(allow_none=True) is None:
+        multiprocessing.set_start_method("spawn")
+    del os.fork
+    if CLOSE and "resource_tracker" not in " ".join(sys.orig_argv):  # of which Windows has none
+        threading.Thread(target=wait_for_close, daemon=True).start()
+
+
+if __name__ == "sitecustomize":  # by the interpreter as it starts, not by what collects doctests
+    act()
