@@ -34,6 +34,15 @@ Lí hó, lán lâi-khì tâi-uân chia̍h-pn̄g!
 os.environ["PYTHONWARNINGS"] = "error:The command line could not be read ahead:ImportWarning"
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """No test leaves variables to the next: a trainer sets LOCAL_RANK, which makes of a later one a rank of nothing."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def warm_python() -> Iterator[WarmPython]:
     """A Python in which heavy packages are loaded already, for commands as a user types them."""
