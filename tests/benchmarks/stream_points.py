@@ -7,6 +7,7 @@ step is one micro-batch, forward and backward, gradients adding up; the optimize
 state is there. Packed weights are random and made in seconds; each layer's have host memory of their own. Keys of a
 point, joined by commas:
   host=auto|all|none|layers   limit=GiB   budget=auto|0..1   bs=rows   seq=tokens
+  activations=GiB of host memory for activations (else half of what is available)
   optimizer=8bit|paged|adamw   link=GB/s: what crosses the link is copied as often as makes it seem that slow
 """
 
@@ -42,7 +43,10 @@ POINTS: dict[str, list[str]] = {
         "host=none,limit=15.3,link=12", "host=all,limit=15.3,link=12", "host=auto,limit=15.3,link=12",
         "host=none,bs=1,budget=0",
     ],
-    "70b": ["host=all,limit=12,bs=1", "host=all,limit=24", "host=none,limit=64,budget=0", "host=none"],
+    "70b": [
+        "host=all,limit=12,bs=1", "host=all,limit=24", "host=all,limit=24,activations=10",
+        "host=none,limit=64,budget=0,activations=10", "host=none",
+    ],
     "gemma27b": ["host=auto,limit=16", "host=auto,limit=16,bs=1", "host=none,limit=32,budget=0"],
 }  # fmt: skip
 
@@ -76,8 +80,9 @@ def prepare(model: Any, point: dict[str, str]) -> Any:
     limit_to(0)
     host: Any = point["host"] if point["host"] in ("auto", "all", "none") else int(point["host"])
     budget: Any = point.get("budget", "auto")
+    offload = float(point["activations"]) if "activations" in point else True
     apply_fast_path(model, compile=CUDA, activation_budget=budget if budget == "auto" else float(budget),
-                    weights_on_host="all" if host == "auto" else host)  # fmt: skip
+                    offload=offload, weights_on_host="all" if host == "auto" else host)  # fmt: skip
     base.fast_decoder.weights_on_host = host
     limit_to(float(point.get("limit", 0)))
     return base.fast_decoder
