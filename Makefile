@@ -31,7 +31,7 @@ demo-real: real
 
 # One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONWARNDEFAULTENCODING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/taigi_lightning/kernels/test_elementwise.py tests/taigi_lightning/kernels/test_nf4_triton.py  # GPU kernels, interpreted
 	$(MAKE) lint
 
@@ -41,7 +41,7 @@ test-slow: real
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 & windows=$$!; $(BIN)/mypy; here=$$?; wait $$windows && exit $$here
 	$(BIN)/lint-imports  # who may import whom
 	$(BIN)/deptry .  # what is imported is declared
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import sentencepiece
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from tests.plain_python import PlainPython
 from tests.warm_python import WarmPython
 
 TEXT = """\
@@ -30,8 +32,25 @@ Lí hó, lán lâi-khì tâi-uân chia̍h-pn̄g!
 """
 
 
-# Of every command that a test starts: what outlines cannot parse must not fall back to slow imports unseen.
-os.environ["PYTHONWARNINGS"] = "error:The command line could not be read ahead:ImportWarning"
+# Of every command that a test starts: what outlines cannot parse must not fall back to slow imports unseen, and in what
+# encoding libraries open their files is not ours to say. In our own packages that is an error where it happens in the
+# tests' process (pyproject.toml) or in one that acts Windows; ruff forbids it everywhere.
+os.environ["PYTHONWARNINGS"] = (
+    "error:The command line could not be read ahead:ImportWarning,ignore::EncodingWarning"
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests' own files are opened without a word on their encoding."""
+    if sys.platform == "win32" and not sys.flags.utf8_mode:
+        pytest.exit("The tests' files are UTF-8: set PYTHONUTF8=1 before pytest.", returncode=2)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, on Windows, what the marker `posix` says cannot run there."""
+    marker = item.get_closest_marker("posix")
+    if marker is not None and sys.platform == "win32":
+        pytest.skip(f"needs what only POSIX has: {marker.args[0]}")
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +63,9 @@ def same_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def warm_python() -> Iterator[WarmPython]:
-    """A Python in which heavy packages are loaded already, for commands as a user types them."""
-    with WarmPython() as python:
+def warm_python() -> Iterator[WarmPython | PlainPython]:
+    """A Python in which heavy packages are loaded already, for commands as a user types them; elsewhere a new one."""
+    with WarmPython() if hasattr(os, "fork") else PlainPython() as python:
         yield python
 
 

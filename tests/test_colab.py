@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.warm_python import WarmPython
+from tests.working_folder import link
 
 ROOT = Path(__file__).parent.parent
 # What turns the notebook's commands into ones that a CPU finishes; its own options come after, and win.
@@ -31,12 +34,12 @@ class Runtime:
 
     def __init__(self, folder: Path, drive: Path, python: WarmPython) -> None:
         self.folder = folder
-        self.path = f"{Path(python.executable).parent}:{os.environ['PATH']}"
+        self.path = os.pathsep.join((str(Path(python.executable).parent), os.environ["PATH"]))
         self.names: dict[str, Any] = {"Path": Path, "HOME": drive}
         (folder / "models").mkdir(parents=True)
         (folder / "data").mkdir()
         for name in ("configs", "models/tiny-taigi"):
-            (folder / name).symlink_to(ROOT / name)
+            link(folder / name, ROOT / name)
         self.printed = ""
 
     def run(self, cell: str, **settings: Any) -> None:
@@ -64,6 +67,7 @@ class Runtime:
         self.printed += done.stdout + done.stderr
 
 
+@pytest.mark.posix("Colab's shell")
 def test_the_cells_go_on_after_a_lost_runtime(tmp_path: Path, warm_python: WarmPython) -> None:
     settings, drive, install, data, cpt, sft, look = cells()
     assert 'drive.mount("/content/drive")' in drive

@@ -1,7 +1,6 @@
 """Completion in a real bash on a pseudo-terminal: what is typed, a TAB, and what the line then says."""
 
 import os
-import pty
 import re
 import select
 import shutil
@@ -16,7 +15,10 @@ import pytest
 from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+pytestmark = [
+    pytest.mark.posix("bash on a pseudo-terminal"),
+    pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,8 @@ def scripts(tmp_path_factory: pytest.TempPathFactory, warm_python: WarmPython) -
 @contextmanager
 def bash(scripts: list[Path]) -> Iterator[int]:
     """An interactive bash that has read the scripts; yields its terminal."""
+    import pty  # no module of Windows
+
     process, terminal = pty.fork()
     if process == 0:
         os.execvpe(

@@ -11,6 +11,7 @@ from taigi_lightning.model.adapters import LoraSettings, attach_adapter, save_ad
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.training.callbacks import ExportModel
 from taigi_lightning.training.module import CausalLMModule
+from tests.working_folder import link
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -65,8 +66,8 @@ def test_a_stage_is_instantiated(
     name: str, tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/base").symlink_to(tiny_llama_dir)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    link(tmp_path / "models/base", tiny_llama_dir)
+    link(tmp_path / "configs", ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     if name == "predict":
         base = load_base_model(

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.warm_python import WarmPython
+from tests.working_folder import link
 
 ROOT = Path(__file__).parent.parent
 # What turns a real command into one a CPU finishes: nothing else about it changes.
@@ -70,8 +71,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
 def link_project(folder: Path) -> None:
     """What a command expects to find in the working folder."""
     (folder / "models").mkdir()
-    (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "models" / "tiny-taigi").symlink_to(ROOT / "models" / "tiny-taigi")
+    link(folder / "configs", ROOT / "configs")
+    link(folder / "models" / "tiny-taigi", ROOT / "models" / "tiny-taigi")
 
 
 def overlaid(line: str) -> str:

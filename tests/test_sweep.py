@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import yaml
 
 from tests.warm_python import WarmPython
-from tests.working_folder import lay_out
+from tests.working_folder import lay_out, link
 
 ROOT = Path(__file__).parent.parent
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
@@ -23,13 +22,13 @@ def home(tmp_path: Path) -> Path:
     """A working folder with the configs, the tiny base and a small corpus."""
     tiny = ROOT / "models" / "tiny-taigi"
     lay_out(tmp_path, tiny, [f"{TEXT * 2}{n}" for n in range(20)], held_out=4)
-    (tmp_path / "models" / "tiny-taigi").symlink_to(tiny)
+    link(tmp_path / "models" / "tiny-taigi", tiny)
     return tmp_path
 
 
 def run(python: WarmPython, home: Path, command: list[str], **variables: str) -> str:
     places = {name: str(home / "wandb-home") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
-    path = f"{Path(python.executable).parent}:{os.environ['PATH']}"
+    path = os.pathsep.join((str(Path(python.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "WANDB_MODE": "offline", **places}
     done = subprocess.run(
         command, cwd=home, env={**environment, **variables}, capture_output=True, text=True, check=False
@@ -59,7 +58,7 @@ def test_the_agents_command_trains_with_its_learning_rate_and_rank(
     assert sweep["metric"]["name"].encode() in record
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.posix("a loop of the shell")
 def test_the_loop_of_the_readme_ranks_four_runs(home: Path, warm_python: WarmPython) -> None:
     lines = re.findall(
         r"^(?:for lr in|python -c) .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from corpus_tools.files.sources import Source
 from corpus_tools.filtering.decontamination import read_questions
 from taigi_lightning import windows
 from taigi_lightning.atomic_write import write_json
+from taigi_lightning.cli.run_checks import check_trainer
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.question_files import read_table
 from taigi_lightning.windows import (
@@ -138,6 +141,17 @@ def test_every_reader_of_csv_says_how_to_save_it_again(tmp_path: Path, reader: s
         read()
 
 
+def test_our_packages_name_the_encoding_of_what_they_open(tmp_path: Path) -> None:
+    if not sys.flags.warn_default_encoding:
+        pytest.skip("PYTHONWARNDEFAULTENCODING=1 is not set, as make test sets it")
+    code = compile("path.write_text('a')", "x", "exec")
+    exec(code, {"__name__": "a_library", "path": tmp_path / "a.txt"})
+    for package in ("taigi_lightning", "corpus_tools.files"):
+        with pytest.raises(EncodingWarning):
+            exec(code, {"__name__": f"{package}.module", "path": tmp_path / "b.txt"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 # ---- files in use -------------------------------------------------------------------------------------
 
 
@@ -173,6 +187,36 @@ def test_a_file_that_is_free_stays_as_it_is(tmp_path: Path) -> None:
     assert not in_use(tmp_path / "a.csv")
     assert not in_use(tmp_path / "none.csv")
     assert (tmp_path / "a.csv").read_text() == "ID"
+
+
+# ---- several GPUs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("system", "devices", "nodes", "left"),
+    [
+        ("win32", "auto", 1, 1),
+        ("win32", -1, 1, 1),
+        ("win32", "1", 1, "1"),
+        ("win32", [3], 1, [3]),
+        ("win32", 2, 1, None),
+        ("win32", "0,1", 1, None),
+        ("win32", 1, 2, None),
+        ("linux", "auto", 1, "auto"),
+        ("linux", 2, 2, 2),
+    ],
+)
+def test_several_gpus_train_together_where_pytorch_lets_them(
+    monkeypatch: pytest.MonkeyPatch, system: str, devices: Any, nodes: int, left: Any
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    trainer = SimpleNamespace(devices=devices, num_nodes=nodes, accelerator="gpu", accumulate_grad_batches=1)
+    if left is None:
+        with pytest.raises(InputError, match=r"NCCL is not in it.*--trainer.devices 1, or train under WSL2"):
+            check_trainer(trainer)
+    else:
+        check_trainer(trainer)
+        assert trainer.devices == left
 
 
 # ---- paths --------------------------------------------------------------------------------------------

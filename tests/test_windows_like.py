@@ -12,7 +12,10 @@ import yaml
 from tests.windows_like.scan import illegal_names
 from tests.working_folder import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for what is in use")
+pytestmark = [
+    pytest.mark.posix("acts Windows where it is not"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for what is in use"),
+]
 HERE = Path(__file__).parent / "windows_like"
 FIT = (
     "taigi_lightning", "fit", "--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml", "--data.num_workers=1",
@@ -37,6 +40,7 @@ class Windows:
             "PYTHONPATH": os.pathsep.join(map(str, (HERE, ROOT))),
             "PYTHONIOENCODING": "cp950",
             "PYTHONUTF8": "0",
+            "PYTHONWARNDEFAULTENCODING": "1",
             "OMP_NUM_THREADS": "1",
             "HF_HOME": str(self.folder / "cache"),
             "HF_HUB_OFFLINE": "1",

@@ -1,6 +1,7 @@
 """A folder to run commands in, as a user's checkout looks after the corpus was cleaned."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,14 @@ CPT = [
 ]  # fmt: skip
 
 
+def link(place: Path, target: Path) -> None:
+    """A link to a folder, or a copy of it where the system lets only administrators make links."""
+    try:
+        place.symlink_to(target, target_is_directory=True)
+    except OSError:
+        shutil.copytree(target, place)
+
+
 def lay_out(folder: Path, base: Path, texts: Sequence[str], *, held_out: int, manifest: str = "{}") -> None:
     """Link the project's configs and a base; write texts as the corpus `data/cpt_corpus`.
 
@@ -23,8 +32,8 @@ def lay_out(folder: Path, base: Path, texts: Sequence[str], *, held_out: int, ma
         held_out: how many of the texts, the last ones, are the validation split.
     """
     (folder / "models").mkdir()
-    (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "models" / "base").symlink_to(base)
+    link(folder / "configs", ROOT / "configs")
+    link(folder / "models" / "base", base)
     corpus = folder / "data" / "cpt_corpus"
     corpus.mkdir(parents=True)
     rows = pd.DataFrame({"text": list(texts)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +43,12 @@ BARE: dict[str, Any] = {
     "log_every_n_steps": 0,
     "num_sanity_val_steps": 0,
 }
+
+# Nor is the store by which processes find one another: github.com/pytorch/pytorch/issues/139990.
+SEVERAL_ON_WINDOWS = (
+    "trainer.devices x trainer.num_nodes is {wanted}, and PyTorch for Windows cannot let several GPUs train "
+    "together (NCCL is not in it). Give --trainer.devices 1, or train under WSL2."
+)
 
 
 def auto_precision(accelerator: str = "auto") -> str:
@@ -109,14 +116,22 @@ def stage_of(class_path: str) -> str:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse more processes on a CPU than it has cores: each would hold the model, and all would wait.
+    """Refuse more processes on a CPU than it has cores, where each would hold the model, and several on Windows.
+
+    What is left to Lightning there becomes one device.
 
     Raises:
-        InputError: trainer.devices is above the number of cores, or accumulate_grad_batches below 1.
+        InputError: trainer.devices is above the number of cores, or above one on Windows, or
+            accumulate_grad_batches below 1.
     """
     if trainer.accumulate_grad_batches < 1:
         raise InputError("trainer.accumulate_grad_batches is below 1. Set it to 1 or more.")
     wanted, cores = count_devices(trainer.devices) or 1, os.cpu_count() or 1
+    if sys.platform == "win32":
+        if (several := wanted * (count_devices(trainer.num_nodes) or 1)) > 1:
+            raise InputError(SEVERAL_ON_WINDOWS.format(wanted=several))
+        if count_devices(trainer.devices) is None:  # "auto" or all
+            trainer.devices = 1
     if trainer.accelerator == "cpu" and wanted > max(cores, 2):
         raise InputError(
             f"trainer.devices is {wanted}: on a CPU each device is a process with the whole model, and there are "

@@ -10,6 +10,7 @@ from taigi_lightning.signals import StoppedBySignal, handle_signals, raise_stopp
 from tests.working_folder import environment
 
 
+@pytest.mark.posix("signals to a process, which end it at once on Windows")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_exit_code_is_the_shells(number: signal.Signals) -> None:
     code = f"""

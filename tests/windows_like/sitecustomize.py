@@ -1,11 +1,12 @@
 """Python as it is on Windows, as far as Linux can act it; the interpreter imports this where it is first on PYTHONPATH.
 
 For this project's packages alone, since libraries know which system they really run on: what exists only on POSIX is
-absent, `sys.platform` is win32, and `winreg` and a small part of `ctypes.windll` are there. For everything in the
-process: nothing forks, text files are opened in cp950 and get CRLF where the caller names neither encoding nor line
-end, no links are made. Below WINDOWS_LIKE_ROOT what Windows refuses is refused, and noted in WINDOWS_LIKE_LOG, since
-an error may be caught: illegal names, paths of 260 characters, renaming or deleting what any process holds open or
-mapped, and renaming onto a folder. A file WINDOWS_LIKE_CLOSE stands for somebody who closes the window.
+absent, `sys.platform` is win32, and `winreg` and a small part of `ctypes.windll` are there; where Python is asked for
+warnings of encodings, they must name one. For everything in the process: nothing forks, text files are opened in cp950
+and get CRLF where the caller names neither encoding nor line end, no links are made. Below WINDOWS_LIKE_ROOT what
+Windows refuses is refused, and noted in WINDOWS_LIKE_LOG, since an error may be caught: illegal names, paths of 260
+characters, renaming or deleting what any process holds open or mapped, and renaming onto a folder. A file
+WINDOWS_LIKE_CLOSE stands for somebody who closes the window.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -139,7 +141,7 @@ def below_root(path: Any) -> str | None:
     return absolute if absolute.startswith(ROOT + "/") else None
 
 
-def refuse(kind: type[OSError], code: int, reason: str, path: str) -> None:
+def refuse(kind: type[OSError | ValueError], code: int, reason: str, path: str) -> None:
     """Raise what Windows raises, and note it."""
     if LOG:
         fd = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -242,6 +244,8 @@ def opening(
     if not isinstance(file, int):
         check_name(file)
         if "b" not in mode:
+            if encoding is None and str(sys._getframe(1).f_globals.get("__name__")).partition(".")[0] in OURS:
+                refuse(ValueError, errno.EINVAL, "opened without an encoding", str(file))
             encoding = "cp950" if encoding in (None, "locale") else encoding
             if newline is None and mode.strip("t") in ("w", "a", "x"):
                 newline = "\r\n"
@@ -257,6 +261,7 @@ def making(path: Any, *mode: Any, **places: Any) -> None:
 def act() -> None:
     """Make this process such a one."""
     builtins.__import__ = importing
+    warnings.filterwarnings("error", category=EncodingWarning, module=rf"({'|'.join(OURS)})\b")
     builtins.open = io.open = opening  # type: ignore[assignment]
     os.mkdir = making
     os.rename, os.replace = moving(os.rename, False), moving(os.replace, True)

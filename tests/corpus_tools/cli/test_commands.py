@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sample(folder, articles=40, questions=4, test_questions=4) / "IMA-Taiwan"
 
 
+@pytest.mark.posix("SIGKILL to a group of processes")
 @pytest.mark.parametrize("step", ["clean", "write"])
 def test_a_run_killed_outright_is_taken_up_again(step: str, raw: Path, tmp_path: Path) -> None:
     arguments = [str(raw), "--workers", "2", "--output_dir"]
@@ -45,7 +45,10 @@ def test_a_run_killed_outright_is_taken_up_again(step: str, raw: Path, tmp_path:
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
+@pytest.mark.posix("a limit to the size of files")
 def test_a_full_disk_is_named_and_leaves_the_earlier_corpus_untouched(raw: Path, tmp_path: Path) -> None:
+    import resource  # no module of Windows
+
     assert main(["clean", str(raw), "--output_dir", str(tmp_path)]) == 0
     before = contents(tmp_path)
     full = subprocess.run(
@@ -60,6 +63,7 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_corpus_untouched(raw: Path,
     assert contents(tmp_path) == before
 
 
+@pytest.mark.posix("a link to nothing")
 def test_a_file_that_cannot_be_read_is_an_error_and_may_be_skipped(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_corpus_of_which_nearly_nothing_is_kept_warns(
     assert "warning: only" in error and "too short" in error
 
 
+@pytest.mark.posix("a file's name with an escape in it")
 def test_names_of_files_and_titles_cannot_command_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from tests.corpus_tools.corpus_folder import LONG, rows_of, write_rows
 
-pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+pytestmark = [
+    pytest.mark.posix("signals to groups of processes"),
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc"),
+]
 
 
 def processes_of(session: int) -> list[int]:
@@ -67,10 +70,9 @@ def wait_until_none_is_left(session: int) -> None:
     raise AssertionError(f"still there: {processes_of(session)}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_worker_is_left_when_the_parent_alone_is_ended(
-    number: signal.Signals, source: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_no_worker_is_left_when_the_parent_alone_is_ended(name: str, source: Path, tmp_path: Path) -> None:
+    number = signal.Signals[name]
     run = start(source, tmp_path / "out")
     assert run.stderr is not None
     for line in run.stderr:

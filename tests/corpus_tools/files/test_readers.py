@@ -120,6 +120,7 @@ def test_sources_are_found_in_depth_and_sorted(tmp_path: Path) -> None:
     assert [s.name for s in sources] == ["b.json", "小說/a.jsonl.gz"] and passed_over == ["notes.md"]
 
 
+@pytest.mark.posix("a link, which Windows lets only administrators make")
 def test_a_file_found_twice_is_read_once_under_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "b.json").touch()
     (tmp_path / "a.json").symlink_to("b.json")

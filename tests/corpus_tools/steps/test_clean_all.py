@@ -210,6 +210,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.posix("/proc")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
     """50 MB take at most 50 MB more than 18 MB, both streamed. Read whole, they would take 120 MB more."""

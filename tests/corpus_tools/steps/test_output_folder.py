@@ -7,6 +7,7 @@ import pytest
 from corpus_tools.errors import InputError
 from corpus_tools.pipeline import build_corpus
 from tests.corpus_tools.corpus_folder import LONG, contents, rows_of, write_rows
+from tests.working_folder import link
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_a_folder_that_is_not_a_corpus_is_refused_and_left_as_it_is(
     output: str, message: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "link").symlink_to(source)
+    link(tmp_path / "link", source)
     for path in ("mine/thesis.docx", "notes/README.md", "notes/report.json"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("mine")

@@ -1,7 +1,6 @@
 """Failures of the machine, met for real where a CPU can: a model that is gated, absent or out of reach, no GPU."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -76,8 +75,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert "--trainer.accelerator cpu" in printed
 
 
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="POSIX only")
 def test_bitsandbytes_that_is_not_installed(tmp_path: Path) -> None:
     (tmp_path / "bitsandbytes.py").write_text("raise ImportError(\"No module named 'bitsandbytes'\")\n")
-    printed = fails(tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    printed = fails(tmp_path, PYTHONPATH=os.pathsep.join((str(tmp_path), str(ROOT))))
     assert "pip install --upgrade bitsandbytes" in printed

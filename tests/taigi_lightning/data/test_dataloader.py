@@ -225,6 +225,7 @@ def train_in_processes(
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.posix("two processes")
 def test_two_ranks_share_the_epoch_and_one_can_finish_it(tmp_path: Path) -> None:
     train_in_processes(tmp_path, "two", devices=2, steps=9, resume=None, every=1)
     first, second = seen(tmp_path / "two.0"), seen(tmp_path / "two.1")

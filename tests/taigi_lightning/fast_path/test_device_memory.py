@@ -64,6 +64,19 @@ def test_elsewhere_the_driver_refuses_by_itself(
     assert machine_notes(CARD, compile=False) == []
 
 
+@pytest.mark.usefixtures("eight_gib")
+def test_one_of_several_gpus_is_named_where_they_cannot_train_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    system(monkeypatch, "win32")
+    assert machine_notes(CARD, compile=False)[-1].startswith(
+        "one of 2 GPUs, since PyTorch for Windows has no NCCL"
+    )
+    system(monkeypatch, "linux")
+    assert "GPUs" not in str(machine_notes(CARD, compile=False))
+
+
 def test_a_cpu_is_held_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     system(monkeypatch, "win32")
     assert hold_to_own_memory(torch.device("cpu")) is None

@@ -101,6 +101,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> 
 
 
 @pytest.mark.parametrize("name", USES)
+@pytest.mark.posix("forks a process for each use")
 def test_uses_of_the_command_line(answered: dict[str, tuple[int, str]], name: str) -> None:
     _, wanted, words = USES[name]
     code, said = answered[name]

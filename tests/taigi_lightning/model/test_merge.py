@@ -165,6 +165,7 @@ merging.merge_adapter(base, Path(adapter), Path(output))
 """
 
 
+@pytest.mark.posix("SIGKILL")
 @pytest.mark.parametrize(("name", "count"), [("rewrite_shard", 3), ("replace", 1), ("replace", 7)])
 def test_killed_half_way_nothing_loads_and_a_second_run_succeeds(
     tmp_path: Path, name: str, count: int, warm_python: WarmPython
@@ -198,6 +199,7 @@ for base in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.posix("/proc")
 def test_memory_depends_on_the_largest_shard_and_not_on_the_model(tmp_path: Path) -> None:
     shard_bytes = 2 * 2048 * 4096
     for layers in (8, 32):  # with fewer the allocator has not yet taken all that it keeps for later

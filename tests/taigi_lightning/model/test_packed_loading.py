@@ -87,6 +87,7 @@ print(peak(packed_cache=sys.argv[2]), peak(packed_cache=sys.argv[2]))
 """
 
 
+@pytest.mark.posix("/proc")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process holds")
 def test_loading_holds_the_packed_weights_and_little_more(tmp_path: Path) -> None:
     """Packed anew and kept on disk, or read from there: the packed weights, one shard, and what is worked on."""

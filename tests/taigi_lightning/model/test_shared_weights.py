@@ -24,9 +24,10 @@ CASES = [
     "2:other",
     "2:killed",
 ]
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="memory is shared on Linux alone"
-)
+pytestmark = [
+    pytest.mark.posix("forks, and memory that is shared"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is shared on Linux alone"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from taigi_lightning.planning.settings import Settings, corpus_characters
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan
+from tests.working_folder import link
 
 TAIGI = KNOWN["Bohanlu/Taigi-Llama-2-13B"]
 DISKS = {"models/cpt_model": Disk(1, 80 * GIB), "hub": Disk(1, 80 * GIB)}
@@ -51,7 +52,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the configs and the cleaned corpus."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    link(tmp_path / "configs", ROOT / "configs")
     shutil.copytree(corpus, tmp_path / "data" / "cpt_corpus")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -13,6 +13,7 @@ from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import ROOT, plan, settings_of
+from tests.working_folder import link
 
 TAIGI = "Bohanlu/Taigi-Llama-2-13B"
 PREDICT = ["--config", "configs/predict.yaml", "--model.base", TAIGI]
@@ -23,7 +24,7 @@ SHAPE = KNOWN[TAIGI]
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the configs and what `plan` reads of a trained adapter."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    link(tmp_path / "configs", ROOT / "configs")
     adapter = tmp_path / "models" / "final_model" / "adapter"
     adapter.mkdir(parents=True)
     found = {"r": 16, "target_modules": ["q_proj", "v_proj"]}

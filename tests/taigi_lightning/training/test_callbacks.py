@@ -71,6 +71,7 @@ def unbroken(
     return train(tiny_llama_dir, corpus, tmp_path_factory.mktemp("unbroken"))
 
 
+@pytest.mark.posix("signals to a process, which end it at once on Windows")
 @pytest.mark.parametrize("batch", [0, 5, 8, 9, 11])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_at_any_micro_batch(

@@ -97,6 +97,7 @@ def test_a_monitor_that_nothing_measures_is_refused(tmp_path: Path) -> None:
         saved(tmp_path, validate=False, monitor="val/loss", every_n_train_steps=3)
 
 
+@pytest.mark.posix("a limit to the size of files")
 def test_a_full_disk_leaves_nothing_under_the_checkpoints_name(tmp_path: Path) -> None:
     """A file's size is limited here, which fails in the middle of writing as a full disk does."""
     code = f"""

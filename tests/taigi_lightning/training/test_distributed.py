@@ -22,8 +22,10 @@ from taigi_lightning.training.callbacks import SaveOnSignal
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.module import CausalLMModule
 from tests.warm_python import WarmPython
+from tests.working_folder import link
 
 ROOT = Path(__file__).parents[3]
+SEVERAL = "several processes, which PyTorch for Windows cannot let train together"
 STEPS = 4
 TORCHRUN = [
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -63,8 +65,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path
     """Questions of very unequal lengths, so that the two ranks' supervised tokens differ in every step."""
     folder = tmp_path_factory.mktemp("distributed")
     (folder / "models").mkdir()
-    (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "models" / "base").symlink_to(tiny_llama_dir)
+    link(folder / "configs", ROOT / "configs")
+    link(folder / "models" / "base", tiny_llama_dir)
     rows = [
         {
             "文章": "阿明下晡欲去市仔買菜。" * (1 + n % 7) + str(n), "問題": "阿明欲去佗位？",
@@ -108,6 +110,7 @@ def metrics(folder: Path) -> pd.DataFrame:
     return pd.read_csv(file)
 
 
+@pytest.mark.posix(SEVERAL)
 def test_unequal_tokens_under_torchrun_train_as_one_process(home: Path, printed: str, alone: Path) -> None:
     wanted, found = trained(alone), trained(home / "models" / "two")
     assert wanted.keys() == found.keys()
@@ -115,6 +118,7 @@ def test_unequal_tokens_under_torchrun_train_as_one_process(home: Path, printed:
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.posix(SEVERAL)
 @pytest.mark.parametrize("name", ["train/loss", "train/grad_norm", "val/loss", "val/accuracy"])
 def test_metrics_are_those_of_all_ranks(home: Path, printed: str, alone: Path, name: str) -> None:
     found = metrics(home / "models" / "two")[name].dropna().tolist()
@@ -123,6 +127,7 @@ def test_metrics_are_those_of_all_ranks(home: Path, printed: str, alone: Path, n
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.posix(SEVERAL)
 def test_files_are_written_and_merged_once(home: Path, printed: str) -> None:
     folder = home / "models" / "two"
     assert {file.name for file in (folder / "checkpoints").iterdir()} == {"step=2.ckpt", "step=4.ckpt"}
@@ -131,6 +136,7 @@ def test_files_are_written_and_merged_once(home: Path, printed: str) -> None:
     assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.posix(SEVERAL)
 def test_one_run_reaches_weights_and_biases(home: Path, printed: str) -> None:
     (file,) = (home / "wandb").glob("offline-run-*/run-*.wandb")  # a second process would have begun its own
     logged = file.read_bytes()
@@ -138,6 +144,7 @@ def test_one_run_reaches_weights_and_biases(home: Path, printed: str) -> None:
     assert b"val/accuracy" in logged
 
 
+@pytest.mark.posix(SEVERAL)
 def test_one_process_finishes_what_two_began(home: Path, one: list[str], printed: str) -> None:
     fit(home, one, "models/rest", 4, "--ckpt_path", "models/two/checkpoints/step=2.ckpt")
     wanted, found = trained(home / "models" / "two"), trained(home / "models" / "rest")
@@ -145,6 +152,7 @@ def test_one_process_finishes_what_two_began(home: Path, one: list[str], printed
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.posix(SEVERAL)
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
     home: Path, one: list[str], printed: str
 ) -> None:
@@ -218,6 +226,7 @@ def test_the_command_line_refuses_them_before_anything_is_loaded(
 # ---- SLURM ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("SIGUSR1")
 def test_slurm_is_found_and_its_requeue_signal_stays_lightnings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "taigi", "SLURM_NTASKS": "4", "SLURM_NNODES": "2",

@@ -16,6 +16,9 @@ import torch
 from tests.taigi_lightning.model.sharing_ranks import mappings, shared_bytes
 from tests.working_folder import CPT, environment
 
+SIGNALS = "signals to a process, which end it at once on Windows"
+SEVERAL = "several processes, which PyTorch for Windows cannot let train together"
+
 
 def command(*more: str) -> list[str]:
     steps = ["--trainer.max_steps", "12", "--checkpoint.every_n_train_steps", "3", "--model.lora.r", "4"]
@@ -35,17 +38,19 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.posix(SIGNALS)
 @pytest.mark.parametrize(
-    ("number", "weights_on_host"),
+    ("name", "weights_on_host"),
     [
-        (signal.SIGKILL, "all"),  # the unbroken one has its weights beside the layers: the same bits
-        pytest.param(signal.SIGKILL, "none", marks=pytest.mark.slow),
-        (signal.SIGTERM, "none"),
+        ("SIGKILL", "all"),  # the unbroken one has its weights beside the layers: the same bits
+        pytest.param("SIGKILL", "none", marks=pytest.mark.slow),
+        ("SIGTERM", "none"),
     ],
 )
 def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
-    home: Path, number: signal.Signals, weights_on_host: str
+    home: Path, name: str, weights_on_host: str
 ) -> None:
+    number = signal.Signals[name]
     whole = [*command(), "--trainer.default_root_dir", "models/whole"]
     where = ["--model.weights_on_host", weights_on_host]
     subprocess.run(whole, check=True, capture_output=True, env=environment())
@@ -56,7 +61,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
         wait_for(checkpoints / "step=3.ckpt", run)
         run.send_signal(number)
         output = run.communicate(timeout=120)[0]
-    if number is not signal.SIGKILL:
+    if name != "SIGKILL":
         assert "SIGTERM: finishing this step" in output
         assert "Resume with --ckpt_path last" in output
         assert "KeyboardInterrupt" not in output
@@ -82,6 +87,7 @@ def start(*more: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.posix(SIGNALS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_during_the_imports_it_says_so_in_one_line(home: Path, number: signal.Signals) -> None:
     with start() as run:
@@ -94,6 +100,7 @@ def test_stopped_during_the_imports_it_says_so_in_one_line(home: Path, number: s
     assert (output, errors) == ("", f"\n{number.name}: stopped.\n")
 
 
+@pytest.mark.posix(SIGNALS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_before_the_first_step_it_saves_nothing_and_does_not_end_as_if_done(
     home: Path, number: signal.Signals
@@ -143,6 +150,7 @@ def ranks(number: int) -> list[str]:
     return [*SFT, *size, "--trainer.strategy", "ddp", "--trainer.devices", str(number)]
 
 
+@pytest.mark.posix(SEVERAL)
 def test_two_processes_train_as_one_with_the_whole_batch(home: Path, alone: dict[str, torch.Tensor]) -> None:
     shared = run_until("models/shared", 4, *ranks(2))
     assert alone.keys() == shared.keys()
@@ -167,6 +175,7 @@ class Watch(pl.Callback):
         Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps(found))
 
 
+@pytest.mark.posix(SEVERAL)
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_whose_weights_wait_on_the_host_train_as_one_and_hold_them_once(
     home: Path, alone: dict[str, torch.Tensor], number: int
