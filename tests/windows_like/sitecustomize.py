@@ -110,7 +110,7 @@ KERNEL = Mask(
 MASKS: dict[str, ModuleType] = {
     "os": Mask(os, name="nt"),
     "sys": Mask(sys, platform="win32"),
-    "signal": Mask(signal, SIGBREAK=signal.SIGUSR2),
+    "signal": Mask(signal, SIGBREAK=getattr(signal, "SIGUSR2", None)),
     "mmap": Mask(mmap),
     "ctypes": Mask(ctypes, windll=Mask(ModuleType("windll"), kernel32=KERNEL), WINFUNCTYPE=ctypes.CFUNCTYPE),
     "winreg": Mask(ModuleType("winreg"), HKEY_LOCAL_MACHINE=0, OpenKey=no_such_key),
