@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.self_check import Findings, explained, self_check
-from taigi_lightning.fast_path.apply import apply_fast_path
+from taigi_lightning.fast_path.apply import apply_fast_path, compute_in
 from taigi_lightning.fast_path.decoder import Budget
 from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.families import FAMILIES
 from taigi_lightning.fast_path.prefill import unpack_what_fits
+from taigi_lightning.kernels.fp8 import Matmul, fp8_fault
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.frozen_update import add_frozen_updates
@@ -53,6 +54,24 @@ def working_place(
     """Where a model goes and what it computes in, where nobody said: a GPU in 16 bits, else the CPU in float32."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return place, dtype or best_dtype(place)
+
+
+def check_matmul(
+    matmul: Matmul, quantization: Quantization, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Refuse fp8 where nothing could be multiplied in it.
+
+    Args:
+        dtype: what everything else is computed in.
+
+    Raises:
+        InputError: the weights are not in 4 bits, or device or dtype does not allow it.
+    """
+    reason = fp8_fault(device, dtype)
+    if quantization != "nf4":
+        reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
+    if matmul == "fp8" and reason is not None:
+        raise InputError(f"model.matmul is fp8, but {reason}. Set --model.matmul bf16.")
 
 
 def build_model(
@@ -160,6 +179,7 @@ def take_fast_path(
     answers: bool,
     generating: PreTrainedTokenizerBase | None = None,
     row_tokens: int | None = None,
+    matmul: Matmul = "bf16",
 ) -> Findings:
     """Prepare a built model for its stage, in place, and check it; outside training a CPU keeps transformers' own path.
 
@@ -169,6 +189,8 @@ def take_fast_path(
         answers, generating: as for `self_check`.
         row_tokens: of the longest row to come, for which a GPU outside training unpacks the layers that fit; None
             unpacks none.
+        matmul: what products with frozen weights are computed in, once the check, in the stage's own precision, is
+            through; `check_matmul` says where fp8 can be.
 
     Raises:
         InputError: the model cannot be run, or gives other results than its own.
@@ -187,6 +209,8 @@ def take_fast_path(
     precision = torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32)
     with torch.device("cpu"), precision:
         findings = self_check(model, answers=answers, generating=generating)
+    for said in compute_in(model, matmul):
+        print(said)
     if not training and device.type == "cuda" and row_tokens is not None:
         unpack_what_fits(model, tokens=row_tokens)
     return findings

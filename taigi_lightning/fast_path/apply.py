@@ -17,8 +17,10 @@ from taigi_lightning.fast_path import fallback as general_path
 from taigi_lightning.fast_path import families, lora_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
+from taigi_lightning.fast_path.fp8_weights import stays_in_16_bits
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.kernels import elementwise
+from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
 from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.decoder_path import off_fast_path
@@ -100,6 +102,42 @@ def _bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
         if held_in_place(module):
             let_move(module)
             module.weight.data = module.weight.data.to(module.weight.quant_state.absmax.device)
+
+
+def compute_in(model: Any, matmul: Matmul) -> list[str]:
+    """Make the products with frozen 4-bit weights in fp8 from now on, or in 16 bits, as after `apply_fast_path`.
+
+    Returns:
+        of fp8, one sentence for each kind of projection whose products stay in 16 bits.
+
+    Raises:
+        InputError: fp8 is wanted and no product can be in it.
+    """
+    base = causal_lm(model)
+    decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
+    if decoder is None:
+        if matmul == "fp8":
+            reason = getattr(base, "slow_path_reason", None) or "it does not train"
+            raise InputError(
+                f"model.matmul is fp8, but this model's layers run through transformers' own code: {reason}. Set "
+                "--model.matmul bf16."
+            )
+        return []
+    decoder.compute_in(matmul)
+    if matmul == "bf16":
+        return []
+    layer = decoder.layers[0]
+    names = ("q, k and v", "the attention's output", "gate and up", "the MLP's output")
+    left = {
+        name: reason
+        for name, group in zip(names, layer.groups(), strict=True)
+        if (reason := stays_in_16_bits(group.members)) is not None
+    }
+    if len(left) == len(names):
+        raise InputError(
+            f"model.matmul is fp8, but no product can be: of {names[0]}, {left[names[0]]}. Set --model.matmul bf16."
+        )
+    return [f"the products of {name} stay in 16 bits: {reason}" for name, reason in left.items()]
 
 
 def causal_lm(model: Any) -> Any:

@@ -23,6 +23,7 @@ from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.vocabulary import Tables
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Norm
+from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.kernels.host_memory import available_bytes
 from taigi_lightning.planning import activation_plan, placement
 from taigi_lightning.planning.activation_plan import Saving
@@ -76,6 +77,7 @@ class FastDecoder:
         self.weights_on_host = weights_on_host
         self.fill = unpacked_layers is None and self.device.type == "cuda"
         self.unpacked = 0
+        self.matmul: Matmul = "bf16"
         self.keep_unpacked(unpacked_layers or 0)
         self.plans: dict[tuple[int, int], list[Saving]] = {}
         self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
@@ -108,14 +110,26 @@ class FastDecoder:
 
     # ---- memory ------------------------------------------------------------------------------------
 
-    def keep_unpacked(self, layers: int, packed_on_host: bool = True) -> None:
-        """Hold the base weights of just the first layers unpacked; packed, they wait on the host or stay."""
+    def keep_unpacked(self, layers: int, packed_on_host: bool = True, backward: bool = True) -> None:
+        """Hold the base weights of just the first layers unpacked; packed, they wait on the host or stay.
+
+        Args:
+            backward: there will be backward passes.
+        """
         for index, layer in enumerate(self.layers):
             if index < layers and not layer.unpacked:
-                layer.keep_unpacked(self.backbone.norm.weight.dtype, packed_on_host)
+                layer.keep_unpacked(self.backbone.norm.weight.dtype, packed_on_host, backward)
             elif index >= layers and layer.unpacked:
                 layer.drop_unpacked()
         self.unpacked = layers
+
+    def compute_in(self, matmul: Matmul) -> None:
+        """Make the products with frozen weights in fp8 or in 16 bits; what memory they may take is decided anew."""
+        self.keep_unpacked(0)
+        for layer in self.layers:
+            for group in layer.groups():
+                group.compute_in(matmul)
+        self.matmul, self.plans = matmul, {}
 
     def keep_on_host(self, chosen: set[int]) -> None:
         """Let the packed weights of some layers, and only theirs, wait on the host."""
@@ -175,7 +189,7 @@ class FastDecoder:
             tokens,
             self.rank,
             weights_on_host=self.weights_on_host,
-            machine=measure_machine(self.device, self.backbone.norm.weight.dtype),
+            machine=measure_machine(self.device, self.backbone.norm.weight.dtype, self.matmul),
             budget=self.budget,
             headroom=self._headroom(tokens) - on_host + self.stream.slots_bytes(),
             host_headroom=self.host_headroom,

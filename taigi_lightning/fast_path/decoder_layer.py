@@ -90,10 +90,10 @@ class DecoderLayer:
         if self.stream is not None:
             self.stream.enter(self.index, backward, again)
 
-    def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
+    def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool, backward: bool = True) -> None:
         """Hold the base weights dequantised."""
         for group in self.groups():
-            group.keep_unpacked(dtype, packed_on_host)
+            group.keep_unpacked(dtype, packed_on_host, backward)
 
     def drop_unpacked(self) -> None:
         """Dequantise them for each product again."""

@@ -28,11 +28,11 @@ class FrozenColumns:
         self.count = -(-sum(self._ranks) // alignment) * alignment
         self._a: Tensor | None = None
 
-    def write_b(self, joined: Tensor) -> None:
-        """Write Bf beside W in joined (N, K + F + R): each Linear's rows have their own columns, the others zeros."""
+    def write_b(self, sides: Tensor) -> None:
+        """Write Bf into sides (N, F + R): each Linear's rows have their own columns, the others zeros."""
         if not self.count:
             return
-        side = joined[:, self._inputs : self._inputs + self.count].zero_()
+        side = sides[:, : self.count].zero_()
         row = column = 0
         for linear, update, rank in zip(self._linears, self._found, self._ranks, strict=True):
             if update is not None:
@@ -46,11 +46,10 @@ class FrozenColumns:
             x, out = inputs[:, : self._inputs], inputs[:, self._inputs : self._inputs + self.count]
             torch.mm(x, self._stacked_a(x).t(), out=out)
 
-    def add_gradient(self, both: Tensor) -> None:
-        """Add what comes through the updates to the gradient of x, the first columns of both (M, K + F + R)."""
+    def add_gradient(self, direct: Tensor, sides: Tensor) -> None:
+        """Add to the gradient of x (M, K) what comes through the updates, of sides' (M, F + R) first columns."""
         if self.count:
-            direct, hidden = both[:, : self._inputs], both[:, self._inputs : self._inputs + self.count]
-            direct.addmm_(hidden, self._stacked_a(both))
+            direct.addmm_(sides[:, : self.count], self._stacked_a(sides))
 
     def _stacked_a(self, like: Tensor) -> Tensor:
         """Af, (F, K), zero rows at its end where F was rounded up; stacked once, since it never changes."""

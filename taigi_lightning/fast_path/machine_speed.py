@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 
+from taigi_lightning.kernels.fp8 import Matmul, fp8_product, quantise_rows
 from taigi_lightning.kernels.host_memory import host_tensor
 from taigi_lightning.planning.step_time import Machine
 
@@ -16,8 +17,11 @@ SIZE = 4096  # of the square matrices multiplied
 
 
 @cache
-def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+def measure_machine(device: torch.device, dtype: torch.dtype, matmul: Matmul = "bf16") -> Machine:
     """The host link's bytes a second towards a card, and its floating-point operations a second in a product.
+
+    Args:
+        matmul: "fp8" has products counted in that, of results in dtype.
 
     Takes a tenth of a second and 100 MiB of the card, given back at once. A CPU has no link: copies cost nothing.
     """
@@ -27,7 +31,9 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     there = torch.empty(COPIED, dtype=torch.uint8, device=device)
     link = COPIED / _seconds(lambda: there.copy_(host, non_blocking=True))
     a, b = torch.randn(2, SIZE, SIZE, device=device).to(dtype)
-    rate = 2 * SIZE**3 / _seconds(lambda: torch.mm(a, b))
+    rounded = *quantise_rows(a), *quantise_rows(b)
+    multiply = (lambda: fp8_product(*rounded, dtype)) if matmul == "fp8" else (lambda: torch.mm(a, b))
+    rate = 2 * SIZE**3 / _seconds(multiply)
     return Machine(link=link, rate=rate)
 
 

@@ -9,6 +9,7 @@ and the gradient of its input falls out of the same matrix: g [W | B] = [gradien
 The 4-bit weights are dequantised into [W | B] inside the product and dropped after it. The projections of a group
 share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
 An earlier stage's frozen update has columns of its own between the two (`frozen_columns.py`).
+In fp8 the products with W are made by themselves (`fp8_weights.py`), and only those with B are in 16 bits.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from taigi_lightning.fast_path.fp8_weights import Fp8Weights, stays_in_16_bits
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.kernels.dropout import LoraGradient
+from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.kernels.products import float32_product
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
@@ -41,7 +44,8 @@ class ProjectionGroup:
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
         self.device = self.members[0].device
-        self.resident: Tensor | None = None  # [W | B], if it is held
+        self.fp8: Fp8Weights | None = None  # W, if its products are in fp8
+        self.resident: Tensor | None = None  # [W | Bf | B], if it is held; without W in fp8, which holds it
         self._resident_a: Tensor | None = None
 
     def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
@@ -64,15 +68,38 @@ class ProjectionGroup:
         """A and B of each member that has LoRA, in order: the order `gradients` answers in."""
         return [p for m in self.members if m.lora is not None for p in m.lora]
 
-    def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool) -> None:
-        """Hold the frozen weights dequantised from now on; packed, they wait on the host or where they are."""
-        self.resident = self._unpacked(dtype)
+    def compute_in(self, matmul: Matmul) -> None:
+        """Make the products with the frozen weights in fp8 from now on, where it can be, or in 16 bits again."""
+        if self.resident is not None:
+            self.drop_unpacked()
+        wanted = matmul == "fp8" and stays_in_16_bits(self.members) is None
+        self.fp8 = Fp8Weights(self.members, self.fused) if wanted else None
+
+    def unpacked_bytes(self, element_size: int, backward: bool = True) -> int:
+        """Bytes that `keep_unpacked` takes, of weights in 16 bits or in fp8."""
+        plain = self.out_features * self.in_features
+        weights = plain * element_size if self.fp8 is None else plain * (2 if backward else 1)
+        return weights + self.out_features * (self.width - self.in_features) * element_size
+
+    def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool, backward: bool = True) -> None:
+        """Hold the frozen weights dequantised from now on; packed, they wait on the host or where they are.
+
+        Args:
+            backward: there will be a backward pass, for which fp8 holds the weights a second time.
+        """
+        if self.fp8 is None:
+            self.resident = self._unpacked(dtype)
+        else:
+            self.fp8.keep(backward)
+            self.resident = self._new_sides(dtype)
         for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
 
     def drop_unpacked(self) -> None:
         """Dequantise the weights for each product again."""
         self.resident = self._resident_a = None
+        if self.fp8 is not None:
+            self.fp8.drop()
         for member in self.members:
             member.send_packed(self.device)
 
@@ -82,8 +109,21 @@ class ProjectionGroup:
         for member in self.members:
             member.unpack(joined[row : row + member.out_features, : self.in_features], self.fused)
             row += member.out_features
-        self.frozen.write_b(joined)
+        self.frozen.write_b(joined[:, self.in_features :])
         return joined
+
+    def _new_sides(self, dtype: torch.dtype) -> Tensor:
+        """(N, F + R) with Bf in it and headroom for B."""
+        sides = torch.empty(self.out_features, self.width - self.in_features, dtype=dtype, device=self.device)
+        self.frozen.write_b(sides)
+        return sides
+
+    def _sides(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
+        """[Bf | B], (N, F + R), beside weights in fp8; as `_joined`."""
+        sides = self._new_sides(dtype) if self.resident is None else self.resident
+        if self.rank and (fresh or self.resident is None):
+            self._write_sides(sides[:, self.frozen.count :])
+        return sides
 
     def _joined(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
         """[W | Bf | B], (N, K + F + R). Weights held dequantised have B beside them since forward, unless fresh."""
@@ -145,8 +185,16 @@ class ProjectionGroup:
         inputs (M, K + F + R) holds x in its first K columns and d A^T in its last; the rest is filled here.
         """
         self.frozen.fill(inputs)
-        y = torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
-        return y, inputs[:, self.plain :] * self.scale
+        return self._product(inputs), inputs[:, self.plain :] * self.scale
+
+    def _product(self, inputs: Tensor) -> Tensor:
+        """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N)."""
+        if self.fp8 is None:
+            return torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
+        y = self.fp8.forward(inputs[:, : self.in_features])
+        if self.width > self.in_features:
+            y.addmm_(inputs[:, self.in_features :], self._sides(inputs.dtype).t())
+        return y if self.bias is None else y.add_(self.bias)
 
     def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
         """y (M, N) as from `forward`, without dropout; added to onto (M, N) in place if that is given."""
@@ -154,12 +202,11 @@ class ProjectionGroup:
         if self.rank:
             a = self._stacked_a(inputs.dtype)
             torch.mm(inputs[:, : self.in_features], a.t(), out=inputs[:, self.plain :])
-        weight = self._joined(inputs.dtype)
         if onto is None:
-            return torch.nn.functional.linear(inputs, weight, self.bias)
-        if onto.dtype != inputs.dtype:
-            return onto.add_(torch.nn.functional.linear(inputs, weight, self.bias))
-        onto.addmm_(inputs, weight.t())
+            return self._product(inputs)
+        if self.fp8 is not None or onto.dtype != inputs.dtype:
+            return onto.add_(self._product(inputs))
+        onto.addmm_(inputs, self._joined(inputs.dtype).t())
         return onto if self.bias is None else onto.add_(self.bias)
 
     def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, LoraGradient | None, Tensor]:
@@ -167,9 +214,13 @@ class ProjectionGroup:
 
         Without a mask the second is None, already added into the first.
         """
-        both = grad @ self._joined(grad.dtype, fresh=False)
-        direct, hidden_grad = both[:, : self.in_features], both[:, self.plain :]
-        self.frozen.add_gradient(both)
+        if self.fp8 is None:
+            both = grad @ self._joined(grad.dtype, fresh=False)
+            direct, sides = both[:, : self.in_features], both[:, self.in_features :]
+        else:
+            direct, sides = self.fp8.backward(grad), grad @ self._sides(grad.dtype, fresh=False)
+        self.frozen.add_gradient(direct, sides)
+        hidden_grad = sides[:, self.frozen.count :]
         if not self.rank:
             return direct, None, hidden_grad
         a = self._stacked_a(grad.dtype, fresh=False)
@@ -180,7 +231,9 @@ class ProjectionGroup:
 
     def hidden_gradient(self, grad: Tensor) -> Tensor:
         """The gradient of hidden (M, R) alone: for the first layer, whose input needs none."""
-        return grad @ self._joined(grad.dtype, fresh=False)[:, self.plain :]
+        if self.fp8 is None:
+            return grad @ self._joined(grad.dtype, fresh=False)[:, self.plain :]
+        return grad @ self._sides(grad.dtype, fresh=False)[:, self.frozen.count :]
 
     def gradients(self, grad: Tensor, hidden: Tensor, grad_a: Tensor) -> list[Tensor]:
         """Gradients of `parameters()`, in float32, from that of y, `multiply`'s hidden and that of A (R, K)."""

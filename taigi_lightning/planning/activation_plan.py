@@ -121,16 +121,23 @@ def transient_bytes(shape: Shape, tokens: int, element_size: int = 2, head_on_ho
     return max(working_bytes(shape, tokens, element_size), at_loss(shape, tokens, element_size))
 
 
-def unpacked_bytes(shape: Shape, rank: int, element_size: int = 2, packed: bool = True) -> int:
+def unpacked_bytes(
+    shape: Shape, rank: int, element_size: int = 2, packed: bool = True, weight_size: int | None = None
+) -> int:
     """Bytes of one layer's projections dequantised, each with the columns of its group's LoRA B beside it, and of
-    LoRA's A; less what 4-bit weights leave, which then wait on the host."""
+    LoRA's A; less what 4-bit weights leave, which then wait on the host.
+
+    Args:
+        weight_size: bytes of a weight, if not of any element: fp8 takes 1 to predict, and 2 to train, which wants
+            the weights in two layouts.
+    """
     together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}  # 1 where they are fused
-    elements = left = 0
+    weights = elements = left = 0
     for linear in shape.linears:
-        elements += linear.outputs * (linear.inputs + together.get(linear.name, 1) * rank)
-        elements += linear.inputs * rank
+        weights += linear.inputs * linear.outputs
+        elements += (linear.outputs * together.get(linear.name, 1) + linear.inputs) * rank
         left += linear.inputs * linear.outputs // 2 if packed else 0
-    return elements * element_size - left
+    return weights * (weight_size or element_size) + elements * element_size - left
 
 
 def kept_bytes(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from taigi_lightning.errors import InputError
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part
 from taigi_lightning.planning.placement import HOST_SHARE
@@ -151,8 +152,11 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         general: why the base's layers take the general path; None: they take the fast one.
 
     Raises:
-        InputError: the config predicts by generating, for which nothing counts.
+        InputError: the config predicts by generating, for which nothing counts, or wants products in fp8 of a base that
+            allows none.
     """
+    _refuse_fp8(settings, general)
+    found = replace(found, machine=found.machine.computing_in(settings.matmul))
     card = found.card.memory_bytes if found.card else None
     if settings.predicts:
         need = predict_needs(
@@ -185,6 +189,16 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         disk=_folders(_disk_needs(settings, shape), found.disks),
         notes=tuple(_notes(settings, need, found.machine)),
     )
+
+
+def _refuse_fp8(settings: Settings, general: str | None) -> None:
+    if settings.matmul != "fp8":
+        return
+    reason = None if general is None else f"this model's layers run through transformers' own code: {general}"
+    if settings.quantization != "nf4":
+        reason = f"with quantization {settings.quantization} no weights are in 4 bits, and only those are multiplied"
+    if reason is not None:
+        raise InputError(f"model.matmul is fp8, but {reason}. Set --model.matmul bf16.")
 
 
 def folders(settings: Settings, shape: Shape) -> list[str]:
@@ -242,6 +256,11 @@ def _folders(needed: Mapping[str, Mapping[str, int]], disks: Mapping[str, Disk])
 
 def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
     notes = []
+    if settings.matmul == "fp8":
+        notes.append(
+            "Products with the 4-bit weights are in fp8, which takes a card of compute capability 8.9 or more (Ada, "
+            "Hopper, Blackwell) and trainer.precision bf16-mixed."
+        )
     if need.decisions.path_reason is not None:
         what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"
         notes.append(

@@ -47,7 +47,9 @@ def predict_needs(
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 4 * sum(adapter) + memory.CONTEXT
-    a_layer = unpacked_bytes(shape, rank, element_size, packed=False)  # its 4 bits stay on the card as well
+    size, bits = (1, "8 bits") if settings.matmul == "fp8" else (element_size, "16 bits")
+    # Its 4 bits stay on the card as well.
+    a_layer = unpacked_bytes(shape, rank, element_size, packed=False, weight_size=size)
     choice = _choose(settings, shape, held, None if general else card, a_layer, element_size, host)
     layers, waiting = choice.dequantised, choice.waiting
     away = waiting * memory.packed_layer_bytes(shape)
@@ -57,7 +59,7 @@ def predict_needs(
         Part("weights, the rest", rest - head, "16 bits: embeddings, norms"),
         Part(IN_TRANSIT, slot_bytes(shape, waiting), "two layers, on their way from the host"),
         Part(
-            DEQUANTISED, layers * a_layer, f"16 bits as well, of {layers} of {shape.layers} layers, for speed"
+            DEQUANTISED, layers * a_layer, f"{bits} as well, of {layers} of {shape.layers} layers, for speed"
         ),
         Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
         frozen,

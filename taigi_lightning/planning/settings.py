@@ -36,6 +36,7 @@ class Settings:
     optimizer: str = "torch.optim.AdamW"
     activation_budget: float | str = "auto"
     weights_on_host: WeightsOnHost = "auto"
+    matmul: str = "bf16"
     batch_size: int = 4
     max_length: int = 2048
     accumulate: int = 1
@@ -94,6 +95,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
         "activation_budget": model.get("activation_budget"),
         "weights_on_host": model.get("weights_on_host"),
+        "matmul": model.get("matmul"),
         "batch_size": arguments.get("batch_size"),
         "max_length": arguments.get("max_length"),
         "accumulate": trainer.get("accumulate_grad_batches"),

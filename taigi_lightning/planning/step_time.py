@@ -6,7 +6,7 @@ them as far as they last. M = B * T tokens, H the hidden size, F the MLP's width
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from taigi_lightning.planning.activation_plan import (
     ATTENTION,
@@ -25,12 +25,19 @@ ROW_TOKENS = 2048  # attention is counted in rows of so many, at most
 DISTURBANCE = 0.009
 
 
+FP8_GAIN = 1.85  # of a product over one in 16 bits: 1.80 to 1.93 at a 13B's shapes on an H200
+
+
 @dataclass(frozen=True)
 class Machine:
     """What decides whether copies hide: bytes a second from host to card, and floating-point operations a second."""
 
     link: float
     rate: float
+
+    def computing_in(self, matmul: str) -> Machine:
+        """The same where products are in "fp8", or, as they were counted, in "bf16"."""
+        return replace(self, rate=self.rate * FP8_GAIN) if matmul == "fp8" else self
 
 
 # For a plan on another machine: PCIe 3 of 16 lanes, or 4 of 8, and what a middling card reaches in 16 bits.

@@ -107,7 +107,8 @@ def _fast_needs(
         note = f"all of {shape.layers} layers"
     moved = _movable_embedding(shape, element_size) if decision.embedding_on_host else 0
     head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
-    dequantised = f"16 bits instead, of {decision.unpacked} of {shape.layers} layers"
+    bits = "8 bits in two layouts" if settings.matmul == "fp8" else "16 bits"
+    dequantised = f"{bits} instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
         *_weights(settings, projections - waiting, rest - moved - head),
         frozen,

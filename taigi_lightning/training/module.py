@@ -20,6 +20,7 @@ from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.fast_path.apply import forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
+from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import Quantization, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
@@ -68,6 +69,7 @@ class CausalLMModule(pl.LightningModule):
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         weights_on_host: layers whose 4-bit weights wait in host memory; auto: as costs least time, none if all fits.
         packed_cache: a folder that keeps the base's 4-bit weights, so that the next start need not pack them.
+        matmul: fp8 multiplies frozen 4-bit weights in 8 bits, on cards of compute capability 8.9 or more.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
         hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
             with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter
@@ -92,6 +94,7 @@ class CausalLMModule(pl.LightningModule):
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",
         weights_on_host: NonNegativeInt | Literal["auto", "all", "none"] = "auto",
         packed_cache: str | None = None,
+        matmul: Matmul = "bf16",
         answer_strategy: Strategy = "choice",
         hand_off: HandOff = "stack",
     ) -> None:
@@ -102,11 +105,10 @@ class CausalLMModule(pl.LightningModule):
         self.base, self.adapter, self.lora = what
         self.quantization: Quantization = quantization
         self.from_scratch = from_scratch
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.warmup_steps = warmup_steps
         self.lora_plus_ratio = lora_plus_ratio
-        self.compile_layers, self.activation_budget = compile, activation_budget
+        self.compile_layers, self.activation_budget, self.matmul = compile, activation_budget, matmul
         self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
         self.answer_strategy: Strategy = answer_strategy
         self.hand_off: HandOff = hand_off

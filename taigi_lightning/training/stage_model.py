@@ -10,7 +10,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelSummary
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.model_setup import build_model, compute_dtype, take_fast_path, tokens_at_once
+from taigi_lightning.evaluation.model_setup import (
+    build_model,
+    check_matmul,
+    compute_dtype,
+    take_fast_path,
+    tokens_at_once,
+)
 from taigi_lightning.fast_path.device_memory import hold_to_own_memory
 from taigi_lightning.kernels.host_memory import waiting_parameters
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
@@ -104,6 +110,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     data: Any = getattr(trainer, "datamodule", None)
     if not training and hasattr(data, "prompt"):
         check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
+    check_matmul(module.matmul, module.quantization, device, dtype)
     model = build_model(
         module.start.weights,
         updates=module.start.updates,
@@ -133,6 +140,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         answers=not training or bool(getattr(data, "held_out", None)),
         generating=module.tokenizer if generates else None,
         row_tokens=None if generates else getattr(data, "batch_tokens", 32768),
+        matmul=module.matmul,
     )
     say = print if trainer is None else module.print
     callbacks: Sequence[Callback] = getattr(trainer, "callbacks", ())

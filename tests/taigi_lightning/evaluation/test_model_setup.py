@@ -54,6 +54,16 @@ def test_the_largest_micro_batch_or_row_is_what_a_card_needs_room_for() -> None:
     assert tokens_at_once(None) == 2048
 
 
+@pytest.mark.parametrize(
+    ("quantization", "said"), [("none", "no weights are in 4 bits"), ("nf4", "this is a CPU")]
+)
+def test_fp8_is_refused_before_anything_is_loaded(home: Path, quantization: str, said: str) -> None:
+    module = CausalLMModule("models/base", lora=LoraSettings(r=4), quantization=quantization, matmul="fp8")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"model.matmul is fp8, but .*{said}.*Set --model.matmul bf16."):
+        module.configure_model()
+    assert module.model is None
+
+
 def train(home: Path, weights_on_host: object) -> tuple[CausalLMModule, dict[str, Tensor]]:
     """Two optimizer steps of CPT on a 4-bit base."""
     pl.seed_everything(1, verbose=False)

@@ -24,6 +24,7 @@ from taigi_lightning.planning.decoder_path import FAST_TYPES, off_fast_path
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
+from taigi_lightning.planning.prediction_needs import predict_needs
 from taigi_lightning.planning.settings import Settings, corpus_characters
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
@@ -246,6 +247,36 @@ def test_a_plan_says_what_waits_on_the_host_and_what_a_slow_link_costs() -> None
     assert {part.purpose: part.bytes for part in fast.memory}["weights, arriving"] == 2 * packed_layer_bytes(
         TAIGI
     )
+
+
+def test_fp8_is_planned_said_and_refused() -> None:
+    card = Card("a card", 80 * GIB)
+    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    settings = Settings(rank=64, folder="models/cpt_model")
+    plans = [make_plan(replace(settings, matmul=m), TAIGI, Found(card, disks=disks)) for m in ("bf16", "fp8")]
+    assert plans[0].memory_total_bytes == plans[1].memory_total_bytes  # two layouts of one byte, one of two
+    assert "8 bits in two layouts instead, of 4" in render(plans[1])
+    assert "capability 8.9" in render(plans[1])
+    assert "capability 8.9" not in render(plans[0])
+    slow = replace(ASSUMED, link=1e9)
+    # Products that take half as long hide half as much of the link.
+    small = [
+        make_plan(
+            replace(settings, matmul=m), TAIGI, Found(Card("a card", 8 * GIB), disks=disks, machine=slow)
+        )
+        for m in ("bf16", "fp8")
+    ]
+    assert small[0].decisions.kept_slow_down < small[1].decisions.kept_slow_down
+    asking = replace(settings, predicts=True, matmul="fp8")
+    held = [
+        predict_needs(s, TAIGI, 24 * GIB).decisions.layers_dequantised
+        for s in (replace(asking, matmul="bf16"), asking)
+    ]
+    assert 1.9 * held[0] < held[1]
+    with pytest.raises(InputError, match=r"quantization none no weights are in 4 bits.*matmul bf16"):
+        make_plan(replace(settings, matmul="fp8", quantization="none"), TAIGI, Found(card, disks=disks))
+    with pytest.raises(InputError, match=r"transformers' own code: a reason.*matmul bf16"):
+        make_plan(replace(settings, matmul="fp8"), TAIGI, Found(card, disks=disks), "a reason")
 
 
 def test_json_holds_the_plan_under_the_names_of_its_fields(

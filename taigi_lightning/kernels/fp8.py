@@ -1,0 +1,67 @@
+"""Matrix products in 8-bit floating point (e4m3), their scales, and what they need of a machine.
+
+A product y = x W^T keeps one scale for each row of x and one for each row of W: scales must be constant along the
+dimension that is summed over, so W's transpose, in the gradient of x, has scales of its own. All are powers of two:
+dividing by them rounds nothing, so W and its transpose hold the same numbers, and what a GPU computes is emulated
+exactly elsewhere (sums aside) by rounding to e4m3 and multiplying in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Matmul = Literal["bf16", "fp8"]
+E4M3 = torch.float8_e4m3fn  # 3 bits of mantissa, largest 448 = 1.75 * 2^8
+CAPABILITY = (8, 9)  # the first cards that multiply it: Ada; Hopper has 9.0
+ALIGNMENT = 16  # both sides of a weight must be its multiples
+FAST_ACCUMULATION = False  # keep partial sums in fewer bits than float32
+
+
+def fp8_fault(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why products cannot be in fp8 on a device where all else is in some dtype, or None if they can."""
+    if device.type != "cuda":
+        return f"this is a {device.type.upper()}, and only NVIDIA cards of compute capability 8.9 or more multiply it"
+    found = torch.cuda.get_device_capability(device)
+    if found < CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        return f"{name} has compute capability {found[0]}.{found[1]}, and fp8 begins with 8.9 (Ada, Hopper, Blackwell)"
+    if dtype != torch.bfloat16:
+        return f"all else is in {str(dtype).removeprefix('torch.')}, and its results are in bfloat16 (bf16-mixed)"
+    return None
+
+
+def power_of_two_scale(amax: Tensor) -> Tensor:
+    """The least powers of two, float32, that bring absolute values of at most amax (float32) within e4m3's 448.
+
+    >>> power_of_two_scale(torch.tensor([448.0, 449.0, 0.4375, 0.0])).tolist()[:3]
+    [1.0, 2.0, 0.0009765625]
+    """
+    bits = amax.contiguous().view(torch.int32)
+    exponent = (bits >> 23) - 8 + ((bits & 0x7FFFFF) > 0x600000).to(torch.int32)
+    return (exponent.clamp(min=1) << 23).view(torch.float32)
+
+
+def quantise_rows(x: Tensor, fused: bool = False) -> tuple[Tensor, Tensor]:
+    """x (M, K), its rows perhaps apart, in e4m3, and the scale of each row, float32 (M, 1)."""
+    if fused and x.is_cuda:
+        from taigi_lightning.kernels import fp8_triton
+
+        return fp8_triton.quantise_rows(x)
+    wide = x.float()
+    scale = power_of_two_scale(wide.abs().amax(1, keepdim=True))
+    return (wide / scale).to(E4M3), scale
+
+
+def fp8_product(x: Tensor, x_scale: Tensor, w: Tensor, w_scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """y (M, N) in dtype, of x (M, K) and w (N, K) in e4m3 with their rows' scales (M, 1) and (N, 1), float32.
+
+    Sums are in float32. Emulated where `fp8_fault` finds a reason.
+    """
+    if fp8_fault(x.device, dtype) is not None:
+        return ((x.float() * x_scale) @ (w.float() * w_scale).t()).to(dtype)
+    return torch._scaled_mm(
+        x, w.t(), scale_a=x_scale, scale_b=w_scale.t(), out_dtype=dtype, use_fast_accum=FAST_ACCUMULATION
+    )
