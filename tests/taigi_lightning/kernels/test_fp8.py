@@ -54,8 +54,8 @@ def test_a_cpu_is_no_place_for_fp8() -> None:
     [
         ((8, 0), torch.bfloat16, "capability 8.0"),
         ((7, 5), torch.float16, "capability 7.5"),
-        ((9, 0), torch.float32, "computed in float32"),
-        ((8, 9), torch.float16, "computed in float16"),
+        ((9, 0), torch.float32, "all else is in float32"),
+        ((8, 9), torch.float16, "all else is in float16"),
         ((8, 9), torch.bfloat16, None),
         ((12, 0), torch.bfloat16, None),
     ],
