@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -19,6 +19,7 @@ from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.log_filters import quieten
 from taigi_lightning.cli.machine_errors import explain
+from taigi_lightning.cli.monitor_checks import check_monitors
 from taigi_lightning.cli.own_classes import prefer_torch, take_own_model
 from taigi_lightning.cli.run_checks import (
     BARE,
@@ -47,6 +48,8 @@ from taigi_lightning.evaluation.sample_text import HeldOutText
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.planning.command import add_arguments as add_plan_arguments
 from taigi_lightning.planning.command import print_plan
+from taigi_lightning.planning.monitors import chosen_mode
+from taigi_lightning.training.best_checkpoint import TakeBest, checkpoint_callbacks
 from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
 from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
@@ -130,7 +133,9 @@ class TaigiCLI(LightningCLI):
         check_trainer(config.trainer)
         check_optimizer(config.model)
         if command == "fit":
+            check_monitors(config, own_model=self._model_class is not CausalLMModule)
             name_stage(stage_of(config.data.class_path), str(config.model.base))
+        config.checkpoint.mode = chosen_mode(config.checkpoint.monitor, config.checkpoint.mode)
         if config.get("ckpt_path"):
             self.resolve_checkpoint(config)
 
@@ -158,7 +163,7 @@ class TaigiCLI(LightningCLI):
             {
                 "checkpoint.filename": "{step}",
                 "checkpoint.monitor": "step",
-                "checkpoint.mode": "max",
+                "checkpoint.mode": "auto",
                 "checkpoint.save_top_k": 2,
                 "checkpoint.every_n_train_steps": 100,
                 "checkpoint.enable_version_counter": False,
@@ -205,6 +210,7 @@ class TaigiCLI(LightningCLI):
         if self.subcommand == "fit":
             measured = [] if bare else [Throughput()]
             callbacks += [
+                TakeBest(),
                 Announcement(),
                 *measured,
                 SaveOnSignal(),
@@ -225,10 +231,11 @@ class TaigiCLI(LightningCLI):
             raise InputError(f"Lightning refuses the settings of trainer: {error}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
-        """Leave out the section `checkpoint` where checkpoints are off, which Lightning would refuse."""
-        if config.get("enable_checkpointing") is False or config.get("barebones"):
-            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        return super()._instantiate_trainer(config, callbacks)
+        """Keep checkpoints as `checkpoint_callbacks` says, or none where they are off, which Lightning would refuse."""
+        off = config.get("enable_checkpointing") is False or config.get("barebones")
+        kept = [] if off else checkpoint_callbacks(self._get(self.config, "checkpoint").as_dict())
+        others = [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
+        return super()._instantiate_trainer(config, [*kept, *others])
 
     def after_instantiate_classes(self) -> None:
         """Refuse the folder of another run before anything is loaded.

@@ -35,7 +35,7 @@ class HeldOutAnswers(Callback):
         if trainer.is_global_zero and not trainer.ckpt_path:
             (Path(trainer.default_root_dir) / ANSWERS).unlink(missing_ok=True)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Answer on the first rank, in the precision of a validation."""
         data: Any = getattr(trainer, "datamodule", None)
         questions: list[Question] = getattr(data, "held_out_questions", [])

@@ -32,7 +32,7 @@ class HeldOutText(Callback):
         if trainer.is_global_zero and not trainer.ckpt_path:
             (Path(trainer.default_root_dir) / TEXT).unlink(missing_ok=True)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read it on the first rank, in the precision of a validation."""
         data: Any = getattr(trainer, "datamodule", None)
         splits = getattr(data, "splits", {})

@@ -76,6 +76,7 @@ def write_lineage(
     run_config: str | None = None,
     data: str | Path | Sequence[str] | None = None,
     continues: str | Path | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write `lineage.json` beside an adapter or a model, and return what it says.
 
@@ -85,17 +86,20 @@ def write_lineage(
         run_config: the run's resolved config as text; its SHA-256 is kept, so no key in it can leak.
         data: a corpus folder (its manifest.json is hashed) or a file (hashed itself), or several of them.
         continues: the adapter's folder that training went on from.
+        checkpoint: which weights of the run these are: `which`, last or best, `step`, and of the best one `path`, the
+            `monitor` and its `score`.
 
     The lineage of the base, if its folder holds one, is nested under `base`: an SFT run's lineage includes
-    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`}, `data` {`path`, `sha256`}, of several sources
-    each so under `sources`, where an
-    adapter was trained further, `continues`, that adapter's own lineage, and where an adapter's weights are in the
-    folder, `adapter_sha256`, of all their bytes.
+    the CPT run's. Keys: `base` {identity, `lineage`}, `run` {`config`, `checkpoint`}, `data` {`path`, `sha256`}, of
+    several sources each so under `sources`, where an adapter was trained further, `continues`, that adapter's own
+    lineage, and where an adapter's weights are in the folder, `adapter_sha256`, of all their bytes.
     """
     lineage: dict[str, Any] = {"base": {**base, "lineage": read_lineage(Path(base["name"]))}}
     if continues is not None:
         lineage["continues"] = read_lineage(Path(continues))
     lineage["run"] = {"config": hashlib.sha256(run_config.encode()).hexdigest() if run_config else None}
+    if checkpoint is not None:
+        lineage["run"]["checkpoint"] = dict(checkpoint)
     lineage["data"] = (
         describe_sources([str(data)] if isinstance(data, str | Path) else data) if data else None
     )

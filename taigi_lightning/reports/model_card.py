@@ -23,7 +23,7 @@ from taigi_lightning.reports.model_origin import (
     stages,
     training_rows,
 )
-from taigi_lightning.reports.training_report import fit_figures
+from taigi_lightning.reports.training_report import exported_checkpoint, fit_figures
 from taigi_lightning.tasks.question_prompt import question_prompt
 from taigi_lightning.tasks.questions import Question
 
@@ -78,7 +78,9 @@ def write_model_cards(
         )
     run = folder.parent if list(parts.values()) == [True] else folder
     settings = _settings(run / "config.yaml")
-    metrics = fit_figures(read_run_log(run).metrics) if any(run.glob("logs/**/metrics.csv")) else {}
+    exported = exported_checkpoint(next(iter(lineages.values())))
+    logged = any(run.glob("logs/**/metrics.csv"))
+    metrics = fit_figures(read_run_log(run).metrics, exported) if logged else {}
     written = []
     for part, lineage in lineages.items():
         card = model_card(

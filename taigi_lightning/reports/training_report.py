@@ -53,7 +53,7 @@ def write_fit_report(folder: Path) -> Path:
         heading="Training run",
         lead="",
         facts=_origins(folder, lineage or {}),
-        figures=fit_figures(log.metrics),
+        figures=fit_figures(log.metrics, exported_checkpoint(lineage)),
         resumed_at=", ".join(f"{step:,}" for step in log.resumed_at),
         charts=_fit_charts(log, _chance(answers)),
         held_out_text=_held_out_text(read_json(folder / TEXT)),
@@ -77,23 +77,43 @@ def _origins(folder: Path, lineage: Mapping[str, Any]) -> dict[str, str]:
     return origins(named, ended, "last logged")
 
 
-def fit_figures(metrics: Metrics) -> dict[str, str]:
-    """The run in a few numbers, for the tiles at the top and for the model card."""
-    figures = {}
+def exported_checkpoint(lineage: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Which weights of its run a model is, by its lineage; empty for one of a version that did not record it."""
+    return ((lineage or {}).get("run") or {}).get("checkpoint") or {}
+
+
+def fit_figures(metrics: Metrics, exported: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The run in a few numbers, for the tiles at the top and for the model card.
+
+    Args:
+        metrics: the run's curves.
+        exported: from `exported_checkpoint`; of the best checkpoint, what was measured of it is shown.
+    """
+    best = (exported or {}).get("which") == "best"
+    step = exported["step"] if exported and best else None
+    figures = {"exported": f"best, step {step:,}"} if step is not None else {}
     if loss := metrics.get("train/loss"):
         tail = [value for _, value in loss[-max(1, len(loss) // 20) :]]
         figures["optimizer steps"] = f"{loss[-1][0]:,.0f}"
         figures["training loss at the end"] = f"{statistics.fmean(tail):.3f}"
     for name, column in (("validation loss", "val/loss"), ("perplexity", "val/perplexity")):
         if column in metrics:
-            figures[name] = f"{metrics[column][-1][1]:.3f}"
+            figures[name] = f"{_measured(metrics[column], step):.3f}"
     if accuracy := metrics.get("val/accuracy"):
-        figures["validation accuracy"] = f"{accuracy[-1][1]:.1%}"
+        figures["validation accuracy"] = f"{_measured(accuracy, step):.1%}"
+        highest, at = max((value, -done) for done, value in accuracy)
+        if highest > _measured(accuracy, step):
+            figures["highest validation accuracy"] = f"{highest:.1%}, step {-at:,.0f}"
     if speed := metrics.get("train/tokens_per_second"):
         figures["tokens per second"] = f"{statistics.median(value for _, value in speed):,.0f}"
     if memory := metrics.get("train/memory_gib"):
         figures["GiB at the peak"] = f"{max(value for _, value in memory):.1f}"
     return figures
+
+
+def _measured(points: list[tuple[float, float]], step: int | None) -> float:
+    """What was measured after a number of optimizer steps; at the end where none is given, or none was then."""
+    return next((value for done, value in points if done == step), points[-1][1])
 
 
 def _fit_charts(log: RunLog, chance: float) -> list[Chart]:
@@ -169,6 +189,10 @@ def lineage_rows(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
         base, data = one.get("base") or {}, one.get("data") or {}
         if data.get("path"):
             rows.append(("trained on", f"{data['path']} (SHA-256 {str(data.get('sha256'))[:12]})"))
+        if (kept := exported_checkpoint(one)).get("which") == "best":
+            rows.append(
+                ("weights of", f"step {kept['step']:,}, the best by {kept['monitor']}: {kept['score']:.4g}")
+            )
         rows.append(("base", f"{base.get('name')}, {base.get('quantization', 'unquantised')}"))
         one = base.get("lineage")
     return rows

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -27,6 +27,7 @@ from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
+from taigi_lightning.training.best_checkpoint import Best, check_best, take_best
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.distributed import over_ranks
 from taigi_lightning.training.resume import plain
@@ -44,6 +45,7 @@ class ExportModel(Callback):
             adapter was trained against, dequantised.
         max_shard_size: size of the safetensors files of a model trained from scratch.
         log_artifact: send the adapter, the run's config and the corpus's manifest to Weights & Biases too.
+        which: export the weights of the last step, or those of the best checkpoint by `checkpoint.monitor`.
     """
 
     def __init__(
@@ -52,19 +54,24 @@ class ExportModel(Callback):
         onto: Onto = "original",
         max_shard_size: str = "4GB",
         log_artifact: bool = False,
+        which: Literal["last", "best"] = "last",
     ) -> None:
         self.merge = merge
         self.onto: Onto = onto
         self.max_shard_size = max_shard_size
         self.log_artifact = log_artifact
+        self.which: Literal["last", "best"] = which
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out before the base is loaded whether what will be trained could be merged into it.
 
         Raises:
-            InputError: the adapter to go on from is more than plain LoRA, or has no place in the base's files.
+            InputError: the adapter to go on from is more than plain LoRA, or has no place in the base's files; or no
+                checkpoint is kept that could be the best one.
         """
         module: Any = pl_module
+        if stage == "fit" and self.which == "best" and not getattr(trainer, "fast_dev_run", False):
+            check_best(trainer)
         if stage != "fit" or not self.merge or module.lora is None:
             return
         if module.adapter is not None:
@@ -127,11 +134,12 @@ class ExportModel(Callback):
 
         Also when a finished run is resumed: its export may be what was interrupted.
         """
+        best = take_best(trainer, pl_module) if self.which == "best" else None
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            self._export(trainer, pl_module)
+            self._export(trainer, pl_module, best)
         trainer.strategy.barrier("export")
 
-    def _export(self, trainer: pl.Trainer, module: Any) -> None:
+    def _export(self, trainer: pl.Trainer, module: Any, best: Best | None) -> None:
         output = Path(trainer.default_root_dir)
         if module.lora is None:
             export_full_model(module.model, module.base, output, self.max_shard_size)
@@ -144,6 +152,9 @@ class ExportModel(Callback):
             "run_config": config.read_text(encoding="utf-8") if config.is_file() else None,
             "data": _data_sources(trainer),
             "continues": module.adapter,
+            "checkpoint": {"which": "last", "step": trainer.global_step}
+            if best is None
+            else {"which": "best", **best._asdict(), "path": Path(best.path).name},
         }
         write_lineage(output / "adapter", **origin)
         print(f"Adapter: {output / 'adapter'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.monitors import NEWEST
+from taigi_lightning.training.checkpoints import of_run, saved_checkpoints
+from taigi_lightning.training.run_identity import Run
 
 
 class AsideCheckpointIO(TorchCheckpointIO):
@@ -48,6 +53,9 @@ class RunCheckpoint(ModelCheckpoint):
     _measured_by_validation = False
     _in_training_batch = False
     _known: frozenset[str] = frozenset()
+    _resumed_from: tuple[Run | None, int] | None = (
+        None  # the run and the step of the checkpoint it goes on from
+    )
 
     @property
     def state_key(self) -> str:
@@ -65,6 +73,55 @@ class RunCheckpoint(ModelCheckpoint):
         for metric in (metric for metric in metrics if "/" in metric):
             name = name.replace(f"{metric}=", f"{metric.replace('/', '_')}=")
         return folder + name
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin anew: a trainer may fit several times."""
+        self._resumed_from = None
+        super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note from where the run goes on."""
+        run = checkpoint.get("run")
+        self._resumed_from = (Run.from_plain(run) if run else None, int(checkpoint["global_step"]))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find the best checkpoints of a resumed run again, which the one that it goes on from may not know all of.
+
+        A validation right after that was saved has kept another one; and a run that goes back has passed some by
+        whose files are gone since.
+        """
+        if self._resumed_from is None or self.monitor in NEWEST or trainer.state.fn != TrainerFn.FITTING:
+            return
+        run, step = self._resumed_from
+        found: dict[str, float] = {}
+        if trainer.is_global_zero:
+            kept = of_run(saved_checkpoints(Path(str(self.dirpath))), run, step)
+            found = {
+                str(saved.path): score.value
+                for saved in kept
+                for score in saved.scores
+                if (score.monitor, score.mode) == (self.monitor, self.mode)
+            }
+        found = trainer.strategy.broadcast(found)
+        if self.best_model_path and self.best_model_path not in found:
+            pl_module.print(
+                f"The best checkpoint until step {step}, {self.best_model_path}, is not in {self.dirpath} any more: "
+                "the best of those that are there, and of those to come, is kept."
+            )
+        self._adopt(found)
+
+    def _adopt(self, found: Mapping[str, float]) -> None:
+        """Go on from these checkpoints and scores, of which as many count as are to be kept."""
+        worse_last = sorted(found, key=lambda path: found[path], reverse=self.mode == "max")
+        counted = worse_last if self.save_top_k == -1 else worse_last[: self.save_top_k]
+        self.best_k_models = {path: torch.tensor(found[path]) for path in counted}
+        self.best_model_path = counted[0] if counted else ""
+        self.best_model_score = self.best_k_models[counted[0]] if counted else None
+        self.kth_best_model_path = counted[-1] if counted else ""
+        worst = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
+        self.kth_value = self.best_k_models[counted[-1]] if counted else worst
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a monitor that only a validation measures, where nothing is validated.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.monitors import NEWEST
 from taigi_lightning.training.run_identity import Run, read_run
 
 
@@ -19,21 +21,39 @@ def checkpoint_folder(root: str | Path | None) -> Path:
     return Path(root or ".") / "checkpoints"
 
 
+class Score(NamedTuple):
+    """What a checkpoint was kept for: the monitor, which way is better, and its value."""
+
+    monitor: str
+    mode: str
+    value: float
+
+
 class Saved(NamedTuple):
-    """A checkpoint on disk: where, after how many optimizer steps, by which run, and that run's best one."""
+    """A checkpoint on disk.
+
+    Args:
+        path: where.
+        step: after how many optimizer steps.
+        run: by which run; None for one of a version that recorded none.
+        best: the path that it records as that run's best one, by another monitor than the step.
+        scores: what it was itself kept for.
+        whole_state: whether the optimizer's state is in it, without which a run cannot go on.
+    """
 
     path: Path
     step: int
-    run: Run | None  # None for one of a version that recorded no run
+    run: Run | None
     best: str
+    scores: tuple[Score, ...] = ()
+    whole_state: bool = True
 
 
 def find_checkpoint(name: str, root: Path) -> str:
     """Turn `--ckpt_path` into a file.
 
     Args:
-        name: `last`, this run's newest whole checkpoint; `best`, the one that its newest checkpoint records as
-            such; or a file.
+        name: `last`, this run's newest whole checkpoint; `best`, its best one by `checkpoint.monitor`; or a file.
         root: the run's folder.
 
     Raises:
@@ -42,7 +62,9 @@ def find_checkpoint(name: str, root: Path) -> str:
     if name == "last":
         return str(newest_checkpoint(root).path)
     if name == "best":
-        best = newest_checkpoint(root).best
+        newest = newest_checkpoint(root)
+        kept = best_of(of_run(saved_checkpoints(checkpoint_folder(root)), newest.run, newest.step))
+        best = str(kept.path) if kept else newest.best
         if not best or damage(Path(best)):
             raise InputError(
                 f"--ckpt_path best: the newest checkpoint in {checkpoint_folder(root)} records no best one that is "
@@ -56,6 +78,26 @@ def find_checkpoint(name: str, root: Path) -> str:
             "newest whole one of this run."
         )
     return name
+
+
+def of_run(checkpoints: Iterable[Saved], run: Run | None, step: int) -> list[Saved]:
+    """Those of a run's checkpoints that it went through up to a step; where no run is recorded, all up to it."""
+    return [
+        saved
+        for saved in checkpoints
+        if saved.step <= step and (run is None or run.continues(saved.run, saved.step))
+    ]
+
+
+def best_of(checkpoints: Iterable[Saved]) -> Saved | None:
+    """The best of some checkpoints by the monitor that the first of them was kept for; None if none was."""
+    scored = [(score, saved) for saved in checkpoints for score in saved.scores]
+    if not scored:
+        return None
+    first = scored[0][0]
+    chosen = [(score.value, saved) for score, saved in scored if score[:2] == first[:2]]
+    pick = min if first.mode == "min" else max
+    return pick(chosen, key=lambda pair: pair[0])[1]
 
 
 def newest_checkpoint(root: Path) -> Saved:
@@ -72,6 +114,8 @@ def newest_checkpoint(root: Path) -> Saved:
             print(f"Passing over {saved.path}: it is not of this run, which {run.in_words()}.")
         elif fault := damage(saved.path):
             print(f"Passing over {saved.path}: it {fault}.")
+        elif not saved.whole_state:
+            print(f"Passing over {saved.path}: it holds weights alone, without the optimizer's state.")
         else:
             return saved
     whose = f" of the run that {run.in_words()}" if run else ""
@@ -97,11 +141,34 @@ def _read(path: Path) -> Saved:
     """What a checkpoint says of itself; its tensors stay on the disk."""
     content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     run = content.get("run")
-    states = [
-        state for name, state in content.get("callbacks", {}).items() if name.startswith("ModelCheckpoint")
-    ]
-    best = next((state.get("best_model_path") for state in states), "") or ""
-    return Saved(path, int(content["global_step"]), Run.from_plain(run) if run else None, best)
+    states = {
+        name: state
+        for name, state in content.get("callbacks", {}).items()
+        if name.startswith("ModelCheckpoint")
+    }
+    bests = [state["best_model_path"] for state in states.values() if state.get("monitor", "") not in NEWEST]
+    return Saved(
+        path,
+        int(content["global_step"]),
+        Run.from_plain(run) if run else None,
+        next((str(best) for best in bests if best), ""),
+        tuple(_scores(path, states)),
+        "callbacks" in content,
+    )
+
+
+def _scores(path: Path, states: Mapping[str, Any]) -> Iterable[Score]:
+    """What a checkpoint was kept for, by the states in it of the callbacks that keep them.
+
+    Names are compared with the folder that they are in alone: a run's folder may have been moved.
+    """
+    for name, state in states.items():
+        mode = re.search(r"'mode': '(min|max)'", name)
+        if mode is None or state.get("monitor", "") in NEWEST:
+            continue
+        for kept, value in state.get("best_k_models", {}).items():
+            if re.split(r"[\\/]", kept)[-2:] == [path.parent.name, path.name]:
+                yield Score(state["monitor"], mode[1], float(value))
 
 
 def damage(path: Path) -> str | None:
