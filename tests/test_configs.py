@@ -25,6 +25,8 @@ STAGES = {
         "--model.adapter=models/adapter",
     ],
     "instruct": ["--config", "configs/instruct.yaml", "--model.base=models/base"],
+    "gemma3_cpt": ["--config", "configs/gemma3_cpt.yaml", "--model.base=models/base"],
+    "gemma3_sft": ["--config", "configs/gemma3_sft.yaml", "--model.base=models/base"],
     "tiny_base": ["--config", "configs/tiny_base.yaml", "--model.base=models/base"],
     "tiny over cpt": [
         "--config",

@@ -35,6 +35,7 @@ KINDS = {
     "PositiveFloat": ("a number above 0", "10"),
     "NonNegativeFloat": ("a number, 0 or above", "0.5"),
     "ClosedUnitInterval": ("a number from 0 to 1", "0.5"),
+    "OpenUnitInterval": ("a share between 0 and 1", "0.05"),
     "MemorySize": ("a size", "16GiB"),
     "LinkSpeed": ("a speed", "12GB/s"),
 }

@@ -94,7 +94,7 @@ def build_model(
 
     Args:
         base, quantization, compute_dtype, device, from_scratch: as for `load_base_model`.
-        lora: settings of a fresh adapter, unless `adapter` names a saved one.
+        lora: settings of a fresh adapter, unless `adapter` names a saved one, of which only the dropout is these.
         updates: adapters of earlier stages, which stay frozen beside the weights.
         training: whether something is to train; dropout is on just then.
         weights_on_host: how many layers' packed weights are to wait on the host.
@@ -128,7 +128,7 @@ def build_model(
     )
     add_frozen_updates(model, updates, compute_dtype)
     if adapter is not None:
-        model = load_adapter(model, adapter, trainable=training)
+        model = load_adapter(model, adapter, trainable=training, dropout=lora.lora_dropout if lora else None)
     elif lora is not None:
         with explained(type(model).__name__):
             model = attach_adapter(model, lora)

@@ -96,8 +96,16 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
         )
 
 
-def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> PeftModel:
+def load_adapter(
+    model: PreTrainedModel, adapter: str, *, trainable: bool, dropout: float | None = None
+) -> PeftModel:
     """Wrap `model` with a saved adapter; its rank, scale and layers are those it was trained with.
+
+    Args:
+        model: a transformers causal language model.
+        adapter: the saved adapter's folder.
+        trainable: whether it is to train on.
+        dropout: on the input of its update from now on; None: as it was trained.
 
     Raises:
         InputError: the folder is not an adapter, or not one for this model.
@@ -109,6 +117,8 @@ def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pe
     names = text_names(saved, {name for name, _ in model.named_modules()})
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = not trainable
+    if dropout is not None:
+        config.lora_dropout = dropout
     mapping = None
     if any(name != inner for name, inner in names.items()):  # saved for the model that wraps this one
         config.exclude_modules = None

@@ -129,6 +129,11 @@ def _alpaca(record: Record) -> Turns:
     return Turns([*messages, *_exchange("\n".join(asked), text_of(values.get("output"), "output"))])
 
 
+def _input_output(record: Record) -> Turns:
+    asked, answered = (text_of(record.values.get(name), name) for name in ("input", "output"))
+    return Turns(_exchange(asked, answered))
+
+
 def _prompt_completion(record: Record) -> Turns:
     name = "completion" if record.values.get("completion") is not None else "response"
     prompt, completion = record.values.get("prompt"), record.values.get(name)
@@ -142,6 +147,7 @@ FORMS: dict[tuple[str, ...], Callable[[Record], Turns]] = {
     ("conversations|conversation",): _sharegpt,
     ("instruction", "output"): _alpaca,
     ("prompt", "completion|response"): _prompt_completion,
+    ("input", "output"): _input_output,
 }
 
 

@@ -58,8 +58,9 @@ def read_conversations(
     """Read a file's conversations, in order.
 
     The form is known by its columns: `messages` (OpenAI), `conversations` or `conversation` (ShareGPT), `instruction`
-    and `output`, perhaps with `input`, `system` and `history` (Alpaca), `prompt` and `completion` or `response`. With
-    a template the columns may be any. Turns after the last answer teach nothing and are left out.
+    and `output`, perhaps with `input`, `system` and `history` (Alpaca), `prompt` and `completion` or `response`,
+    `input` and `output`. With a template the columns may be any. Turns after the last answer teach nothing and are left
+    out.
 
     Args:
         path: JSON lines, a JSON list, CSV or Parquet.
@@ -92,8 +93,8 @@ def read_conversations(
 def open_conversation(record: Record) -> Conversation:
     """A record's prompt, as a conversation that the assistant is to go on with.
 
-    It stands under `messages`, which may end with an answer that is left out, `prompt`, `instruction` with `input`, or
-    `text`.
+    It stands under `messages`, which may end with an answer that is left out, `prompt`, `instruction` with `input` or
+    one of the two, or `text`.
 
     Raises:
         InputError: there is none.
@@ -110,7 +111,7 @@ def open_conversation(record: Record) -> Conversation:
             ("prompt",)
             if "prompt" in values
             else ("instruction", "input")
-            if "instruction" in values
+            if "instruction" in values or "input" in values
             else ("text",)
         )
         asked = [text_of(values[name], name) for name in names if values.get(name)]

@@ -20,7 +20,7 @@ ScheduleName = Literal["linear", "cosine", "constant_with_warmup"]
 def configure_schedule(
     kind: ScheduleName | LRSchedulerCallable,
     optimizer: torch.optim.Optimizer,
-    warmup_steps: int,
+    warmup_steps: float,
     steps: float,
 ) -> Any:
     """What `configure_optimizers` returns as its `lr_scheduler`.
@@ -29,7 +29,7 @@ def configure_schedule(
         kind: one of three names, or what makes a schedule of torch's from an optimizer. ReduceLROnPlateau follows its
             `monitor` (`lightning.pytorch.cli.ReduceLROnPlateau` has one), else val/loss: see `step_schedule`.
         optimizer: whose rates it sets.
-        warmup_steps: optimizer steps over which a named schedule rises from zero.
+        warmup_steps: optimizer steps over which a named schedule rises from zero; below 1, their share of the run's.
         steps: optimizer steps of the run; infinite where only time ends it.
 
     Raises:
@@ -44,13 +44,19 @@ def configure_schedule(
         # Lightning asks at every step, and warns while nothing is measured yet.
         warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")
         return {"scheduler": plateau, "interval": "step", "monitor": plateau.monitor, "strict": False}
+    if steps == float("inf") and 0 < warmup_steps < 1:
+        raise InputError(
+            f"model.warmup_steps is {warmup_steps}, a share of the run's steps, and neither max_steps nor max_epochs "
+            "says how many it has. Set one, or give a number of steps."
+        )
     if steps == float("inf") and kind != "constant_with_warmup":
         raise InputError(
             f"model.lr_scheduler {kind} needs to know where the run ends, and neither max_steps nor max_epochs says "
             "so. Set one, or --model.lr_scheduler constant_with_warmup."
         )
     end = 0 if steps == float("inf") else int(steps)
-    return {"scheduler": get_scheduler(kind, optimizer, warmup_steps, end), "interval": "step"}
+    rising = math.ceil(warmup_steps * end) if 0 < warmup_steps < 1 else int(warmup_steps)
+    return {"scheduler": get_scheduler(kind, optimizer, rising, end), "interval": "step"}
 
 
 def step_schedule(schedule: Any, metric: Any, validated: bool) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -56,13 +56,13 @@ class CausalLMModule(pl.LightningModule):
     Args:
         base: a model folder, or the name of one on the Hub.
         lora: the adapter to train; null trains or uses the base as it is.
-        adapter: a saved adapter to continue from or predict with; its own rank and scale count.
+        adapter: a saved adapter to continue from or predict with; its own rank and scale count, and `lora`'s dropout.
         quantization: "nf4" for 4-bit weights with double quantisation, "none" for the weights as they are.
         from_scratch: random float32 weights in the base's architecture, all of them trained.
         optimizer: any torch optimizer; it gets the trainable parameters alone.
         lr_scheduler: the learning rate's schedule after the warm-up; or a class such as
             torch.optim.lr_scheduler.StepLR, which steps with the optimizer and has no warm-up.
-        warmup_steps: optimizer steps over which the learning rate rises from zero.
+        warmup_steps: optimizer steps over which the learning rate rises from zero; 0.05: over 5 % of the run's.
         lora_plus_ratio: how many times A's learning rate B's is (LoRA+); null trains both at one.
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
         activation_budget: share of the activations kept for backward, the rest being moved to the host or
@@ -88,7 +88,7 @@ class CausalLMModule(pl.LightningModule):
         from_scratch: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: ScheduleName | LRSchedulerCallable = "cosine",
-        warmup_steps: NonNegativeInt = 0,
+        warmup_steps: NonNegativeInt | OpenUnitInterval = 0,
         lora_plus_ratio: PositiveFloat | None = None,
         compile: bool | None = None,
         activation_budget: ClosedUnitInterval | Literal["auto"] = "auto",

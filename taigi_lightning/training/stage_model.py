@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -68,7 +69,10 @@ def what_trains(
         base, adapter = continued(base, quantization) or (base, None)
     if from_scratch:
         check_from_scratch(quantization, adapted=lora is not None or adapter is not None)
-    return base, adapter, adapter_settings(adapter) if adapter else lora
+    if adapter is None:
+        return base, None, lora
+    saved = adapter_settings(adapter)
+    return base, adapter, saved if lora is None else replace(saved, lora_dropout=lora.lora_dropout)
 
 
 def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:

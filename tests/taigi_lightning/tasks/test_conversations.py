@@ -52,6 +52,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def test_input_and_output_are_a_question_and_its_answer(tmp_path: Path) -> None:
+    row = {"input": "食飽未？", "output": "食飽矣。"}
+    (found,) = read_conversations(write(tmp_path / "pairs.jsonl", [row]))
+    assert list(found.messages) == MESSAGES[1:]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_same_conversation(tmp_path: Path, form: str, suffix: str) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch.optim.lr_scheduler import StepLR
 from transformers import get_scheduler
 
-from taigi_lightning.training.lr_schedule import configured_rates, resume_rates
+from taigi_lightning.errors import InputError
+from taigi_lightning.training.lr_schedule import configure_schedule, configured_rates, resume_rates
 
 
 def linear(optimizer: torch.optim.Optimizer, steps: int = 10) -> Any:
@@ -35,6 +36,18 @@ def resumed(before: Any, after: Any) -> list[str]:
 
 def rates(schedule: Any) -> list[float]:
     return [group["lr"] for group in schedule.optimizer.param_groups]
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.05, 100), (0.041, 100), (5, 100), (0.05, 81)])
+def test_a_share_of_the_steps_is_a_warm_up_too(warmup: float, steps: int) -> None:
+    schedule = configure_schedule("linear", adam(1.0), warmup, steps)["scheduler"]
+    assert rates(stepped(schedule, 4)) == [pytest.approx(0.8)]
+    assert rates(stepped(schedule, 1)) == [1.0]
+
+
+def test_a_share_of_no_end_is_refused() -> None:
+    with pytest.raises(InputError, match="a share of the run's steps"):
+        configure_schedule("constant_with_warmup", adam(1.0), 0.1, float("inf"))
 
 
 def test_the_configs_rate_wins_over_the_checkpoints() -> None:
