@@ -44,7 +44,7 @@ def lay_out(kind: str) -> None:
 
 def read(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """An adapter's settings and lineage."""
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         json.loads(Path(folder, "adapter", name).read_text(encoding="utf-8"))
         for name in ("adapter_config.json", "lineage.json")
     )

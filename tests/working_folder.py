@@ -12,7 +12,7 @@ TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天
 CPT = [
     "fit", "--config", "configs/cpt.yaml", "--config", "configs/tiny.yaml", "--model.base", "models/base",
     "--data.init_args.max_length", "64", "--trainer.val_check_interval", "1000",
-    "--trainer.enable_checkpointing", "true",
+    "--trainer.enable_checkpointing", "true", "--samples.new_tokens", "2",
 ]  # fmt: skip
 
 

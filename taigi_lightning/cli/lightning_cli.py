@@ -45,6 +45,7 @@ from taigi_lightning.evaluation.prediction_writer import PredictionWriter
 from taigi_lightning.evaluation.run_reports import report_predictions, report_training
 from taigi_lightning.evaluation.sample_answers import HeldOutAnswers
 from taigi_lightning.evaluation.sample_text import HeldOutText
+from taigi_lightning.evaluation.sample_writing import WrittenSamples
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.planning.command import add_arguments as add_plan_arguments
 from taigi_lightning.planning.command import print_plan
@@ -157,7 +158,7 @@ class TaigiCLI(LightningCLI):
         sys.exit(0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the sections `checkpoint` and `export`, and hand the base's tokenizer to the data."""
+        """Add the sections `checkpoint`, `samples`, `export` and `run`, and hand the base's tokenizer to the data."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -174,6 +175,7 @@ class TaigiCLI(LightningCLI):
             "checkpoint.dirpath",
             compute_fn=lambda root: str(checkpoint_folder(root)),
         )
+        parser.add_lightning_class_args(WrittenSamples, "samples")
         parser.add_lightning_class_args(ExportModel, "export")
         parser.add_lightning_class_args(RunFolder, "run")  # after the export: then the run is finished
         parser.link_arguments("model.base", TOKENIZER)

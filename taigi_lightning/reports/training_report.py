@@ -19,6 +19,7 @@ REPORT = "report.html"
 ANSWERS = "held_out_answers.json"  # from `HeldOutAnswers`
 BY_SOURCE = "val/loss/"  # of each source that is validated on, if there are several
 TEXT = "held_out_text.json"  # from `HeldOutText`
+WRITING = "written_samples.json"  # from `WrittenSamples`
 DARKEST = 8.0  # nats from which a piece of text has the darkest ground
 # Title, column, whether the vertical axis begins at zero, and what to say of it.
 CURVES = (
@@ -34,7 +35,7 @@ def write_fit_report(folder: Path) -> Path:
 
     Args:
         folder: what the run wrote: `logs/**/metrics.csv`, and config.yaml, lineage.json,
-            held_out_text.json and held_out_answers.json where there are.
+            held_out_text.json, written_samples.json and held_out_answers.json where there are.
 
     Returns:
         the report's path.
@@ -56,6 +57,7 @@ def write_fit_report(folder: Path) -> Path:
         figures=fit_figures(log.metrics, exported_checkpoint(lineage)),
         resumed_at=", ".join(f"{step:,}" for step in log.resumed_at),
         charts=_fit_charts(log, _chance(answers)),
+        written=read_json(folder / WRITING) or [],
         held_out_text=_held_out_text(read_json(folder / TEXT)),
         held_out_answers=_held_out_answers(answers),
         how_trained=read_json(folder / HOW_TRAINED) or [],

@@ -35,7 +35,7 @@ QUESTIONS = [
 STAGE = [
     "--config", "configs/tiny.yaml", "--trainer.max_steps", "2", "--trainer.val_check_interval", "1",
     "--trainer.default_root_dir", "OUT", "--model.lora.r", "4", "--data.init_args.batch_size", "2",
-    "--model.optimizer.init_args.lr", "0.01",
+    "--model.optimizer.init_args.lr", "0.01", "--samples.new_tokens", "2",
 ]  # fmt: skip
 
 

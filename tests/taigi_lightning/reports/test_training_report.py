@@ -11,7 +11,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.sample_answers import write_answers
 from taigi_lightning.planning.run_files import HOW_TRAINED
-from taigi_lightning.reports.training_report import ANSWERS, TEXT, write_fit_report
+from taigi_lightning.reports.training_report import ANSWERS, TEXT, WRITING, write_fit_report
 from taigi_lightning.tasks.questions import Question
 from tests.browser import CHROMIUM, check_page, check_width
 
@@ -50,6 +50,14 @@ def test_a_training_report_says_what_has_no_lora_and_which_path_was_taken(run: P
     page = check_page(write_fit_report(run))
     assert "none on model.layers.*.mlp.experts.&lt;down&gt;" in page
     assert "general path, since x" in page
+
+
+def test_a_training_report_shows_what_the_model_writes(run: Path) -> None:
+    row = {"prompt": "早起<時", "before": "𨑨迌", "after": "仔&", "goes_on": None}
+    (run / WRITING).write_text(json.dumps([row]), encoding="utf-8")
+    page = check_page(write_fit_report(run))
+    assert "早起&lt;時" in page and "𨑨迌" in page and "仔&amp;" in page
+    assert "<dt>held-out text</dt>" not in page, "a prompt of the config goes on nowhere"
 
 
 def resumed(run: Path, checkpoint: str | None) -> None:

@@ -73,7 +73,7 @@ def fit(
         enable_model_summary=False, max_steps=steps, callbacks=callbacks, plugins=[AsideCheckpointIO()],
         val_check_interval=2, num_sanity_val_steps=0, check_val_every_n_epoch=None,
     )  # fmt: skip
-    data = DataLoader(torch.ones(100, 1))  # type: ignore[arg-type]
+    data: DataLoader[Tensor] = DataLoader(torch.ones(100, 1))  # type: ignore[arg-type]
     module = OneWeight()
     trainer.fit(module, data, data, ckpt_path=resume, weights_only=True)
     return trainer
