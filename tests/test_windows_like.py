@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.warm_python import WarmPython
 from tests.windows_like.scan import illegal_names
 from tests.working_folder import ROOT
 
@@ -31,7 +32,8 @@ PREDICT = (
 class Windows:
     """A user's folder on it, and commands there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str) -> None:
+        self.python = python
         self.folder = folder / "王小明 的檔案"
         self.log, self.close = folder / "refused.log", folder / "close the window"
         self.folder.mkdir()
@@ -51,7 +53,7 @@ class Windows:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=self.folder, env=self.environment, encoding="cp950",
+            [self.python, "-m", *arguments], cwd=self.folder, env=self.environment, encoding="cp950",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
@@ -69,9 +71,11 @@ class Windows:
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Windows:
+def windows(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, warm_python: WarmPython
+) -> Windows:
     """A folder in which the corpus is cleaned."""
-    windows = Windows(tmp_path_factory.mktemp("windows"))
+    windows = Windows(tmp_path_factory.mktemp("windows"), warm_python.executable)
     shutil.copytree(ROOT / "configs", windows.folder / "configs")
     shutil.copytree(tiny_llama_dir, windows.folder / "models" / "tiny-taigi")
     windows.run(
@@ -80,6 +84,48 @@ def windows(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> W
     for _ in range(2):  # the second replaces what the first wrote
         windows.run("corpus_tools", "clean", "data/IMA-Taiwan", "--workers", "2")
     return windows
+
+
+# What this project's code would meet on Windows, each in a line that must fail.
+REFUSED = """
+import os, pathlib, sys
+open_file = open("data/open.txt", "w", encoding="utf-8")
+pathlib.Path("data/other.txt").touch()
+def fails(line):
+    try:
+        exec(line, {"__name__": "taigi_lightning.x", "pathlib": pathlib, "path": pathlib.Path("data/other.txt")})
+    except Exception as error:
+        return type(error).__name__
+for line in sys.argv[1].splitlines():
+    print(fails(line))
+"""
+LINES = {
+    "import fcntl": "ModuleNotFoundError",
+    "import os; os.fork()": "AttributeError",
+    "import signal; signal.SIGKILL": "AttributeError",
+    "pathlib.Path('data/a:b').touch()": "OSError",
+    "open('data/a:b', 'w', encoding='utf-8')": "OSError",
+    "open('data/nul.txt', 'w', encoding='utf-8')": "OSError",
+    "open('data/' + 'x' * 250, 'w', encoding='utf-8')": "FileNotFoundError",
+    "pathlib.Path('data/v1.').mkdir()": "OSError",
+    "pathlib.Path('data/open.txt').unlink()": "PermissionError",
+    "path.replace('data/open.txt')": "PermissionError",
+    "path.replace('data')": "PermissionError",
+    "path.symlink_to('data/link.txt')": "PermissionError",
+    "open('data/new.txt', 'w')": "ValueError",
+    "path.read_text()": "EncodingWarning",
+    "path.replace('data/moved.txt')": "None",
+}
+
+
+def test_what_windows_refuses_is_refused_here(tmp_path: Path, warm_python: WarmPython) -> None:
+    windows = Windows(tmp_path, warm_python.executable)
+    (windows.folder / "data").mkdir()
+    process = subprocess.run(
+        [windows.python, "-c", REFUSED, "\n".join(LINES)], cwd=windows.folder, env=windows.environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert dict(zip(LINES, process.stdout.split(), strict=True)) == LINES
 
 
 def test_a_corpus_has_the_bytes_that_linux_writes(windows: Windows) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import array
 import atexit
 import gc
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -281,6 +281,8 @@ def become(
     for asked in filter(None, variables.get("PYTHONWARNINGS", "").split(",")):
         warnings._setoption(asked)  # type: ignore[attr-defined]
     sys.meta_path.insert(0, shelf)  # type: ignore[arg-type]
+    if "WINDOWS_LIKE_ROOT" in variables:
+        act_windows()
     if kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     elif kind == "-c":
@@ -288,6 +290,16 @@ def become(
         exec(compile(what, "<string>", "exec"), main.__dict__)
     else:
         sys.exit(f"{kind}: only -m MODULE and -c CODE run here")
+
+
+def act_windows() -> None:
+    """Be a Python as on Windows: what starts a new one imports the same file by itself."""
+    os.setsid()  # what is in use is looked for among the processes of this command
+    path = ROOT / "tests" / "windows_like" / "sitecustomize.py"
+    spec = importlib.util.spec_from_file_location("sitecustomize", path)
+    assert spec is not None and spec.loader is not None
+    sys.modules["sitecustomize"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def below_root(path: Any) -> str | None:
 def refuse(kind: type[OSError | ValueError], code: int, reason: str, path: str) -> None:
     """Raise what Windows raises, and note it."""
     if LOG:
-        fd = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        fd = real_descriptor(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(fd, f"{reason}: {path} ({' '.join(sys.argv[:2])})\n".encode("utf-8", "surrogateescape"))
         os.close(fd)
     raise kind(code, reason, path)
@@ -233,7 +233,7 @@ def no_links(source: Any, target: Any, *_: Any, **__: Any) -> None:
     raise OSError(errno.EPERM, "A required privilege is not held by the client", os.fsdecode(target))
 
 
-real_open, real_mkdir = io.open, os.mkdir
+real_open, real_mkdir, real_descriptor = io.open, os.mkdir, os.open
 
 
 def opening(
@@ -252,6 +252,13 @@ def opening(
     return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
 
+def opening_descriptor(path: Any, flags: int, *mode: Any, **places: Any) -> int:
+    """`os.open`."""
+    if flags & os.O_CREAT:
+        check_name(path)
+    return real_descriptor(path, flags, *mode, **places)
+
+
 def making(path: Any, *mode: Any, **places: Any) -> None:
     """`os.mkdir`."""
     check_name(path)
@@ -263,7 +270,7 @@ def act() -> None:
     builtins.__import__ = importing
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"({'|'.join(OURS)})\b")
     builtins.open = io.open = opening  # type: ignore[assignment]
-    os.mkdir = making
+    os.mkdir, os.open = making, opening_descriptor
     os.rename, os.replace = moving(os.rename, False), moving(os.replace, True)
     os.remove, os.unlink, os.rmdir = removing(os.remove), removing(os.unlink), removing(os.rmdir)
     os.symlink = os.link = no_links  # type: ignore[assignment]
