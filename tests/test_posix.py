@@ -32,7 +32,7 @@ def unmarked(modules: dict[str, Module]) -> dict[str, set[str]]:
 
 
 def test_who_uses_what_only_posix_has_is_marked() -> None:
-    assert not unmarked(modules())
+    assert not unmarked(modules()), "mark them posix(reason), or use tests.working_folder.link"
 
 
 def test_every_file_of_tests_can_be_imported_on_windows() -> None:

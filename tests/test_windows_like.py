@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from tests.taigi_lightning.architectures.small_bases import gemma3_wrapper, save_base
+from tests.taigi_lightning.architectures.small_configs import small_config
 from tests.warm_python import WarmPython
 from tests.windows_like.scan import illegal_names
 from tests.working_folder import ROOT
@@ -126,6 +129,43 @@ def test_what_windows_refuses_is_refused_here(tmp_path: Path, warm_python: WarmP
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert dict(zip(LINES, process.stdout.split(), strict=True)) == LINES
+
+
+# An adapter that is saved, trained on and saved again in its folder. What writes it is no Python.
+ADAPTERS = """
+import sys
+from pathlib import Path
+import safetensors.torch, torch
+import sitecustomize
+from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter, save_adapter
+from taigi_lightning.model.base_model import load_base_model
+write = safetensors.torch.serialize_file
+def checked(tensors, path, *more, **named):
+    sitecustomize.check_unmapped(path)
+    return write(tensors, path, *more, **named)
+safetensors.torch.serialize_file = checked
+place = {"quantization": "none", "compute_dtype": torch.float32, "device": torch.device("cpu")}
+for base in sys.argv[1:]:
+    model = attach_adapter(load_base_model(base, **place), LoraSettings(r=4))
+    for _ in range(3):
+        save_adapter(model, Path(base, "adapter"), base)
+        model = load_adapter(load_base_model(base, **place), str(Path(base, "adapter")), trainable=True)
+"""
+
+
+def test_an_adapter_is_trained_on_where_it_lies(tmp_path: Path, warm_python: WarmPython) -> None:
+    """Its file is mapped as it is read: it may be neither written nor replaced before the tensors are gone."""
+    windows = Windows(tmp_path, warm_python.executable)
+    bases = {"gemma3": gemma3_wrapper(), "llama": small_config("llama")}
+    folders = [save_base(config, windows.folder / name) for name, config in bases.items()]
+    done = subprocess.run(
+        [windows.python, "-c", ADAPTERS, *map(str, folders)], cwd=windows.folder, env=windows.environment,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+    windows.nothing_refused("")
+    names = load_file(folders[0] / "adapter" / "adapter_model.safetensors")
+    assert all(".language_model." in name for name in names)
 
 
 def test_a_corpus_has_the_bytes_that_linux_writes(windows: Windows) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from transformers import PreTrainedModel
 
 from taigi_lightning.atomic_write import written_aside
@@ -192,9 +192,8 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
 def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:
     """Let PEFT find a saved adapter's layers in the model that plain transformers loads, around the text model."""
     file, start = folder / "adapter_model.safetensors", "base_model.model."
-    tensors = {
-        name.replace(start + inner, start + outer, 1): tensor for name, tensor in load_file(file).items()
-    }
+    saved = load(file.read_bytes())  # not mapped: Windows lets nobody write a file anew that is
+    tensors = {name.replace(start + inner, start + outer, 1): tensor for name, tensor in saved.items()}
     save_file(tensors, file, metadata={"format": "pt"})
     config = adapter_config(folder)
     config["exclude_modules"] = f"(?!{re.escape(outer)}).*"  # other towers have layers of the same names

@@ -171,14 +171,14 @@ def check_name(path: Any) -> None:
             )
 
 
-def held_paths() -> Iterator[str]:
-    """Every file that a process of this group holds open or mapped."""
+def held_paths(open_too: bool = True) -> Iterator[str]:
+    """Every file that a process of this group holds mapped, or open."""
     group = os.getpgrp()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             if os.getpgid(int(pid)) != group:
                 continue
-            for fd in os.listdir(f"/proc/{pid}/fd"):
+            for fd in os.listdir(f"/proc/{pid}/fd") if open_too else ():
                 yield os.readlink(f"/proc/{pid}/fd/{fd}")
             with real_open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
                 yield from (line.split(maxsplit=5)[5].rstrip("\n") for line in maps if ROOT in line)
@@ -195,6 +195,14 @@ def check_free(path: Any) -> None:
     if any(held == real or held.startswith(real + "/") for held in held_paths()):
         reason = "The process cannot access the file because it is being used by another process"
         refuse(PermissionError, errno.EACCES, reason, absolute)
+
+
+def check_unmapped(path: Any) -> None:
+    """Refuse to write anew what is mapped; other open handles do not hinder that."""
+    absolute = below_root(path)
+    if absolute and os.path.exists(absolute) and os.path.realpath(absolute) in held_paths(open_too=False):
+        reason = "The requested operation cannot be performed on a file with a user-mapped section open"
+        refuse(OSError, errno.EINVAL, reason, absolute)
 
 
 def moving(real: Callable[..., None], replaces: bool) -> Callable[..., None]:
@@ -243,6 +251,8 @@ def opening(
     """`open` with the defaults of a Windows for Traditional Chinese."""
     if not isinstance(file, int):
         check_name(file)
+        if "w" in mode:
+            check_unmapped(file)
         if "b" not in mode:
             if encoding is None and str(sys._getframe(1).f_globals.get("__name__")).partition(".")[0] in OURS:
                 refuse(ValueError, errno.EINVAL, "opened without an encoding", str(file))

@@ -17,6 +17,7 @@ from taigi_lightning.evaluation.sample_writing import WrittenSamples, write_gree
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.reports.training_report import WRITING
 from taigi_lightning.training.module import CausalLMModule
+from tests.working_folder import link
 
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。"
 
@@ -71,7 +72,7 @@ def corpus(folder: Path, held_out: list[str]) -> CPTDataModule:
 
 @pytest.fixture
 def root(tmp_path: Path, tiny_llama_dir: Path) -> Path:
-    (tmp_path / "base").symlink_to(tiny_llama_dir)
+    link(tmp_path / "base", tiny_llama_dir)
     return tmp_path
 
 
