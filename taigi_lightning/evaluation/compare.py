@@ -2,64 +2,41 @@
 
 from __future__ import annotations
 
-import gc
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import predict_batch
-from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_table, write_comparison
-from taigi_lightning.evaluation.model_setup import build_model, take_fast_path
+from taigi_lightning.evaluation.compare_written import (
+    UseTemplate,
+    WrittenRow,
+    against_first,
+    check_alone,
+    holds_conversations,
+    read_task,
+    write_task,
+)
+from taigi_lightning.evaluation.compared_models import Settings, check_models, load
+from taigi_lightning.evaluation.comparison_report import ComparedRow, comparison_tables, write_comparison
 from taigi_lightning.evaluation.perplexity import held_out_texts, perplexity_per_character
 from taigi_lightning.evaluation.prediction_writer import write_predictions
 from taigi_lightning.evaluation.scoring import Answers, compare, read_answers, score
 from taigi_lightning.evaluation.test_report import by_question
-from taigi_lightning.model.adapters import check_adapter
-from taigi_lightning.model.base_model import Quantization, load_tokenizer
-from taigi_lightning.model.hand_off import HandOff, Start, find_start
-from taigi_lightning.model.precision import best_dtype
-from taigi_lightning.planning.base_files import check_base
+from taigi_lightning.model.base_model import Quantization
+from taigi_lightning.model.hand_off import HandOff
+from taigi_lightning.tasks.conversation_forms import InstructionTemplate
 from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import plan_batches
-from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
+from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
-from taigi_lightning.windows import path_problem
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How every model of a comparison is run."""
-
-    quantization: Quantization
-    max_length: int
-    batch_tokens: int
-    hand_off: HandOff = "stack"
-    chat_template: bool = False
-    prompt: QuestionPrompt = FOUR_CHOICE
-
-    def start(self, path: str) -> Start:
-        """What `BASE` or `BASE+ADAPTER` begins with; an adapter may be compared in other bits than its own."""
-        base, _, adapter = path.partition("+")
-        return find_start(base, self.quantization, self.hand_off, adapter or None, any_quantization=True)
-
-    @property
-    def device(self) -> torch.device:
-        """The GPU, if there is one."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the device computes well."""
-        return best_dtype(self.device)
 
 
 def compare_command(
@@ -75,14 +52,19 @@ def compare_command(
     max_length: int = 2048,
     batch_tokens: int = 16384,
     hand_off: HandOff = "stack",
-    chat_template: bool = False,
+    chat_template: UseTemplate = "auto",
     prompt: QuestionPrompt = QuestionPrompt(),  # noqa: B008  (it becomes the command line's default)
+    written: Path | None = None,
+    columns: dict[str, str] | None = None,
+    template: InstructionTemplate | None = None,
+    max_new_tokens: PositiveInt = 256,
     excel: bool = False,
 ) -> None:
     """Answer the same questions with several models; write comparison.csv, comparison.html and predictions.
 
     Args:
-        questions: the questions, with their answers unless another file holds those.
+        questions: the questions, with their answers unless another file holds those; or instruction data alone, for
+            which models write answers: these are scored by chrF, BLEU and exact match, in written.csv.
         models: name to model, as in `{base: PATH, sft: PATH+ADAPTER}`; an adapter follows a plus.
         answers: a CSV with ID,Answer, where the questions come without.
         output: the folder to write into.
@@ -94,58 +76,65 @@ def compare_command(
         batch_tokens: tokens in one forward pass.
         hand_off: what a merged model in 4 bits is: stack, its base with its adapter beside; merge, the merged
             weights quantised a second time.
-        chat_template: ask every model in its tokenizer's own chat template; solved examples are earlier turns.
+        chat_template: ask every model in its tokenizer's own chat template; solved examples are earlier turns. auto:
+            conversations where it has one, questions not, as `fit` and `predict` do by themselves.
         prompt: how a question is written out, how many options it has and what its answers are called.
+        written: instruction data, beside the questions.
+        columns: other column names of that, as in data.init_args.
+        template: what to make of its columns, as in data.init_args.
+        max_new_tokens: where a written answer that does not end by itself is cut.
         excel: begin comparison.csv with the mark by which Excel knows UTF-8.
     """
+    alone = written is None and (template is not None or holds_conversations(questions))
+    if alone:
+        check_alone({"answers": answers, "examples": examples, "corpus": corpus})
+    written = questions if alone else written
+    if written is None and columns is not None:
+        raise InputError("--columns names columns of instruction data, and --written gives none.")
+    sizes = {"max_length": max_length, "max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
+    task = None if written is None else read_task(written, columns, template, chat_template, **sizes)
+    asked, right = ([], []) if alone else _read_asked(questions, answers, prompt)
+    solved = {} if alone else {count: solved_examples(examples, asked, count, prompt) for count in shots}
+    texts = held_out_texts(corpus) if corpus else []
+    chat = chat_template is True
+    settings = Settings(quantization, max_length, batch_tokens, hand_off, chat, prompt, task)
+    check_models(models, settings)
+    (output / "predictions").mkdir(parents=True, exist_ok=True)
+    found = run_models(models, asked, right, solved, texts, settings, output / "predictions")
+    named: dict[str, object] = {f"model {name}": path for name, path in models.items()}
+    named |= {"questions": None if alone else questions, "answers": answers, "solved examples": examples}
+    named |= {"conversations": written, "held-out texts": corpus, "weights": quantization}
+    _report(output, *found, named, excel)
+
+
+def _read_asked(
+    questions: Path, answers: Path | None, prompt: QuestionPrompt
+) -> tuple[list[Question], Answers]:
     asked = read_questions(questions, need_answers=answers is None, prompt=prompt)
     right = read_answers(answers or questions, prompt)
     score(
         [(question.id, 1) for question in asked], right, str(questions)
     )  # refuses other IDs before any work
-    solved = {count: solved_examples(examples, asked, count, prompt) for count in shots}
-    texts = held_out_texts(corpus) if corpus else []
-    settings = Settings(quantization, max_length, batch_tokens, hand_off, chat_template, prompt)
-    check_models(models, settings)
-    (output / "predictions").mkdir(parents=True, exist_ok=True)
-    rows = run_models(models, asked, right, solved, texts, settings, output / "predictions")
-    named: dict[str, object] = {f"model {name}": path for name, path in models.items()}
-    named |= {
-        "questions": questions,
-        "answers": answers,
-        "solved examples": examples,
-        "held-out texts": corpus,
-    }
-    write_comparison(output, rows, {**named, "weights": quantization}, excel)
+    return asked, right
+
+
+def _report(
+    output: Path,
+    rows: Sequence[ComparedRow],
+    written: Sequence[WrittenRow],
+    named: Mapping[str, object],
+    excel: bool,
+) -> None:
+    """Write the files and say them."""
+    write_comparison(output, rows, named, excel, written)
     console = Console()
-    console.print(comparison_table(rows))
+    for table in comparison_tables(rows, written):
+        console.print(table)
+    files = [name for name, found in (("comparison.csv", rows), ("written.csv", written)) if found]
     console.print(
-        f"The table is in {output / 'comparison.csv'}, with a plot in {output / 'comparison.html'}."
+        f"The table is in {' and '.join(str(output / name) for name in files)}, with a plot in "
+        f"{output / 'comparison.html'}."
     )
-
-
-def check_models(models: Mapping[str, str], settings: Settings) -> None:
-    """Refuse a model or adapter that is not there, before the first one is loaded.
-
-    Raises:
-        InputError: there is no model, a name is no file name, a path is wrong, or an adapter was trained on
-            another base.
-    """
-    if not models:
-        raise InputError(
-            "There is no model to compare. Name one or more, as in {base: PATH, sft: PATH+ADAPTER}."
-        )
-    for name in models:
-        if not name or "/" in name or name.startswith("."):
-            raise InputError(f"The model name {name!r} cannot begin a file's name. Use one without a slash.")
-        if problem := path_problem(Path(name), more=0):
-            raise InputError(f"The model name begins a file's name, and {problem}.")
-    for path in models.values():
-        base, _, adapter = path.partition("+")
-        check_base(base)
-        if adapter:
-            check_adapter(adapter)
-        settings.start(path)
 
 
 def run_models(
@@ -156,16 +145,20 @@ def run_models(
     texts: Sequence[str],
     settings: Settings,
     folder: Path,
-) -> list[ComparedRow]:
+) -> tuple[list[ComparedRow], list[WrittenRow]]:
     """`run_model` for each, one after the other; each row is tested against the first model's of as many shots."""
     rows: list[ComparedRow] = []
+    written: list[tuple[list[str], WrittenRow]] = []
     first: dict[int, Answers] = {}
     for name, path in models.items():
-        for given, row in run_model(name, path, asked, right, solved, texts, settings, folder):
+        answered, wrote = run_model(name, path, asked, right, solved, texts, settings, folder)
+        for given, row in answered:
             before = first.setdefault(row.shots, given)
             p_value = None if before is given else compare(before, given, right).p_value
             rows.append(row._replace(p_value=p_value))
-    return rows
+        written += [] if wrote is None else [wrote]
+    references = settings.written.references if settings.written else []
+    return rows, against_first(written, references) if written else []
 
 
 def run_model(
@@ -177,7 +170,7 @@ def run_model(
     texts: Sequence[str],
     settings: Settings,
     folder: Path,
-) -> list[tuple[Answers, ComparedRow]]:
+) -> tuple[list[tuple[Answers, ComparedRow]], tuple[list[str], WrittenRow] | None]:
     """All measurements of one model, which is loaded once and dropped at the end.
 
     Args:
@@ -205,33 +198,9 @@ def run_model(
             took = time.perf_counter() - began
             result = score(given, right, options=settings.prompt.options)
             runs.append((given, ComparedRow(name, shots, result, None, perplexity, took)))
-    return runs
-
-
-def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A model in eval mode, `BASE` or `BASE+ADAPTER`, and its tokenizer."""
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated")  # PEFT's to mend
-    gc.collect()  # the model before, whose modules refer to one another
-    base, _, adapter = path.partition("+")
-    start = settings.start(path)
-    built: dict[str, Any] = {"device": settings.device, "compute_dtype": settings.dtype, "training": False}
-    built["weights_on_host"] = "auto"  # what a card does not hold
-    model = build_model(
-        start.weights,
-        updates=start.updates,
-        lora=None,
-        adapter=adapter or None,
-        quantization=settings.quantization,
-        from_scratch=False,
-        tokens=settings.batch_tokens,
-        **built,
-    )
-    findings = take_fast_path(
-        model, compile=None, activation_budget=1.0, answers=True, row_tokens=settings.batch_tokens, **built
-    )
-    if findings.sharing:
-        print(findings.sharing)
-    return model, load_tokenizer(base)
+        task = settings.written
+        wrote = None if task is None else write_task(name, model, tokenizer, task, folder)
+    return runs, wrote
 
 
 def answer(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from taigi_lightning.atomic_write import write_text
+from taigi_lightning.evaluation.compare_written import WrittenRow
 from taigi_lightning.evaluation.scoring import Score
 from taigi_lightning.reports.html_page import origins, write_page
 from taigi_lightning.reports.page import as_csv
@@ -20,6 +21,13 @@ HEADER = (
 NOTE = (
     "The 95 % interval is Wilson's. p is McNemar's exact test against the first model with as many solved "
     "examples: how often chance alone would split so unevenly the questions that only one of the two answers correctly."
+)
+
+
+WRITTEN_HEADER = ("Model", "Measure", "Value", "Low", "High", "PValue", "Total", "Seconds", "Signature")
+WRITTEN_NOTE = (
+    "Of 100. The 95 % intervals are by bootstrap over the answers; p is sacrebleu's paired bootstrap against the first "
+    "model: how often chance alone would make two sets of texts differ so much."
 )
 
 
@@ -41,31 +49,62 @@ class ComparedRow(NamedTuple):
 
 
 def write_comparison(
-    folder: Path, rows: Sequence[ComparedRow], named: Mapping[str, object] | None = None, excel: bool = False
+    folder: Path,
+    rows: Sequence[ComparedRow],
+    named: Mapping[str, object] | None = None,
+    excel: bool = False,
+    written: Sequence[WrittenRow] = (),
 ) -> None:
-    """Write `comparison.csv` and `comparison.html` of one or more rows, each aside first and then renamed.
+    """Write `comparison.csv`, `written.csv` and `comparison.html`, each aside first and then renamed.
 
     Args:
+        rows: of questions; no comparison.csv without any.
         named: what the page names at its top: models with their adapters, questions, corpus.
-        excel: begin the CSV with the mark by which Excel knows UTF-8.
+        excel: begin the CSVs with the mark by which Excel knows UTF-8.
+        written: of written answers; no written.csv without any.
     """
     data = as_csv("comparison.csv", HEADER, [_cells(row) for row in rows])
-    write_text(folder / data.name, "\ufeff" * excel + data.text)
-    figures = _figures(rows)
+    texts = as_csv("written.csv", WRITTEN_HEADER, [cells for row in written for cells in _written_cells(row)])
+    for file, found in ((data, rows), (texts, written)):
+        if found:
+            write_text(folder / file.name, "\ufeff" * excel + file.text)
+    figures, measures = _figures(rows), [written_figures(row) for row in written]
+    asked = f"Accuracy on {rows[0].score.total:,} questions" if rows else ""
     write_page(
         folder / "comparison.html",
         "comparison.html",
         title="Models compared",
-        heading=f"Accuracy on {rows[0].score.total:,} questions",
-        lead="with 95 % intervals; the dashed line is chance",
+        heading=asked or f"{written[0].total:,} written answers",
+        lead="with 95 % intervals" + ("; the dashed line is chance" if rows else ""),
         facts=origins(named or {}),
         intervals=[interval(row) for row in rows],
-        chance=f"{100 / len(rows[0].score.confusion):g}",
-        columns=list(figures[0]),
+        chance=f"{100 / len(rows[0].score.confusion):g}" if rows else "",
+        columns=list(figures[0]) if figures else [],
         rows=[list(row.values()) for row in figures],
         data=data,
         note=NOTE,
+        measures=measures,
+        texts=texts,
+        total=f"{written[0].total:,}" if written else "",
+        signatures=[(one.name, one.signature) for one in written[0].scores if one.signature]
+        if written
+        else [],
+        written_note=WRITTEN_NOTE,
     )
+
+
+def comparison_tables(rows: Sequence[ComparedRow], written: Sequence[WrittenRow]) -> list[Table]:
+    """Both kinds of answers for a terminal, as far as there are any."""
+    tables = [comparison_table(rows)] if rows else []
+    if written:
+        table = Table(title=f"{written[0].total:,} written answers")
+        figures = [written_figures(row) for row in written]
+        for name in figures[0]:
+            table.add_column(name, justify="left" if name == "model" else "right")
+        for row in figures:
+            table.add_row(*row.values())
+        tables.append(table)
+    return tables
 
 
 def comparison_table(rows: Sequence[ComparedRow]) -> Table:
@@ -77,6 +116,32 @@ def comparison_table(rows: Sequence[ComparedRow]) -> Table:
     for row in figures:
         table.add_row(*row.values())
     return table
+
+
+# ---- written answers -------------------------------------------------------------------------------
+
+
+def written_figures(row: WrittenRow) -> dict[str, str]:
+    """A model's written answers as they are read, by column."""
+    found = {"model": row.model}
+    for one in row.scores:
+        low, high = one.interval
+        found[one.name] = f"{one.value:.1f} ({low:.1f} to {high:.1f})"
+        if one.signature:
+            found[f"p {one.name}"] = "–" if row.p_values is None else f"{row.p_values[one.name]:.3g}"
+    return found
+
+
+def _written_cells(row: WrittenRow) -> list[list[object]]:
+    """A model's rows of written.csv, one a measure."""
+    cells: list[list[object]] = []
+    for one in row.scores:
+        low, high = one.interval
+        p_value = (row.p_values or {}).get(one.name)
+        values = [f"{value:.4f}" for value in (one.value, low, high)]
+        tested = "" if p_value is None else f"{p_value:.4g}"
+        cells.append([row.model, one.name, *values, tested, row.total, f"{row.seconds:.1f}", one.signature])
+    return cells
 
 
 # ---- cells ----------------------------------------------------------------------------------------

@@ -99,11 +99,8 @@ def score_texts(texts: Sequence[str], references: Sequence[str]) -> list[TextSco
     """
     found = []
     for name, metric in _metrics().items():
-        result = metric.corpus_score(list(texts), [list(references)], n_bootstrap=RESAMPLES)
-        middle, half = float(result._mean), float(result._ci)
-        found.append(
-            TextScore(name, result.score, (middle - half, middle + half), str(metric.get_signature()))
-        )
+        value, interval = _bootstrapped(metric, texts, references)
+        found.append(TextScore(name, value, interval, str(metric.get_signature())))
     equal = np.array(
         [_folded(text) == _folded(wanted) for text, wanted in zip(texts, references, strict=True)]
     )
@@ -115,17 +112,21 @@ def score_texts(texts: Sequence[str], references: Sequence[str]) -> list[TextSco
 def paired_p_values(
     texts: Sequence[str], others: Sequence[str], references: Sequence[str]
 ) -> dict[str, float]:
-    """How often chance alone makes two sets of texts differ this much, by sacrebleu's paired bootstrap (Koehn 2004)."""
+    """How often chance alone makes two sets of texts differ this much, by sacrebleu's paired bootstrap (Koehn 2004).
+
+    1 where they do not differ at all, of which sacrebleu would say that it is no chance.
+    """
     from sacrebleu.significance import PairedTest
 
     named: list[tuple[str, Sequence[str]]] = [("first", list(texts)), ("second", list(others))]
     test = PairedTest(named, _metrics(), [list(references)], test_type="bs", n_samples=RESAMPLES)
     scores: dict[str, Any] = dict(test()[1])
-    # sacrebleu's names begin with the metric's and go on with its settings: chrF2.
-    return {
-        name: float(next(v for key, v in scores.items() if key.startswith(name))[1].p_value)
-        for name in _metrics()
-    }
+    found = {}
+    for name in _metrics():
+        # sacrebleu's names begin with the metric's and go on with its settings: chrF2.
+        one, other = next(value for key, value in scores.items() if key.startswith(name))
+        found[name] = 1.0 if one.score == other.score else float(other.p_value)
+    return found
 
 
 def score_written(texts: Path, references: Path, against: Path | None, json: Path | None) -> None:
@@ -169,6 +170,28 @@ def _metrics() -> dict[str, Any]:
     from sacrebleu.metrics.chrf import CHRF
 
     return {"chrF": CHRF(), "BLEU": BLEU(tokenize="zh")}
+
+
+def _bootstrapped(
+    metric: Any, texts: Sequence[str], references: Sequence[str]
+) -> tuple[float, tuple[float, float]]:
+    """A metric's value and its 95 % percentile interval over sacrebleu's own resamples.
+
+    Its own summary of them fails where some are NumPy's numbers and some Python's, as a score of 0 is.
+    """
+    scores: list[float] = []
+    compute = metric._compute_score_from_stats
+
+    def computed(stats: Any) -> Any:
+        found = compute(stats)
+        found.score = float(found.score)
+        scores.append(found.score)
+        return found
+
+    metric._compute_score_from_stats = computed
+    value = float(metric.corpus_score(list(texts), [list(references)], n_bootstrap=RESAMPLES).score)
+    low, high = np.percentile(scores[-RESAMPLES:], [2.5, 97.5]).tolist()
+    return value, (low, high)
 
 
 def _folded(text: str) -> str:

@@ -25,7 +25,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from taigi_lightning.__main__ import main as command
-from taigi_lightning.evaluation.compare import Settings, answer, load
+from taigi_lightning.evaluation.compare import answer
+from taigi_lightning.evaluation.compared_models import Settings, load
 from taigi_lightning.evaluation.perplexity import held_out_texts, perplexity_per_character, windows
 from taigi_lightning.evaluation.scoring import read_answers, score
 from taigi_lightning.model.base_model import load_tokenizer

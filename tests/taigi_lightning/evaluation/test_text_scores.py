@@ -30,12 +30,23 @@ def test_the_figures_are_sacrebleus_own() -> None:
         assert one.interval[0] < one.value < one.interval[1]
 
 
+def test_answers_that_share_little_or_nothing_have_a_score() -> None:
+    """Some resamples hold no correct word at all, whose score is a 0 of another kind."""
+    for texts in (["早"] * 20, ["食飽未？", *["早"] * 19], [""] * 20):
+        for one in score_texts(texts, WANTED):
+            assert 0 <= one.interval[0] <= one.interval[1] and one.value < 10
+
+
 def test_spaces_and_composition_do_not_make_an_answer_another() -> None:
     assert score_texts(["lí hó ", "a  b"], ["lí hó", "a b"])[2].value == 100.0
 
 
 def test_a_clear_difference_is_told_from_chance() -> None:
     assert all(p < 0.05 for p in paired_p_values(GOOD, BAD, WANTED).values())
+
+
+def test_what_does_not_differ_is_no_difference() -> None:
+    assert set(paired_p_values(GOOD, GOOD, WANTED).values()) == {1.0}
 
 
 def test_references_are_found_by_row_or_id(tmp_path: Path) -> None:
