@@ -20,6 +20,7 @@ from taigi_lightning.signals import (
     restore_signals,
     wait_when_closed,
 )
+from taigi_lightning.terminal import escape_messages, print_line, print_text
 from taigi_lightning.windows import print_what_streams_lack
 
 
@@ -57,9 +58,9 @@ def _with_configs(command: str, rest: list[str]) -> list[str]:
         rest = ["--config", "configs/predict.yaml", *rest]
     rest, shipped = with_shipped_configs(rest)
     for path in shipped:
-        print(f"Using the {path.name} that comes with the package: {path}", file=sys.stderr)
+        print_line(f"Using the {path.name} that comes with the package: {path}", error=True)
     if problem := check_config_files(rest):
-        print(f"error: {problem}", file=sys.stderr)
+        print_line(f"error: {problem}", error=True)
         sys.exit(2)
     return rest
 
@@ -91,7 +92,7 @@ def run_stage(command: str, config: Any) -> None:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if config is not None:
         folder = config.trainer.default_root_dir or "."
-        print(f"{command}: {config.model.base} into {folder}; loading PyTorch", file=sys.stderr, flush=True)
+        print_line(f"{command}: {config.model.base} into {folder}; loading PyTorch", error=True, flush=True)
     from taigi_lightning.cli.lightning_cli import main as lightning_main
 
     handle_signals(raise_stopped)
@@ -105,6 +106,7 @@ def main() -> int:
         StoppedBySignal: what ran was stopped; Python then ends with 130 (Ctrl-C), 143 (SIGTERM) or 149 (SIGBREAK).
     """
     print_what_streams_lack()
+    escape_messages()
     wait_when_closed()
     before = handle_signals(exit_at_once)
     try:
@@ -120,27 +122,27 @@ def main() -> int:
 def answer(arguments: list[str]) -> int:
     """Run one command line, and say in a paragraph what kept it from running; returns `main`'s exit codes."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage(), end="")
+        print_text(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         try:
-            print(f"{PROGRAM} {version(PROGRAM)}")
+            print_line(f"{PROGRAM} {version(PROGRAM)}")
         except PackageNotFoundError:
-            print(f"{PROGRAM} from source")
+            print_line(f"{PROGRAM} from source")
         return 0
     if arguments[0] not in (*COMMANDS, *TOOLS, COMPLETION):
         near = did_you_mean(nearest(arguments[0], [*COMMANDS, *TOOLS]))
         known = ", ".join([*COMMANDS, *TOOLS])
-        print(
+        print_line(
             f"error: there is no command {arguments[0]!r}.{near} The command comes first: {known}; "
             "--help says what each does.",
-            file=sys.stderr,
+            error=True,
         )
         return 2
     try:
         run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", error=True)
         return 1
     except Exception as error:
         from taigi_lightning.cli.machine_errors import explain
@@ -148,7 +150,7 @@ def answer(arguments: list[str]) -> int:
         paragraph = explain(error)
         if paragraph is None:
             raise
-        print(f"error: {paragraph}", file=sys.stderr)
+        print_line(f"error: {paragraph}", error=True)
         return 1
     return 0
 

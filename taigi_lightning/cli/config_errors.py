@@ -16,6 +16,7 @@ from taigi_lightning.cli.config_locations import check_config_files, where
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.cli.value_errors import wrong_value
 from taigi_lightning.internals import parser_options, parser_positionals
+from taigi_lightning.terminal import print_line
 from taigi_lightning.windows import read_configs_as_utf8
 
 UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
@@ -69,7 +70,7 @@ class SuggestingParser(ArgumentParser):
             sentence: what the user reads.
             reason: what jsonargparse said.
         """
-        sys.stderr.write(f"error: {sentence}\n")
+        print_line(f"error: {sentence}", error=True)
         sys.exit(2)
 
 

@@ -21,6 +21,7 @@ from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.tasks.conversation_forms import Message
 from taigi_lightning.tasks.conversations import Conversation
+from taigi_lightning.terminal import print_line
 
 
 def generate_command(
@@ -77,7 +78,7 @@ def generate_command(
             "batch_size": batch_size,
         }
         write_all(writer, read, output, identity, batch_size, _said)
-    print(f"{len(read)} texts are in {output}.")
+    print_line(f"{len(read)} texts are in {output}.")
 
 
 def check_arguments(
@@ -141,7 +142,7 @@ def _talk(writer: TextWriter, prompt: str | None, system: str | None) -> None:
         said = [*(said if writer.chat else opening), {"role": "user", "content": line}]
         ids = writer.encode(Conversation("the prompt", tuple(said), b""))
         if not writer.chat:
-            print(line, end="", flush=True)
+            print_line(line, end="", flush=True)
         text = writer.stream(ids)
         said.append({"role": "assistant", "content": text})
 
@@ -150,14 +151,14 @@ def _typed(chat: bool) -> Any:
     """Lines from the terminal, or from a pipe."""
     asking = sys.stdin.isatty()
     if asking:
-        print(
+        print_line(
             "Type, and press Enter; Ctrl-D ends."
             if chat
             else "Type a beginning, and press Enter; Ctrl-D ends."
         )
     while True:
         if asking:
-            print("> ", end="", flush=True)
+            print_line("> ", end="", flush=True)
         line = sys.stdin.readline()
         if not line:
             return
@@ -166,7 +167,7 @@ def _typed(chat: bool) -> Any:
 
 
 def _said(done: int, total: int) -> None:
-    print(f"{done:,} of {total:,} texts", file=sys.stderr, flush=True)
+    print_line(f"{done:,} of {total:,} texts", error=True, flush=True)
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.model.publish import CONFIG
 from taigi_lightning.planning.run_files import LINEAGE
 from taigi_lightning.reports.model_card import write_model_cards
+from taigi_lightning.terminal import print_line, print_text
 
 
 def merge_command(
@@ -38,7 +39,7 @@ def merge_command(
     name = base or read_adapter_config(adapter).get("base_model_name_or_path")
     if not name:
         raise InputError(f"{adapter} does not name its base; give --base.")
-    print(merge_adapter(name, adapter, output_dir, onto=onto, device=device))
+    print_text(merge_adapter(name, adapter, output_dir, onto=onto, device=device))
     if (output_dir / LINEAGE).is_file():  # an adapter of another program's has none
         for card in write_model_cards(output_dir):
-            print(f"Card: {card}")
+            print_line(f"Card: {card}")

@@ -21,6 +21,7 @@ from taigi_lightning.cli.own_classes import names_own_model
 from taigi_lightning.cli.question_checks import check_questions
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_files import check_settings, check_tokenizer_settings, read_settings
+from taigi_lightning.terminal import print_line
 from taigi_lightning.windows import config_text
 
 # Where the short names of classes are looked for.
@@ -87,7 +88,7 @@ def preflight(command: str, rest: list[str]) -> Any:
         return parsed.config
     except Refused as refused:
         if refused.certain:
-            print(f"error: {refused.sentence}", file=sys.stderr)
+            print_line(f"error: {refused.sentence}", error=True)
             raise
     except InputError:
         raise

@@ -25,6 +25,7 @@ from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
 from taigi_lightning.planning.settings import count_devices
+from taigi_lightning.terminal import console
 
 # What a command calls of its data, and whose data have it.
 LOADERS = {
@@ -181,13 +182,12 @@ def continue_wandb(loggers: list[Any], run_id: str) -> None:
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Show what was held out and what it measured, as a table."""
-    from rich.console import Console  # as heavy as all that parses a command line
-    from rich.table import Table
+    from rich.table import Table  # as heavy as all that parses a command line
 
     table = Table("held out", "")
     for name, value in metrics.items():
         table.add_row(name, f"{float(value):.6g}")
-    Console().print(table)
+    console().print(table)
 
 
 def refusal(error: BaseException) -> str | None:

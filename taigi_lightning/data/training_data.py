@@ -17,6 +17,7 @@ from taigi_lightning.data.packing import Blocks, pack_documents, separate_docume
 from taigi_lightning.errors import InputError
 from taigi_lightning.internals import move_batches, run_seed
 from taigi_lightning.tasks.prompts import Example
+from taigi_lightning.terminal import joined
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class TrainingData(pl.LightningDataModule):
 
     def summary(self) -> str:
         """What is trained and validated on, one line a split; empty before `setup`."""
-        return "\n".join(f"{name}{self._share_of(name)}: {split}" for name, split in self.splits.items())
+        return joined(*(f"{name}{self._share_of(name)}: {split}" for name, split in self.splits.items()))
 
     def _share_of(self, split: str) -> str:
         kind, _, label = split.partition(" ")

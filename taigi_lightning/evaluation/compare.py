@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.predict import encode_questions
@@ -37,6 +36,7 @@ from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
+from taigi_lightning.terminal import console
 
 
 def compare_command(
@@ -127,11 +127,11 @@ def _report(
 ) -> None:
     """Write the files and say them."""
     write_comparison(output, rows, named, excel, written)
-    console = Console()
+    screen = console()
     for table in comparison_tables(rows, written):
-        console.print(table)
+        screen.print(table)
     files = [name for name, found in (("comparison.csv", rows), ("written.csv", written)) if found]
-    console.print(
+    screen.print(
         f"The table is in {' and '.join(str(output / name) for name in files)}, with a plot in "
         f"{output / 'comparison.html'}."
     )

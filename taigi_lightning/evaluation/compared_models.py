@@ -21,6 +21,7 @@ from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
+from taigi_lightning.terminal import print_line
 from taigi_lightning.windows import path_problem
 
 
@@ -106,5 +107,5 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
         **built,
     )
     if findings.sharing:
-        print(findings.sharing)
+        print_line(findings.sharing)
     return model, tokenizer

@@ -23,6 +23,7 @@ from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.tasks.conversation_tokens import answer_ends, encode_open_conversation
 from taigi_lightning.tasks.conversations import Conversation
 from taigi_lightning.tasks.prompts import encode_text
+from taigi_lightning.terminal import print_written
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Written:
 
     text: str
     finished: bool
+
+
+class _Streamed(TextStreamer):  # type: ignore[misc]
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        print_written(text + "\n" * stream_end)
 
 
 class TextWriter:
@@ -153,7 +159,7 @@ class TextWriter:
     def stream(self, prompt: Sequence[int]) -> str:
         """Continue one prompt, printing the text as it is written; returns it."""
         torch.manual_seed(self.sampling.seed * 1_000_003)
-        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = _Streamed(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         sequences = self._generate([prompt], streamer=streamer)
         return self._written(sequences[0, len(prompt) :].tolist()).text
 

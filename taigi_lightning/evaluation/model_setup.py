@@ -26,6 +26,7 @@ from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
 from taigi_lightning.planning.placement import WeightsOnHost
+from taigi_lightning.terminal import print_line
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
@@ -210,7 +211,7 @@ def take_fast_path(
     with torch.device("cpu"), precision:
         findings = self_check(model, answers=answers, generating=generating)
     for said in compute_in(model, matmul):
-        print(said)
+        print_line(said)
     if not training and device.type == "cuda" and row_tokens is not None:
         unpack_what_fits(model, tokens=row_tokens)
     return findings

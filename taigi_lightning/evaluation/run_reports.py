@@ -13,6 +13,7 @@ from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.tasks.questions import read_questions
+from taigi_lightning.terminal import print_line
 
 
 def report_training(trainer: pl.Trainer) -> None:
@@ -21,7 +22,7 @@ def report_training(trainer: pl.Trainer) -> None:
     logged = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
     if not trainer.is_global_zero or not logged or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    print(f"Report: {write_fit_report(folder)}")
+    print_line(f"Report: {write_fit_report(folder)}")
     if any(
         (part / "lineage.json").is_file() for part in (folder, folder / "adapter")
     ):  # a base made from scratch has none
@@ -38,4 +39,4 @@ def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
             questions = read_questions(data.path, data.columns, need_answers=False, prompt=data.prompt)
             named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
             labels = data.prompt.answers
-            print(f"Report: {write_predict_report(writer.output, details, questions, named, labels)}")
+            print_line(f"Report: {write_predict_report(writer.output, details, questions, named, labels)}")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
@@ -19,6 +18,7 @@ from taigi_lightning.evaluation.text_scores import holds_written, score_written
 from taigi_lightning.tasks.question_files import read_table
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, Labels, QuestionPrompt, answer_names
 from taigi_lightning.tasks.questions import parse_answer, read_questions
+from taigi_lightning.terminal import console
 
 Answers = Sequence[tuple[str, int]]  # (ID, the option's number from 1) in file order
 
@@ -249,12 +249,12 @@ def score_command(
     result = score(first, right, str(predictions), options)
     second = None if against is None else read_answers(against, prompt)
     other = None if second is None else score(second, right, str(against), options)
-    console = Console()
-    console.print(score_table(result, prompt.answers))
+    screen = console()
+    screen.print(score_table(result, prompt.answers))
     figures: dict[str, object] = {"accuracy": result.accuracy, **asdict(result)}
     if second is not None and other is not None:
         comparison = compare(first, second, right)
-        console.print(
+        screen.print(
             f"Against {against}: {other.accuracy:.1%}. Only the first is correct {comparison.only_first} "
             f"times, only the second {comparison.only_second} times; "
             f"McNemar's exact p = {comparison.p_value:.3g}."

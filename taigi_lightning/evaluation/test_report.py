@@ -9,13 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
 from taigi_lightning.evaluation.scoring import Answers, Score, position_bias, score, score_table
+from taigi_lightning.terminal import console
 
 
 class AnswerReport(Callback):
@@ -60,10 +60,10 @@ class AnswerReport(Callback):
         if bias is not None:
             pl_module.log("test/follows", bias["follows"])
         if trainer.is_global_zero:
-            console = Console()
-            console.print(score_table(self.score))
+            screen = console()
+            screen.print(score_table(self.score))
             if bias is not None:
-                console.print(position_table(bias))
+                screen.print(position_table(bias))
 
 
 def by_question(predictions: Sequence[Prediction]) -> tuple[Answers, list[str]]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.conversations import read_conversations
 from taigi_lightning.tasks.record_files import RECORD_FORMATS, Record, read_records
+from taigi_lightning.terminal import console
 
 WRITTEN = "generated"  # the column that `generate` adds
 RESAMPLES = 1000
@@ -133,16 +133,16 @@ def score_written(texts: Path, references: Path, against: Path | None, json: Pat
     """Print, and perhaps write to a file, the measures of what `generate` wrote; see `scoring.score_command`."""
     written, wanted = read_written(texts, references)
     found = score_texts(written, wanted)
-    console = Console()
-    console.print(text_table(found, len(written)))
+    screen = console()
+    screen.print(text_table(found, len(written)))
     values: dict[str, object] = {**figures(found)}
     if against is not None:
         others, _ = read_written(against, references)
         p_values = paired_p_values(written, others, wanted)
         second = score_texts(others, wanted)
-        console.print(text_table(second, len(others)))
+        screen.print(text_table(second, len(others)))
         said = ", ".join(f"{name} p = {value:.3g}" for name, value in p_values.items())
-        console.print(f"The second table is {against}'s; paired bootstrap: {said}.")
+        screen.print(f"The second table is {against}'s; paired bootstrap: {said}.")
         values |= {"against": {**figures(second)}, "p_values": p_values}
     if json is not None:
         write_json(json, values)

@@ -36,6 +36,7 @@ from taigi_lightning.model.safetensors_files import (
 )
 from taigi_lightning.planning.disk import check_space
 from taigi_lightning.planning.run_files import LINEAGE
+from taigi_lightning.terminal import console, joined
 
 if TYPE_CHECKING:
     import torch
@@ -73,11 +74,11 @@ class MergeReport:
         elif whole.fraction_4bit < 0.99:
             verdict += ", perhaps less than 99 %: these weights are too few to tell"
         parts = ", ".join(f"{name} {part.fraction_4bit:.1%}" for name, part in self.survival.items())
-        return (
-            f"{self.folder}: {self.weights} weights of {self.base} merged, onto the {self.onto} ones.\n"
+        return joined(
+            f"{self.folder}: {self.weights} weights of {self.base} merged, onto the {self.onto} ones.",
             f"The update's size is {whole.size:.2%} of the weights'; "
-            f"16 bits keep {whole.fraction_16bit:.1%} of it.\n"
-            f"A second 4-bit quantisation {verdict} ({parts})."
+            f"16 bits keep {whole.fraction_16bit:.1%} of it.",
+            f"A second 4-bit quantisation {verdict} ({parts}).",
         )
 
 
@@ -167,7 +168,7 @@ def _rewrite(
 
     with bar:
         for number, (shard, header) in enumerate(shards.items(), start=1):
-            bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})", highlight=False)
+            bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})")
             rewrite_shard(shard, header, folder / shard.name, changed, merge_tensor)
     return {name: pool(parts) for name, parts in survival.items()}
 
@@ -238,11 +239,10 @@ def _projection(name: str) -> str:  # model.layers.0.self_attn.q_proj.weight -> 
 
 def _progress_bar() -> "Progress":
     """A bar on a terminal; elsewhere nothing but what is printed on its console."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    return Progress(console=console, disable=not console.is_terminal)
+    screen = console(error=True)
+    return Progress(console=screen, disable=not screen.is_terminal)
 
 
 def _add_update(

@@ -29,6 +29,7 @@ from taigi_lightning.planning.settings import (
     read_settings,
 )
 from taigi_lightning.planning.step_time import ASSUMED, Machine
+from taigi_lightning.terminal import print_text
 from taigi_lightning.windows import lends_host_memory
 
 SHARED = (
@@ -80,11 +81,11 @@ def print_plan(config: Mapping[str, Any]) -> None:
         InputError: the base's shape or the adapter's rank is not known, or the config predicts by generating.
     """
     if config.get("table"):
-        print(hardware_table(read_settings(config), machine_of(config), host_bytes(config)))
+        print_text(hardware_table(read_settings(config), machine_of(config), host_bytes(config)))
         return
     plan = plan_config(config)
     # In ASCII, since a console may lack characters, whose escapes would be no JSON.
-    print(json.dumps(asdict(plan), indent=2) if config.get("json") else render(plan))
+    print_text(json.dumps(asdict(plan), indent=2) if config.get("json") else render(plan))
 
 
 def plan_config(config: Mapping[str, Any]) -> Plan:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.needs import Part
 from taigi_lightning.planning.plan import Folder, Plan, Schedule
+from taigi_lightning.terminal import joined
 
 
 def render(plan: Plan) -> str:
@@ -24,7 +25,7 @@ def render(plan: Plan) -> str:
         *([*plan.notes, ""] if plan.notes else []),
         *_disk(plan.disk),
     ]
-    return "\n".join(lines).rstrip()
+    return joined(*lines).rstrip()
 
 
 def _headline(plan: Plan) -> str:

@@ -26,6 +26,7 @@ from taigi_lightning.reports.model_origin import (
 from taigi_lightning.reports.training_report import exported_checkpoint, fit_figures
 from taigi_lightning.tasks.question_prompt import question_prompt
 from taigi_lightning.tasks.questions import Question
+from taigi_lightning.terminal import print_line
 
 CARD = "README.md"
 ADAPTER = "adapter"  # the folder of a run that holds its adapter
@@ -229,4 +230,4 @@ def card_command(
         datasets: names on the Hub of the data it was trained on, such as `[someone/corpus]`.
     """
     for path in write_model_cards(folder, license, language, base_model, datasets):
-        print(path)
+        print_line(str(path))

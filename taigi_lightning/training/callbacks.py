@@ -27,6 +27,7 @@ from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
+from taigi_lightning.terminal import print_line, print_text
 from taigi_lightning.training.best_checkpoint import Best, check_best, take_best
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.distributed import over_ranks
@@ -143,7 +144,7 @@ class ExportModel(Callback):
         output = Path(trainer.default_root_dir)
         if module.lora is None:
             export_full_model(module.model, module.base, output, self.max_shard_size)
-            print(f"Model: {output}")
+            print_line(f"Model: {output}")
             return
         save_adapter(module.model, output / "adapter", module.base)
         config = output / RUN_CONFIG
@@ -157,16 +158,16 @@ class ExportModel(Callback):
             else {"which": "best", **best._asdict(), "path": Path(best.path).name},
         }
         write_lineage(output / "adapter", **origin)
-        print(f"Adapter: {output / 'adapter'}")
+        print_line(f"Adapter: {output / 'adapter'}")
         if self.merge:
-            print(merge_adapter(module.base, output / "adapter", output, onto=self.onto))
+            print_text(merge_adapter(module.base, output / "adapter", output, onto=self.onto))
         if self.log_artifact:
             manifests = [Path(source) / "manifest.json" for source in _data_sources(trainer)]
             if any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
                 manifests.append(write_fit_report(output))
             for logger in wandb_loggers(trainer.loggers):
                 name = log_artifact(logger, output / "adapter", config, *manifests)
-                print(f"Artifact for Weights & Biases: {name}")
+                print_line(f"Artifact for Weights & Biases: {name}")
 
 
 def _data_sources(trainer: pl.Trainer) -> list[str]:
@@ -226,7 +227,7 @@ class SaveOnSignal(Callback):
         path = checkpoint_folder(trainer.default_root_dir) / f"interrupted-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            print(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
+            print_line(f"Saved {path}. Resume with --ckpt_path last.", flush=True)
         raise StoppedBySignal(number)
 
     def _heard(self, device: torch.device) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.monitors import NEWEST
+from taigi_lightning.terminal import print_line
 from taigi_lightning.training.run_identity import Run, read_run
 
 
@@ -111,11 +112,11 @@ def newest_checkpoint(root: Path) -> Saved:
     for saved in saved_checkpoints(folder):
         if run is not None and not run.continues(saved.run, saved.step):
             others.append(str(saved.path))
-            print(f"Passing over {saved.path}: it is not of this run, which {run.in_words()}.")
+            print_line(f"Passing over {saved.path}: it is not of this run, which {run.in_words()}.")
         elif fault := damage(saved.path):
-            print(f"Passing over {saved.path}: it {fault}.")
+            print_line(f"Passing over {saved.path}: it {fault}.")
         elif not saved.whole_state:
-            print(f"Passing over {saved.path}: it holds weights alone, without the optimizer's state.")
+            print_line(f"Passing over {saved.path}: it holds weights alone, without the optimizer's state.")
         else:
             return saved
     whose = f" of the run that {run.in_words()}" if run else ""
@@ -133,7 +134,7 @@ def saved_checkpoints(folder: Path) -> list[Saved]:
         try:
             found.append(_read(path))
         except Exception as error:  # whatever a broken pickle raises
-            print(f"Passing over {path}: it is incomplete or damaged ({type(error).__name__}).")
+            print_line(f"Passing over {path}: it is incomplete or damaged ({type(error).__name__}).")
     return sorted(found, key=lambda saved: saved.step, reverse=True)
 
 

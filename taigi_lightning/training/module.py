@@ -36,6 +36,7 @@ from taigi_lightning.training.stage_model import (
     attached_trainer,
     make_model,
     place_of,
+    print_lines,
     what_trains,
 )
 from taigi_lightning.training.step_batches import batch_tokens, begin_batch, counted, share_of_window
@@ -104,10 +105,8 @@ class CausalLMModule(pl.LightningModule):
         what = what_trains(base, adapter, lora, quantization, hand_off, from_scratch)
         self.base, self.adapter, self.lora = what
         self.quantization: Quantization = quantization
-        self.from_scratch = from_scratch
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.warmup_steps = warmup_steps
-        self.lora_plus_ratio = lora_plus_ratio
+        self.from_scratch, self.optimizer, self.lr_scheduler = from_scratch, optimizer, lr_scheduler
+        self.warmup_steps, self.lora_plus_ratio = warmup_steps, lora_plus_ratio
         self.compile_layers, self.activation_budget, self.matmul = compile, activation_budget, matmul
         self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
         self.answer_strategy: Strategy = answer_strategy
@@ -116,8 +115,7 @@ class CausalLMModule(pl.LightningModule):
         self.model: Any = None
         self.learning_rate: float | None = None  # in place of the optimizer's own; `Tuner.lr_find` sets it
         self.validated = False  # since a schedule that waits for validations took a step
-        self._tokens = 0  # of the batch at work
-        self._made_to_train = False
+        self._tokens, self._made_to_train = 0, False  # of the batch at work; how the model was made
         self._trains: frozenset[str] = frozenset()  # names of the model's parameters that do
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._start: Start | None = None
@@ -178,6 +176,8 @@ class CausalLMModule(pl.LightningModule):
         """Let the schedule go on; a ReduceLROnPlateau once for each validation (see `step_schedule`)."""
         if step_schedule(scheduler, metric, self.validated):
             self.validated = False
+
+    print = print_lines
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the causal language model's own forward does: `module(input_ids).logits`."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
+
+from taigi_lightning.terminal import console, print_line
 
 SPEED_WINDOW = 3600.0  # seconds of steps from which the time left is estimated: one step may take a minute
 LOG_LINES = 20  # over a run without a terminal
@@ -99,7 +100,7 @@ class StepProgress(ProgressBar):
         if not self._step % max(1, int(task.total or 0) // LOG_LINES) or self._step == task.total:
             of = f" of {task.total:,.0f}" if task.total else ""
             words = [word for word in (*shown, time_left(task)) if word]
-            print(f"step {self._step:,}{of}: {', '.join(words)}", flush=True)
+            print_line(f"step {self._step:,}{of}: {', '.join(words)}", flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the last state standing."""
@@ -145,16 +146,16 @@ class StepProgress(ProgressBar):
 
     def _open(self) -> Progress:
         if self._bars is None:
-            console = Console()
+            screen = console()
             self._bars = Progress(
                 _Count(table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=None, table_column=Column(ratio=1)),
                 TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
                 _TimeLeft(table_column=Column(no_wrap=True)),
-                console=console,
+                console=screen,
                 expand=True,
                 speed_estimate_period=SPEED_WINDOW,
-                disable=not self.is_enabled or not console.is_terminal,
+                disable=not self.is_enabled or not screen.is_terminal,
             )
             self._bars.start()
         return self._bars

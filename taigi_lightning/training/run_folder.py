@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from taigi_lightning.errors import InputError
 from taigi_lightning.internals import run_seed
 from taigi_lightning.planning.run_files import LINEAGE
+from taigi_lightning.terminal import print_line
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.resume import collect_settings, optimizer_settings
 from taigi_lightning.training.run_identity import Run, begin, read_run, write_run
@@ -73,7 +74,7 @@ class RunFolder(Callback):
                 "folder."
             ) from error
         except (OSError, NotImplementedError) as error:  # some network drives lock nothing
-            print(f"{root} cannot be locked ({error}): take care that no other `fit` writes into it.")
+            print_line(f"{root} cannot be locked ({error}): take care that no other `fit` writes into it.")
         goes_on = bool(checkpoint) and root.resolve() in Path(checkpoint).resolve().parents
         goes_on = goes_on or _requeued(root)
         try:

@@ -15,6 +15,7 @@ from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
 from taigi_lightning.planning.run_files import HOW_TRAINED
+from taigi_lightning.terminal import joined
 from taigi_lightning.training.machine_notes import machine_notes
 
 
@@ -46,11 +47,11 @@ class Announcement(Callback):
             *what_stays(module.start),
             *how_it_trains(module.model),
             *machine_notes(module.device, module.compile_layers),
-            *([data.summary()] if hasattr(data, "summary") else []),
+            *(data.summary().splitlines() if hasattr(data, "summary") else []),
             *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
-        module.print("\n".join(lines))
+        module.print(joined(*lines))
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
 from taigi_lightning.planning.base_files import check_base
+from taigi_lightning.terminal import joined
 from taigi_lightning.training.distributed import check_same_base, check_strategy
 from taigi_lightning.training.machine_notes import machine_notes
 from taigi_lightning.training.module_callbacks import check_callbacks
@@ -35,6 +36,11 @@ NO_COPIES = (
     "compiled operations. Copy it before configure_model, or save a checkpoint and give it to "
     "CausalLMModule.load_from_checkpoint."
 )
+
+
+def print_lines(module: pl.LightningModule, text: object = "") -> None:
+    """Print as a Lightning module does, on the first rank and above a bar, with what could steer a terminal escaped."""
+    pl.LightningModule.print(module, joined(*str(text).splitlines()))
 
 
 def check_from_scratch(quantization: Quantization, *, adapted: bool) -> None:

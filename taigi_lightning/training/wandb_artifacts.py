@@ -18,6 +18,7 @@ from taigi_lightning.evaluation.predictions import answer_probabilities
 from taigi_lightning.evaluation.sample_answers import sample_answers
 from taigi_lightning.planning.run_files import lineage_file, read_json
 from taigi_lightning.reports.model_origin import first_base
+from taigi_lightning.terminal import print_line
 
 ARTIFACT = "wandb_artifact.json"  # in a run's folder: the name of what it sent
 
@@ -89,7 +90,7 @@ def use_earlier_stage(logger: WandbLogger, base: str) -> str | None:
         try:
             logger.use_artifact(f"{name}:latest", "model")
         except Exception as error:  # of whatever kind the server's refusal is: training does not depend on it
-            print(
+            print_line(
                 f"Weights & Biases has no artifact {name} yet ({type(error).__name__}); the config names it."
             )
     return name
