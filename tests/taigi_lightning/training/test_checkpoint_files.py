@@ -79,10 +79,15 @@ def test_a_save_in_an_epochs_last_step_exists(
     assert saved(tmp_path, validate=validate, **options) == STEPS
 
 
-def test_each_save_is_scored_by_the_validation_after_it(tmp_path: Path) -> None:
-    """Validated at 2, 4, 6 and 8, due at 3, 6 and 9: the score, which is the step, is never an earlier one."""
+@pytest.mark.parametrize("epoch", [3, 9])
+def test_each_save_is_scored_by_the_validation_after_it(tmp_path: Path, epoch: int) -> None:
+    """Validated at 2, 4, 6 and 8, due at 3, 6 and 9: the score, which is the step, is never an earlier one.
+
+    In an epoch's last step Lightning waits too; in the middle of one it would take the earlier score.
+    """
     found = saved(
         tmp_path,
+        epoch=epoch,
         monitor="val/loss",
         filename="{step}={val/loss:.0f}",
         auto_insert_metric_name=False,
