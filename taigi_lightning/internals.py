@@ -38,6 +38,35 @@ def move_batches(trainer: Any, count: int) -> None:
         setattr(current, name, getattr(current, name) + count)
 
 
+def rewind_to_step(trainer: Any, checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint that is saved within an accumulation window stand where the window began.
+
+    The gradients so far are not in it, nor is a batch that an error broke off: a run that goes on from there would
+    leave both out without a word. Where a loader's state does not say how many `batches` were taken, all is left as
+    Lightning has it.
+
+    Args:
+        trainer: while it saves.
+        checkpoint: what it will save, which is changed (2.6: the keys below `loops`).
+    """
+    progress, size = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
+    begun = progress.current.ready
+    last = progress.is_last_batch or begun == trainer.num_training_batches
+    if progress.current.processed == begun and (begun % size == 0 or last):
+        return
+    state = checkpoint["loops"]["fit_loop"]
+    loaders = state["state_dict"].get("combined_loader", [])
+    if not loaders or any("batches" not in loader for loader in loaders):
+        return
+    start = (begun - 1) // size * size
+    for loader in loaders:
+        loader["batches"] = start
+    saved = state["epoch_loop.batch_progress"]
+    for part, place in (("current", start), ("total", saved["total"]["ready"] - begun + start)):
+        saved[part] |= dict.fromkeys(("ready", "started", "processed", "completed"), place)
+    saved["is_last_batch"] = False
+
+
 def restore_loaders(trainer: Any) -> None:
     """Let a resumed epoch's loaders go on where the checkpoint stood, where Lightning has not done so.
 

@@ -24,6 +24,7 @@ from taigi_lightning.cli.own_classes import prefer_torch, take_own_model
 from taigi_lightning.cli.run_checks import (
     BARE,
     as_list,
+    asked_to_log,
     auto_precision,
     check_optimizer,
     check_precision_plugins,
@@ -53,7 +54,7 @@ from taigi_lightning.planning.monitors import chosen_mode
 from taigi_lightning.training.best_checkpoint import TakeBest, checkpoint_callbacks
 from taigi_lightning.training.callbacks import ExportModel, SaveOnSignal, SaveRunConfig
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
-from taigi_lightning.training.checkpoints import checkpoint_folder, find_checkpoint
+from taigi_lightning.training.checkpoints import check_goes_on, checkpoint_folder, find_checkpoint
 from taigi_lightning.training.distributed import check_strategy
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.progress_bar import StepProgress
@@ -127,8 +128,7 @@ class TaigiCLI(LightningCLI):
         config = self.config[command]
         if command == "plan":
             self.plan(config)
-        asked = any(argument.startswith("--trainer.logger") for argument in SuggestingParser.arguments)
-        if command != "fit" and not asked:
+        if command != "fit" and not asked_to_log(SuggestingParser.arguments):
             config.trainer.logger = False  # a stage's config names what `fit` logs to
         check_stage(command, config.data.class_path)
         check_trainer(config.trainer)
@@ -144,10 +144,12 @@ class TaigiCLI(LightningCLI):
         """Find the checkpoint that `ckpt_path` names, and go on with its run's page at Weights & Biases.
 
         Raises:
-            InputError: there is no such checkpoint.
+            InputError: there is no such checkpoint, or `fit` cannot go on from it.
         """
         root = Path(config.trainer.default_root_dir or ".")
-        config["ckpt_path"] = find_checkpoint(str(config["ckpt_path"]), root)
+        config["ckpt_path"] = found = find_checkpoint(str(config["ckpt_path"]), root)
+        if self.config.subcommand == "fit":
+            check_goes_on(Path(found))
         run = read_run(root)
         if run is not None and run.wandb and root.resolve() in Path(config["ckpt_path"]).resolve().parents:
             continue_wandb(as_list(config.trainer.logger), run.wandb)

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import Precision
 from torch.optim import Optimizer
 
 from taigi_lightning.cli.config_errors import SuggestingParser
-from taigi_lightning.cli.config_locations import where
+from taigi_lightning.cli.config_locations import config_files, where, written_keys
 from taigi_lightning.data.hub import is_address
 from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
@@ -122,9 +122,10 @@ def check_trainer(trainer: Any) -> None:
     What is left to Lightning there becomes one device.
 
     Raises:
-        InputError: trainer.devices is above the number of cores, or above one on Windows, or
-            accumulate_grad_batches below 1.
+        InputError: trainer.devices is above the number of cores, or above one on Windows, accumulate_grad_batches is
+            below 1, or the strategy starts its processes anew.
     """
+    check_launcher(trainer.strategy)
     if trainer.accumulate_grad_batches < 1:
         raise InputError("trainer.accumulate_grad_batches is below 1. Set it to 1 or more.")
     wanted, cores = count_devices(trainer.devices) or 1, os.cpu_count() or 1
@@ -138,6 +139,36 @@ def check_trainer(trainer: Any) -> None:
             f"trainer.devices is {wanted}: on a CPU each device is a process with the whole model, and there are "
             f"{cores} cores. Set trainer.devices to {cores} or fewer."
         )
+
+
+def check_launcher(strategy: Any) -> None:
+    """Refuse a strategy that starts its processes anew: the run, which was parsed already, would have to be copied.
+
+    Args:
+        strategy: trainer.strategy as it was parsed: a name, or a class with its arguments.
+
+    Raises:
+        InputError: it is ddp_spawn, or DDPStrategy whose start_method is spawn or forkserver.
+    """
+    method = getattr(getattr(strategy, "init_args", None), "start_method", None)
+    if method in ("spawn", "forkserver") or (isinstance(strategy, str) and strategy.startswith("ddp_spawn")):
+        name = strategy if isinstance(strategy, str) else f"DDPStrategy with start_method {method}"
+        raise InputError(
+            f"trainer.strategy is {name}, which would have to copy a run that was set up already into new processes. "
+            "Use --trainer.strategy ddp, where each process begins with this command."
+        )
+
+
+def asked_to_log(arguments: Sequence[str]) -> bool:
+    """Whether a command line names a logger itself or in a config laid over the first: that is the stage's, for `fit`.
+
+    Args:
+        arguments: without the program's name.
+    """
+    flags = any(argument.startswith("--trainer.logger") for argument in arguments)
+    return flags or any(
+        key == "trainer.logger" for file in config_files(arguments)[1:] for key, _, _ in written_keys(file)
+    )
 
 
 def check_precision_plugins(plugins: Sequence[Any]) -> None:

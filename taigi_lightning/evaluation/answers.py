@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from taigi_lightning.data.collate import pad_left
+from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.predictions import Prediction, choose
 from taigi_lightning.fast_path.apply import causal_lm, device_of, fast_decoder
 from taigi_lightning.fast_path.output_head import OutputHead, output_head
@@ -36,7 +37,15 @@ def predict_batch(
         tokenizer: the model's own.
         batch: from `PredictDataModule`.
         strategy: "choice" compares the answers' log-probabilities, "generate" decodes greedily.
+
+    Raises:
+        InputError: it is another kind of batch.
     """
+    if not isinstance(batch, QuestionBatch):
+        raise InputError(
+            f"`predict` and `test` answer questions, in batches of a PredictDataModule; this one is a "
+            f"{type(batch).__name__}. For a text's logits call the module itself: module(input_ids).logits."
+        )
     if strategy == "choice":
         rows = answer_log_probabilities(model, batch).tolist()
         return [_chosen(question, row) for question, row in zip(batch.questions, rows, strict=True)]

@@ -110,13 +110,13 @@ def newest_checkpoint(root: Path) -> Saved:
     folder, run = checkpoint_folder(root), read_run(root)
     others = []
     for saved in saved_checkpoints(folder):
-        if run is not None and not run.continues(saved.run, saved.step):
+        if not saved.whole_state:  # nor does it say of which run it is
+            print_line(f"Passing over {saved.path}: it holds weights alone, without the optimizer's state.")
+        elif run is not None and not run.continues(saved.run, saved.step):
             others.append(str(saved.path))
             print_line(f"Passing over {saved.path}: it is not of this run, which {run.in_words()}.")
         elif fault := damage(saved.path):
             print_line(f"Passing over {saved.path}: it {fault}.")
-        elif not saved.whole_state:
-            print_line(f"Passing over {saved.path}: it holds weights alone, without the optimizer's state.")
         else:
             return saved
     whose = f" of the run that {run.in_words()}" if run else ""
@@ -139,8 +139,8 @@ def saved_checkpoints(folder: Path) -> list[Saved]:
 
 
 def _read(path: Path) -> Saved:
-    """What a checkpoint says of itself; its tensors stay on the disk."""
-    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    """What a checkpoint says of itself."""
+    content = _opened(path)
     run = content.get("run")
     states = {
         name: state
@@ -172,6 +172,22 @@ def _scores(path: Path, states: Mapping[str, Any]) -> Iterable[Score]:
                 yield Score(state["monitor"], mode[1], float(value))
 
 
+def _opened(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, whose tensors stay on the disk."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return content
+
+
+def check_goes_on(path: Path) -> None:
+    """Refuse to train on from a file of weights alone, before anything is loaded.
+
+    Raises:
+        InputError: it is one.
+    """
+    if path.is_file():
+        check_resumable(_opened(path), path)
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's bytes, or None. A `.ckpt` is a zip archive with a CRC-32 of every tensor."""
     if not path.is_file():
@@ -201,6 +217,23 @@ def check_whole(path: str | Path | None) -> None:
     """
     if path and "://" not in str(path) and (fault := damage(Path(path))):
         raise InputError(f"The checkpoint {path} {fault}. Give an earlier one; --ckpt_path last finds it.")
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: str | Path | None) -> None:
+    """Refuse to go on training from a checkpoint that holds weights alone.
+
+    Args:
+        checkpoint: its content.
+        path: the file's, for the sentence.
+
+    Raises:
+        InputError: it has no optimizer's state.
+    """
+    if not checkpoint.get("optimizer_states"):
+        raise InputError(
+            f"The checkpoint {path} holds weights alone (save_weights_only), and a run cannot go on from it: the "
+            "optimizer's state is not there. Give another one, or begin anew; `validate` and `predict` take it."
+        )
 
 
 def check_trained(found: Mapping[str, Any], here: Mapping[str, Any]) -> None:

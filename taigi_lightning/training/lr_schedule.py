@@ -41,6 +41,7 @@ def configure_schedule(
             return {"scheduler": made, "interval": "step"}
         plateau: Any = made
         plateau.monitor = getattr(made, "monitor", "val/loss")
+        plateau.asked_every_step = True
         # Lightning asks at every step, and warns while nothing is measured yet.
         warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")
         return {"scheduler": plateau, "interval": "step", "monitor": plateau.monitor, "strict": False}
@@ -62,8 +63,9 @@ def configure_schedule(
 def step_schedule(schedule: Any, metric: Any, validated: bool) -> bool:
     """Let a schedule go on by a step.
 
-    A ReduceLROnPlateau whose monitor is of training, by its name, counts optimizer steps; any other counts validations,
-    of which a run may have several an epoch, or one in several epochs.
+    A ReduceLROnPlateau of `configure_schedule` whose monitor is of training, by its name, counts optimizer steps; any
+    other counts validations, of which a run may have several an epoch, or one in several epochs. A schedule of a
+    `configure_optimizers` of the user's own goes on whenever Lightning says.
 
     Args:
         schedule: torch's.
@@ -76,19 +78,17 @@ def step_schedule(schedule: Any, metric: Any, validated: bool) -> bool:
     Raises:
         InputError: the schedule has come to its end before the run.
     """
-    if isinstance(schedule, ReduceLROnPlateau):
-        if validated or str(schedule.monitor).startswith("train/"):  # type: ignore[attr-defined]
-            schedule.step(metric)
-            return True
+    waits = getattr(schedule, "asked_every_step", False) and not schedule.monitor.startswith("train/")
+    if waits and not validated:
         return False
     try:
-        schedule.step()
+        schedule.step(*() if metric is None else (metric,))
     except ValueError as error:
         raise InputError(
             f"The schedule {type(schedule).__name__} under model.lr_scheduler has no learning rate for the next step "
             f"({str(error).rstrip('.')}). Give it as many steps as the run has."
         ) from error
-    return True
+    return True  # so that the next one waits for the next validation
 
 
 def check_monitor(schedule: Any, validates: bool) -> None:

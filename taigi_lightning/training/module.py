@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import Strategy, choice_accuracy_batch, predict_batch
+from taigi_lightning.evaluation.answers import Strategy, predict_batch
 from taigi_lightning.evaluation.model_setup import working_place
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.fast_path.apply import forward_hidden
@@ -24,24 +25,23 @@ from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import Quantization, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
-from taigi_lightning.model.lineage import check_identity
-from taigi_lightning.tasks.question_batches import QuestionBatch
-from taigi_lightning.training.checkpoints import check_trained, check_whole
 from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule, step_schedule
 from taigi_lightning.training.module_callbacks import module_callbacks
 from taigi_lightning.training.optimizer import make_optimizer
+from taigi_lightning.training.promised_parameters import keep_promises, model_parameters
 from taigi_lightning.training.resume import plain_arguments
 from taigi_lightning.training.stage_model import (
     NO_COPIES,
     attached_trainer,
+    check_loaded,
     make_model,
     place_of,
     print_lines,
     what_trains,
 )
-from taigi_lightning.training.step_batches import batch_tokens, begin_batch, counted, share_of_window
-from taigi_lightning.training.throughput import flops_per_token
-from taigi_lightning.training.trained_state import load_trained, thaw, trained_state
+from taigi_lightning.training.step_batches import begin_batch, counted, expect_tokens, share_of_window
+from taigi_lightning.training.throughput import batch_tokens, flops_per_token
+from taigi_lightning.training.trained_state import load_trained, model_state, thaw, trained_state
 from taigi_lightning.training.validation_metrics import HeldOutSums
 
 Batch = dict[str, Any]
@@ -104,26 +104,27 @@ class CausalLMModule(pl.LightningModule):
         self.save_hyperparameters(plain_arguments(locals()))
         what = what_trains(base, adapter, lora, quantization, hand_off, from_scratch)
         self.base, self.adapter, self.lora = what
-        self.quantization: Quantization = quantization
-        self.from_scratch, self.optimizer, self.lr_scheduler = from_scratch, optimizer, lr_scheduler
+        self.quantization, self.from_scratch = quantization, from_scratch
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.warmup_steps, self.lora_plus_ratio = warmup_steps, lora_plus_ratio
         self.compile_layers, self.activation_budget, self.matmul = compile, activation_budget, matmul
         self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
-        self.answer_strategy: Strategy = answer_strategy
-        self.hand_off: HandOff = hand_off
+        self.answer_strategy, self.hand_off = answer_strategy, hand_off
         self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)
         self.model: Any = None
         self.learning_rate: float | None = None  # in place of the optimizer's own; `Tuner.lr_find` sets it
         self.validated = False  # since a schedule that waits for validations took a step
         self._tokens, self._made_to_train = 0, False  # of the batch at work; how the model was made
         self._trains: frozenset[str] = frozenset()  # names of the model's parameters that do
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._start: Start | None = None
+        self._waiting: dict[str, Tensor] = {}  # what was loaded before there is a model
         self.window_loss: Tensor | None = None  # of the accumulation window so far; `StepMetrics` logs it
         self._held_out = HeldOutSums()
 
     def configure_model(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        training: bool | None = None,
     ) -> None:
         """Load the base and attach the adapter; Lightning calls this before every stage, you may without a trainer.
 
@@ -133,28 +134,31 @@ class CausalLMModule(pl.LightningModule):
         Args:
             device: where the model goes without a trainer; None: the GPU, if there is one.
             dtype: what it computes in without a trainer; None: float32 on a CPU, 16 bits on a GPU.
+            training: make it to train, for a loop of your own or Fabric's; None: what the trainer says, else not.
 
         Raises:
             InputError: the model cannot be made, or the trainer's strategy would not train it correctly.
         """
         trainer = attached_trainer(self)
         place, computing = working_place(device, dtype) if trainer is None else place_of(trainer)
-        training = trainer is not None and bool(trainer.training)
+        if training is None:
+            training = trainer is not None and bool(trainer.training)
         if self.model is not None and (self._made_to_train or not training):
             self.model.train(training)
             return
-        trained = {} if self.model is None else self.state_dict()
+        strict = bool(self._waiting)  # all of it has to find its place
+        trained, self._waiting = self.state_dict(), {}
         self.model = None  # before the next one takes its memory
         self.model = make_model(self, place, computing, training)
         self._trains = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self._made_to_train = training
-        self.load_state_dict(trained, strict=False)
+        self.load_state_dict(trained, strict)
+        keep_promises(self)
 
-    @property
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer, read when first needed."""
-        self._tokenizer = self._tokenizer or load_tokenizer(self.base)
-        return self._tokenizer
+        return load_tokenizer(self.base)
 
     def configure_callbacks(self) -> list[Callback]:
         """What compares settings on resume, logs each step, and lets optimizers and averages show their weights.
@@ -177,7 +181,7 @@ class CausalLMModule(pl.LightningModule):
         if step_schedule(scheduler, metric, self.validated):
             self.validated = False
 
-    print = print_lines
+    print, parameters = print_lines, model_parameters
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the causal language model's own forward does: `module(input_ids).logits`."""
@@ -204,12 +208,16 @@ class CausalLMModule(pl.LightningModule):
         """Summed cross-entropy of a batch.
 
         Args:
-            batch: `input_ids`, `labels`, `position_ids`, each [B, T] int64; perhaps their `documents`.
+            batch: `input_ids`, `labels`, `position_ids`, each [B, T] int64.
 
         Returns:
             float32 scalar in nats: the sum, over every label that is not -100, of -log p(label).
+
+        Raises:
+            InputError: it is another kind of batch.
         """
-        places = batch["position_ids"], batch.get("documents")
+        batch = expect_tokens(batch)
+        places = batch["position_ids"], batch["documents"]
         hidden = forward_hidden(self.model, batch["input_ids"], *places)  # [B, T, H]
         return linear_cross_entropy_sum(hidden, output_head(self.model), batch["labels"])
 
@@ -219,13 +227,13 @@ class CausalLMModule(pl.LightningModule):
         The loader says how many those are (`window_tokens`). Lightning divides what is returned by
         `accumulate_grad_batches`, and DDP averages over the ranks: both are undone here, so that the gradients are
         those of one batch with all the tokens, whichever hooks a subclass overrides. A batch without
-        `window_tokens`, of a loader of your own, is weighed as Lightning weighs any: by its own mean.
+        `window_tokens`, of a loader of your own, is weighed as Lightning weighs any: by its own mean. Without a
+        trainer, or under Fabric, it is the share itself, whose gradients you add up.
 
         Returns:
             float32 scalar in nats a token: `accumulate_grad_batches` times the share.
         """
-        accumulated = self.trainer.accumulate_grad_batches
-        share = share_of_window(self.loss_sum(batch), batch, accumulated, self.trainer.world_size)
+        share, accumulated = share_of_window(self, batch)
         self.window_loss = share.detach() + (0.0 if self.window_loss is None else self.window_loss)
         return share * accumulated
 
@@ -235,10 +243,7 @@ class CausalLMModule(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the held-out loss, or a batch of questions to the accuracy."""
-        if isinstance(batch, QuestionBatch):
-            self._held_out.add_answers(*choice_accuracy_batch(self.model, batch))
-        else:
-            self._held_out.add_loss(self.loss_sum(batch), batch["supervised_tokens"], batch.get("source"))
+        self._held_out.add_batch(self, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy over every held-out token and question of every rank."""
@@ -255,22 +260,22 @@ class CausalLMModule(pl.LightningModule):
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
-        return trained_state(self, self._trains, **options)
+        return trained_state(self, self._trains, self._waiting, **options)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """What `state_dict` gives, to which `strict` refers: the base is not missing."""
+        """What `state_dict` gives, to which `strict` refers: the base is not missing. It waits for a model to come."""
+        if self.model is None:
+            self._waiting, strict = model_state(state_dict), False
         return load_trained(super().load_state_dict, state_dict, self._trains, strict, assign)
 
     def unfreeze(self) -> Any:
         """Undo `freeze`: what trained before trains again, and the base stays as it is; returns the module."""
         return thaw(self, self._trains)
 
-    @property
+    @cached_property
     def start(self) -> Start:
         """Whose weights are loaded, and what stays beside them; found once a run."""
-        if self._start is None:
-            self._start = find_start(self.base, self.quantization, self.hand_off, self.adapter)
-        return self._start
+        return find_start(self.base, self.quantization, self.hand_off, self.adapter)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -282,16 +287,8 @@ class CausalLMModule(pl.LightningModule):
         checkpoint["base_identity"] = self.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is damaged, or of another base or adapter shape, which loading would not notice.
-
-        Raises:
-            InputError: its bytes changed, or the base or the trained parameters differ from the checkpoint's.
-        """
-        if self.model is None:  # load_from_checkpoint, which has no trainer
-            self.configure_model()
-        check_whole(getattr(attached_trainer(self), "ckpt_path", None))
-        check_identity(found=self.identity, wanted=checkpoint.get("base_identity", {}))
-        check_trained(checkpoint["state_dict"], dict(self.named_parameters()))
+        """Refuse a checkpoint that is damaged, or of another base or adapter shape; see `check_loaded`."""
+        check_loaded(self, checkpoint)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy.deepcopy, which are refused where the model is there already."""

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.trainer.states import TrainerFn
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.internals import restore_loaders, run_seed
+from taigi_lightning.internals import restore_loaders, rewind_to_step, run_seed
 from taigi_lightning.training.lr_schedule import adopt_found_rate, configured_rates, resume_rates
 
 Settings = dict[str, Any]  # plain values by the option's name
@@ -240,8 +240,9 @@ class CompareSettings(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the settings into a checkpoint."""
+        """Put the settings into a checkpoint, and let it stand between two optimizer steps."""
         checkpoint["settings"], checkpoint["rates"] = self.settings, self._rates
+        rewind_to_step(trainer, checkpoint)
 
 
 def _found_rate(trainer: pl.Trainer) -> float | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelSummary
+from lightning.pytorch.trainer.states import TrainerFn
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import (
@@ -23,8 +24,10 @@ from taigi_lightning.kernels.host_memory import waiting_parameters
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
+from taigi_lightning.model.lineage import check_identity
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.terminal import joined
+from taigi_lightning.training.checkpoints import check_resumable, check_trained, check_whole
 from taigi_lightning.training.distributed import check_same_base, check_strategy
 from taigi_lightning.training.machine_notes import machine_notes
 from taigi_lightning.training.module_callbacks import check_callbacks
@@ -82,11 +85,43 @@ def what_trains(
 
 
 def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
-    """The trainer that a module is used by, or None."""
+    """The trainer that a module is used by; None without one, and under Lightning's Fabric."""
     try:
-        return module.trainer
+        return module.trainer if module.fabric is None else None
     except RuntimeError:
         return None
+
+
+def window_of(module: pl.LightningModule) -> tuple[int, int]:
+    """Micro-batches over whose losses the caller of `training_step` takes the mean, and ranks that share them.
+
+    Without a trainer, in a loop of the user's own, with or without Fabric, nobody takes a mean over micro-batches.
+    """
+    trainer = attached_trainer(module)
+    if trainer is not None:
+        return trainer.accumulate_grad_batches, trainer.world_size
+    return 1, 1 if module.fabric is None else module.fabric.world_size
+
+
+def check_loaded(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that does not belong to a module, or that a run cannot go on from: loading would not notice.
+
+    Args:
+        module: a `CausalLMModule`, whose model is made if it is not there: `load_from_checkpoint` has no trainer.
+        checkpoint: what Lightning has read.
+
+    Raises:
+        InputError: its bytes changed, its base or its trained parameters are not the module's, or it holds weights
+            alone and is to be trained on.
+    """
+    if module.model is None:
+        module.configure_model()
+    trainer = attached_trainer(module)
+    check_whole(getattr(trainer, "ckpt_path", None))
+    if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+        check_resumable(checkpoint, trainer.ckpt_path)
+    check_identity(found=module.identity, wanted=checkpoint.get("base_identity", {}))
+    check_trained(checkpoint["state_dict"], dict(module.named_parameters()))
 
 
 def place_of(trainer: pl.Trainer) -> tuple[torch.device, torch.dtype]:

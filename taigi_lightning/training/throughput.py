@@ -29,6 +29,12 @@ def flops_per_token(model: torch.nn.Module, training: bool) -> int:
     return needed
 
 
+def batch_tokens(batch: Any) -> int:
+    """Tokens that a batch puts through the model, padding included; 0 of a batch of questions or of a loader's own."""
+    ids = batch.get("input_ids") if isinstance(batch, dict) else None
+    return int(ids.numel()) if ids is not None else 0
+
+
 class Throughput(Callback):
     """Log tokens per second, FLOP utilisation, memory and the wait for data, every optimizer step.
 
@@ -64,7 +70,7 @@ class Throughput(Callback):
         if self._since is None:
             self._since = time.perf_counter()
             self._waited = self._total_wait(trainer)
-        self._tokens += batch["input_ids"].numel()
+        self._tokens += batch_tokens(batch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -13,6 +13,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 def trained_state(
     module: pl.LightningModule,
     trains: Collection[str],
+    waiting: Mapping[str, Tensor],
     destination: dict[str, Tensor] | None = None,
     prefix: str = "",
     keep_vars: bool = False,
@@ -21,13 +22,23 @@ def trained_state(
 
     Args:
         trains: names of those that trained when the model was made.
+        waiting: what was loaded while there is no model.
         destination, prefix, keep_vars: as for nn.Module.state_dict, whose caller may be a module around this one.
     """
     state = {} if destination is None else destination
     for name, parameter in module.named_parameters():
         if parameter.requires_grad or name in trains:
             state[prefix + name] = parameter if keep_vars else parameter.detach()
+    state.update({prefix + name: value for name, value in waiting.items()})
     return state
+
+
+def model_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a module's state that is its model's, for a model that is still to come.
+
+    So a fit in processes of its own (`ddp_notebook`) hands what it trained to the process that began it.
+    """
+    return {name: value for name, value in state.items() if name.startswith("model.")}
 
 
 def load_trained(

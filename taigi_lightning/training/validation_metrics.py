@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from taigi_lightning.evaluation.answers import choice_accuracy_batch
+from taigi_lightning.tasks.question_batches import QuestionBatch
 from taigi_lightning.training.distributed import sum_over_ranks
+from taigi_lightning.training.step_batches import expect_tokens
 
 
 @dataclass
@@ -19,6 +23,18 @@ class HeldOutSums:
     correct: int = 0
     questions: int = 0
     sources: dict[str, HeldOutSums] = field(default_factory=dict)  # where several are validated on
+
+    def add_batch(self, module: Any, batch: Any) -> None:
+        """Add a batch of questions, which a `CausalLMModule` answers, or one of tokens, whose loss it sums.
+
+        Raises:
+            InputError: it is another kind of batch.
+        """
+        if isinstance(batch, QuestionBatch):
+            self.add_answers(*choice_accuracy_batch(module.model, batch))
+        else:
+            batch = expect_tokens(batch)
+            self.add_loss(module.loss_sum(batch), batch["supervised_tokens"], batch.get("source"))
 
     def add_loss(self, loss: Tensor, tokens: int, source: str | None = None) -> None:
         """Add a batch's summed loss, a scalar in nats, how many tokens it is of, and of which source it is."""

@@ -8,32 +8,24 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from safetensors.torch import load_file
-from torch import Tensor
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import ExportModel
 from taigi_lightning.training.checkpoint_files import RunCheckpoint
 from taigi_lightning.training.module import CausalLMModule
-from tests.taigi_lightning.lightning.test_gradients import Rows
-from tests.taigi_lightning.training.test_module import Resumable, batches, loader, trainer
+from tests.taigi_lightning.small_runs import (
+    Resumable,
+    Rows,
+    State,
+    batches,
+    copied,
+    loader,
+    make,
+    same,
+    trainer,
+)
 
-State = dict[str, Tensor]
 EPOCHS = 3  # of three steps
-
-
-def make(base: Path, **options: Any) -> CausalLMModule:
-    pl.seed_everything(9527)
-    settings: dict[str, Any] = {
-        "lora": LoraSettings(r=4, lora_alpha=8, lora_dropout=0.1),
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-        "lr_scheduler": "constant_with_warmup",
-    }
-    return CausalLMModule(str(base), **(settings | options))
-
-
-def copied(module: pl.LightningModule) -> State:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def mean(states: list[State]) -> State:
@@ -106,7 +98,7 @@ def test_the_adapter_is_averaged_exported_and_resumed(
     trainer(tmp_path / "again", max_epochs=EPOCHS, callbacks=[average()]).fit(
         again, Rows(6), ckpt_path=kept / "step=4.ckpt", weights_only=True
     )
-    assert all(torch.equal(again.state_dict()[name], value) for name, value in module.state_dict().items())
+    assert same(copied(again), copied(module))
 
 
 def test_the_average_is_validated_and_saved(tiny_llama_dir: Path, tmp_path: Path) -> None:
@@ -154,26 +146,10 @@ class NoCallbacks(CausalLMModule):
         return []
 
 
-@pytest.mark.parametrize(
-    ("callback", "kind", "sentence"),
-    [
-        (StochasticWeightAveraging(1e-3, 1), NoCallbacks, r"Return \[\*super\(\)\.configure_callbacks"),
-        (
-            pl.callbacks.ModelPruning("l1_unstructured", amount=0.5),
-            CausalLMModule,
-            "target_modules says what",
-        ),
-        (pl.callbacks.BackboneFinetuning(), CausalLMModule, "target_modules says what trains"),
-    ],
-    ids=["hidden", "pruning", "thawing"],
-)
-def test_what_would_change_or_average_nothing_is_refused(
-    tiny_llama_dir: Path, tmp_path: Path, callback: pl.Callback, kind: Any, sentence: str
-) -> None:
-    with pytest.raises(InputError, match=sentence):
-        trainer(tmp_path, max_steps=2, callbacks=[callback]).fit(
-            kind(str(tiny_llama_dir)), loader(batches(2))
-        )
+def test_an_average_of_nothing_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=2, callbacks=[StochasticWeightAveraging(1e-3, 1)])
+    with pytest.raises(InputError, match=r"Return \[\*super\(\)\.configure_callbacks"):
+        run.fit(NoCallbacks(str(tiny_llama_dir)), loader(batches(2)))
 
 
 def test_a_schedule_free_optimizer_uses_the_weights_it_means(tiny_llama_dir: Path, tmp_path: Path) -> None:
@@ -200,4 +176,4 @@ def test_a_schedule_free_optimizer_uses_the_weights_it_means(tiny_llama_dir: Pat
     assert_same(kept["stepped_state"], watch.steps[2])
     assert not all(torch.equal(kept["state_dict"][name], value) for name, value in watch.steps[2].items())
     resumed, _, _ = fit(tmp_path / "again", tmp_path / "step=3.ckpt")
-    assert all(torch.equal(resumed.state_dict()[name], value) for name, value in module.state_dict().items())
+    assert same(copied(resumed), copied(module))

@@ -1,5 +1,7 @@
 """Features of Lightning's Trainer, and what becomes of each over our module: a row is a feature and its result."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -7,173 +9,183 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch import callbacks as c
-from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import AsyncCheckpointIO, DoublePrecision, HalfPrecision
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.tuner import Tuner
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.training.checkpoint_files import RunCheckpoint
-from taigi_lightning.training.checkpoints import find_checkpoint
 from taigi_lightning.training.module import CausalLMModule
-from tests.taigi_lightning.lightning.test_gradients import Rows
-from tests.taigi_lightning.training.test_module import batches, loader, trainer
+from tests.taigi_lightning.small_runs import State, batches, copied, loader, make, same, trainer
+
+Options = dict[str, Any]
+TWO: Options = {"max_steps": 2}
 
 
-def make(base: Path, **options: Any) -> CausalLMModule:
-    pl.seed_everything(9527)
-    settings: dict[str, Any] = {
-        "lora": LoraSettings(r=4, lora_alpha=8, lora_dropout=0.1),
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-        "lr_scheduler": "constant_with_warmup",
-    }
-    return CausalLMModule(str(base), **(settings | options))
+class Refused(str):
+    """What the sentence says."""
+
+
+class ByHand(CausalLMModule):
+    """Manual optimization, as Lightning's documentation shows it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+
+
+class OwnOptimizer(CausalLMModule):
+    """Its optimizer is given all parameters, the frozen ones too."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+class OptimizerBefore(CausalLMModule):
+    """LightningCLI with `--optimizer` makes one before there is a model, and gives it back there."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        self.configure_optimizers = lambda: ([optimizer], [])  # type: ignore[assignment,method-assign]
 
 
 def rows_of(batch: Any) -> int:
     return int(batch["input_ids"].shape[0])
 
 
-# The trainer's options, and how many optimizer steps they give over four micro-batches and two held-out ones.
-WORKS: dict[str, tuple[dict[str, Any], int]] = {
-    "overfit_batches": ({"max_steps": 3, "overfit_batches": 1}, 3),
-    "limit_val_batches 0": ({"max_steps": 2, "limit_val_batches": 0}, 2),
-    "val_check_interval 0.5": ({"max_epochs": 1, "val_check_interval": 0.5}, 4),
-    "clipping by value": (
-        {"max_steps": 2, "gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}, 2
+def as_transformers_has_them() -> Any:
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    return DataLoader([{"input_ids": ids, "attention_mask": ids, "labels": ids}], batch_size=None)  # type: ignore
+
+
+@dataclass
+class Feature:
+    """A way to train over four micro-batches and two held-out ones.
+
+    `result` is the number of optimizer steps, or what the refusal says; None where two steps train what they train
+    without the feature, to the last bit.
+    """
+
+    options: Options = field(default_factory=dict)
+    result: int | Refused | None = None
+    settings: Options = field(default_factory=dict)
+    kind: type[CausalLMModule] = CausalLMModule
+    data: Any = None
+
+
+FEATURES: dict[str, Feature] = {
+    # Nothing but what is watched, written or asked changes.
+    "callbacks that watch": Feature({"logger": True, "enable_progress_bar": True, "callbacks": [
+        c.RichProgressBar(), c.DeviceStatsMonitor(), c.LearningRateMonitor(log_momentum=True), c.Timer("00:00:10:00"),
+        c.LambdaCallback(on_fit_start=lambda *_: None), c.RichModelSummary(max_depth=-1), c.ThroughputMonitor(rows_of),
+    ]}),
+    "simple profiler": Feature({"profiler": "simple"}),
+    "detect_anomaly, deterministic, no inference mode": Feature(
+        {"detect_anomaly": True, "deterministic": True, "inference_mode": False}
     ),
-    "accumulation by epoch": (
+    "val_check_interval 0.5": Feature({"val_check_interval": 0.5}),
+    "no validation, no rehearsal of it": Feature({"limit_val_batches": 0, "num_sanity_val_steps": 0}),
+    "use_distributed_sampler false": Feature({"use_distributed_sampler": False}),
+    "barebones": Feature({"barebones": True}),
+    "Lightning's own checkpoints, written meanwhile": Feature({
+        "enable_checkpointing": True, "plugins": [AsyncCheckpointIO()],
+        "callbacks": [c.ModelCheckpoint(monitor="train/loss", every_n_train_steps=1, save_last=True)],
+    }),
+    "manual optimization": Feature(kind=ByHand),
+    "an optimizer of one's own over all parameters": Feature(kind=OwnOptimizer),
+    "an optimizer made before the model": Feature(kind=OptimizerBefore),
+    # How long a run is.
+    "overfit_batches": Feature({"max_steps": 3, "overfit_batches": 1}, 3),
+    "limit_train_batches": Feature({"max_epochs": 2, "limit_train_batches": 0.5, "accumulate_grad_batches": 2}, 2),
+    "accumulation by epoch": Feature(
         {"max_epochs": 2, "callbacks": [c.GradientAccumulationScheduler({0: 1, 1: 2})]}, 6
     ),
-    "fast_dev_run": ({"fast_dev_run": True}, 1),
-    "detect_anomaly": ({"max_steps": 1, "detect_anomaly": True}, 1),
-    "simple profiler": ({"max_steps": 1, "profiler": "simple"}, 1),
-    "rich progress bar": ({"max_steps": 1, "callbacks": [c.RichProgressBar()], "enable_progress_bar": True}, 1),
-    "device statistics": ({"max_steps": 1, "callbacks": [c.DeviceStatsMonitor()], "logger": True}, 1),
-    "learning rate monitor": ({"max_steps": 1, "callbacks": [c.LearningRateMonitor()], "logger": True}, 1),
-    "throughput monitor": ({"max_steps": 2, "callbacks": [c.ThroughputMonitor(rows_of)], "logger": True}, 2),
-    "early stopping": ({"max_epochs": 2, "callbacks": [c.EarlyStopping("val/loss")]}, 8),
-    "timer": ({"max_steps": 2, "callbacks": [c.Timer("00:00:10:00")]}, 2),
-    "barebones": ({"max_steps": 1, "barebones": True}, 1),
-    "no inference mode": ({"max_steps": 2, "inference_mode": False}, 2),
-}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("feature", WORKS)
-def test_what_works(tiny_llama_dir: Path, tmp_path: Path, feature: str) -> None:
-    options, steps = WORKS[feature]
-    if options.get("logger"):
-        options = options | {"logger": CSVLogger(tmp_path)}
-    module = make(tiny_llama_dir)
-    if options.get("barebones"):
-        run = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **options)
-    else:
-        run = trainer(tmp_path, **options)
-    run.fit(module, loader(batches(4)), loader(batches(2)))
-    assert run.global_step == steps
-    assert any(value.abs().max() > 0 for name, value in module.state_dict().items() if "lora_B" in name)
-
-
-REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "64 bits": ({"precision": 64}, {}, "computed in 32 bits at most"),
-    "16 bits": ({"precision": "bf16-true"}, {}, "store the adapter in 16 bits"),
-    "a plateau of nothing": ({}, {"lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, "nothing is held out"),
-    "a schedule too short": (
-        {}, {"lr_scheduler": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1e-2, total_steps=1)}, "as many steps"
+    "fast_dev_run": Feature({"fast_dev_run": True}, 1),
+    "early stopping": Feature({"max_epochs": 2, "callbacks": [c.EarlyStopping("val/loss")]}, 8),
+    "reload_dataloaders_every_n_epochs": Feature({"max_epochs": 2, "reload_dataloaders_every_n_epochs": 1}, 8),
+    "clipping by value": Feature(TWO | {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}, 2),
+    # What would be silently wrong.
+    "64 bits": Feature({"precision": 64}, Refused("computed in 32 bits at most")),
+    "64 bits by plugin": Feature({"plugins": [DoublePrecision()]}, Refused("computed in 32 bits at most")),
+    "16 bits": Feature({"precision": "bf16-true"}, Refused("store the adapter in 16 bits")),
+    "16 bits by plugin": Feature({"plugins": [HalfPrecision("bf16-true")]}, Refused("store the adapter in 16 bits")),
+    "a plateau of nothing": Feature(
+        {"limit_val_batches": 0}, Refused("nothing is held out"), {"lr_scheduler": ReduceLROnPlateau}
     ),
-    "a run without an end": ({"max_steps": -1, "max_epochs": -1}, {"lr_scheduler": "cosine"}, "where the run ends"),
-    "FSDP2": ({"strategy": ModelParallelStrategy()}, {}, "divides the weights"),
+    "a schedule too short": Feature(
+        {"max_steps": 3}, Refused("as many steps"), {"lr_scheduler": lambda o: OneCycleLR(o, 1e-2, total_steps=1)}
+    ),
+    "a run without an end": Feature(
+        {"max_steps": -1, "max_epochs": -1}, Refused("where the run ends"), {"lr_scheduler": "cosine"}
+    ),
+    "FSDP2": Feature({"strategy": ModelParallelStrategy()}, Refused("divides the weights")),
+    "pruning": Feature(
+        {"callbacks": [c.ModelPruning("l1_unstructured", amount=0.5)]}, Refused("target_modules says what trains")
+    ),
+    "thawing": Feature({"callbacks": [c.BackboneFinetuning()]}, Refused("target_modules says what trains")),
+    "a batch of transformers'": Feature(
+        TWO, Refused("a dict of input_ids, attention_mask, labels, without position_ids"), data=as_transformers_has_them
+    ),
+    "a batch of ids alone": Feature(
+        TWO, Refused("This one is a Tensor"), data=lambda: DataLoader(torch.zeros(4, 8), batch_size=2)  # type: ignore
+    ),
+    "several loaders at once": Feature(TWO, Refused("This one is a list"), data=lambda: [loader(batches(2))] * 2),
 }  # fmt: skip
+SLOW = {
+    "advanced profiler": Feature({"profiler": AdvancedProfiler(filename="advanced")}),
+    "PyTorch's profiler": Feature({"profiler": PyTorchProfiler(filename="pytorch", export_to_chrome=False)}),
+}
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("feature", REFUSED)
-def test_what_is_refused_in_a_sentence(tiny_llama_dir: Path, tmp_path: Path, feature: str) -> None:
-    options, settings, words = REFUSED[feature]
-    with pytest.raises(InputError, match=words):
-        trainer(tmp_path, **({"max_steps": 3} | options)).fit(
-            make(tiny_llama_dir, **settings), loader(batches(4))
-        )
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def test_a_found_rate_is_followed(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    module = make(tiny_llama_dir, lora_plus_ratio=16)
-    run = trainer(tmp_path, max_steps=2)
-    search: Any = Tuner(run).lr_find(module, loader(batches(8)), num_training=15)
-    run.fit(module, loader(batches(4)))
-    groups = [group["lr"] for group in run.optimizers[0].param_groups]
-    assert groups == pytest.approx([search.suggestion(), 16 * search.suggestion()])
-    finder = c.LearningRateFinder(num_training_steps=15)
-    again = trainer(tmp_path, max_steps=2, callbacks=[finder])
-    again.fit(make(tiny_llama_dir, lora_plus_ratio=16), loader(batches(8)))
-    assert finder.optimal_lr is not None
-    rate = finder.optimal_lr.suggestion()
-    assert [g["lr"] for g in again.optimizers[0].param_groups] == pytest.approx([rate, 16 * rate])
-
-
-def test_a_plateau_counts_validations(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    def falling(optimizer: Any) -> Any:
-        return ReduceLROnPlateau(
-            optimizer, monitor="val/loss", patience=0, factor=0.5, threshold=9.0, threshold_mode="abs"
-        )
-
-    run = trainer(tmp_path, max_steps=6, val_check_interval=2)
-    run.fit(make(tiny_llama_dir, lr_scheduler=falling), loader(batches(6)), loader(batches(1)))
-    assert (
-        run.optimizers[0].param_groups[0]["lr"] == 1e-2 / 4
-    )  # three validations, of which the first is the best
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_run_of_epochs_goes_on_in_the_middle_of_one(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    def fit(folder: Path, resume: Any = None) -> CausalLMModule:
-        saving = RunCheckpoint(
-            folder, "{step}", save_top_k=-1, every_n_train_steps=2, monitor="step", mode="max"
-        )
-        module = make(tiny_llama_dir)
-        run = trainer(folder, max_epochs=2, callbacks=[saving], enable_checkpointing=True)
-        run.fit(module, Rows(6), ckpt_path=resume, weights_only=True)
-        return module
-
-    whole = fit(tmp_path / "whole")
-    again = fit(tmp_path / "again", tmp_path / "whole" / "step=2.ckpt")
-    assert all(torch.equal(again.state_dict()[name], value) for name, value in whole.state_dict().items())
-
-
-def test_checkpoints_with_metrics_in_their_names_are_found(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    saving = RunCheckpoint(
-        folder,
-        "{step}-{val/loss:.3f}",
-        save_top_k=2,
-        save_last=True,
-        every_n_train_steps=2,
-        monitor="val/loss",
-    )
-    run = trainer(tmp_path, max_steps=6, val_check_interval=2, callbacks=[saving], enable_checkpointing=True)
-    run.fit(make(tiny_llama_dir), loader(batches(6)), loader(batches(1)))
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.ckpt"))
-    assert len(names) == 3
-    assert all(name == "last.ckpt" or "-val_loss=" in name for name in names)
-    scores = {path: float(score) for path, score in saving.best_k_models.items()}
-    for path, score in scores.items():
-        assert f"val_loss={score:.3f}" in path
-    assert find_checkpoint("best", tmp_path) == min(scores, key=lambda path: scores[path])
-    assert torch.load(find_checkpoint("last", tmp_path))["global_step"] == 6
-
-
-def test_a_module_within_another_keeps_its_state(tiny_llama_dir: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> State:
+    """What two steps train without any feature."""
     module = make(tiny_llama_dir)
-    module.configure_model()
-    outer = torch.nn.ModuleDict({"inner": module})
-    assert outer.state_dict().keys() == {f"inner.{name}" for name in module.state_dict()}
-    module.load_state_dict(module.state_dict())
-    names = module.state_dict().keys()
-    module.freeze()
-    assert module.state_dict().keys() == names
-    module.unfreeze()
-    assert {name for name, p in module.named_parameters() if p.requires_grad} == names
+    trainer(tmp_path_factory.mktemp("plain"), **TWO).fit(module, loader(batches(4)), loader(batches(2)))
+    assert any(value.abs().max() > 0 for name, value in module.state_dict().items() if "lora_B" in name)
+    return copied(module)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*FEATURES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_features(tiny_llama_dir: Path, tmp_path: Path, plain: State, name: str) -> None:
+    feature = (FEATURES | SLOW)[name]
+    module = make(tiny_llama_dir, feature.kind, **feature.settings)
+    data = feature.data() if feature.data else loader(batches(4))
+
+    def fit() -> pl.Trainer:
+        options = (TWO if feature.result is None else {}) | feature.options
+        if options.get("logger"):
+            options = options | {"logger": CSVLogger(tmp_path)}
+        bare = options.get("barebones")
+        if bare:
+            run = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **options)
+        else:
+            run = trainer(tmp_path, **options)
+        run.fit(module, data, loader(batches(2)))
+        return run
+
+    try:
+        if isinstance(feature.result, Refused):
+            with pytest.raises(InputError, match=re.escape(feature.result)):
+                fit()
+            return
+        steps = fit().global_step
+        assert steps == (2 if feature.result is None else feature.result)
+        assert (feature.result is not None) or same(copied(module), plain)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.autograd.set_detect_anomaly(False)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

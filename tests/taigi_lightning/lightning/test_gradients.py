@@ -4,46 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities import grad_norm
 from torch import Tensor
 
 from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
-from taigi_lightning.data.packing import Blocks, separate_documents
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.module import CausalLMModule
-from tests.taigi_lightning.training.test_module import batches, loader, trainer
+from tests.taigi_lightning.small_runs import Rows, batches, blocks, loader, trainer
 
 SETTINGS: dict[str, Any] = {
     "lora": LoraSettings(r=4, lora_alpha=8),
     "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
     "activation_budget": 1.0,
 }
-
-
-def blocks() -> Blocks:
-    """16 rows of 24 tokens whose numbers of supervised tokens differ a lot."""
-    tokens = np.random.default_rng(0).integers(4, 300, 16 * 24).astype(np.int32)
-    labels = tokens.copy().reshape(16, 24)
-    for row in range(16):
-        labels[row, : 2 + 5 * (row % 4)] = -100
-    return Blocks(tokens, labels.ravel(), separate_documents(np.full(16, 24), 24), pad_id=3)
-
-
-class Rows(pl.LightningDataModule):
-    """The rows in batches of a size, with the counts of their windows."""
-
-    def __init__(self, batch_size: int) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-
-    def train_dataloader(self) -> ResumableLoader:
-        fit: Any = self.trainer
-        sampler = EpochBatches(16, self.batch_size, seed=1)
-        windows = lambda: (fit.accumulate_grad_batches, fit.num_training_batches)  # noqa: E731
-        return ResumableLoader(blocks(), sampler, windows=windows)
 
 
 class Watch(pl.Callback):

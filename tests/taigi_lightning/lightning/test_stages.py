@@ -5,61 +5,48 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
-from torch import Tensor
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.module import CausalLMModule
-from tests.taigi_lightning.training.test_module import batches, loader, trainer
+from tests.taigi_lightning.small_runs import State, batches, copied, loader, make, same, trainer
 
-SETTINGS: dict[str, Any] = {
-    "lora": LoraSettings(r=4, lora_alpha=8, lora_dropout=0.3),
-    "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-}
+LORA = LoraSettings(r=4, lora_alpha=8, lora_dropout=0.3)
 
 
-def make(base: Path, **options: Any) -> CausalLMModule:
-    pl.seed_everything(9527)
-    return CausalLMModule(str(base), **(SETTINGS | options))
-
-
-def fit(folder: Path, module: CausalLMModule) -> dict[str, Tensor]:
+def fit(folder: Path, module: CausalLMModule) -> State:
     run = trainer(folder, max_steps=2)
     run.fit(module, loader(batches(2)))
     run.save_checkpoint(folder / "step=2.ckpt")
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    return copied(module)
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+def alone(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
     """What `fit` trains by itself, and the folder of its checkpoint."""
     folder = tmp_path_factory.mktemp("alone")
-    return folder, fit(folder, make(tiny_llama_dir))
+    return folder, fit(folder, make(tiny_llama_dir, lora=LORA))
 
 
 @pytest.mark.parametrize("before", [["validate"], ["fit", "validate"], ["validate", "validate"]])
 def test_fit_trains_as_it_does_alone_whatever_came_before(
-    tiny_llama_dir: Path, tmp_path: Path, alone: tuple[Path, dict[str, Tensor]], before: list[str]
+    tiny_llama_dir: Path, tmp_path: Path, alone: tuple[Path, State], before: list[str]
 ) -> None:
-    module = make(tiny_llama_dir)
+    module = make(tiny_llama_dir, lora=LORA)
     for stage in before:
         if stage == "fit":
             trainer(tmp_path, max_steps=0).fit(module, loader(batches(2)))
         else:
             trainer(tmp_path).validate(module, loader(batches(1)), verbose=False)
     trained = fit(tmp_path, module)
-    assert trained.keys() == alone[1].keys()
-    assert all(torch.equal(trained[name], value) for name, value in alone[1].items())
+    assert same(trained, alone[1])
 
 
-def test_a_checkpoint_is_a_model_without_a_trainer(
-    tiny_llama_dir: Path, alone: tuple[Path, dict[str, Tensor]]
-) -> None:
+def test_a_checkpoint_is_a_model_without_a_trainer(tiny_llama_dir: Path, alone: tuple[Path, State]) -> None:
     module = CausalLMModule.load_from_checkpoint(alone[0] / "step=2.ckpt")
-    assert all(torch.equal(module.state_dict()[name], value) for name, value in alone[1].items())
+    assert same(copied(module), alone[1])
     assert module.hparams["lora"] == {
         "r": 4, "lora_alpha": 8, "lora_dropout": 0.3, "target_modules": module.lora.target_modules  # type: ignore
     }  # fmt: skip
@@ -67,7 +54,7 @@ def test_a_checkpoint_is_a_model_without_a_trainer(
     ids = torch.arange(4, 20)[None]
     with torch.no_grad():
         found = module.eval()(ids).logits
-        fresh = make(tiny_llama_dir)
+        fresh = make(tiny_llama_dir, lora=LORA)
         fresh.configure_model(device="cpu", dtype=torch.float32)
         fresh.load_state_dict(alone[1], strict=False)
         assert torch.equal(found, fresh(input_ids=ids).logits)
@@ -75,7 +62,7 @@ def test_a_checkpoint_is_a_model_without_a_trainer(
 
 
 def test_copies_work_before_the_model_is_there_and_say_why_not_after(tiny_llama_dir: Path) -> None:
-    module = make(tiny_llama_dir, optimizer=torch.optim.AdamW)
+    module = make(tiny_llama_dir, lora=LORA, optimizer=torch.optim.AdamW)
     assert copy.deepcopy(module).hparams == module.hparams
     assert pickle.loads(pickle.dumps(module)).hparams == module.hparams
     with pytest.raises(InputError, match=r"call module\.configure_model"):
@@ -109,7 +96,7 @@ def test_schedules_of_torch_work_and_resume(tiny_llama_dir: Path, tmp_path: Path
 def test_a_run_that_only_time_ends(tiny_llama_dir: Path, tmp_path: Path) -> None:
     limits: dict[str, Any] = {"max_steps": -1, "max_epochs": -1, "max_time": {"seconds": 1}}
     with pytest.raises(InputError, match="where the run ends"):
-        trainer(tmp_path, **limits).fit(make(tiny_llama_dir), loader(batches(1)))
+        trainer(tmp_path, **limits).fit(make(tiny_llama_dir, lr_scheduler="cosine"), loader(batches(1)))
     timed = trainer(tmp_path, **limits)
     timed.fit(make(tiny_llama_dir, lr_scheduler="constant_with_warmup"), loader(batches(1)))
     assert timed.global_step > 0

@@ -1,6 +1,5 @@
 """The LightningModule under a real Trainer: gradients, checkpoints, resume, refusals."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,60 +7,16 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.module import CausalLMModule
-
-Batch = dict[str, Tensor]
-
-
-def batches(count: int, rows: int = 2, length: int = 24, seed: int = 0) -> list[Batch]:
-    """Micro-batches whose numbers of supervised tokens differ a lot."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for number in range(count):
-        ids = torch.randint(4, 300, (rows, length), generator=generator)
-        labels = ids.clone()
-        labels[:, : 2 + 5 * (number % 4)] = -100
-        made.append(
-            {"input_ids": ids, "labels": labels, "position_ids": torch.arange(length).expand(rows, length)}
-        )
-    return made
-
-
-def loader(data: list[Batch], accumulate: int = 1) -> DataLoader[Batch]:
-    """Micro-batches that say how many supervised tokens their window has."""
-    for first in range(0, len(data), accumulate):
-        window = data[first : first + accumulate]
-        tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in window)
-        for batch in window:
-            batch["window_tokens"] = tokens  # type: ignore[assignment]
-    return DataLoader(data, batch_size=None)  # type: ignore[arg-type]
+from tests.taigi_lightning.small_runs import Batch, Resumable, batches, loader, make, trainer
 
 
 def module(base: Path, **options: Any) -> CausalLMModule:
-    pl.seed_everything(9527)
-    defaults: dict[str, Any] = {
-        "lora": LoraSettings(r=4, lora_alpha=8, lora_dropout=0.1),
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-        "lr_scheduler": "linear",
-    }
-    return CausalLMModule(str(base), **(defaults | options))
-
-
-def trainer(folder: Path, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "log_every_n_steps": 1,
-    }
-    return pl.Trainer(default_root_dir=folder, **(defaults | options))
+    return make(base, **({"lr_scheduler": "linear"} | options))
 
 
 class Record(pl.Callback):
@@ -84,28 +39,6 @@ class Record(pl.Callback):
         if "train/loss" in trainer.callback_metrics:
             self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
             self.rates[trainer.global_step] = float(trainer.callback_metrics["train/learning_rate"])
-
-
-class Resumable:
-    """Micro-batches in a fixed order, which Lightning can continue in the middle of."""
-
-    def __init__(self, data: list[Batch]) -> None:
-        self.data, self.position = data, 0
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __iter__(self) -> Iterator[Batch]:
-        start, self.position = self.position, 0
-        for number in range(start, len(self.data)):
-            self.position = number + 1
-            yield self.data[number]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
 
 
 def stack(data: list[Batch]) -> Batch:

@@ -8,7 +8,8 @@ import torch
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.training.optimizer import make_optimizer
-from tests.taigi_lightning.training.test_module import batches, loader, module, trainer
+from tests.taigi_lightning.small_runs import batches, loader, trainer
+from tests.taigi_lightning.training.test_module import module
 
 
 def parameters(*names: str) -> dict[str, torch.nn.Parameter]:

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.resume import changed_settings, plain
-from tests.taigi_lightning.training.test_module import batches, module, trainer
+from tests.taigi_lightning.small_runs import batches, trainer
+from tests.taigi_lightning.training.test_module import module
 
 
 def run(base: Path, folder: Path, steps: int, *, rows: int = 2, resume: bool = False, **options: Any) -> Any:

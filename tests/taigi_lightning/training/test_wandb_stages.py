@@ -15,7 +15,7 @@ from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import ExportModel
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.wandb_artifacts import AnswersByStep, name_stage
-from tests.taigi_lightning.training.test_module import batches, loader, trainer
+from tests.taigi_lightning.small_runs import batches, loader, trainer
 
 wandb = pytest.importorskip("wandb")
 
