@@ -28,6 +28,7 @@ from corpus_tools.cleaning.urls import find_urls
 
 # Stands between articles that are cleaned at once: half a character, which no file has.
 SEPARATOR = "\udfff"
+LINE_BREAK = "\ufdd0"  # what optional rules put for a line break of markup: a code point that is no character
 
 # Changes in order: where one is in the text given to the rule, and what stood there and at the next ones.
 Log = list[tuple[int, list[str]]]
@@ -63,6 +64,18 @@ def _logged_sub(
         log.append((len(pieces[0]), found.copy()))
     pieces[1::2] = map(replacement, found)
     return "".join(pieces)
+
+
+def rewritten(pattern: re.Pattern[str], new: Callable[[re.Match[str]], str], text: str, log: Log) -> str:
+    """`pattern.sub(new, text)`, each change logged."""
+
+    def change(match: re.Match[str]) -> str:
+        written = new(match)
+        if written != match[0]:
+            log.append((match.start(), [match[0]]))
+        return written
+
+    return pattern.sub(change, text)
 
 
 def _cut_out(text: str, spans: Iterable[tuple[int, int]], log: Log | None) -> str:

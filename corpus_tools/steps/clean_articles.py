@@ -10,9 +10,8 @@ from operator import ne, sub
 
 from corpus_tools.cleaning.language import TAIGI_MARKERS, looks_simplified
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
-from corpus_tools.cleaning.optional_rules import LINE_BREAK
 from corpus_tools.cleaning.prefilter import Lines, lines_to_clean
-from corpus_tools.cleaning.rules import NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
+from corpus_tools.cleaning.rules import LINE_BREAK, NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
 from corpus_tools.documents import Article, CleanedArticle, Counts, Cut
 from corpus_tools.filtering.decontamination import QuestionNgrams, drop_overlaps
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from corpus_tools.cleaning.optional_rules import LINE_BREAK, extra_rules
-from corpus_tools.cleaning.rules import RULES, rule_steps
+from corpus_tools.cleaning.optional_rules import extra_rules
+from corpus_tools.cleaning.rules import LINE_BREAK, RULES, rule_steps
 from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.files.readers import read_rows
 from corpus_tools.files.sources import Source

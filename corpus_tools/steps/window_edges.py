@@ -7,6 +7,7 @@ whole before any rule looks at it.
 from __future__ import annotations
 
 import re
+from string import ascii_letters, digits
 
 from corpus_tools.cleaning.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence
 from corpus_tools.cleaning.syllables import is_syllable
@@ -16,8 +17,11 @@ MAY_END = COMPLETE | frozenset(CLOSERS + SENTENCE_ENDS + ". ")
 CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
 FIRST_WIDE = "\u2e80"  # Han, Kana and full-width forms; romanisation and numbers lie before
 
-_IN_ADDRESS = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]"
-_ADDRESS_AT_END = re.compile(rf"(?:[hH][tT]{{2}}[pP][sS]?://|[wW]{{3}}\.){_IN_ADDRESS}*\Z")
+_ADDRESS_CHARACTERS = frozenset(ascii_letters + digits + "-._~:/?#[]@!$&'()*+,;=%")
+_IN_ADDRESS = rf"[{re.escape(''.join(sorted(_ADDRESS_CHARACTERS)))}]"
+_ADDRESS_AT_END = re.compile(
+    rf"(?:[hH][tT]{{2}}[pP][sS]?://|[wW]{{3}}\.){_IN_ADDRESS}*\Z|[\w.+-]+@(?P<host>[A-Za-z0-9.\-]+)\Z"
+)
 _WHOLE_HOST = re.compile(
     r"(?:https?://)?[\w-]+(?:\.[\w-]+)*\.(?:[a-z]{2}|com|org|net|edu|gov|idv|info)\.?", re.I
 )
@@ -25,11 +29,13 @@ _OF_ADDRESS = re.compile(
     rf"(?:[A-Za-z0-9\-_~]+[./?#&=%_:]{_IN_ADDRESS}+"
     r"|(?:com|org|net|edu|gov|tw|html?|php|aspx?|pdf|docx?|xlsx?|jpe?g|png|gif|mp[34])(?![A-Za-z]))"
 )
+_NO_LETTER = r"(?<![A-Za-z\u00c0-\u024f\u1e00-\u1eff])"  # before an abbreviation: Han may
 _BEFORE_NUMBER = re.compile(
-    r"(?<![^\W\d_])(?:nos?|vol|figs?|pp?|ch|chap|sec|art|ed|ver|tel|ext|op)\.\Z", re.I
+    rf"{_NO_LETTER}(?:nos?|vol|figs?|pp?|ch|chap|sec|art|ed|ver|tel|ext|op)\.\Z", re.I
 )
-_BEFORE_NAME = re.compile(r"(?<![^\W\d_])(?:mr|mrs|ms|dr|prof|st|rev|vs|cf|etc)\.\Z", re.I)
-_INITIAL_AT_END, _INITIAL = re.compile(r"(?<![^\W\d_])[A-Za-z]\.\Z"), re.compile(r"[A-Za-z]\.")
+_BEFORE_NAME = re.compile(rf"{_NO_LETTER}(?:mr|mrs|ms|dr|prof|st|rev|vs|cf|etc)\.\Z", re.I)
+_INITIAL_AT_END = re.compile(rf"{_NO_LETTER}(?:[A-Za-z]|Ph)\.\Z")
+_INITIAL = re.compile(r"[A-Za-z]\.")
 _LAST_WORD, _FIRST_WORD = re.compile(r"[^\W_]+\Z"), re.compile(r"[^\W_]+")
 _TONE_AT_END = re.compile(r"[^\W\d_][1-9]\Z")
 
@@ -45,14 +51,16 @@ def breaks_token(previous: str, text: str) -> bool:
     last, first = previous[-1], text[0]
     if last == "." and first.isdigit():
         return previous[-2:-1].isdigit() or _BEFORE_NUMBER.search(previous) is not None
-    if re.match(_IN_ADDRESS, first) is None or not ("://" in previous or "www." in previous.lower()):
+    if first not in _ADDRESS_CHARACTERS or not (
+        "://" in previous or "@" in previous or "www." in previous.lower()
+    ):
         return False
     address = _ADDRESS_AT_END.search(previous[-2000:])
     if address is None:
         return False
     if last not in ".?!,;":
         return first not in CONTINUES
-    host_goes_on = last == "." and _WHOLE_HOST.match(address[0]) is None
+    host_goes_on = last == "." and _WHOLE_HOST.match(address["host"] or address[0]) is None
     return host_goes_on or _OF_ADDRESS.match(text) is not None
 
 
@@ -77,7 +85,7 @@ def starts_paragraph(previous: str, text: str) -> bool:
     stop = previous[-1] in ". "
     if stop and first < FIRST_WIDE and _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
         return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
-    if stop and _BEFORE_NAME.search(previous):
+    if stop and (_BEFORE_NAME.search(previous) or _breaks_initials(previous, text)):
         return False
     # A window may break between a sentence and its closing quote.
     return first not in CONTINUES and (first != " " or text.lstrip(" ")[:1] not in CONTINUES)
@@ -90,7 +98,7 @@ def _parts_words(previous: str, text: str) -> bool:
         return False
     if last in ".,;:!?":
         behind_word = previous[-2:-1].isalnum() and previous[-2] < FIRST_WIDE
-        return behind_word and not (_INITIAL_AT_END.search(previous) and _INITIAL.match(text))
+        return behind_word and not _breaks_initials(previous, text)
     if _TONE_AT_END.search(previous):
         return True
     before, after = _LAST_WORD.search(previous), _FIRST_WORD.match(text)
@@ -99,3 +107,8 @@ def _parts_words(previous: str, text: str) -> bool:
     # A window may also break a word: then its halves are no syllables, or make up a syllable together.
     halves = is_syllable(before[0]) and is_syllable(after[0])
     return halves and not is_syllable(before[0] + after[0])
+
+
+def _breaks_initials(previous: str, text: str) -> bool:
+    """Whether letters with stops go on: U. | S. | A., Ph. | D., e. | g."""
+    return _INITIAL_AT_END.search(previous) is not None and _INITIAL.match(text) is not None

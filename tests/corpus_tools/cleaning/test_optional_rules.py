@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus_tools.cleaning.optional_rules import extra_rules
-from corpus_tools.cleaning.rules import Log
+from corpus_tools.cleaning.rules import LINE_BREAK, Log, rule_steps
 from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.errors import InputError
 from tests.corpus_tools.cleaning.test_rules import TEXT
@@ -22,6 +22,12 @@ PIECES = [
     "PAGE 3",
     "21",
     "a.indd 7 2020/1/2 9:00",
+    "<p\nclass='x'>",
+    "<!-- \n -->",
+    "<script>\n</script>",
+    "&amp;lt;",
+    "春天…………3",
+    "\n",
 ]
 WORDS = ["a@b.tw", "06-2757575", "春 天", "Tai5-lam5", "chia\u030dh", "goeh8--e5", "Ng2", "street", " "]
 MARKED_UP = st.lists(st.one_of(TEXT, st.sampled_from([*PIECES, *WORDS]))).map("".join)
@@ -38,6 +44,46 @@ def test_no_rule_adds_or_removes_a_line_break_and_each_logs_what_it_changes(
     after = rule.apply(text, log)
     assert after.count("\n") == text.count("\n")
     assert bool(log) == (after != text)
+
+
+# For each rule: what goes or changes, with what is left of it; and what must stay as it is.
+TABLE: dict[OptionalRule, dict[str, str]] = {
+    "html": {
+        "阮&amp;nbsp;佇&amp;amp;lt;台南&amp;amp;gt;": "阮\xa0佇<台南>",
+        "&lt;b&gt;粗&lt;/b&gt;，阮&nbsp佇台南": "粗，阮\xa0佇台南",
+        '<img alt="海 > 山"/>媠<a title=\'x>y\' href="b">好</a>': "媠好",
+        '<a title="x>好</a>': "好",
+        "頭<script>\nif (a < 2) {}\n</script>尾<p\nclass='x'>段<!-- 註\n解 -->": "頭\n\n尾|\n段\n",
+        "AT&T、R&D、1<2、a < b > c、<3、?a=1&lt=2": "AT&T、R&D、1<2、a < b > c、<3、?a=1&lt=2",
+    },
+    "pages": {
+        "內文-三校.indd   21\t2019/11/5   下午 03:21": "",
+        "伊。a_0312.indd 5-6 15/3/2011 10:22:11 A.M.": "伊。",
+        "台語.indb 5\n2012-03-12 16:05:33\n好": "\n\n好",
+        "看 a.indd 5 頁": "看 a.indd 5 頁",
+        "<ASCII-WIN>\n<ParaStyle:Body><cTypeface:Bold>粗<cTypeface:>體": "\n粗體",
+        "·14·\n― 15 ―\n｜22｜\n◎ 23 ◎\n20 / 200\n【7】\n２４": "\n\n\n\n\n\n",
+        "第一章 春天……………23\n秋天 ‧‧‧‧‧‧ 45\n第二節 . . . . . . (7)": "\n\n",
+        "伊等……5\n3……2……1\n（1）\n1/2 杯\n7 隻\n一、": "伊等……5\n3……2……1\n（1）\n1/2 杯\n7 隻\n一、",
+    },
+    "contacts": {
+        "ｘｙｚ＠ｇｍａｉｌ．ｃｏｍ、a.b+c@d-e.com.tw": "、",
+        "０２－２３４５－６７８９、886-2-2345-6789、0800-000-123": "、、",
+        "1895-1945、2010-09-20、民國99-100、957-13-2345-6": "1895-1945、2010-09-20、民國99-100、957-13-2345-6",
+        "編號12345678、帳號1234-567-890123、甲@乙": "編號12345678、帳號1234-567-890123、甲@乙",
+    },
+}
+CASES = [(name, before, after) for name, pairs in TABLE.items() for before, after in pairs.items()]
+
+
+@pytest.mark.parametrize(("name", "before", "after"), CASES)
+def test_a_rule_takes_what_it_is_for_and_leaves_what_looks_like_it(
+    name: OptionalRule, before: str, after: str
+) -> None:
+    (rule,) = extra_rules([name], [])
+    for step in rule_steps(rule, before):
+        before = step.after
+    assert before.replace(LINE_BREAK, "|") == after
 
 
 @pytest.mark.parametrize(

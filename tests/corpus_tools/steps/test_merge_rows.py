@@ -1,5 +1,6 @@
 """Rows into articles: ordered, joined without inserting into or losing from a broken sentence."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +80,28 @@ def test_joining_only_adds_line_breaks_and_spaces(texts: list[str], kind: RowKin
     assert "".join(joined.split()) == "".join("".join(texts).split())
     assert len(joined) - len("".join(texts)) <= max(0, len(texts) - 1)
     assert lines == sorted(lines) and len(lines) == len(texts)
+
+
+BROKEN = {
+    "figure_behind_han": (["看圖1.", "2 的風景。照片No.", "5 阮兜。"], "看圖1.2 的風景。照片No.5 阮兜。"),
+    "volume_and_pages": (["圖Vol.", "3 出矣。冊pp.", "12-13。"], "圖Vol.3 出矣。冊pp.12-13。"),
+    "email": (["批寄去 abc@mail.", "example.com.tw 就好。"], "批寄去 abc@mail.example.com.tw 就好。"),
+    "email_before_its_country": (["寄去 a@b.com.", "tw 就好。"], "寄去 a@b.com.tw 就好。"),
+    "email_before_a_sentence": (["Siá khì a@b.com.", "Lí hó."], "Siá khì a@b.com.\nLí hó."),
+    "address": (["看www.a.com.", "tw/b 好。"], "看www.a.com.tw/b 好。"),
+    "degree": (["I tha̍k Ph.", "D. saⁿ nî."], "I tha̍k Ph.D. saⁿ nî."),
+    "initials": (["Ti7 U.", "S.", "A. e5 lang5."], "Ti7 U.S.A. e5 lang5."),
+    "small_initials": (["Pí-lūn e.", "g. chit-ê."], "Pí-lūn e.g. chit-ê."),
+    "name": (["Goa2 kap Mr.", "Tan5 lai5."], "Goa2 kap Mr. Tan5 lai5."),
+    "word_of_one_letter": (["Goa2 kap i.", "Lan2 lai5."], "Goa2 kap i.\nLan2 lai5."),
+    "date": (["佇民國99.", "8.", "7 彼工"], "佇民國99.8.7 彼工"),
+    "slashes": (["佇2019/", "12/31 暗。"], "佇2019/12/31 暗。"),
+    "time": (["下晡3:", "30 開始。"], "下晡3:30 開始。"),
+    "thousands": (["價數1,", "200箍。"], "價數1,200箍。"),
+    "percent": (["佔50.", "5%。"], "佔50.5%。"),
+}
+
+
+@pytest.mark.parametrize(("windows", "joined"), BROKEN.values(), ids=BROKEN)
+def test_what_a_window_broke_is_whole_again(windows: list[str], joined: str) -> None:
+    assert join_rows(windows)[0] == joined
