@@ -21,6 +21,11 @@ TOOLS = {
         "compare_command",
         "several models on the same questions",
     ),
+    "harness": (
+        "taigi_lightning.evaluation.harness_task",
+        "harness_command",
+        "questions as a task of lm-evaluation-harness",
+    ),
     "generate": ("taigi_lightning.cli.generate", "generate_command", "let a model write or answer"),
     "card": ("taigi_lightning.reports.model_card", "card_command", "write a finished model's README.md"),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),

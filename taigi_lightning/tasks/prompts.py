@@ -141,6 +141,16 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[li
     return [ids[:-1] if ids and ids[-1] == eos else ids for ids in encoded]
 
 
+def solved_text(examples: Sequence[Question], style: QuestionPrompt) -> str:
+    """Solved examples as the text that stands before a question; empty without any."""
+    return "".join(f"{asked}{answer}\n\n" for asked, answer in _solved(examples, style))
+
+
+def _solved(examples: Sequence[Question], style: QuestionPrompt) -> list[tuple[str, str]]:
+    """Examples written out, with their answers."""
+    return [(style.render(example), style.answers[(example.answer or 1) - 1]) for example in examples]
+
+
 def _encode_with_answers(
     tokenizer: PreTrainedTokenizerBase,
     question: Question,
@@ -149,14 +159,14 @@ def _encode_with_answers(
     style: QuestionPrompt,
 ) -> list[list[int]]:
     """The question with each of its answers, whole to the end."""
-    solved = [(style.render(example), style.answers[(example.answer or 1) - 1]) for example in examples]
     prompt = style.render(question)
     if chat_template:
+        solved = _solved(examples, style)
         where = f"question {question.id}"
         return [
             encode_conversation(tokenizer, [*solved, (prompt, answer)], where) for answer in style.answers
         ]
-    preamble = "".join(f"{asked}{answer}\n\n" for asked, answer in solved)
+    preamble = solved_text(examples, style)
     texts = encode_text(tokenizer, [preamble + prompt + answer for answer in style.answers])
     return [[*ids, tokenizer.eos_token_id] for ids in texts]
 

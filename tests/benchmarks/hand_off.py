@@ -203,7 +203,7 @@ def stage_table(options: argparse.Namespace, cpt: Path) -> Iterator[str]:
         model, tokenizer = load(path, settings)
         with torch.autocast(DEVICE.type, settings.dtype, enabled=settings.dtype != torch.float32):
             perplexity = perplexity_per_character(model, tokenizer, texts, options.length, 16384)
-            given = answer(model, tokenizer, asked, "", settings, output / f"{name}.csv")
+            given = answer(model, tokenizer, asked, (), settings, output / f"{name}.csv")
         return math.log(perplexity), score(given, right).accuracy
 
     before, _ = measure(str(options.base), "stack", "base")

@@ -11,6 +11,7 @@ ARGUMENTS = {
     "merge": ["--base", "models/tiny-taigi", "--output_dir", "nowhere"],
     "score": ["predictions.csv", "answers.csv"],
     "compare": ["questions.csv", "{base: models/tiny-taigi}"],
+    "harness": ["questions.csv", "nowhere"],
     "generate": ["models/tiny-taigi", "--prompt", "a"],
     "card": ["nowhere"],
     "demo": [],
