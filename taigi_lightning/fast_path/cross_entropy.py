@@ -11,7 +11,7 @@ from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.products import float32_product
 from taigi_lightning.kernels.triton_support import triton_fault
-from taigi_lightning.planning.activation_plan import HEAD_ROWS, SLICE_TOKENS
+from taigi_lightning.planning.activation_plan import HEAD_ROWS, slice_tokens
 from taigi_lightning.tasks.prompts import IGNORE
 
 
@@ -26,9 +26,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, hidden.shape[0], SLICE_TOKENS):
-            part = slice(start, start + SLICE_TOKENS)
-            logits = hidden[part] @ weight.t()  # (S, V), overwritten with its own gradient
+        # A cap's gradient is another such tensor. All slices share one's memory: a new one would be made before the
+        # last is dropped, and of a large vocabulary that is the largest tensor of a step.
+        each = slice_tokens(weight.shape[0]) // (1 if head.cap is None else 2)
+        memory = hidden.new_empty(min(each, hidden.shape[0]), weight.shape[0])
+        for start in range(0, hidden.shape[0], each):
+            part = slice(start, start + each)
+            # (S, V), overwritten with its own gradient
+            logits = torch.mm(hidden[part], weight.t(), out=memory[: hidden[part].shape[0]])
             if bias is not None:
                 logits += bias
             slope = _finish(logits, head)

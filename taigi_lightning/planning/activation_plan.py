@@ -36,7 +36,8 @@ RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
 LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments, whose holes then stay
 ACTIVATION_SHARE = 0.5  # of the host memory available, for activations of all ranks of a machine
-SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time
+SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time, of fewer if the vocabulary is large:
+SLICE_LOGITS = 300_000_000  # so many logits at most, 600 MB in 16 bits
 SIDE_COLUMNS = 256  # LoRA's columns beside a dequantised weight, generously
 HEAD_ROWS = 4096  # of an output head that waits on the host: so many words of the vocabulary at a time
 
@@ -104,7 +105,17 @@ def working_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
 def loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
     """Bytes at the loss, beside what layers saved: the last hidden states, before and after their norm, their
     gradient, and one slice of logits (S, V), which its own gradient overwrites."""
-    return (3 * tokens * shape.hidden + min(SLICE_TOKENS, tokens) * shape.vocabulary) * element_size
+    logits = min(slice_tokens(shape.vocabulary), tokens) * shape.vocabulary
+    return (3 * tokens * shape.hidden + logits) * element_size
+
+
+def slice_tokens(vocabulary: int) -> int:
+    """Tokens whose logits the loss makes at a time: a power of two, large enough to keep a GPU's products full.
+
+    >>> slice_tokens(32000), slice_tokens(262208)
+    (2048, 1024)
+    """
+    return max(256, min(SLICE_TOKENS, 1 << (SLICE_LOGITS // vocabulary).bit_length() - 1))
 
 
 def streamed_loss_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:

@@ -1,5 +1,6 @@
 """The sliced loss equals transformers' over whole logits, with its gradients."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from taigi_lightning.fast_path import cross_entropy as loss
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import OutputHead
+from taigi_lightning.kernels import elementwise
 
 
-@pytest.mark.parametrize("slice_tokens", [5, 2048])
-def test_it_equals_cross_entropy_over_all_logits(slice_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "SLICE_TOKENS", slice_tokens)
+@pytest.mark.parametrize("tokens", [5, 2048])
+def test_it_equals_cross_entropy_over_all_logits(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "slice_tokens", lambda _: tokens)
     torch.manual_seed(0)
     hidden = torch.randn(2, 9, 16, requires_grad=True)
     weight = torch.randn(31, 16, requires_grad=True)
@@ -27,6 +29,25 @@ def test_it_equals_cross_entropy_over_all_logits(slice_tokens: int, monkeypatch:
     found = torch.autograd.grad(total / 13, [hidden, weight])
     for mine, theirs in zip(found, wanted_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_all_slices_of_logits_share_one_slice_of_memory(
+    cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "slice_tokens", lambda _: 4)
+    seen = []
+
+    def watched(logits: torch.Tensor, *given: Any) -> torch.Tensor:
+        seen.append((logits.data_ptr(), len(logits)))
+        return elementwise.softmax_loss_(logits, *given)
+
+    monkeypatch.setattr(loss, "_operations", lambda _: SimpleNamespace(softmax_loss_=watched))
+    hidden = torch.randn(1, 18, 16, requires_grad=True)
+    linear_cross_entropy_sum(hidden, OutputHead(torch.randn(31, 16), cap=cap), torch.arange(18)[None])
+    assert {place for place, _ in seen} == {seen[0][0]}
+    # A cap's own gradient is as large as the logits: half as many are made then.
+    assert [rows for _, rows in seen] == ([4, 4, 4, 4, 2] if cap is None else [2] * 9)
 
 
 def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
