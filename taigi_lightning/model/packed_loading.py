@@ -105,6 +105,14 @@ class _OnHost(Bnb4BitHfQuantizer):  # type: ignore[misc]
     def get_load_operations(self) -> dict[str, type[_Read]]:
         return {"deserialize": _Read}
 
+    def get_weight_conversions(self) -> Any:
+        """What transformers before `get_load_operations` (5.17) asks instead."""
+        conversions = super().get_weight_conversions()
+        for conversion in conversions if self.pre_quantized else ():
+            replaced = [_Read(self) if type(op) is Bnb4bitDeserialize else op for op in conversion.operations]
+            conversion.operations = replaced
+        return conversions
+
     def param_element_size(self, model: Any, param_name: str, param: Tensor) -> float:
         """Bytes an element takes of the card for good: transformers reserves the sum of these before it loads."""
         packed = isinstance(get_module_from_name(model, param_name)[0], Linear4bit)

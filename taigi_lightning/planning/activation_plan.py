@@ -36,7 +36,9 @@ RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
 LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments, whose holes then stay
 ACTIVATION_SHARE = 0.5  # of the host memory available, for activations of all ranks of a machine
-SLICE_TOKENS = 2048  # the loss makes the logits of so many tokens at a time, of fewer if the vocabulary is large:
+SLICE_TOKENS = (
+    2048  # the loss makes the logits of so many tokens at a time, of fewer if the vocabulary is large:
+)
 SLICE_LOGITS = 300_000_000  # so many logits at most, 600 MB in 16 bits
 SIDE_COLUMNS = 256  # LoRA's columns beside a dequantised weight, generously
 HEAD_ROWS = 4096  # of an output head that waits on the host: so many words of the vocabulary at a time

@@ -171,8 +171,6 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         ranks=ranks,
         tokens=tokens_at_once(data),
     )
-    # DDP neither sends these to other ranks nor asks that they lie on the card.
-    module._ddp_params_and_buffers_to_ignore = [f"model.{name}" for name in waiting_parameters(model)]
     generates = module.answer_strategy == "generate" and not training
     findings = take_fast_path(
         model,
@@ -187,6 +185,8 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         row_tokens=None if generates else getattr(data, "batch_tokens", 32768),
         matmul=module.matmul,
     )
+    # DDP neither sends these to other ranks nor asks that they lie on the card. What is to wait does so by now.
+    module._ddp_params_and_buffers_to_ignore = [f"model.{name}" for name in waiting_parameters(model)]
     say = print if trainer is None else module.print
     callbacks: Sequence[Callback] = getattr(trainer, "callbacks", ())
     if module.quantization == "nf4" and any(isinstance(callback, ModelSummary) for callback in callbacks):

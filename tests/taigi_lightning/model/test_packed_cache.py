@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from taigi_lightning.model import packed_cache
+from taigi_lightning.kernels.host_memory import held_in_place
+from taigi_lightning.model import packed_cache, packed_loading
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.model.packed_loading import _Pack
 from tests.taigi_lightning.architectures.small_bases import gemma3_wrapper, save_base, small_config
@@ -85,6 +88,20 @@ def test_the_next_start_has_the_same_bits_settings_and_names(
         assert not any(p.requires_grad for p in again.parameters())
     assert made > 0
     assert len(packed_anew) == made
+
+
+@pytest.mark.parametrize("asks", ["get_load_operations", "get_weight_conversions"])
+def test_what_is_read_waits_on_the_host_in_every_version_of_transformers(
+    asks: str, base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if asks == "get_weight_conversions":  # before there was the other, the class of the operation was fixed
+        own = Bnb4BitHfQuantizer.get_load_operations
+        monkeypatch.setattr(packed_loading._OnHost, "get_load_operations", own)
+    load(base, cache)
+    again = load(base, cache)
+    four_bit = [module for module in again.modules() if isinstance(module, Linear4bit)]
+    assert four_bit
+    assert all(map(held_in_place, four_bit))
 
 
 def flip(entry: Path) -> None:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from taigi_lightning.__main__ import main
 from taigi_lightning.errors import InputError
+from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import SaveOnSignal
 from taigi_lightning.training.distributed import check_strategy
@@ -251,3 +252,15 @@ def test_slurm_is_found_and_its_requeue_signal_stays_lightnings(monkeypatch: pyt
     finally:
         callback.teardown(trainer, pl.LightningModule(), "fit")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("waiting", "layers"), [(1, 1), ("all", 2)])
+def test_ddp_leaves_alone_exactly_what_waits_on_the_host(
+    waiting: Any, layers: int, tiny_llama_dir: Path
+) -> None:
+    """What is not on the card, which DDP refuses, and nothing that came back to it after loading."""
+    module = CausalLMModule(base=str(tiny_llama_dir), lora=LoraSettings(r=4), weights_on_host=waiting)
+    module.configure_model()
+    held = {f"{name}.weight" for name, part in module.named_modules() if held_in_place(part)}
+    assert set(module._ddp_params_and_buffers_to_ignore) == held
+    assert len(held) == 7 * layers
