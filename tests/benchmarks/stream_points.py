@@ -73,11 +73,11 @@ def sync() -> None:
 def prepare(model: Any, point: dict[str, str]) -> Any:
     """Apply the fast path as a point says; returns the decoder. Weights move before the limit counts."""
     base = causal_lm(model)
+    limit_to(0)  # what waited comes back first
     if (earlier := base.__dict__.pop("fast_decoder", None)) is not None:
         earlier.release()
         del earlier
     model.zero_grad(set_to_none=True)
-    limit_to(0)
     host: Any = point["host"] if point["host"] in ("auto", "all", "none") else int(point["host"])
     budget: Any = point.get("budget", "auto")
     offload = float(point["activations"]) if "activations" in point else True
