@@ -129,7 +129,7 @@ def _load(
         from_scratch=False,
         **built,
     )
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, adapter)
     take_fast_path(model, compile=None, activation_budget=1.0, answers=False, generating=tokenizer, **built)
     return model, tokenizer
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from taigi_lightning.data.in_memory import CorpusSource, corpus_path, has_split, weighted_paths
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.data.tokenized_corpus import check_template, corpus_files, tokenize_corpus
+from taigi_lightning.data.tokenizer import tokenizer_for
 from taigi_lightning.data.training_data import Split, TrainingData
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.base_model import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class CPTDataModule(TrainingData):
         ]
         for split_files in files:
             check_template(split_files, self.document)
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = tokenizer_for(self, self.tokenizer)
         for split_files in files:
             tokenize_corpus(split_files, tokenizer, self.cache_dir, self.document)
 
@@ -87,7 +87,7 @@ class CPTDataModule(TrainingData):
         Raises:
             InputError: the folder or a split is missing or empty.
         """
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = tokenizer_for(self, self.tokenizer)
         for name, split in self._split_names(stage).items():
             self.set_splits(
                 name,

@@ -10,9 +10,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.in_memory import Source, TrainingSource, questions_path, weighted_paths
+from taigi_lightning.data.tokenizer import tokenizer_for
 from taigi_lightning.data.training_data import Split, TrainingData, examples_split
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.conversation_forms import InstructionTemplate
 from taigi_lightning.tasks.conversation_tokens import encode_conversation_example
 from taigi_lightning.tasks.conversations import Conversation, read_conversations
@@ -84,7 +84,7 @@ class InstructionDataModule(TrainingData):
         unread = self.validation_file is not None and stage != "fit"
         read = [[] if unread else self._read(source) for source in self.sources]
         divided = [(rows, []) if self.validation_file else self._divide(rows) for rows in read]
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = tokenizer_for(self, self.tokenizer)
         if stage == "fit":
             self.set_splits("train", [self._encode(tokenizer, rows) for rows, _ in divided])
         if self.validation_file:

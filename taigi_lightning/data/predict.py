@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.in_memory import QuestionSource, questions_path
+from taigi_lightning.data.tokenizer import tokenizer_for
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import encode_prompt
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt, question_prompt
@@ -78,7 +78,7 @@ class PredictDataModule(pl.LightningDataModule):
             InputError: the file or one of its rows cannot be used.
         """
         questions = read_questions(self.path, self.columns, need_answers=stage == "test", prompt=self.prompt)
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = tokenizer_for(self, self.tokenizer)
         self.encoded = encode_questions(
             tokenizer,
             questions,

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.data.in_memory import Source, TrainingSource, questions_path, weighted_paths
 from taigi_lightning.data.predict import encode_questions, question_loader
+from taigi_lightning.data.tokenizer import tokenizer_for
 from taigi_lightning.data.training_data import Split, TrainingData, examples_split
-from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.tasks.prompts import Supervise, encode_example
 from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
 from taigi_lightning.tasks.question_prompt import QuestionPrompt, question_prompt
@@ -89,7 +89,7 @@ class SFTDataModule(TrainingData):
             for train in read
         ]
         held_out = [held for _, held in divided]
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = tokenizer_for(self, self.tokenizer)
         if stage == "fit":
             self.set_splits("train", [self._encode(tokenizer, train, self.supervise) for train, _ in divided])
         if self.validation_file:

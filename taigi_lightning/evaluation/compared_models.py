@@ -95,7 +95,7 @@ def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
         tokens=settings.batch_tokens,
         **built,
     )
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, adapter or None)
     writes = settings.written is not None
     findings = take_fast_path(
         model,

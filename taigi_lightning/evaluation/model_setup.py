@@ -20,9 +20,11 @@ from taigi_lightning.kernels.fp8 import Matmul, fp8_fault
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.frozen_update import add_frozen_updates
+from taigi_lightning.model.new_tokens import Rows
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.model.shared_weights import agreed
 from taigi_lightning.model.text_model import text_model_class
+from taigi_lightning.model.token_rows import attach_rows
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
 from taigi_lightning.planning.placement import WeightsOnHost
@@ -80,6 +82,7 @@ def build_model(
     *,
     lora: LoraSettings | None,
     adapter: str | None,
+    new_tokens: Rows | None = None,
     updates: Sequence[Path] = (),
     quantization: Quantization,
     from_scratch: bool,
@@ -96,6 +99,7 @@ def build_model(
     Args:
         base, quantization, compute_dtype, device, from_scratch: as for `load_base_model`.
         lora: settings of a fresh adapter, unless `adapter` names a saved one, of which only the dropout is these.
+        new_tokens: rows of the embedding that are to train too, as `extended_tokenizer` gives them.
         updates: adapters of earlier stages, which stay frozen beside the weights.
         training: whether something is to train; dropout is on just then.
         weights_on_host: how many layers' packed weights are to wait on the host.
@@ -133,6 +137,8 @@ def build_model(
     elif lora is not None:
         with explained(type(model).__name__):
             model = attach_adapter(model, lora)
+    if new_tokens:
+        attach_rows(model.get_base_model(), new_tokens)
     if training and not any(p.requires_grad for p in model.parameters()):
         raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
     if on_host:  # PEFT has put LoRA where the weights wait

@@ -208,7 +208,10 @@ def unsupported(model: nn.Module) -> str | None:  # noqa: PLR0911
         return reason
     if family.rotary_by_type and not _rotates_by_type(base.get_decoder()):
         return "its rotary embedding is not by layer type in this version of transformers"
-    trained = [n for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n]
+    known = ("lora_", ".token_rows.")
+    trained = [
+        n for n, p in base.named_parameters() if p.requires_grad and not any(part in n for part in known)
+    ]
     if trained:
         return f"{trained[0]} trains, beside LoRA"
     if outside := _adapted_outside(base, family):

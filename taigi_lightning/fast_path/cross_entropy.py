@@ -20,11 +20,18 @@ class _LinearCrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: OutputHead
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Tensor | None,
+        targets: Tensor,
+        head: OutputHead,
     ) -> Tensor:
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        grad_rows = torch.zeros_like(rows) if rows is not None and ctx.needs_input_grad[3] else None
         total = hidden.new_zeros((), dtype=torch.float32)
         # A cap's gradient is another such tensor. All slices share one's memory: a new one would be made before the
         # last is dropped, and of a large vocabulary that is the largest tensor of a step.
@@ -44,19 +51,21 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                 torch.mm(logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += logits.t() @ hidden[part]
+            if grad_rows is not None:
+                grad_rows += float32_product(logits[:, head.ids].t(), hidden[part])
             if grad_bias is not None and ctx.needs_input_grad[2]:
                 grad_bias += logits.sum(0, dtype=torch.float32)
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, grad_rows)
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, *others = ctx.saved_tensors
+        grad_hidden, *others, rows = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden.mul_(grad.to(grad_hidden.dtype))  # in place: autograd refuses a second pass
         scaled = (None if g is None else (g * grad).to(ctx.weight_dtype) for g in others)
-        return grad_hidden, *scaled, None, None
+        return grad_hidden, *scaled, None if rows is None else rows * grad, None, None
 
 
 class _StreamedLossSum(torch.autograd.Function):
@@ -127,7 +136,7 @@ def linear_cross_entropy_sum(hidden: Tensor, head: OutputHead | Tensor, labels: 
         labels: (B, T) int64, unshifted; position t is predicted from t - 1, -100 is left out.
 
     Returns:
-        The summed loss, float32 (), differentiable in hidden, and in the head's weight and bias.
+        The summed loss, float32 (), differentiable in hidden, and in the head's weight, bias and rows.
     """
     head = head if isinstance(head, OutputHead) else OutputHead(head)
     # Shifting the labels, not the hidden states, copies nothing large: a row's last token predicts nothing.
@@ -138,5 +147,7 @@ def linear_cross_entropy_sum(hidden: Tensor, head: OutputHead | Tensor, labels: 
         if head.on_host:
             streamed: Tensor = _StreamedLossSum.apply(rows, targets, head)  # type: ignore[no-untyped-call]
             return streamed
-        loss: Tensor = _LinearCrossEntropySum.apply(rows, head.weight, head.bias, targets, head)  # type: ignore[no-untyped-call]
+        loss: Tensor = _LinearCrossEntropySum.apply(  # type: ignore[no-untyped-call]
+            rows, head.weight, head.bias, head.rows, targets, head
+        )
     return loss

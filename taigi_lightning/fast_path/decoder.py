@@ -72,7 +72,7 @@ class FastDecoder:
         self.rank = max(m.rank + frozen_rank(m.base) for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
         self.host_headroom = host_bytes(offload) if self.stash is not None else 0.0
-        self.embedding_on_host = False if self.shape.tied else embedding_on_host
+        self.embedding_on_host = False if self.shape.tied or self.tables.rows_train else embedding_on_host
         self.stream = WeightStream(self.device)
         self.weights_on_host = weights_on_host
         self.fill = unpacked_layers is None and self.device.type == "cuda"

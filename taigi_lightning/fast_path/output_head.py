@@ -32,6 +32,7 @@ class OutputHead:
     """logits = cap(scale * (W h + bias)), where cap(x) = cap * tanh(x / cap), or x without a cap.
 
     weight: (V, H). bias: (V,) or None. on_host: the weight waits in host memory, and passes by part by part.
+    rows: float32 (n, H) that train in place of the weight's rows `ids` (n,), whose values the weight holds; or None.
     """
 
     weight: Tensor
@@ -39,6 +40,8 @@ class OutputHead:
     scale: float = 1.0
     cap: float | None = None
     on_host: bool = False
+    rows: Tensor | None = None
+    ids: Tensor | None = None
 
     @property
     def plain(self) -> bool:
@@ -80,7 +83,9 @@ def output_head(model: Any) -> OutputHead:
     form: tuple[float, float | None] | None = base.__dict__.get("head_form")
     if form is None:
         form = base.__dict__["head_form"] = _ask(base, head)
-    return OutputHead(head.weight, head.bias, *form, on_host=held_in_place(head))
+    trained: Any = getattr(head, "token_rows", None)
+    rows, ids = (None, None) if trained is None else (trained.rows, trained.ids.to(head.weight.device))
+    return OutputHead(head.weight, head.bias, *form, on_host=held_in_place(head), rows=rows, ids=ids)
 
 
 def _product(base: Any) -> nn.Linear:

@@ -51,7 +51,7 @@ class Tables:
 
     Args:
         embedding: looked up in `ops.gather_rows`, which reads single rows from the host.
-        head: anything but a frozen Linear stays.
+        head: anything but a frozen Linear stays, as does one rows of which train.
         tied: the two are one.
         ops: `elementwise`, or `elementwise_triton`.
     """
@@ -60,13 +60,18 @@ class Tables:
         self.embedding, self.head, self.tied, self.ops = embedding, head, tied, ops
 
     @property
+    def rows_train(self) -> bool:
+        """Whether rows of them do (`token_rows`), which then are written into both before every pass."""
+        return hasattr(self.embedding, "token_rows")
+
+    @property
     def head_on_host(self) -> bool:
         """Whether the head waits there."""
         return held_in_place(self.head)
 
     def movable_head(self) -> int:
         """Bytes of the head, if it may wait on the host and does not yet."""
-        if not isinstance(self.head, nn.Linear) or self.head_on_host:
+        if not isinstance(self.head, nn.Linear) or self.head_on_host or self.rows_train:
             return 0
         return 0 if any(p.requires_grad for p in self.head.parameters()) else self.head.weight.nbytes
 

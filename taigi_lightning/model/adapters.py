@@ -12,7 +12,7 @@ from typing import Any
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load, load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
@@ -20,7 +20,8 @@ from taigi_lightning.model.linear_targets import LINEAR, default_targets, used_p
 from taigi_lightning.model.merge_places import adapted_shapes, text_names
 from taigi_lightning.model.safetensors_files import read_header
 from taigi_lightning.model.text_model import wrapper_prefixes
-from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
+from taigi_lightning.model.token_rows import load_rows, rows_to_save
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, TOKEN_INDICES, adapter_config
 
 
 @dataclass
@@ -119,6 +120,7 @@ def load_adapter(
     config.inference_mode = not trainable
     if dropout is not None:
         config.lora_dropout = dropout
+    config.trainable_token_indices = None  # read by `load_rows`
     mapping = None
     if any(name != inner for name, inner in names.items()):  # saved for the model that wraps this one
         config.exclude_modules = None
@@ -138,6 +140,7 @@ def load_adapter(
             f"such as {strange[0]}. Give the base that the adapter was trained on."
         )
     _restore(loaded, Path(adapter) / "adapter_model.safetensors", names)
+    load_rows(loaded.get_base_model(), Path(adapter), trainable=trainable)
     return loaded
 
 
@@ -171,13 +174,16 @@ def _listed(targets: Collection[str] | str | None) -> list[str] | None:
     return [targets] if isinstance(targets, str) else sorted(targets or ()) or None
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
+def save_adapter(
+    model: PeftModel, folder: Path, base: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
     """Write adapter_config.json and adapter_model.safetensors aside, then swap them in.
 
     Args:
         model: the trained PEFT model.
         folder: where the adapter goes; an earlier one there is replaced as a whole.
         base: written as the adapter's `base_model_name_or_path`.
+        tokenizer: goes with it where rows of tokens were trained, and only then.
     """
     model.peft_config["default"].base_model_name_or_path = base
     with written_aside(folder) as aside:
@@ -185,8 +191,22 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
         (aside / "README.md").unlink(
             missing_ok=True
         )  # PEFT's template, which names a folder as the base's home
+        _add_rows(model, aside, tokenizer)
         if prefixes := wrapper_prefixes(base):
             _name_as_wrapped(aside, *prefixes)
+
+
+def _add_rows(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Put trained rows of tokens into a saved adapter, as PEFT's `trainable_token_indices` has them."""
+    indices, rows = rows_to_save(model)
+    if not indices:
+        return
+    file = folder / "adapter_model.safetensors"
+    save_file({**load_file(file), **rows}, file, metadata={"format": "pt"})
+    config = {**adapter_config(folder), TOKEN_INDICES: indices}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
 
 
 def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:

@@ -36,6 +36,7 @@ from taigi_lightning.planning.base_files import (
     check_tokenizer_folder,
     check_tokenizer_settings,
 )
+from taigi_lightning.planning.run_files import TOKEN_INDICES, adapter_config
 
 Quantization = Literal["nf4", "none"]
 # By type, linear layers whose weights its code reads instead of calling the layer: 4-bit ones would have no shape.
@@ -205,8 +206,10 @@ def nf4_config(
     )
 
 
-def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(base: str, adapter: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer beside a base model; a pad token apart from EOS is required or borrowed.
+
+    Of an adapter that brings rows for new tokens, it is the tokenizer beside that.
 
     A pad token equal to EOS would hide EOS from the loss, so a base without one borrows its unknown
     token, which never occurs in encoded text with byte fallback.
@@ -215,14 +218,11 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
         InputError: there is no tokenizer there, or nothing can serve as the pad token.
     """
     check_base(base)
-    check_tokenizer_folder(base)
-    try:
-        check_tokenizer_settings(base, get_tokenizer_config(base))
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(_unreachable(base, error)) from error
+    if adapter is not None and brings_tokenizer(adapter):
+        tokenizer = read_tokenizer(adapter)
+    else:
+        tokenizer = read_tokenizer(base)
+        _check_vocabulary(base, tokenizer)
     if tokenizer.eos_token_id is None:
         raise InputError(f"The tokenizer of {base} has no EOS token, so no answer could end. Add one first.")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -232,8 +232,30 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
                 "borrow. Add a pad token to it and save it beside the model."
             )
         tokenizer.pad_token = tokenizer.unk_token
-    _check_vocabulary(base, tokenizer)
     return tokenizer
+
+
+def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """A tokenizer as its files have it, in a folder or on the Hub.
+
+    Raises:
+        InputError: there is none, or it is a program.
+    """
+    check_tokenizer_folder(folder)
+    try:
+        check_tokenizer_settings(folder, get_tokenizer_config(folder))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(_unreachable(folder, error)) from error
+    return tokenizer
+
+
+def brings_tokenizer(adapter: str) -> bool:
+    """Whether an adapter brings rows for new tokens, and the tokenizer that knows them beside it."""
+    folder = Path(adapter)
+    return bool(adapter_config(folder).get(TOKEN_INDICES)) and (folder / "tokenizer_config.json").is_file()
 
 
 def _check_vocabulary(base: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.lora_deltas import read_updates
 from taigi_lightning.model.merge_places import text_names
+from taigi_lightning.model.token_rows import load_rows
 
 
 class FrozenUpdate(nn.Module):
@@ -44,7 +45,7 @@ def add_frozen_updates(model: nn.Module, adapters: Sequence[Path], dtype: torch.
 
     Args:
         model: a transformers model whose parameters are named as in the adapters' base.
-        adapters: folders of plain LoRA adapters.
+        adapters: folders of LoRA adapters; rows of tokens that one brings are written into the embeddings.
         dtype: what is computed in; the float32 factors are rounded to it, as in every forward pass of training.
 
     Raises:
@@ -52,6 +53,7 @@ def add_frozen_updates(model: nn.Module, adapters: Sequence[Path], dtype: torch.
     """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for adapter in adapters:
+        load_rows(model, adapter, trainable=None)
         for name, update in read_updates(adapter).items():
             left, right = update.factors("cpu")  # [rows, r], [r, columns]
             a, b = (left.T, right.T) if update.transposed else (right, left)

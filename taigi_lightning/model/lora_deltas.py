@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+DELTA = (
+    ".token_adapter.trainable_tokens_delta"  # PEFT's name for trained rows of tokens, after their module's
+)
 # What these fields hold does not change the function that the saved A and B compute. Any other field has to
 # be empty, so that a kind of adapter which this reader does not know is refused and not merged wrongly.
 HARMLESS = {
@@ -24,6 +27,7 @@ HARMLESS = {
     *("lora_alpha", "lora_dropout", "fan_in_fan_out", "use_rslora", "rank_pattern", "alpha_pattern"),
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
     *("megatron_core", "qalora_group_size", "ensure_weight_tying"),
+    "trainable_token_indices",  # of rows that `token_rows` reads
 }
 # Every other named initialisation (pissa, olora, loftq, corda, ...) also changes the base's own weights.
 SAFE_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -100,7 +104,7 @@ def read_updates(adapter: Path) -> dict[str, LoraUpdate]:
         scale = lora_scale(config, module, rank=a.shape[0])
         updates[f"{module}.weight"] = LoraUpdate(f"{module}.weight", file, a, b, scale)
     known = {entry.name for update in updates.values() for entry in (update.a, update.b)}
-    unknown = sorted(header.keys() - known)
+    unknown = sorted(name for name in header.keys() - known if not name.endswith(DELTA))
     if unknown or not updates:
         raise InputError(
             f"{file} holds {unknown[0] if unknown else 'no tensors'}; wanted pairs named "

@@ -24,6 +24,7 @@ from taigi_lightning.model.merge_precision import (
     pool,
     round_stochastically,
 )
+from taigi_lightning.model.merge_tokens import RowUpdate, grown_config, grown_index, read_rows
 from taigi_lightning.model.publish import CONFIG, publish_model
 from taigi_lightning.model.safetensors_files import (
     INDEX,
@@ -34,6 +35,7 @@ from taigi_lightning.model.safetensors_files import (
     tokenizer_files,
     weight_files,
 )
+from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.planning.disk import check_space
 from taigi_lightning.planning.run_files import LINEAGE
 from taigi_lightning.terminal import console, joined
@@ -58,6 +60,7 @@ class MergeReport:
     onto: Onto
     weights: int  # how many of the base's tensors the adapter changed
     survival: Mapping[str, Survival]  # by projection (q_proj, ...), over the weights that were measured
+    tokens: int = 0  # whose rows of the embedding were written
 
     @property
     def overall(self) -> Survival:
@@ -76,6 +79,7 @@ class MergeReport:
         parts = ", ".join(f"{name} {part.fraction_4bit:.1%}" for name, part in self.survival.items())
         return joined(
             f"{self.folder}: {self.weights} weights of {self.base} merged, onto the {self.onto} ones.",
+            *([f"The rows of {self.tokens} tokens are written into its embeddings."] if self.tokens else []),
             f"The update's size is {whole.size:.2%} of the weights'; "
             f"16 bits keep {whole.fraction_16bit:.1%} of it.",
             f"A second 4-bit quantisation {verdict} ({parts}).",
@@ -115,27 +119,36 @@ def merge_adapter(
     check_lineage(adapter, base)
     lineage = read_lineage(adapter)
     check_onto(onto, lineage["base"] if lineage else {})
-    updates = _placed(source, read_updates(adapter))
+    updates, tables = _placed(source, read_updates(adapter), read_rows(adapter))
     headers = [read_header(shard) for shard in shards]
     _check_place(source, shards, output_dir)
     quantised = quantised_weights(source) if onto == "dequantized" else set()
     partial = output_dir / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    survival = _rewrite(dict(zip(shards, headers, strict=True)), partial, updates, quantised, device)
+    by_shard = dict(zip(shards, headers, strict=True))
+    survival = _rewrite(by_shard, partial, updates, tables, quantised, device)
     besides = [path for name in (GENERATION_CONFIG, INDEX) for path in source.glob(name)]
-    for path in (*tokenizer_files(source), *besides):
+    of_tokens = tokenizer_files(adapter) if tables else []  # beside the base's, some of which they replace
+    for path in (*tokenizer_files(source), *besides, *of_tokens):
         shutil.copyfile(path, partial / path.name)
+    if tables and (partial / INDEX).is_file():
+        sizes = [
+            sum(path.stat().st_size for path in files) for files in (shards, partial.glob("*.safetensors"))
+        ]
+        grown_index(partial / INDEX, sizes[1] - sizes[0])
     if lineage is not None:  # with the adapter's hash: a later stage makes sure that both are of one run
         write_json(partial / LINEAGE, {**lineage, "adapter": adapter_hash(adapter)})
-    publish_model(partial, output_dir, (source / CONFIG).read_bytes())
-    return MergeReport(output_dir, str(base), adapter, onto, len(updates), survival)
+    publish_model(partial, output_dir, grown_config((source / CONFIG).read_bytes(), tables))
+    tokens = len(next(iter(tables.values())).ids) if tables else 0
+    return MergeReport(output_dir, str(base), adapter, onto, len(updates), survival, tokens)
 
 
 def _rewrite(
     shards: Mapping[Path, Mapping[str, TensorEntry]],
     folder: Path,
     updates: Mapping[str, LoraUpdate],
+    tables: Mapping[str, RowUpdate],
     quantised: Collection[str],
     device: str,
 ) -> dict[str, Survival]:
@@ -144,16 +157,25 @@ def _rewrite(
     Args:
         shards: the base's files with their headers.
         updates: by stored tensor.
+        tables: by stored tensor, rows of tokens to write into it.
         quantised: stored tensors that are rounded to 4 bits first.
     """
     measured = _choose_measured(updates)
     survival: dict[str, list[Survival]] = defaultdict(list)
-    changed = updates.keys() | set(quantised)
+    changed = {*updates, *tables, *quantised}
+    shapes = {
+        name: (max(table.needed, entry.shape[0]), entry.shape[1])
+        for header in shards.values()
+        for name, entry in header.items()
+        if (table := tables.get(name)) is not None
+    }
     bar = _progress_bar()
     task = bar.add_task("Merging", total=len(changed))
 
     def merge_tensor(name: str, original: "torch.Tensor") -> "torch.Tensor":
         bar.advance(task)
+        if name in tables:
+            return tables[name].into(original)
         original = original.to(device)
         start = nf4_round_trip(original) if name in quantised else original
         if name not in updates:
@@ -169,7 +191,7 @@ def _rewrite(
     with bar:
         for number, (shard, header) in enumerate(shards.items(), start=1):
             bar.console.print(f"Merging {shard.name} ({number} of {len(shards)})")
-            rewrite_shard(shard, header, folder / shard.name, changed, merge_tensor)
+            rewrite_shard(shard, header, folder / shard.name, changed, merge_tensor, shapes)
     return {name: pool(parts) for name, parts in survival.items()}
 
 
@@ -199,13 +221,24 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def _placed(source: Path, updates: Mapping[str, LoraUpdate]) -> dict[str, LoraUpdate]:
-    """The updates by the stored tensors' names, each as its tensor lies there."""
-    places = find_places(source, {name: update.matrix for name, update in updates.items()})
+def _placed(
+    source: Path, updates: Mapping[str, LoraUpdate], rows: Mapping[str, RowUpdate]
+) -> tuple[dict[str, LoraUpdate], dict[str, RowUpdate]]:
+    """The updates and the rows by the stored tensors' names, each as its tensor lies there."""
+    shapes: dict[str, tuple[int, ...]] = {name: update.matrix for name, update in updates.items()}
+    if both := shapes.keys() & rows.keys():
+        raise InputError(
+            f"The adapter has LoRA and rows of tokens for {min(both)}, which is not merged here."
+        )
+    if rows:
+        size = text_model_class(source)[1].vocab_size
+        shapes |= {name: (size, update.entry.shape[1]) for name, update in rows.items()}
+    places = find_places(source, shapes)
     return {
         place.entry.name: replace(updates[name], weight=place.entry.name, transposed=place.transposed)
         for name, place in places.items()
-    }
+        if name in updates
+    }, {places[name].entry.name: update for name, update in rows.items()}
 
 
 def _check_place(source: Path, shards: Sequence[Path], output_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -173,15 +174,20 @@ def rewrite_shard(
     target: Path,
     changed: set[str],
     change: "Callable[[str, torch.Tensor], torch.Tensor]",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Write `target`, laid out as `shard`: all but the `changed` tensors byte for byte, those by `change`.
 
-    `change` gets a tensor's name and the tensor on the CPU, and returns one of the same shape and dtype.
+    `change` gets a tensor's name and the tensor on the CPU, and returns one of the same shape and dtype, but for those
+    of which `shapes` tells another shape.
     """
     import torch
 
     with shard.open("rb") as source, target.open("wb") as sink:
         position = 0
+        if shapes and not header.keys().isdisjoint(shapes):
+            position = 8 + int.from_bytes(source.read(8), "little")
+            sink.write(_header(source.read(position - 8), header, shapes))
         for entry in header.values():
             if entry.name in changed:
                 sink.writelines(read_pieces(source, position, entry.start))
@@ -189,3 +195,16 @@ def rewrite_shard(
                 sink.write(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
                 position = entry.end
         sink.writelines(read_pieces(source, position, shard.stat().st_size))
+
+
+def _header(found: bytes, entries: Mapping[str, TensorEntry], shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """A file's header, its length before it, where some tensors have other shapes, in the order of their bytes."""
+    described, position = json.loads(found), 0
+    for entry in entries.values():
+        size, shape = entry.end - entry.start, shapes.get(entry.name, entry.shape)
+        size = size * prod(shape) // prod(entry.shape)
+        described[entry.name] |= {"shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as the format's own writer aligns the data
+    return len(text).to_bytes(8, "little") + text

@@ -10,6 +10,7 @@ from taigi_lightning.errors import InputError
 
 LINEAGE = "lineage.json"
 ADAPTER_CONFIG = "adapter_config.json"
+TOKEN_INDICES = "trainable_token_indices"  # in it: PEFT's name for the tokens whose rows an adapter brings
 HOW_TRAINED = (
     "how_it_trained.json"  # sentences: which projections have LoRA, which path the layers take, what is off
 )

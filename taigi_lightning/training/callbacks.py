@@ -22,6 +22,7 @@ from taigi_lightning.model.lineage import describe_sources, write_lineage
 from taigi_lightning.model.lora_deltas import read_updates
 from taigi_lightning.model.merge import Onto, check_onto, merge_adapter
 from taigi_lightning.model.merge_places import adapted_shapes, check_mergeable, find_places
+from taigi_lightning.model.new_tokens import written_tokenizer
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
@@ -146,7 +147,8 @@ class ExportModel(Callback):
             export_full_model(module.model, module.base, output, self.max_shard_size)
             print_line(f"Model: {output}")
             return
-        save_adapter(module.model, output / "adapter", module.base)
+        tokens = written_tokenizer(module.base, module.adapter, module.vocabulary.words)
+        save_adapter(module.model, output / "adapter", module.base, tokens)
         config = output / RUN_CONFIG
         origin = {
             "base": module.identity,

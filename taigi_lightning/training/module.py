@@ -23,8 +23,9 @@ from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
 from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.model.base_model import Quantization, load_tokenizer
+from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
+from taigi_lightning.model.new_tokens import NewTokens
 from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule, step_schedule
 from taigi_lightning.training.module_callbacks import module_callbacks
 from taigi_lightning.training.optimizer import make_optimizer
@@ -43,6 +44,7 @@ from taigi_lightning.training.step_batches import begin_batch, counted, expect_t
 from taigi_lightning.training.throughput import batch_tokens, flops_per_token
 from taigi_lightning.training.trained_state import load_trained, model_state, thaw, trained_state
 from taigi_lightning.training.validation_metrics import HeldOutSums
+from taigi_lightning.training.vocabulary import Vocabulary
 
 Batch = dict[str, Any]
 
@@ -58,11 +60,11 @@ class CausalLMModule(pl.LightningModule):
         base: a model folder, or the name of one on the Hub.
         lora: the adapter to train; null trains or uses the base as it is.
         adapter: a saved adapter to continue from or predict with; its own rank and scale count, and `lora`'s dropout.
+        new_tokens: words that become one token each, whose embeddings train beside LoRA.
         quantization: "nf4" for 4-bit weights with double quantisation, "none" for the weights as they are.
         from_scratch: random float32 weights in the base's architecture, all of them trained.
         optimizer: any torch optimizer; it gets the trainable parameters alone.
-        lr_scheduler: the learning rate's schedule after the warm-up; or a class such as
-            torch.optim.lr_scheduler.StepLR, which steps with the optimizer and has no warm-up.
+        lr_scheduler: the learning rate's schedule after the warm-up; or a class of torch's, which has no warm-up.
         warmup_steps: optimizer steps over which the learning rate rises from zero; 0.05: over 5 % of the run's.
         lora_plus_ratio: how many times A's learning rate B's is (LoRA+); null trains both at one.
         compile: compute the small operations in fused GPU kernels; null does so on a GPU.
@@ -85,6 +87,7 @@ class CausalLMModule(pl.LightningModule):
         base: str = "Bohanlu/Taigi-Llama-2-13B",
         lora: LoraSettings | None = None,
         adapter: str | None = None,
+        new_tokens: NewTokens | None = None,
         quantization: Quantization = "nf4",
         from_scratch: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -104,12 +107,12 @@ class CausalLMModule(pl.LightningModule):
         self.save_hyperparameters(plain_arguments(locals()))
         what = what_trains(base, adapter, lora, quantization, hand_off, from_scratch)
         self.base, self.adapter, self.lora = what
-        self.quantization, self.from_scratch = quantization, from_scratch
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.warmup_steps, self.lora_plus_ratio = warmup_steps, lora_plus_ratio
+        self.vocabulary = Vocabulary(new_tokens, self.lora, self.adapter)
+        self.quantization, self.from_scratch, self.hand_off = quantization, from_scratch, hand_off
+        self.optimizer, self.lr_scheduler, self.warmup_steps = optimizer, lr_scheduler, warmup_steps
         self.compile_layers, self.activation_budget, self.matmul = compile, activation_budget, matmul
         self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
-        self.answer_strategy, self.hand_off = answer_strategy, hand_off
+        self.answer_strategy, self.lora_plus_ratio = answer_strategy, lora_plus_ratio
         self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)
         self.model: Any = None
         self.learning_rate: float | None = None  # in place of the optimizer's own; `Tuner.lr_find` sets it
@@ -157,8 +160,8 @@ class CausalLMModule(pl.LightningModule):
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, read when first needed."""
-        return load_tokenizer(self.base)
+        """The base's tokenizer, with new tokens where there are some, read when first needed."""
+        return self.vocabulary.tokenizer(self.base)
 
     def configure_callbacks(self) -> list[Callback]:
         """What compares settings on resume, logs each step, and lets optimizers and averages show their weights.
@@ -170,8 +173,8 @@ class CausalLMModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
-        named = dict(self.named_parameters())
-        optimizer = make_optimizer(self.optimizer, named, self.lora_plus_ratio, self.learning_rate)
+        rates = self.lora_plus_ratio, self.learning_rate, self.vocabulary.rate
+        optimizer = make_optimizer(self.optimizer, dict(self.named_parameters()), *rates)
         steps = self.trainer.estimated_stepping_batches
         schedule = configure_schedule(self.lr_scheduler, optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -158,6 +158,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     check_matmul(module.matmul, module.quantization, device, dtype)
     model = build_model(
         module.start.weights,
+        new_tokens=module.vocabulary.rows(module.base) if module.vocabulary.words else None,
         updates=module.start.updates,
         lora=module.lora,
         adapter=module.adapter,
