@@ -16,7 +16,8 @@ from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.model.new_tokens import NewTokens
 from taigi_lightning.training.callbacks import ExportModel
 from taigi_lightning.training.module import CausalLMModule
-from tests.taigi_lightning.training.test_module import module, trainer
+from tests.taigi_lightning.small_runs import trainer
+from tests.taigi_lightning.training.test_module import module
 
 WORDS = ["阮兜", "chia̍h-pn̄g", "阿"]
 ROWS = "model.base_model.model.model.embed_tokens.token_rows.rows"
