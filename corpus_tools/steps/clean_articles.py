@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, compress, count
 from operator import ne, sub
 
-from corpus_tools.cleaning.language import TAIGI_MARKERS, looks_simplified
+from corpus_tools.cleaning.language import looks_simplified
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
 from corpus_tools.cleaning.prefilter import Lines, lines_to_clean
 from corpus_tools.cleaning.rules import LINE_BREAK, NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
@@ -17,7 +17,6 @@ from corpus_tools.filtering.decontamination import QuestionNgrams, drop_overlaps
 
 SAMPLES = 4  # of a rule, a shard
 _BEHIND, _LONGEST = 45, 200  # characters of a sample: behind the change, of it
-_OWN_RIGHT = frozenset("台个庄才干里欲娘" + TAIGI_MARKERS)
 _LISTED = ("urls", "numbering")  # rules whose every removal is listed in dropped.parquet
 _AT_ONCE = 1 << 18  # characters cleaned together
 
@@ -58,7 +57,9 @@ def _batches(articles: Iterable[Article]) -> Iterator[list[Article]]:
 
 def _convert(article: Article, counts: Counts) -> None:
     if looks_simplified(article.text):
-        article.text = _to_traditional(article.text)
+        from corpus_tools.cleaning.simplified import to_traditional  # for runs that ask for it
+
+        article.text = to_traditional(article.text)
         counts.converted_articles += 1
 
 
@@ -164,15 +165,6 @@ def _match_rows(article: Article, paragraphs: Sequence[bytes]) -> tuple[list[int
             rows.append(row)
             counts.append(rows_on[number])
     return rows, counts
-
-
-def _to_traditional(text: str) -> str:
-    import opencc
-
-    # Character by character, but for those that are Traditional (and Taigi) in their own right: `s2t`, then the
-    # forms that Taiwan writes (吃 床 群 灶 為 instead of 喫 牀 羣 竈 爲).
-    converter = opencc.OpenCC("s2tw")
-    return text.translate({ord(c): converter.convert(c) for c in set(text) - _OWN_RIGHT})
 
 
 def _count(step: Step, counts: Counts) -> None:
