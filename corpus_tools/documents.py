@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
+from unicodedata import normalize
 
 import msgspec
 
@@ -31,6 +32,15 @@ class OwnRule:
     replacement: str = ""
     matches: list[str] = field(default_factory=list)
     leaves: list[str] = field(default_factory=list)
+
+
+def name_of(name: str | None) -> str:
+    """A title or an author as articles are told apart by it: without spaces around it, composed; "" for none.
+
+    >>> name_of(" 詩\\u3000"), name_of("Ta\u0302i") == "T\xe2i", name_of(None)
+    ('詩', True, '')
+    """
+    return normalize("NFC", name.strip()) if name else ""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

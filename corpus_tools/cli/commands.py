@@ -34,8 +34,8 @@ def clean(
     """Clean raw article files into a corpus folder for training.
 
     Args:
-        source: Folder or file: JSON lists, JSONL, CSV, TXT, Parquet, also with .gz or .zst; or a data set of the
-            Hugging Face Hub, hf://OWNER/NAME[@REVISION][:SPLIT].
+        source: Folder or file: JSON lists, JSONL, CSV, TXT, SRT, VTT, Parquet, also with .gz or .zst; or a data set of
+            the Hugging Face Hub, hf://OWNER/NAME[@REVISION][:SPLIT].
         output_dir: Folder for the corpus; an earlier corpus there is replaced at the very end.
         workers: Processes; 0 takes as many as there are cores. The result is the same.
         scheduler: Address of a Dask scheduler (tcp://...) to run on; needs the extra `cluster`.

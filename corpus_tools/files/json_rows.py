@@ -17,6 +17,7 @@ from corpus_tools.files.row_values import ROWS, BadRows, record_of
 
 WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _SURROGATE = "it holds half a surrogate pair, which is no character; repair the escape."
+_NAN = re.compile(rb":\s*NaN\b")
 _HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
@@ -54,8 +55,10 @@ def row_type(fields: Mapping[str, str]) -> type[Row]:
 def record_at(raw: bytes, fields: Mapping[str, str], number: int, bad: BadRows) -> Row:
     """The row of one JSON value, by the parser that takes whatever a value may be."""
     try:
-        record = msgspec.json.decode(raw)
-    except WRONG as error:
+        # NaN, which is no JSON, is what pandas and Python write for a value that is missing.
+        has_nan = _NAN.search(raw) and not _HALF_A_PAIR.search(raw)
+        record = json.loads(raw) if has_nan else msgspec.json.decode(raw)
+    except (*WRONG, json.JSONDecodeError) as error:
         damage = f"{error}; the row is damaged or cut off."
         bad[number] = _SURROGATE if _HALF_A_PAIR.search(raw) else damage
         return Row("")

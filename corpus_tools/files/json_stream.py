@@ -70,6 +70,11 @@ class Scanner:
                 found, self._at = self._text[self._at : end], end
                 return found.encode("latin-1")
 
+    def values(self) -> Iterator[bytes]:
+        """All values up to the end."""
+        while self.peek():
+            yield self.value()
+
     def members(self) -> Iterator[bytes]:
         """The keys of the object that begins here; the caller takes each one's value before it asks for the next."""
         self.take("{")

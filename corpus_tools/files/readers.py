@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from corpus_tools.files.contents import (
 )
 from corpus_tools.files.json_rows import read_json
 from corpus_tools.files.row_values import BadRows, check_fields, columns_of, row_of
-from corpus_tools.files.sources import Source, format_of, title_of
+from corpus_tools.files.sources import TEXTS, Source, format_of, title_of
+from corpus_tools.files.subtitles import subtitle_lines
 
 _DEFAULT_LIMITS = ReadLimits()
 
@@ -58,9 +60,10 @@ def read_rows(
         data = plain_text(data, path)
         if kind in (".csv", ".tsv"):
             rows = _read_csv(path, fields, data, found, "\t" if kind == ".tsv" else ",")
-        elif kind == ".txt":
-            title = title_of(source.name)
-            rows = [Row(line, title) for line in decode(path, data).splitlines(keepends=True)]
+        elif kind in TEXTS:
+            title, text = title_of(source.name), decode(path, data)
+            lines = text.splitlines(keepends=True) if kind == ".txt" else subtitle_lines(text)
+            rows = [Row(line, title) for line in lines]
         else:
             rows = read_json(path, fields, data, found, lines=kind != ".json")
     if kind == ".parquet" or len(data) > limits.max_row_mchars * 1_000_000:
@@ -103,6 +106,7 @@ def csv_rows(
     Raises:
         InputError: There is no column of texts, or quotes do not match.
     """
+    lines, delimiter = _delimited(iter(lines), fields.get("text", "text"), delimiter)
     records = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 0
     try:
@@ -121,6 +125,20 @@ def csv_rows(
                 yield row_of({name: record[i] for name, i in columns.items()}, number, bad)
     except csv.Error as error:
         raise InputError(f"{path}, row {number + 1}: {error}; check its quotes.") from error
+
+
+def _delimited(lines: Iterator[str], text: str, delimiter: str) -> tuple[Iterator[str], str]:
+    """The lines, and what parts their values: another mark if Excel's first line says so, or if only by that the header
+    has the column `text`. Excel writes semicolons where a comma is the decimal point.
+    """
+    first = next(lines, "")
+    named = first.strip().strip('"')
+    if named.lower().startswith("sep=") and len(named) == 5:
+        return lines, named[4]
+    for mark in (delimiter, ",", ";", "\t", "|"):
+        if text in [name.strip().strip('"') for name in first.rstrip("\r\n").split(mark)]:
+            return chain((first,), lines), mark
+    return chain((first,), lines), delimiter
 
 
 def _read_parquet(

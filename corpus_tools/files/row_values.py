@@ -30,6 +30,9 @@ def columns_of(path: Path, fields: Mapping[str, str], header: Sequence[str]) -> 
     names = {name: fields.get(name, name) for name in Row.__struct_fields__}
     if names["text"] not in header:
         raise InputError(f"{path}: no column {names['text']!r} among {_listed(header)}; {NAME_IT}")
+    twice = [column for column in names.values() if header.count(column) > 1]
+    if twice:
+        raise InputError(f"{path}: two columns are named {twice[0]!r}; rename or remove one.")
     return {name: header.index(column) for name, column in names.items() if column in header}
 
 
@@ -57,8 +60,10 @@ def row_of(values: Mapping[str, Any], number: int, bad: BadRows) -> Row:
 def record_of(record: Any, fields: Mapping[str, str], number: int, bad: BadRows) -> Row:
     """The row of a JSON value; an empty row, and an entry in `bad`, where it is none."""
     name = fields.get("text", "text")
+    if isinstance(record, str):
+        return Row(record)
     if not isinstance(record, dict):
-        bad[number] = f"found {type(record).__name__}; wanted an object with a text."
+        bad[number] = f"found {type(record).__name__}; wanted an object with a text, or a text."
     elif name not in record:
         bad[number] = f"no {name!r} among {_listed(record)}; {NAME_IT}"
     else:
@@ -68,6 +73,13 @@ def record_of(record: Any, fields: Mapping[str, str], number: int, bad: BadRows)
 
 
 def _text(value: Any) -> str:
+    """A text, or a list of its paragraphs or lines.
+
+    >>> _text(["一更更鼓月照山", "牽君的手摸心肝"])
+    '一更更鼓月照山\\n牽君的手摸心肝'
+    """
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
     if not isinstance(value, str):
         raise ValueError(f"the text is {value!r:.60}; wanted text.")
     return value

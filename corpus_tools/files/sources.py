@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from corpus_tools.errors import InputError
 
-FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
+TEXTS = (".txt", ".srt", ".vtt")  # one article each
+FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", *TEXTS)
 COMPRESSIONS = (".gz", ".zst")
 
 

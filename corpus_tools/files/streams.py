@@ -19,7 +19,7 @@ from corpus_tools.files.json_rows import WRONG, begins_in, is_row, record_at, ro
 from corpus_tools.files.json_stream import TOO_LONG, Scanner, outline_of, values_under
 from corpus_tools.files.readers import csv_rows, parquet_rows, too_long
 from corpus_tools.files.row_values import BadRows, check_fields
-from corpus_tools.files.sources import Source, format_of
+from corpus_tools.files.sources import TEXTS, Source, format_of
 
 LARGE = 16 << 20  # bytes of a file that is streamed
 _COMPRESSES = 4  # a compressed file is as large as one of so many times its size
@@ -36,7 +36,7 @@ def is_large(source: Source) -> bool:
     except OSError:  # said when it is read
         return False
     compressed = kind == ".parquet" or is_compressed(source.path)
-    return kind != ".txt" and size * (_COMPRESSES if compressed else 1) > LARGE
+    return kind not in TEXTS and size * (_COMPRESSES if compressed else 1) > LARGE
 
 
 class _Pieces(io.RawIOBase):
@@ -92,7 +92,7 @@ class Stream:
 
     def sha256(self) -> str:
         """The hash of the file as stored, in hexadecimal digits; what no row needed is read now."""
-        if self._kind in (".parquet", ".txt"):
+        if self._kind in (".parquet", *TEXTS):
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         for _ in self._stored:
@@ -114,7 +114,7 @@ class Stream:
                 delimiter = "\t" if self._kind == ".tsv" else ","
                 rows = csv_rows(self.path, self._fields, self._text_lines(), self._bad, delimiter)
                 return self._checked(rows)
-            found = None if self._kind == ".txt" else self._json()
+            found = None if self._kind in TEXTS else self._json()
             return None if found is None else self._checked(found)
         except OSError as error:
             raise InputError(
@@ -182,11 +182,12 @@ class Stream:
             return self._records(self._scanner().items())
         if start == "{" and not self._has_lines():
             outline = outline_of(self._scanner(), text_of(self._fields))
-            if outline is not None:
-                if is_row(self._fields, outline):
-                    return None
-                key = rows_under(self.path, self._fields, outline)
-                return self._records(values_under(self._scanner(), key))
+            if outline is None:  # objects one after the other, not one a line
+                return self._records(self._scanner().values())
+            if is_row(self._fields, outline):
+                return None
+            key = rows_under(self.path, self._fields, outline)
+            return self._records(values_under(self._scanner(), key))
         if start != "{" and self._kind == ".json":
             raise InputError(f"{self.path}: found {start!r}; wanted a list of objects, [{{...}}, ...].")
         return self._records(line for line in self._lines(self._file()) if line.strip())

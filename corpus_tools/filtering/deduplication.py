@@ -12,6 +12,8 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 from xxhash import xxh3_128_digest as hash_bytes
 
+from corpus_tools.documents import name_of
+
 __all__ = [
     "HASH_BYTES", "NO_HASH", "Sameness", "hash_bytes", "hash_names", "hash_text", "key_of", "repeats",
 ]  # fmt: skip
@@ -36,7 +38,8 @@ def hash_names(title: str | None, author: str | None) -> tuple[int, int]:
     """
     # Half a surrogate pair is no text: the row that has it is found to be bad when it is read.
     first, second = (
-        xxh3_64_intdigest(name.encode(errors="surrogatepass")) if name else 0 for name in (title, author)
+        xxh3_64_intdigest(name.encode(errors="surrogatepass")) if name else 0
+        for name in map(name_of, (title, author))
     )
     return first, second
 

@@ -123,7 +123,7 @@ class _Cutter:
         self.rows += 1
         self.sample.add(row)
         line = self._encode(StoredRow(0, self.rows, row.text, *names, row.paragraph_id, bad)) + b"\n"
-        if row.title:
+        if row.title and not row.title.isspace():
             self._sizes[names] = self._sizes.get(names, 0) + len(line)
         self._at += len(line)
         return line

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from corpus_tools.documents import name_of
 from corpus_tools.files.atomic import written_aside
 from corpus_tools.files.sources import Source
 from corpus_tools.filtering.deduplication import hash_names, repeats
@@ -164,7 +165,7 @@ def put_in_bins(
     for (title, author), run in groupby(given.rows, attrgetter("title", "author")):
         rows = list(run)
         place = now
-        if title:
+        if name_of(title):
             of_title, of_author = hash_names(title, author)
             place, owner = lookup.find(of_title, of_author or member.cut.given.get(of_title, 0))
             now = max(now, place) if owner == number else now

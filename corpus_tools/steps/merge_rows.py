@@ -8,7 +8,7 @@ from itertools import accumulate, chain, compress, count, groupby, islice
 from operator import add, attrgetter, gt, itemgetter, lt, not_
 
 from corpus_tools.cleaning.numbering import NUMBER_STARTS, in_sequence, number_at
-from corpus_tools.documents import Article, Row
+from corpus_tools.documents import Article, Row, name_of
 from corpus_tools.steps.row_kinds import RowKind
 from corpus_tools.steps.window_edges import COMPLETE, CONTINUES, FIRST_WIDE, MAY_END, between, breaks_token
 
@@ -33,13 +33,14 @@ def group_rows(
     titles: dict[tuple[str, str], list[range]] = {}
     groups: list[Sequence[int]] = []
     start = 0
-    for (title, author), run in groupby(rows, _names):
+    for names, run in groupby(rows, _names):
         indices = range(start, start + len(list(run)))
         start = indices.stop
+        title, author = map(name_of, names)
         if not title:
             groups += [range(i, i + 1) for i in indices]
         else:
-            titles.setdefault((title, author or ""), []).append(indices)
+            titles.setdefault((title, author), []).append(indices)
     _give_authors(titles, sources, apart)
     groups += [runs[0] if len(runs) == 1 else list(chain(*runs)) for runs in titles.values()]
     groups.sort(key=_first)
@@ -176,4 +177,4 @@ def merge_rows(
     text, lines = join_rows(texts, kind)
     if "\r" in text:
         text, lines = join_rows([text.replace("\r\n", "\n").replace("\r", "\n") for text in texts], kind)
-    return Article(title or "", author or "", source, text, numbers, lines)
+    return Article(name_of(title), name_of(author), source, text, numbers, lines)

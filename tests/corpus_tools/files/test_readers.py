@@ -15,6 +15,7 @@ from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.readers import read_rows
 from corpus_tools.files.row_values import BadRows
 from corpus_tools.files.sources import Source, find_sources
+from corpus_tools.files.streams import Stream
 
 ROWS = [Row("阮佇遮，\n好。", "甲", "林", 1), Row("Lí hó, lán.", "甲", "林", 2)]
 RECORDS = [
@@ -68,7 +69,47 @@ def test_other_names_are_mapped(tmp_path: Path) -> None:
     assert (row.text, row.title) == ("阮", "甲")
 
 
+SHAPES: dict[str, tuple[bytes, list[Row]]] = {
+    "semicolons.csv": ("title;text\n甲;阮,恁\n".encode(), [Row("阮,恁", "甲")]),
+    "named.csv": ("sep=|\ntitle|text\n甲|阮\n".encode(), [Row("阮", "甲")]),
+    "tabs.csv": ("\ufefftitle\ttext\r\n甲\t阮\r\n".encode(), [Row("阮", "甲")]),
+    "commas.tsv": ("title,text\n甲,阮\n".encode(), [Row("阮", "甲")]),
+    "one_column.csv": ("text\n「阮；恁」\n".encode(), [Row("「阮；恁」")]),
+    "texts.json": ('["阮", "恁"]'.encode(), [Row("阮"), Row("恁")]),
+    "paragraphs.json": ('[{"title": "甲", "text": ["阮", "恁"]}]'.encode(), [Row("阮\n恁", "甲")]),
+    "verse.json": ('{"title": "甲", "text": ["阮", "恁"]}'.encode(), [Row("阮\n恁", "甲")]),
+    "nan.json": (b'[{"title": NaN, "text": "a: NaN", "paragraph_id": NaN}]', [Row("a: NaN")]),
+    "nan.jsonl": (b'{"title": NaN, "text": "a"}\n{"text": "b"}\n', [Row("a"), Row("b")]),
+    "objects.json": (b'{"text": "a"}{"text": "b"}', [Row("a"), Row("b")]),
+    "a.srt": (
+        "\ufeff1\r\n00:00:01,000 --> 00:00:03,500\r\n<i>你好，</i>\r\n{\\an8}我。\r\n\r\n2\r\n0:00:04.0 --> 0:00:06.0"
+        "\r\n1\r\n".encode(),
+        [Row("你好，\n", "a"), Row("我。\n", "a"), Row("1\n", "a")],
+    ),
+    "b.vtt": (
+        "WEBVTT - 註\nKind: captions\n\nSTYLE\n::cue {}\n\nintro\n00:01.000 --> 00:03.500 line:0\n"
+        "<v.loud 阿英>食飽<00:02.000><c>未</c>？\n\nNOTE\n註\n".encode(),
+        [Row("阿英：食飽未？\n", "b")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_that_people_have_are_read(tmp_path: Path, name: str) -> None:
+    data, rows = SHAPES[name]
+    (tmp_path / name).write_bytes(data)
+    assert read_rows(Source(name, tmp_path / name), {}) == rows
+    if name.endswith(("csv", "tsv", "json", "jsonl")):  # and the same from a file that is streamed
+        with Stream(Source(name, tmp_path / name), {}, ReadLimits(), BadRows()) as stream:
+            assert (found := stream.rows()) is None or list(found) == rows
+
+
 BROKEN = {
+    "twice.csv": (b"text,title,text\na,b,c\n", "two columns are named 'text'; rename or remove one"),
+    "nan_text.json": (b'[{"text": NaN}]', "row 1: the text is nan; wanted text"),
+    "columns.json": (b'{"title": ["a"], "text": ["b"]}', r"row 1: title is \['a'\]; wanted text"),
+    "mixed.json": (b'[{"text": ["a", 1]}]', r"row 1: the text is \['a', 1\]; wanted text"),
+    "nan_surrogate.json": (b'[{"title": NaN, "text": "\\ud800"}]', "row 1.*surrogate"),
     "cut.json": (b'[{"text": "a"}, {"text": "b', "row 2"),
     "bytes.json": (b'[{"text": "a\xff"}]', "0xff is not UTF-8"),
     "surrogate.json": (b'[{"text": "a"}, {"text": "\\ud800"}]', "row 2.*surrogate"),

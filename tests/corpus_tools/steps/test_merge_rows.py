@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus_tools.documents import Row
+from corpus_tools.filtering.deduplication import hash_names
 from corpus_tools.steps.merge_rows import group_rows, join_rows
 from corpus_tools.steps.row_kinds import RowKind
 
@@ -105,3 +106,10 @@ BROKEN = {
 @pytest.mark.parametrize(("windows", "joined"), BROKEN.values(), ids=BROKEN)
 def test_what_a_window_broke_is_whole_again(windows: list[str], joined: str) -> None:
     assert join_rows(windows)[0] == joined
+
+
+def test_spaces_around_a_name_and_its_composition_are_no_part_of_it() -> None:
+    names = [("詩 ", "A"), ("詩", " A"), ("\u3000", None), ("Ta\u0302i", ""), ("T\xe2i", None), (" ", "B")]
+    rows = [Row("阮", title, author) for title, author in names]
+    assert list(map(list, group_rows(rows))) == [[0, 1], [2], [3, 4], [5]]
+    assert len({hash_names(*name) for name in names}) == 4  # so also between files and parts of files
