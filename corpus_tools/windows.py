@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import platform
+import re
 import sys
 import time
 import unicodedata
@@ -131,6 +132,56 @@ def in_use(path: Path) -> bool:
     return False
 
 
+# Numbers of Windows' errors, and what each means here.
+_SCANNER = (
+    "another program has it open, such as Excel, a virus scanner or OneDrive. Close it there and try again"
+)
+_DRIVE = "the drive or network folder is not there. Connect it, or give a folder on this machine's own disk"
+_ERRORS: dict[tuple[int, ...], str] = {
+    (32, 33, 1224): _SCANNER,
+    (
+        5,
+    ): "it is read-only, open in another program, or in a folder that Windows protects (Controlled folder access). "
+    "Give a folder in which you may write, or close the other program",
+    (
+        206,
+    ): "the path is longer than the 259 characters that Windows takes. Give a shorter folder, or switch on long "
+    "paths (LongPathsEnabled)",
+    (39, 112, 1295): "the disk is full. Free some of it, or give a folder on another drive",
+    (
+        1455,
+    ): "memory and the paging file are full. Close other programs, or let Windows manage the paging file's size "
+    "(System, Advanced, Performance)",
+    (
+        126,
+        127,
+        193,
+        1114,
+    ): "a library cannot be loaded. Install the Microsoft Visual C++ Redistributable (x64), then "
+    "this package again",
+    (15, 21, 53, 55, 59, 64, 67, 121, 1203, 1231, 1232): _DRIVE,
+    (123,): 'it is no name for a file on Windows. Leave out the characters < > : " | ? *',
+    tuple(
+        range(358, 405)
+    ): "OneDrive has not fetched it. Choose “Always keep on this device” for the folder, or give "
+    "one outside OneDrive",
+}
+
+
+def explain_windows(error: BaseException) -> str | None:
+    """What a refusal of Windows means and what to do, None where it is none or another one.
+
+    Libraries in Rust tell only the number, as in `(os error 32)`.
+    """
+    code = getattr(error, "winerror", None)
+    if code is None and sys.platform == "win32":
+        found = re.search(r"\[WinError (\d+)\]|\(os error (\d+)\)", str(error))
+        code = int(found[1] or found[2]) if found else None
+    if code in (2, 3) and len(str(getattr(error, "filename", ""))) > LONGEST_PATH:
+        code = 206  # a path that is too long is also one that is not found
+    return next((meaning for codes, meaning in _ERRORS.items() if code in codes), None)
+
+
 # ---- paths --------------------------------------------------------------------------------------------
 
 
@@ -143,6 +194,8 @@ def path_problem(path: Path, more: int = HEADROOM) -> str | None:
     """
     if sys.platform != "win32":
         return None
+    if not Path(path.absolute().anchor).is_dir():
+        return f"{path} is on {path.absolute().anchor}, where no drive or network folder is"
     absolute = str(path.absolute())
     if len(absolute) + more > LONGEST_PATH and not _takes_long_paths():
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,22 @@ def written_aside(path: Path) -> Iterator[Path]:
         patiently(lambda: aside.replace(path))
     finally:
         _remove(aside)
+
+
+def check_place(path: Path, names: Iterable[str] = ("",)) -> None:
+    """Refuse a file or folder at a command's start rather than when it is written.
+
+    Args:
+        path: the file or folder that the command will write.
+        names: the longest paths that it will make below it.
+
+    Raises:
+        InputError: on Windows, one of them would be too long or has a name that no file may have there, or the drive is
+            not there.
+    """
+    longest = max(map(len, names))
+    if problem := path_problem(path, longest and longest + 1 + len(PARTIAL)):
+        raise InputError(f"{problem}.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from taigi_lightning.atomic_write import write_json
+from taigi_lightning.atomic_write import check_place, write_json
 from taigi_lightning.evaluation.scoring import Answers, Score, compare, read_answers, score
+from taigi_lightning.planning.run_files import IN_A_RUN
 from taigi_lightning.terminal import console, print_line
 
 TINY = ("--config", "configs/tiny.yaml")
@@ -50,6 +51,7 @@ def demo(output_dir: Path = Path("models/demo"), test_questions: int = 300, seed
     """
     began = time.monotonic()
     folder = Path(output_dir)
+    check_place(folder, [f"sft_without_cpt/{name}" for name in IN_A_RUN])
     outputs = {step.name: run_step(step, folder) for step in demo_steps(folder, test_questions, seed)}
     answers = read_answers(folder / "data" / "1001-question-v3-answers.csv")
     words = read_answers(folder / "data" / "vocabulary-question-answers.csv")

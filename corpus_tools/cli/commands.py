@@ -20,6 +20,7 @@ from corpus_tools.cli.workers import executor, keep_freed_memory
 from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.errors import InputError, printable
 from corpus_tools.options import CorpusOptions
+from corpus_tools.windows import explain_windows
 
 FLAGS = ("--convert_simplified", "--skip_bad_files")
 
@@ -129,6 +130,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        print(f"error: {printable(place + reason)}; give a path that can be used.", file=sys.stderr)
+        advice = explain_windows(error) or "give a path that can be used"
+        print(f"error: {printable(place + reason)}; {advice}.", file=sys.stderr)
         return 1
     return 0

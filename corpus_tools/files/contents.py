@@ -13,7 +13,7 @@ import zstandard
 
 from corpus_tools.errors import InputError
 from corpus_tools.files.sources import COMPRESSIONS
-from corpus_tools.windows import other_encoding
+from corpus_tools.windows import explain_windows, other_encoding
 
 _BOM = b"\xef\xbb\xbf"
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -43,7 +43,8 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror or error}; make the file readable or leave it out."
+            f"{path}: {error.strerror or error}; "
+            f"{explain_windows(error) or 'make the file readable or leave it out'}."
         ) from error
 
 

@@ -20,6 +20,7 @@ from corpus_tools.files.json_stream import TOO_LONG, Scanner, outline_of, values
 from corpus_tools.files.readers import csv_rows, parquet_rows, too_long
 from corpus_tools.files.row_values import BadRows, check_fields
 from corpus_tools.files.sources import TEXTS, Source, format_of
+from corpus_tools.windows import explain_windows
 
 LARGE = 16 << 20  # bytes of a file that is streamed
 _COMPRESSES = 4  # a compressed file is as large as one of so many times its size
@@ -118,7 +119,8 @@ class Stream:
             return None if found is None else self._checked(found)
         except OSError as error:
             raise InputError(
-                f"{self.path}: {error.strerror or error}; make the file readable or leave it out."
+                f"{self.path}: {error.strerror or error}; "
+                f"{explain_windows(error) or 'make the file readable or leave it out'}."
             ) from error
 
     def _file(self) -> BinaryIO:

@@ -23,7 +23,7 @@ from corpus_tools.cleaning.rules import clean_text
 from corpus_tools.cleaning.units import Units, units_of
 from corpus_tools.documents import Cut
 from corpus_tools.errors import InputError
-from corpus_tools.windows import other_encoding
+from corpus_tools.windows import explain_windows, other_encoding
 
 _COLUMNS = ("文章", "前文", "題幹", "問題")
 _BUCKETS = 1 << 20
@@ -83,7 +83,9 @@ def read_questions(path: Path, n: int) -> QuestionNgrams:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path}: {error}; give a UTF-8 CSV file of questions.") from error
+        raise InputError(
+            f"{path}: {error}; {explain_windows(error) or 'give a UTF-8 CSV file of questions'}."
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: byte {error.start} is not UTF-8; give a UTF-8 CSV file of questions.{other_encoding(data)}"

@@ -17,7 +17,7 @@ from corpus_tools.errors import InputError
 from corpus_tools.sample.exercises import exercise_document, school_page
 from corpus_tools.sample.instructions import instruction_rows
 from corpus_tools.sample.texts import SampleQuestion, alphabet_of_texts, article, question_set
-from corpus_tools.windows import patiently
+from corpus_tools.windows import path_problem, patiently
 
 EXERCISES_A_FILE = 5_000
 STORY_SHARE = 0.2  # of the corpus's articles; the others are pages of a schoolbook
@@ -59,7 +59,7 @@ def write_sample(
         seed: The same seed gives the same bytes.
 
     Raises:
-        InputError: A count is negative.
+        InputError: A count is negative, or Windows would not take the folder's path.
     """
     counts = {"articles": articles, "questions": questions, "test_questions": test_questions}
     counts |= {"pretraining_documents": pretraining_documents, "instructions": instructions}
@@ -67,6 +67,8 @@ def write_sample(
         if count < 0:
             raise InputError(f"{name} is {count}; give 0 or more.")
     output = Path(output_dir)
+    if problem := path_problem(output):
+        raise InputError(f"the sample cannot be written: {problem}.")
     _write_corpus(output / "IMA-Taiwan", articles, random.Random(f"{seed}/corpus"))
     training = question_set(random.Random(f"{seed}/training"), "training", questions)
     _write_training(output / "AI_conv.csv", training, random.Random(f"{seed}/typing"))

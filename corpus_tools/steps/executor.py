@@ -13,6 +13,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from corpus_tools.errors import InputError
+from corpus_tools.windows import explain_windows
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -38,7 +39,10 @@ def work_folder(output_dir: Path) -> Iterator[Path]:
             "run the same command again, with fewer --workers: finished shards are kept."
         ) from error
     except OSError as error:
-        raise InputError(f"{output_dir}: {error.strerror or error}; nothing was changed there.") from error
+        advice = f" {meaning[0].upper()}{meaning[1:]}." if (meaning := explain_windows(error)) else ""
+        raise InputError(
+            f"{output_dir}: {error.strerror or error}; nothing was changed there.{advice}"
+        ) from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.atomic_write import check_place
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.generation import Sampling, TextWriter
 from taigi_lightning.evaluation.generation_files import read_prompts, write_all
@@ -54,6 +55,8 @@ def generate_command(
             weights quantised a second time.
     """
     check_arguments(prompt, prompts, output, chat=chat, system=system, batch_size=batch_size)
+    if output is not None:
+        check_place(output.with_name(output.name + ".journal"))
     read = read_prompts(prompts) if prompts is not None else []
     base, _, adapter = model.partition("+")
     check_base(base)

@@ -27,6 +27,7 @@ from taigi_lightning.cli.run_checks import (
     asked_to_log,
     auto_precision,
     check_optimizer,
+    check_outputs,
     check_precision_plugins,
     check_stage,
     check_trainer,
@@ -132,6 +133,7 @@ class TaigiCLI(LightningCLI):
             config.trainer.logger = False  # a stage's config names what `fit` logs to
         check_stage(command, config.data.class_path)
         check_trainer(config.trainer)
+        check_outputs(command, config)
         check_optimizer(config.model)
         if command == "fit":
             check_monitors(config, own_model=self._model_class is not CausalLMModule)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.windows import explain_windows
 
 OUT_OF_MEMORY = (
     "The GPU's memory is full ({reason}). See what needs how much with `python -m taigi_lightning plan` and the "
@@ -67,6 +68,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(one, InputError):  # a library put an error of its own around it
             return str(one)
         paragraph = _paragraph(one)
+        if (meaning := explain_windows(one)) is not None and paragraph in (None, NO_PLACE):
+            paragraph = f"Windows refuses ({{reason}}): {meaning}."
         if paragraph is not None:
             lines = str(one).strip().splitlines() or [type(one).__name__]
             reason = lines[0].strip().rstrip(".")
@@ -96,13 +99,17 @@ def _paragraph(error: BaseException) -> str | None:
         ),
         (kind == "ModuleNotFoundError" and "wandb" in text, NO_WANDB),
         (_asks_for_cuda(kind, text), NO_CUDA),
-        (isinstance(error, OSError) and error.errno == errno.ENOSPC, DISK_FULL),
+        (isinstance(error, OSError) and _disk_is_full(error), DISK_FULL),
         (_no_place(error), NO_PLACE),
         (isinstance(error, MemoryError) or "can't allocate memory" in text, HOST_MEMORY),
         (kind in ("GatedRepoError", "RepositoryNotFoundError"), GATED),
         (kind in ("ConnectError", "ConnectionError", "LocalEntryNotFoundError", "MaxRetryError"), NO_NETWORK),
     ]
     return next((paragraph for applies, paragraph in told_apart if applies), None)
+
+
+def _disk_is_full(error: OSError) -> bool:
+    return error.errno == errno.ENOSPC or getattr(error, "winerror", None) in (39, 112)
 
 
 def _no_place(error: BaseException) -> bool:

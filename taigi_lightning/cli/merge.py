@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from taigi_lightning.atomic_write import check_place
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.lora_deltas import read_adapter_config
 from taigi_lightning.model.merge import Onto, merge_adapter
 from taigi_lightning.model.publish import CONFIG
-from taigi_lightning.planning.run_files import LINEAGE
+from taigi_lightning.planning.run_files import LINEAGE, shard_names
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.terminal import print_line, print_text
 
@@ -32,6 +33,7 @@ def merge_command(
         device: where to compute, cpu or cuda.
         overwrite: replace a model that is in output_dir.
     """
+    check_place(output_dir, shard_names(base or ""))
     if (output_dir / CONFIG).is_file() and not overwrite:
         raise InputError(
             f"{output_dir} holds a model. Give --overwrite true to replace it, or --output_dir another folder."

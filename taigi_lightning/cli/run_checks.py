@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.plugins import Precision
 from torch.optim import Optimizer
 
+from taigi_lightning.atomic_write import check_place
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import config_files, where, written_keys
 from taigi_lightning.data.hub import is_address
@@ -24,6 +25,7 @@ from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
+from taigi_lightning.planning.run_files import run_names
 from taigi_lightning.planning.settings import count_devices
 from taigi_lightning.terminal import console
 
@@ -89,6 +91,21 @@ def check_files(command: str, config: Any) -> None:
         for source in settings.data_dir if several else [settings.data_dir]:
             for split in [] if is_address(source) else splits:  # one of the Hub is fetched by its data module
                 check_template(corpus_files(Path(source), split), settings.document)
+
+
+def check_outputs(command: str, config: Any) -> None:
+    """Refuse places that Windows could not write to when the run's work is done.
+
+    Raises:
+        InputError: a file that the run would leave has too long a path there, or the drive is not there.
+    """
+    if command == "fit":
+        names = run_names(config.checkpoint.filename or "{step}", str(config.model.base))
+        check_place(Path(config.trainer.default_root_dir or "."), names)
+    for callback in as_list(config.trainer.callbacks):
+        if str(callback.get("class_path", "")).endswith("PredictionWriter"):
+            output = Path(callback.init_args.output)
+            check_place(output.with_name(f"{output.stem}.probabilities.report.html"))
 
 
 def check_stage(command: str, class_path: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.atomic_write import check_place
 from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import predict_batch
@@ -85,6 +86,7 @@ def compare_command(
         max_new_tokens: where a written answer that does not end by itself is cut.
         excel: begin comparison.csv with the mark by which Excel knows UTF-8.
     """
+    check_place(output, [f"predictions/{name}-10-shot.probabilities.csv" for name in models] or [""])
     alone = written is None and (template is not None or holds_conversations(questions))
     if alone:
         check_alone({"answers": answers, "examples": examples, "corpus": corpus})

@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 from rich.table import Table
 
-from taigi_lightning.atomic_write import write_json
+from taigi_lightning.atomic_write import check_place, write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.predictions import NUMBERS
 from taigi_lightning.evaluation.text_scores import holds_written, score_written
@@ -238,8 +238,10 @@ def score_command(
         options: how many options the questions have, 2 to 10.
         labels: what the answers are called: digits from 1, or letters from A.
     """
-    if json is not None and json.is_dir():
-        raise InputError(f"{json} is a folder; --json needs a file, such as {json}/score.json.")
+    if json is not None:
+        check_place(json)
+        if json.is_dir():
+            raise InputError(f"{json} is a folder; --json needs a file, such as {json}/score.json.")
     if holds_written(predictions):
         score_written(predictions, answers, against, json)
         return

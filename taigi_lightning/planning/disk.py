@@ -24,9 +24,17 @@ def run_bytes(*, adapter: int, optimizer: int, checkpoints: int, merged: int) ->
 
 
 def free_space(folder: str | Path) -> tuple[Path, int]:
-    """The nearest folder that exists, `folder` itself or one above it, and the bytes free on its disk."""
+    """The nearest folder that exists, `folder` itself or one above it, and the bytes free on its disk.
+
+    Raises:
+        InputError: none exists, since the drive or network folder is not there.
+    """
     absolute = Path(folder).absolute()
-    place = next(path for path in (absolute, *absolute.parents) if path.is_dir())
+    place = next((path for path in (absolute, *absolute.parents) if path.is_dir()), None)
+    if place is None:
+        raise InputError(
+            f"{absolute.anchor} is no drive or network folder here. Give a folder that can be reached."
+        )
     return place, shutil.disk_usage(place).free
 
 

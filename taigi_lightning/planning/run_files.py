@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,36 @@ TOKEN_INDICES = "trainable_token_indices"  # in it: PEFT's name for the tokens w
 HOW_TRAINED = (
     "how_it_trained.json"  # sentences: which projections have LoRA, which path the layers take, what is off
 )
+
+
+# The longest paths below a run's folder, as they are while they are written aside.
+ADAPTER_ASIDE = "adapter.partial/adapter_model.safetensors"
+SHARD_ASIDE = ".partial/model-00001-of-00100.safetensors"
+IN_A_RUN = (
+    "checkpoints/interrupted-step=1000000.ckpt",
+    "logs/version_100/metrics.csv",
+    ADAPTER_ASIDE,
+    SHARD_ASIDE,
+)
+
+
+def run_names(checkpoint: str, base: str = "") -> list[str]:
+    """The longest paths that `fit` makes below its folder.
+
+    Args:
+        checkpoint: the template of the checkpoints' names.
+        base: whose shards' names the merged model takes over, where it is a folder.
+
+    >>> run_names("{step}-{val/loss:.2f}")[-1]
+    'checkpoints/step=1234567-val/loss=1234567.ckpt'
+    """
+    filled = re.sub(r"\{([^}:]*)[^}]*\}", r"\1=1234567", checkpoint)
+    return [*IN_A_RUN, *shard_names(base), f"checkpoints/{filled}.ckpt"]
+
+
+def shard_names(base: str) -> list[str]:
+    """The paths of a merged model's shards below its folder, while they are written."""
+    return [SHARD_ASIDE, *(f".partial/{file.name}" for file in Path(base).glob("*.safetensors") if base)]
 
 
 def read_json(path: Path) -> Any:
