@@ -13,6 +13,8 @@ from tests.test_pages import UNSAFE
 from tests.warm_python import WarmPython
 from tests.working_folder import ROOT, TEXT
 
+pytestmark = pytest.mark.posix("names that Windows refuses")
+
 # As a path it closes what a page stands in, opens another element and closes an attribute; the rest is the terminal's.
 TAGS = "a</script><script>alert(1)</script></style>"
 STEERING = "\x1b[31m\x07\x9b2K\u202e"

@@ -67,7 +67,13 @@ class WarmPython:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONWARNDEFAULTENCODING": "1",
+            },
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"ready\n"

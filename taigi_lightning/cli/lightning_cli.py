@@ -26,11 +26,8 @@ from taigi_lightning.cli.run_checks import (
     as_list,
     asked_to_log,
     auto_precision,
-    check_optimizer,
-    check_outputs,
     check_precision_plugins,
-    check_stage,
-    check_trainer,
+    check_run,
     continue_wandb,
     print_metrics,
     refusal,
@@ -131,10 +128,7 @@ class TaigiCLI(LightningCLI):
             self.plan(config)
         if command != "fit" and not asked_to_log(SuggestingParser.arguments):
             config.trainer.logger = False  # a stage's config names what `fit` logs to
-        check_stage(command, config.data.class_path)
-        check_trainer(config.trainer)
-        check_outputs(command, config)
-        check_optimizer(config.model)
+        check_run(command, config)
         if command == "fit":
             check_monitors(config, own_model=self._model_class is not CausalLMModule)
             name_stage(stage_of(config.data.class_path), str(config.model.base))

@@ -93,6 +93,18 @@ def check_files(command: str, config: Any) -> None:
                 check_template(corpus_files(Path(source), split), settings.document)
 
 
+def check_run(command: str, config: Any) -> None:
+    """Refuse a run for what its data, trainer, outputs or optimizer are.
+
+    Raises:
+        InputError: one of these checks refuses.
+    """
+    check_stage(command, config.data.class_path)
+    check_trainer(config.trainer)
+    check_outputs(command, config)
+    check_optimizer(config.model)
+
+
 def check_outputs(command: str, config: Any) -> None:
     """Refuse places that Windows could not write to when the run's work is done.
 
