@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What a template that writes "today's date" is told, as Llama 3.2's does: a model that is asked tomorrow is asked as it
+# was trained, and a run that is resumed tomorrow goes on with the same ids. The date is the one of Llama's own default.
+TODAY = date(2024, 7, 26)
+DIRECTIVES = "aAbBdjmpyYHIMS"  # of strftime
+
+
+def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], **options: Any) -> Any:
+    """`tokenizer.apply_chat_template` on the same day every day: `TODAY`."""
+    template = getattr(tokenizer, "chat_template", None)
+    if "strftime_now" in str(template):
+        options["chat_template"] = _on_one_day(tokenizer.get_chat_template(tools=options.get("tools")))
+    return tokenizer.apply_chat_template(list(messages), **options)
+
+
+def _on_one_day(template: str) -> str:
+    """A template whose clock stands still: a macro of its own hides the function of that name."""
+    said = "".join(f" | replace('%{d}', '{TODAY.strftime('%' + d)}')" for d in DIRECTIVES)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{said} }}}}{{%- endmacro -%}}{template}"
+
 
 def encode_conversation(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], where: str
 ) -> list[int]:
-    """Token ids of a whole conversation, exactly those of `apply_chat_template`.
+    """Token ids of a whole conversation, exactly those of `apply_chat_template` on the day `TODAY`.
 
     Args:
         tokenizer: the model's own, which has a chat template.
@@ -38,7 +58,7 @@ def encode_conversation(
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
     try:
-        ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        ids: list[int] = apply_chat_template(tokenizer, messages, tokenize=True, return_dict=False)
     except Exception as error:  # whatever the template, which is a program, raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.tasks.chat_template import check_chat_template
+from taigi_lightning.tasks.chat_template import apply_chat_template, check_chat_template
 from taigi_lightning.tasks.conversation_forms import Message
 from taigi_lightning.tasks.conversations import Conversation
 from taigi_lightning.tasks.prompts import IGNORE, Example, cut_middle, encode_text
@@ -216,8 +216,8 @@ def _rendered(
     **options: Any,
 ) -> str:
     try:
-        text: str = tokenizer.apply_chat_template(
-            list(messages), tools=conversation.tools, tokenize=False, **options
+        text: str = apply_chat_template(
+            tokenizer, messages, tools=conversation.tools, tokenize=False, **options
         )
     except Exception as error:  # whatever the template, which is a program, raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -7,6 +7,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.chat_template import encode_conversation
+from taigi_lightning.tasks.conversation_tokens import encode_open_conversation
+from taigi_lightning.tasks.conversations import Conversation
 from taigi_lightning.tasks.prompts import ANSWERS, IGNORE, encode_example, encode_prompt, render_prompt
 from taigi_lightning.tasks.questions import Question
 
@@ -96,3 +99,14 @@ def test_a_tokenizer_without_a_template_or_with_another_kind_is_refused() -> Non
     tokenizer.chat_template = "{{ raise_exception('a system message comes first') }}"
     with pytest.raises(InputError, match="a system message comes first"):
         encode_prompt(tokenizer, QUESTION, 2048, chat_template=True)
+
+
+def test_a_template_that_writes_the_date_is_told_the_same_one_every_day() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = (
+        "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }} {% endfor %}"
+    )
+    ids = encode_conversation(tokenizer, [("a", "b")], "it")
+    assert tokenizer.decode(ids) == "26 Jul 2024 a b "
+    asked = Conversation("line 1", ({"role": "user", "content": "a"},), b"")
+    assert tokenizer.decode(encode_open_conversation(tokenizer, asked, True)) == "26 Jul 2024 a "
