@@ -191,7 +191,7 @@ def _clean_rows(
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []
     hashes: list[_Hashes] = []
-    merged = _merge(given, unit, counts, kinds)
+    merged = articles_of(given, unit, counts, kinds)
     extra = extra_rules(options.optional_rules, options.own_rules)
     cleaned = clean_articles(merged, counts, ngrams, options.convert_simplified, extra)
     for article, data, paragraphs in cleaned:
@@ -218,8 +218,8 @@ def _name_bad_rows(article: CleanedArticle, bad_rows: Mapping[str, str]) -> None
             cut.reason = "bad_row"
 
 
-def _merge(given: ShardRows, unit: Unit, counts: Counts, kinds: list[RowKind]) -> Iterator[Article]:
-    """The articles of some rows; `kinds` gets what the rows of each are."""
+def articles_of(given: ShardRows, unit: Unit, counts: Counts, kinds: list[RowKind]) -> Iterator[Article]:
+    """The articles of a unit's rows, counted; `kinds` gets what the rows of each are."""
     rows, of_source, numbers = given.rows, given.of_source, given.numbers
     texts = list(map(attrgetter("text"), rows))
     apart = _titles_apart(given, unit.apart)

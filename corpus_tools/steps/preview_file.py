@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 from corpus_tools.cleaning.optional_rules import extra_rules
-from corpus_tools.cleaning.rules import LINE_BREAK, RULES, rule_steps
-from corpus_tools.documents import OptionalRule, OwnRule
-from corpus_tools.files.readers import read_rows
+from corpus_tools.cleaning.rules import LINE_BREAK, RULES, Rule, rule_steps
+from corpus_tools.documents import Article, Counts, OptionalRule, OwnRule
 from corpus_tools.files.sources import Source
-from corpus_tools.steps.merge_rows import group_rows, merge_rows
-from corpus_tools.steps.row_kinds import RowKind, kind_of_rows
+from corpus_tools.files.streams import is_large
+from corpus_tools.steps.clean_shard import ShardOptions, articles_of, read_unit
+from corpus_tools.steps.cut_file import cut_file
+from corpus_tools.steps.executor import run_tasks
+from corpus_tools.steps.gather import gather
+from corpus_tools.steps.row_kinds import RowKind
+from corpus_tools.steps.units import Unit
 
 
 class Change(NamedTuple):
@@ -34,24 +41,38 @@ def changes_of(
 ) -> Iterator[Change]:
     """Every line that a rule changes, in order of articles and rules; the counts are those of a run of `clean`.
 
+    Of a large file no more is in memory than a part, or the longest article.
+
     Raises:
         InputError: The file cannot be used.
     """
-    extra = extra_rules(optional, own)
-    rows = read_rows(Source(path.name, path), fields)
-    kind = kind_of_rows(rows).kind if rows_are == "auto" else rows_are
-    for group in group_rows(rows):
-        first = rows[group[0]]
-        texts, numbers = [rows[i].text for i in group], [i + 1 for i in group]
-        article = merge_rows(texts, numbers, first.title, first.author, path.name, kind)
-        text = article.text
-        for rule in (*extra, *RULES):
-            if rule == RULES[0]:
-                text = text.replace(LINE_BREAK, "\n")
-            for step in rule_steps(rule, text):
-                text = step.after
-                places = [at for at, spans in step.log for _ in spans]
-                yield from _changed_lines(rule.name, article.title, step.before, step.after, len(places))
+    rules = (*extra_rules(optional, own), *RULES)
+    options = ShardOptions(fields, rows_are)
+    source = Source(path.name, path)
+    with TemporaryDirectory(prefix="corpus-preview-") as folder:
+        for unit in _units(source, Path(folder), options):
+            given = read_unit(unit, None, options)
+            for article in articles_of(given, unit, Counts(sources={source.name: Counter()}), []):
+                yield from _changes_of_article(article, rules)
+
+
+def _units(source: Source, folder: Path, options: ShardOptions) -> list[Unit]:
+    """The file, or the parts of a large one, which lie in a folder meanwhile: so `clean` reads it too."""
+    if not is_large(source):
+        return [Unit((source,))]
+    run = partial(run_tasks, None, lambda step, done, total: None)
+    return gather([source], [cut_file(source, folder, options)], folder / "group", options, run)
+
+
+def _changes_of_article(article: Article, rules: Sequence[Rule]) -> Iterator[Change]:
+    text = article.text
+    for rule in rules:
+        if rule == RULES[0]:
+            text = text.replace(LINE_BREAK, "\n")
+        for step in rule_steps(rule, text):
+            text = step.after
+            places = [at for at, spans in step.log for _ in spans]
+            yield from _changed_lines(rule.name, article.title, step.before, step.after, len(places))
 
 
 def _changed_lines(rule: str, title: str, before: str, after: str, count: int) -> Iterator[Change]:
