@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +15,7 @@ from taigi_lightning.data.mixture import MixedBlocks, read_weights
 from taigi_lightning.data.packing import Blocks, pack_documents, separate_documents
 from taigi_lightning.errors import InputError
 from taigi_lightning.internals import move_batches, run_seed
+from taigi_lightning.planning.monitors import source_names
 from taigi_lightning.tasks.prompts import Example
 from taigi_lightning.terminal import joined
 
@@ -118,9 +118,8 @@ class TrainingData(pl.LightningDataModule):
 
     @property
     def labels(self) -> list[str]:
-        """What each source is called in splits and metrics: its file or folder, its whole path where two are alike."""
-        names = [Path(source).name.partition(".")[0] or source for source in self.sources]
-        return names if len(set(names)) == len(names) else list(self.sources)
+        """What each source is called in splits and metrics."""
+        return source_names(self.sources)
 
     def set_splits(self, kind: str, found: Sequence[Split | None]) -> None:
         """Keep what was read of each source.

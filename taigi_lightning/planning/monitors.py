@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal
 
 from taigi_lightning.errors import InputError
@@ -51,8 +52,9 @@ class Measured:
         validates: whether anything is held out and looked at.
         questions: whether questions are among it, so that there is an accuracy.
         sources: where several are validated on, their names; None where they are not known yet.
-        first: after how many micro-batches the first validation comes, where that is known.
+        first: after how many the first validation comes, where that is known.
         last: with how many the run ends, where that is known.
+        unit: what these two count.
     """
 
     validates: bool
@@ -60,6 +62,17 @@ class Measured:
     sources: Sequence[str] | None = field(default=())
     first: float | None = None
     last: float | None = None
+    unit: str = "micro-batches"
+
+
+def source_names(sources: Sequence[str]) -> list[str]:
+    """What each source is called in splits and metrics: its file or folder, its whole path where two are alike.
+
+    >>> source_names(["data/cpt_corpus", "data/chat.jsonl"]), source_names(["a/train", "b/train"])
+    (['cpt_corpus', 'chat'], ['a/train', 'b/train'])
+    """
+    names = [Path(source).name.partition(".")[0] or source for source in sources]
+    return names if len(set(names)) == len(names) else list(sources)
 
 
 def direction(monitor: str) -> Direction | None:
@@ -120,8 +133,9 @@ def check_watch(watch: Watch, measured: Measured, *, all_known: bool) -> None:
         )
     if measured.first is not None and measured.last is not None and measured.first > measured.last:
         raise InputError(
-            f"{name} watches {monitor}, and the run ends after {measured.last:,.0f} micro-batches, before its first "
-            f"validation after {measured.first:,.0f}. Lower --trainer.val_check_interval."
+            f"{name} watches {monitor}, and the run ends after {measured.last:,.0f} {measured.unit}, before its first "
+            f"validation after {measured.first:,.0f}. Validate sooner: --trainer.val_check_interval, or "
+            "--trainer.check_val_every_n_epoch."
         )
 
 

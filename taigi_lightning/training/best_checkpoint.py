@@ -12,11 +12,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.monitors import NEWEST, chosen_mode
-from taigi_lightning.training.checkpoint_files import RunCheckpoint
+from taigi_lightning.training.checkpoint_files import BEST, RunCheckpoint
 from taigi_lightning.training.checkpoints import check_trained, check_whole
 
 KEPT = 2  # of the newest checkpoints, for resuming, where others are kept as the best
-BEST = "best"  # the folder of those, among the checkpoints
 
 
 class Best(NamedTuple):
@@ -138,7 +137,7 @@ class TakeBest(Callback):
         self._looked = True
         if self._best is None:
             module.print(
-                "No validation measured what could be best: the weights of the last step are exported."
+                "Nothing was measured that could be best: the weights of the last step are exported."
             )
             return None
         state = torch.load(self._best.path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]

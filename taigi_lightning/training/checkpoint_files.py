@@ -19,6 +19,8 @@ from taigi_lightning.planning.monitors import NEWEST
 from taigi_lightning.training.checkpoints import of_run, saved_checkpoints
 from taigi_lightning.training.run_identity import Run
 
+BEST = "best"  # the folder of checkpoints that were kept as such, among the others
+
 
 class AsideCheckpointIO(TorchCheckpointIO):
     """Lightning's, but a save that fails (a full disk, a kill) leaves nothing under the checkpoint's name.
@@ -97,7 +99,7 @@ class RunCheckpoint(ModelCheckpoint):
         run, step = self._resumed_from
         found: dict[str, float] = {}
         if trainer.is_global_zero:
-            kept = of_run(saved_checkpoints(Path(str(self.dirpath))), run, step)
+            kept = of_run(saved_checkpoints(self._searched()), run, step)
             found = {
                 str(saved.path): score.value
                 for saved in kept
@@ -111,6 +113,11 @@ class RunCheckpoint(ModelCheckpoint):
                 "the best of those that are there, and of those to come, is kept."
             )
         self._adopt(found)
+
+    def _searched(self) -> Path:
+        """Where the best may lie: earlier versions kept them beside the newest, in the folder above."""
+        folder = Path(str(self.dirpath))
+        return folder.parent if folder.name == BEST else folder
 
     def _adopt(self, found: Mapping[str, float]) -> None:
         """Go on from these checkpoints and scores, of which as many count as are to be kept."""

@@ -206,6 +206,20 @@ def test_the_command_line_exports_the_best_and_says_which(
         (["--data.init_args.validation_split", "null"], "nothing is held out"),
         (["--trainer.limit_val_batches", "0"], "nothing is held out"),
         (["--trainer.max_steps", "9", "--trainer.val_check_interval", "10"], "before its first validation"),
+        (["--checkpoint.monitor", "val/loss/wiki"], "which nothing logs"),
+        (
+            [
+                "--trainer.max_epochs",
+                "2",
+                "--trainer.val_check_interval",
+                "1.0",
+                "--trainer.check_val_every_n_epoch",
+                "3",
+            ],
+            "ends after 2 epochs, before its first validation after 3",
+        ),
+        (["--checkpoint.monitor", "train/loss", "--trainer.max_steps", "9"], "looked at every 100 steps"),
+        ([*STOP, "--trainer.callbacks.check_on_train_epoch_end", "true"], "Leave that out"),
         (
             ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val_acc"],
             "EarlyStopping watches val_acc, which nothing logs",
@@ -222,3 +236,23 @@ def test_what_could_not_be_best_is_refused_in_a_sentence(
     assert call(monkeypatch, *BEST, *options) == 1
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (home / "models/cpt_model").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_an_earlier_version_kept_among_the_newest_is_found(tmp_path: Path) -> None:
+    """It had one callback for both, in one folder."""
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, Killed(7), save_top_k=2)
+    folder = tmp_path / "checkpoints"
+    for path in folder.glob("step=*.ckpt"):
+        path.unlink()
+    for path in (folder / "best").iterdir():
+        content = torch.load(path)
+        for name, state in content["callbacks"].items():
+            if "val/loss" in name:
+                kept = {key.replace("/best/", "/"): score for key, score in state["best_k_models"].items()}
+                state["best_k_models"] = kept
+        torch.save(content, folder / path.name)
+        path.unlink()
+    assert find_checkpoint("best", tmp_path) == str(folder / "step=4.ckpt")
+    assert weight(fit(tmp_path, resume=find_checkpoint("last", tmp_path), steps=8, save_top_k=2)) == 4
