@@ -39,7 +39,7 @@ class WrittenSamples(Callback):
 
     Args:
         prompts: what to go on with; null: the beginnings of held-out texts, or held-out conversations' first questions.
-        new_tokens: tokens that are written for each; 0 writes nothing.
+        new_tokens: tokens that are written for each; 0, or an empty list of prompts, writes nothing.
     """
 
     def __init__(self, prompts: list[str] | None = None, new_tokens: NonNegativeInt = 32) -> None:
@@ -85,7 +85,8 @@ class WrittenSamples(Callback):
             self._write(trainer, pl_module, "after")
 
     def _writes(self, trainer: pl.Trainer) -> bool:
-        return self.new_tokens > 0 and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False)
+        wanted = self.new_tokens > 0 and self.prompts != []
+        return wanted and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False)
 
     def _write(self, trainer: pl.Trainer, module: Any, when: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)

@@ -135,7 +135,14 @@ class ExportModel(Callback):
         """Export on the first rank; the others wait, so that nobody reads what is half written.
 
         Also when a finished run is resumed: its export may be what was interrupted.
+
+        Raises:
+            InputError: not one step was made.
         """
+        if trainer.global_step == 0:
+            raise InputError(
+                "The run ended before its first optimizer step: nothing was trained, and nothing is exported."
+            )
         best = take_best(trainer, pl_module) if self.which == "best" else None
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._export(trainer, pl_module, best)

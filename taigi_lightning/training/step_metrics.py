@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from taigi_lightning.errors import InputError
 from taigi_lightning.training.distributed import sum_over_ranks
 from taigi_lightning.training.lr_schedule import check_monitor
+
+
+def check_early_stopping(trainer: pl.Trainer) -> None:
+    """Refuse an early stop that validations of the same weights alone would bring about, between two optimizer steps.
+
+    Raises:
+        InputError: it would.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    patience = [
+        callback.patience
+        for callback in callbacks
+        if isinstance(callback, EarlyStopping) and str(callback.monitor).startswith("val/")
+    ]
+    accumulated = min(trainer.accumulate_grad_batches, trainer.num_training_batches)
+    batches = trainer.val_check_batch
+    if not patience or not trainer.enable_validation or batches is None or batches == float("inf"):
+        return
+    every = int(batches)
+    if (math.ceil(accumulated / every) - 1) >= min(patience):
+        raise InputError(
+            f"EarlyStopping counts validations, which come every {every} micro-batches, and an optimizer step comes "
+            f"every {accumulated}: those of the same weights would end the run. Set --trainer.val_check_interval to "
+            f"{accumulated} or more micro-batches, or lower --trainer.accumulate_grad_batches."
+        )
 
 
 class StepMetrics(Callback):
@@ -27,11 +54,13 @@ class StepMetrics(Callback):
         """Forget a window that an error broke off.
 
         Raises:
-            InputError: a schedule waits for a validation, and none is made.
+            InputError: a schedule waits for a validation, and none is made; or an early stop would count validations of
+                the same weights.
         """
         module: Any = pl_module
         module.window_loss, module.validated = None, False
         validates = trainer.enable_validation and sum(trainer.num_val_batches) > 0
+        check_early_stopping(trainer)
         for config in trainer.lr_scheduler_configs:
             check_monitor(config.scheduler, validates)
 

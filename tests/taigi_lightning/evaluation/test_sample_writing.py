@@ -105,6 +105,8 @@ def test_prompts_of_the_config_are_gone_on_with(root: Path, capsys: pytest.Captu
     data = corpus(root, ["短"])
     assert fit(root, root / "base", data, new_tokens=4) == []
     assert "without samples of what the model writes" in capsys.readouterr().out
+    assert fit(root, root / "base", data, prompts=[]) == []
+    assert "Traceback" not in capsys.readouterr().err
     rows = fit(root, root / "base", data, new_tokens=4, prompts=["早起時仔", "阿母"])
     assert [(row["prompt"], row["goes_on"]) for row in rows] == [("早起時仔", None), ("阿母", None)]
     with pytest.raises(InputError, match="are more than a micro-batch of 256"):

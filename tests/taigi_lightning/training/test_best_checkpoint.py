@@ -17,6 +17,7 @@ from taigi_lightning.planning.run_log import read_run_log
 from taigi_lightning.training.best_checkpoint import TakeBest, check_best, checkpoint_callbacks
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO
 from taigi_lightning.training.checkpoints import find_checkpoint
+from taigi_lightning.training.step_metrics import check_early_stopping
 from tests.taigi_lightning.cli.test_lightning_cli import call
 from tests.working_folder import CPT
 
@@ -59,7 +60,7 @@ class Exported(Callback):
 
 
 def fit(
-    root: Path, *more: Callback, resume: str | None = None, steps: int = 12, **options: Any
+    root: Path, *more: Callback, resume: str | None = None, steps: int = 12, window: int = 1, **options: Any
 ) -> pl.Trainer:
     """Train one weight, validate every second step, keep checkpoints in `root/checkpoints`."""
     settings: dict[str, Any] = {
@@ -71,7 +72,7 @@ def fit(
     trainer = pl.Trainer(
         default_root_dir=root, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, max_steps=steps, callbacks=callbacks, plugins=[AsideCheckpointIO()],
-        val_check_interval=2, num_sanity_val_steps=0, check_val_every_n_epoch=None,
+        val_check_interval=2, accumulate_grad_batches=window, num_sanity_val_steps=0, check_val_every_n_epoch=None,
     )  # fmt: skip
     data: DataLoader[Tensor] = DataLoader(torch.ones(100, 1))  # type: ignore[arg-type]
     module = OneWeight()
@@ -134,6 +135,21 @@ def test_a_finished_run_that_is_exported_again_takes_the_best(
 def test_early_stopping_takes_the_best(tmp_path: Path) -> None:
     run = fit(tmp_path, EarlyStopping("val/loss", patience=2))
     assert (run.global_step, weight(run)) == (8, 4)
+
+
+class Checked(Callback):
+    """As a CausalLMModule's StepMetrics does."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_early_stopping(trainer)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validations_of_the_same_weights_do_not_end_a_run(tmp_path: Path) -> None:
+    """Four validations come before an optimizer step, of which three would be no better than the first."""
+    with pytest.raises(InputError, match=r"would end the run.* to 8 or more"):
+        fit(tmp_path, EarlyStopping("val/loss", patience=3), Checked(), window=8)
+    assert fit(tmp_path, EarlyStopping("val/loss", patience=4), Checked(), window=8, steps=2).global_step == 2
 
 
 @pytest.mark.filterwarnings("ignore")
