@@ -73,8 +73,8 @@ def check_matmul(
     reason = fp8_fault(device, dtype)
     if quantization != "nf4":
         reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
-    if matmul == "fp8" and reason is not None:
-        raise InputError(f"model.matmul is fp8, but {reason}. Set --model.matmul bf16.")
+    if matmul != "bf16" and reason is not None:
+        raise InputError(f"model.matmul is {matmul}, but {reason}. Set --model.matmul bf16.")
 
 
 def build_model(

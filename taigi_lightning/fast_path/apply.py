@@ -116,10 +116,10 @@ def compute_in(model: Any, matmul: Matmul) -> list[str]:
     base = causal_lm(model)
     decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
     if decoder is None:
-        if matmul == "fp8":
+        if matmul != "bf16":
             reason = getattr(base, "slow_path_reason", None) or "it does not train"
             raise InputError(
-                f"model.matmul is fp8, but this model's layers run through transformers' own code: {reason}. Set "
+                f"model.matmul is {matmul}, but this model's layers run through transformers' own code: {reason}. Set "
                 "--model.matmul bf16."
             )
         return []
@@ -135,7 +135,8 @@ def compute_in(model: Any, matmul: Matmul) -> list[str]:
     }
     if len(left) == len(names):
         raise InputError(
-            f"model.matmul is fp8, but no product can be: of {names[0]}, {left[names[0]]}. Set --model.matmul bf16."
+            f"model.matmul is {matmul}, but no product can be in fp8: of {names[0]}, {left[names[0]]}. Set "
+            "--model.matmul bf16."
         )
     return [f"the products of {name} stay in 16 bits: {reason}" for name, reason in left.items()]
 

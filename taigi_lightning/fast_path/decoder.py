@@ -198,6 +198,7 @@ class FastDecoder:
             head=self.tables.movable_head() if self.weights_on_host not in ("none", 0) else 0,
             element_size=self.element_size,
             packed=self.packed,
+            weight_size=activation_plan.held_size(self.matmul, self.element_size),
         )
 
     def _headroom(self, tokens: int) -> float:
@@ -206,7 +207,8 @@ class FastDecoder:
             return math.inf
         limit, available = allowed_bytes(self.device)
         if self.fill:
-            each = activation_plan.unpacked_bytes(self.shape, self.rank, self.element_size, self.packed)
+            size = activation_plan.held_size(self.matmul, self.element_size)
+            each = activation_plan.unpacked_bytes(self.shape, self.rank, self.element_size, self.packed, size)
             available += self.unpacked * each
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state

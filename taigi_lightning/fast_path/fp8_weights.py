@@ -41,9 +41,10 @@ class Fp8Weights:
         self._scales: tuple[Tensor, Tensor] | None = None
         self._held: dict[bool, Tensor] = {}  # whether transposed
 
-    def keep(self, backward: bool) -> None:
-        """Hold the weights from now on, and their transpose if there will be a backward pass."""
-        self._held = {transposed: self._matrix(transposed) for transposed in {False, backward}}
+    def keep(self, forward: bool, backward: bool) -> None:
+        """Hold the weights from now on, or their transpose, or both, as products will read them."""
+        wanted = [transposed for transposed, read in ((False, forward), (True, backward)) if read]
+        self._held = {transposed: self._matrix(transposed) for transposed in wanted}
 
     def drop(self) -> None:
         """Make them anew for each product."""

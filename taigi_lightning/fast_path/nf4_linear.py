@@ -44,8 +44,11 @@ class ProjectionGroup:
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
         self.device = self.members[0].device
-        self.fp8: Fp8Weights | None = None  # W, if its products are in fp8
-        self.resident: Tensor | None = None  # [W | Bf | B], if it is held; without W in fp8, which holds it
+        self.fp8: Fp8Weights | None = None  # W, if products with it are in fp8
+        self.forward_in_fp8 = False  # those of the forward pass too
+        self.resident: Tensor | None = (
+            None  # [W | Bf | B], if it is held; without W where no product in 16 bits reads it
+        )
         self._resident_a: Tensor | None = None
 
     def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
@@ -72,26 +75,25 @@ class ProjectionGroup:
         """Make the products with the frozen weights in fp8 from now on, where it can be, or in 16 bits again."""
         if self.resident is not None:
             self.drop_unpacked()
-        wanted = matmul == "fp8" and stays_in_16_bits(self.members) is None
+        wanted = matmul != "bf16" and stays_in_16_bits(self.members) is None
         self.fp8 = Fp8Weights(self.members, self.fused) if wanted else None
+        self.forward_in_fp8 = wanted and matmul == "fp8"
 
     def unpacked_bytes(self, element_size: int, backward: bool = True) -> int:
         """Bytes that `keep_unpacked` takes, of weights in 16 bits or in fp8."""
-        plain = self.out_features * self.in_features
-        weights = plain * element_size if self.fp8 is None else plain * (2 if backward else 1)
-        return weights + self.out_features * (self.width - self.in_features) * element_size
+        each = (1 if self.forward_in_fp8 else element_size) + (1 if self.fp8 is not None and backward else 0)
+        sides = self.width - self.in_features
+        return self.out_features * (self.in_features * each + sides * element_size)
 
     def keep_unpacked(self, dtype: torch.dtype, packed_on_host: bool, backward: bool = True) -> None:
         """Hold the frozen weights dequantised from now on; packed, they wait on the host or where they are.
 
         Args:
-            backward: there will be a backward pass, for which fp8 holds the weights a second time.
+            backward: there will be a backward pass, for which fp8 holds the weights transposed.
         """
-        if self.fp8 is None:
-            self.resident = self._unpacked(dtype)
-        else:
-            self.fp8.keep(backward)
-            self.resident = self._new_sides(dtype)
+        self.resident = self._new_sides(dtype) if self.forward_in_fp8 else self._unpacked(dtype)
+        if self.fp8 is not None:
+            self.fp8.keep(self.forward_in_fp8, backward)
         for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
 
@@ -120,7 +122,12 @@ class ProjectionGroup:
 
     def _sides(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
         """[Bf | B], (N, F + R), beside weights in fp8; as `_joined`."""
-        sides = self._new_sides(dtype) if self.resident is None else self.resident
+        held = self.resident
+        sides = (
+            self._new_sides(dtype)
+            if held is None
+            else held[:, held.shape[1] - self.width + self.in_features :]
+        )
         if self.rank and (fresh or self.resident is None):
             self._write_sides(sides[:, self.frozen.count :])
         return sides
@@ -189,7 +196,7 @@ class ProjectionGroup:
 
     def _product(self, inputs: Tensor) -> Tensor:
         """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N)."""
-        if self.fp8 is None:
+        if self.fp8 is None or not self.forward_in_fp8:
             return torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
         y = self.fp8.forward(inputs[:, : self.in_features])
         if self.width > self.in_features:
@@ -204,7 +211,7 @@ class ProjectionGroup:
             torch.mm(inputs[:, : self.in_features], a.t(), out=inputs[:, self.plain :])
         if onto is None:
             return self._product(inputs)
-        if self.fp8 is not None or onto.dtype != inputs.dtype:
+        if self.forward_in_fp8 or onto.dtype != inputs.dtype:
             return onto.add_(self._product(inputs))
         onto.addmm_(inputs, self._joined(inputs.dtype).t())
         return onto if self.bias is None else onto.add_(self.bias)

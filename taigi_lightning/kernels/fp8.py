@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Matmul = Literal["bf16", "fp8"]
+# What products with frozen weights are made in: "fp8_backward" has those of the gradients alone in fp8.
+Matmul = Literal["bf16", "fp8_backward", "fp8"]
 E4M3 = torch.float8_e4m3fn  # 3 bits of mantissa, largest 448 = 1.75 * 2^8
 CAPABILITY = (8, 9)  # the first cards that multiply it: Ada; Hopper has 9.0
 ALIGNMENT = 16  # both sides of a weight must be its multiples

@@ -134,6 +134,16 @@ def transient_bytes(shape: Shape, tokens: int, element_size: int = 2, head_on_ho
     return max(working_bytes(shape, tokens, element_size), at_loss(shape, tokens, element_size))
 
 
+def held_size(matmul: str, element_size: int = 2, backward: bool = True) -> int:
+    """Bytes of a weight held dequantised: fp8 takes 1, and 1 more, transposed, where there is a backward pass.
+
+    >>> [held_size(matmul) for matmul in ("bf16", "fp8_backward", "fp8")], held_size("fp8", backward=False)
+    ([2, 3, 2], 1)
+    """
+    forward = 1 if matmul == "fp8" else element_size
+    return forward + (1 if matmul != "bf16" and backward else 0)
+
+
 def unpacked_bytes(
     shape: Shape, rank: int, element_size: int = 2, packed: bool = True, weight_size: int | None = None
 ) -> int:
@@ -141,8 +151,7 @@ def unpacked_bytes(
     LoRA's A; less what 4-bit weights leave, which then wait on the host.
 
     Args:
-        weight_size: bytes of a weight, if not of any element: fp8 takes 1 to predict, and 2 to train, which wants
-            the weights in two layouts.
+        weight_size: bytes of a weight, if not of any element: see `held_size`.
     """
     together = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "gate_proj": 2, "up_proj": 2}  # 1 where they are fused
     weights = elements = left = 0
@@ -245,6 +254,7 @@ def decide(
     embedding: int = 0,
     element_size: int = 2,
     packed: bool = True,
+    weight_size: int | None = None,
 ) -> Decision:
     """What to do with the device's memory.
 
@@ -255,6 +265,7 @@ def decide(
         embedding: bytes of the input embedding if it may move to the host. It does with a budget of 0, and
             with "auto" where the layers could not keep the little that they must.
         packed: the base is in 4 bits.
+        weight_size: as for `unpacked_bytes`.
 
     Returns:
         Where "auto" finds more headroom than all activations take, weights stay dequantised in the rest.
@@ -271,5 +282,5 @@ def decide(
     moves = embedding > 0 and headroom < least
     headroom += embedding if moves else 0
     savings = plan_savings(shape.layers, sizes, headroom, host_headroom)
-    spare = max(0.0, headroom - whole) / unpacked_bytes(shape, rank, element_size, packed)
+    spare = max(0.0, headroom - whole) / unpacked_bytes(shape, rank, element_size, packed, weight_size)
     return Decision(savings, int(min(shape.layers, spare)), moves)

@@ -71,6 +71,7 @@ def place(
     head: int = 0,
     element_size: int = 2,
     packed: bool = True,
+    weight_size: int | None = None,
 ) -> Placement:
     """Choose the layers whose weights wait on the host, and what `activation_plan.decide` makes of the rest.
 
@@ -97,6 +98,7 @@ def place(
         head,
         element_size,
         packed,
+        weight_size,
     )
 
     def fitting(head_moves: bool) -> list[Placement]:
@@ -134,6 +136,7 @@ class _Given:
     head: int
     element_size: int
     packed: bool
+    weight_size: int | None
 
     def placed(
         self, on_host: int, head_moves: bool = False, moving: bool = True, barely: bool = False
@@ -153,6 +156,7 @@ class _Given:
             shape, tokens, self.rank, budget=self.budget, headroom=left,
             host_headroom=max(0.0, min(self.host_headroom, self.host - waiting)) if moving else 0.0,
             embedding=self.embedding, element_size=size, packed=self.packed,
+            weight_size=self.weight_size,
         )  # fmt: skip
         left += self.embedding if decision.embedding_on_host else 0
         device, _ = kept_bytes(decision.savings, shape, tokens, self.rank if barely else 0, size)

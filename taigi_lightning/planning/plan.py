@@ -192,13 +192,13 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
 
 
 def _refuse_fp8(settings: Settings, general: str | None) -> None:
-    if settings.matmul != "fp8":
+    if settings.matmul == "bf16":
         return
     reason = None if general is None else f"this model's layers run through transformers' own code: {general}"
     if settings.quantization != "nf4":
         reason = f"with quantization {settings.quantization} no weights are in 4 bits, and only those are multiplied"
     if reason is not None:
-        raise InputError(f"model.matmul is fp8, but {reason}. Set --model.matmul bf16.")
+        raise InputError(f"model.matmul is {settings.matmul}, but {reason}. Set --model.matmul bf16.")
 
 
 def folders(settings: Settings, shape: Shape) -> list[str]:
@@ -256,9 +256,10 @@ def _folders(needed: Mapping[str, Mapping[str, int]], disks: Mapping[str, Disk])
 
 def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
     notes = []
-    if settings.matmul == "fp8":
+    if settings.matmul != "bf16":
+        which = "Products" if settings.matmul == "fp8" else "The gradients' products"
         notes.append(
-            "Products with the 4-bit weights are in fp8, which takes a card of compute capability 8.9 or more (Ada, "
+            f"{which} with the 4-bit weights are in fp8, which takes a card of compute capability 8.9 or more (Ada, "
             "Hopper, Blackwell) and trainer.precision bf16-mixed."
         )
     if need.decisions.path_reason is not None:

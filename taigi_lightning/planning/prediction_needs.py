@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning import memory
-from taigi_lightning.planning.activation_plan import unpacked_bytes
+from taigi_lightning.planning.activation_plan import held_size, unpacked_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
@@ -47,7 +47,10 @@ def predict_needs(
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 4 * sum(adapter) + memory.CONTEXT
-    size, bits = (1, "8 bits") if settings.matmul == "fp8" else (element_size, "16 bits")
+    size, bits = (
+        held_size(settings.matmul, element_size, backward=False),
+        8 if settings.matmul == "fp8" else 16,
+    )
     # Its 4 bits stay on the card as well.
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False, weight_size=size)
     choice = _choose(settings, shape, held, None if general else card, a_layer, element_size, host)
@@ -59,7 +62,9 @@ def predict_needs(
         Part("weights, the rest", rest - head, "16 bits: embeddings, norms"),
         Part(IN_TRANSIT, slot_bytes(shape, waiting), "two layers, on their way from the host"),
         Part(
-            DEQUANTISED, layers * a_layer, f"{bits} as well, of {layers} of {shape.layers} layers, for speed"
+            DEQUANTISED,
+            layers * a_layer,
+            f"{bits} bits as well, of {layers} of {shape.layers} layers, for speed",
         ),
         Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
         frozen,

@@ -80,6 +80,7 @@ def _place(
         head=0 if by_itself else placement.head_bytes(shape, settings.weights_on_host, element_size),
         element_size=element_size,
         packed=settings.quantization == "nf4",
+        weight_size=activation_plan.held_size(settings.matmul, element_size),
     )
 
 
@@ -101,13 +102,14 @@ def _fast_needs(
         shape, tokens, element_size
     )
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
-    a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4")
+    size = activation_plan.held_size(settings.matmul, element_size)
+    a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4", size)
     note = f"all of {decision.keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host"
     if decision.keeping == shape.layers:
         note = f"all of {shape.layers} layers"
     moved = _movable_embedding(shape, element_size) if decision.embedding_on_host else 0
     head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
-    bits = "8 bits in two layouts" if settings.matmul == "fp8" else "16 bits"
+    bits = {"fp8": "8 bits in two layouts", "fp8_backward": "16 and 8 bits"}.get(settings.matmul, "16 bits")
     dequantised = f"{bits} instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
         *_weights(settings, projections - waiting, rest - moved - head),

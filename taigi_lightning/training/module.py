@@ -72,7 +72,7 @@ class CausalLMModule(pl.LightningModule):
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         weights_on_host: layers whose 4-bit weights wait in host memory; auto: as costs least time, none if all fits.
         packed_cache: a folder that keeps the base's 4-bit weights, so that the next start need not pack them.
-        matmul: fp8 multiplies frozen 4-bit weights in 8 bits, on cards of compute capability 8.9 or more.
+        matmul: of frozen 4-bit weights. fp8_backward: gradients' products in 8 bits (compute capability 8.9); fp8: all.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
         hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
             with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter

@@ -6,6 +6,7 @@ NAME:KEY=VALUE,..., one RESULT line of JSON is printed. A step is one micro-batc
 before it; the median of --steps is taken, and the peaks are those since the point began, its first step included.
 Keys of a point:
   budget=auto|0..1   limit=GiB, enforced   unpacked=layers (none: as the budget decides)   profile=1
+  matmul=bf16|fp8_backward|fp8   of products with frozen weights
   path=fast|peft     through the fast path, or transformers + PEFT with every layer checkpointed; this one last
   data=rows          one document a row of random tokens
   data=lengths       4 random documents a micro-batch, as long as the longest of them: every one another length
@@ -45,6 +46,7 @@ class Point:
     path: str = "fast"
     data: str = "rows"
     profile: int = 0
+    matmul: str = "bf16"
 
 
 def parse_point(text: str) -> Point:
@@ -116,7 +118,13 @@ def start_over(model: Any, optimizer: Any, limit: float) -> None:
 
 def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tensor]:
     """What computes a micro-batch's mean loss."""
-    from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, expect_state, forward_hidden
+    from taigi_lightning.fast_path.apply import (
+        apply_fast_path,
+        causal_lm,
+        compute_in,
+        expect_state,
+        forward_hidden,
+    )
     from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
     from taigi_lightning.planning.memory import coming_state_bytes
 
@@ -138,6 +146,7 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
         activation_budget="auto" if point.budget == "auto" else float(point.budget),
         unpacked_layers=None if point.unpacked == "none" else int(point.unpacked),
     )
+    compute_in(model, point.matmul)  # type: ignore[arg-type]
     weight = model.get_output_embeddings().weight
 
     def fast(batch: Batch) -> Tensor:

@@ -24,6 +24,7 @@ from tests.taigi_lightning.fast_path.small_decoders import (
     SIZES,
     gradients,
     llama,
+    loss_of,
     nf4_llama,
     with_lora,
     worst,
@@ -42,26 +43,27 @@ class _Rounded(torch.autograd.Function):
     """A Linear's product as it is to be: everything that it multiplies is rounded, and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, unrounded: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return rounded(x) @ weight.t()
+        return rounded(x) @ weight.t() if unrounded is None else x @ unrounded.t()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return rounded(grad) @ weight, None
+        return rounded(grad) @ weight, None, None
 
 
-def rounding_peft(folder: Path, architecture: Any = None) -> Any:
+def rounding_peft(folder: Path, architecture: Any = None, forward_too: bool = True) -> Any:
     """The outside reference: transformers and PEFT over a 4-bit base whose products round what they multiply."""
     base = nf4_llama(folder, architecture) if architecture else nf4_llama(folder)
     for module in base.modules():
         if type(module).__name__ == "Linear4bit":
             packed = module.weight
-            weight = rounded(bnb.functional.dequantize_4bit(packed.data, packed.quant_state))
+            whole = bnb.functional.dequantize_4bit(packed.data, packed.quant_state)
+            weights = rounded(whole), None if forward_too else whole
 
-            def forward(x: Tensor, weight: Tensor = weight, bias: Any = module.bias) -> Tensor:
-                y: Tensor = _Rounded.apply(x, weight)  # type: ignore[no-untyped-call]
+            def forward(x: Tensor, weights: Any = weights, bias: Any = module.bias) -> Tensor:
+                y: Tensor = _Rounded.apply(x, *weights)  # type: ignore[no-untyped-call]
                 return y if bias is None else y + bias
 
             module.forward = forward
@@ -71,6 +73,20 @@ def rounding_peft(folder: Path, architecture: Any = None) -> Any:
 def in_fp8(model: Any, **options: Any) -> Any:
     compute_in(apply_fast_path(model, **options), "fp8")
     return model
+
+
+@pytest.mark.parametrize("unpacked", [0, 1])
+def test_the_forward_pass_may_stay_in_16_bits(nf4_folder: Path, unpacked: int) -> None:
+    wanted = gradients(rounding_peft(nf4_folder, forward_too=False))
+    model = with_lora(nf4_llama(nf4_folder))
+    plain = loss_of(model)
+    compute_in(apply_fast_path(model, unpacked_layers=unpacked), "fp8_backward")
+    causal_lm(model).fast_decoder.keep_unpacked(unpacked)
+    torch.testing.assert_close(loss_of(model), plain, rtol=1e-6, atol=0)
+    assert worst(gradients(model), wanted) < 1e-4
+    groups = causal_lm(model).fast_decoder.layers[0].groups()
+    held = [t for g in groups if g.resident is not None for t in (*g.fp8._held.values(), g.resident)]
+    assert sum(t.nbytes for t in held) == (sum(g.unpacked_bytes(4) for g in groups) if unpacked else 0)
 
 
 @pytest.mark.parametrize("saving", [EVERYTHING, INPUT_ONLY, RESIDUAL])
