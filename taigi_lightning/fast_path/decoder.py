@@ -174,10 +174,11 @@ class FastDecoder:
                 self.embedding_on_host = False  # done
             if choice.head_on_host:
                 self.tables.head_to_host()
-            if self.fill:
-                self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
+            # First what waited comes back: afterwards it would bring the 4 bits of dequantised layers as well.
             if choice.on_host > len(self.stream.hosts) or not self.plans:
                 self.keep_on_host(set(placement.spread(len(self.layers), choice.on_host)))
+            if self.fill:
+                self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
             self.plans[shape] = plan.savings
         return self.plans[shape]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm
+from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.prefill import last_hidden
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.host_memory import held_in_place
@@ -106,6 +107,27 @@ def test_applied_anew_only_what_is_asked_for_waits(folder: Path, weights_on_host
     assert same(gradients(model), wanted)
     # On a CPU there is no card to be short of: the first step brings back what was only meant to wait for it.
     assert len(causal_lm(model).fast_decoder.stream.hosts) == {3: 3, "all": LAYERS}.get(weights_on_host, 0)
+
+
+def test_dequantised_layers_that_had_waited_leave_their_4_bits_on_the_host(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = apply_fast_path(streamed(folder, "all"))
+    decoder = causal_lm(model).fast_decoder
+    decoder.fill = True  # as on a card, where all of this fits
+    sent: dict[LoraLinear, str] = {}
+    send = LoraLinear.send_packed
+
+    def send_packed(member: LoraLinear, device: Any) -> None:
+        # Layers that come back go to the decoder's device, dequantised ones to the "cpu", wherever they compute.
+        sent[member] = "host" if device == "cpu" and isinstance(device, str) else "device"
+        send(member, device)
+
+    monkeypatch.setattr(LoraLinear, "send_packed", send_packed)
+    loss_of(model)
+    assert decoder.unpacked == LAYERS
+    assert not decoder.stream.hosts
+    assert {sent[m] for layer in decoder.layers for m in layer.members()} == {"host"}
 
 
 def test_moving_the_model_leaves_waiting_weights_where_they_are(folder: Path) -> None:
