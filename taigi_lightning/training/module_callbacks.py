@@ -8,13 +8,14 @@ from lightning.pytorch.callbacks import BaseFinetuning, Callback, ModelPruning
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.training.averaging import AVERAGING, average_what_trains
+from taigi_lightning.training.matmul_guard import MatmulGuard
 from taigi_lightning.training.optimizer_modes import OptimizerModes
 from taigi_lightning.training.resume import CompareSettings
 from taigi_lightning.training.step_metrics import StepMetrics
 
 
 def module_callbacks(there: list[Callback]) -> list[Callback]:
-    """What compares settings on resume, logs each step, and has optimizers show the weights to use.
+    """What compares settings on resume, logs each step, has optimizers show the weights to use, and watches fp8.
 
     Args:
         there: the trainer's callbacks; averaging ones are replaced by such as average what trains.
@@ -24,7 +25,7 @@ def module_callbacks(there: list[Callback]) -> list[Callback]:
     """
     average_what_trains(there)
     check_callbacks(there)
-    kinds = (CompareSettings, StepMetrics, OptimizerModes)
+    kinds = (CompareSettings, StepMetrics, OptimizerModes, MatmulGuard)
     return [kind() for kind in kinds if not any(type(callback) is kind for callback in there)]
 
 

@@ -1,0 +1,98 @@
+"""A run in fp8, emulated: its first steps are compared with 16 bits, and it goes on in these where that differs."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+
+from taigi_lightning.data.cpt import CPTDataModule
+from taigi_lightning.fast_path.apply import fast_decoder
+from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.training import matmul_guard, stage_model
+from taigi_lightning.training.matmul_guard import cosine_of, one_row
+from taigi_lightning.training.module import CausalLMModule
+
+Weights = dict[str, Tensor]
+
+
+def train(home: Path, matmul: str, name: str) -> tuple[str, Weights, list[dict[str, str]]]:
+    """Five optimizer steps of two micro-batches: what products are in at the end, the adapter, and what was logged."""
+    pl.seed_everything(1, verbose=False)
+    module = CausalLMModule("models/base", lora=LoraSettings(r=4, lora_dropout=0.1), matmul=matmul)  # type: ignore[arg-type]
+    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=2, max_length=64, validation_split=None)
+    trainer = pl.Trainer(
+        max_steps=5, accumulate_grad_batches=2, accelerator="cpu", logger=CSVLogger(home, name=name, version=""),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        default_root_dir=home,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    decoder: Any = fast_decoder(module.model)
+    with (home / name / "metrics.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("fp8/gradient_cosine")]
+    return decoder.matmul, {n: value.clone() for n, value in module.state_dict().items()}, rows
+
+
+@pytest.fixture
+def emulating(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CPU would be refused."""
+    monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)
+    return home
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_a_run_that_agrees_goes_on_in_fp8_and_is_not_touched(
+    emulating: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matmul, watched, rows = train(emulating, "fp8", "watched")
+    assert matmul == "fp8"
+    cosines = [float(row["fp8/gradient_cosine"]) for row in rows]
+    assert len(cosines) == matmul_guard.CHECKED
+    assert all(0.95 < cosine < 0.99999 for cosine in cosines)
+    assert all(0 < abs(float(row["fp8/loss_difference"])) < 0.05 for row in rows)
+    monkeypatch.setattr(matmul_guard, "CHECKED", 0)
+    _, alone, none = train(emulating, "fp8", "alone")
+    assert not none
+    assert same(watched, alone)
+
+
+def test_a_run_that_differs_is_a_run_in_16_bits(
+    emulating: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 0.99999)
+    matmul, found, rows = train(emulating, "fp8", "differs")
+    said = capsys.readouterr().out
+    assert "their cosine to those in 16 bits is 0.9" in said and "goes on in 16 bits" in said
+    assert (matmul, len(rows)) == ("bf16", 1)
+    _, wanted, none = train(emulating, "bf16", "plain")
+    assert not none
+    assert same(found, wanted)
+
+
+def test_the_row_with_most_to_learn_is_taken() -> None:
+    labels = torch.full((3, 5), -100)
+    batch = {name: torch.arange(15).view(3, 5) for name in ("input_ids", "position_ids")} | {"labels": labels}
+    assert one_row(batch) is None
+    labels[2, 3:], labels[1, 4] = 7, 7
+    row = one_row({**batch, "documents": object()})
+    assert row is not None
+    assert row.keys() == {"input_ids", "labels", "position_ids"}
+    assert row["input_ids"].tolist() == [[10, 11, 12, 13, 14]]
+    assert one_row([1, 2]) is None
+    assert one_row({"input_ids": labels}) is None
+
+
+def test_the_cosine_is_of_all_tensors_as_one() -> None:
+    one = [torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])]
+    assert cosine_of(one, [2 * t for t in one]) == pytest.approx(1.0)
+    assert cosine_of(one, [torch.tensor([4.0]), torch.tensor([[0.0, -3.0]])]) == pytest.approx(0.0)
+    assert cosine_of([torch.zeros(2)], [torch.zeros(2)]) == 1.0
+    assert math.isnan(cosine_of(one, [t * float("nan") for t in one]))
