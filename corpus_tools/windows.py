@@ -205,6 +205,11 @@ def path_problem(path: Path, more: int = HEADROOM) -> str | None:
     return name_problem(str(path))
 
 
+def portable(path: str | Path) -> str:
+    """A path as it is written into files that may move to another system: with slashes, which Windows reads too."""
+    return str(path).replace("\\", "/") if sys.platform == "win32" else str(path)
+
+
 def name_problem(path: str) -> str | None:
     r"""Why a path is no name for a file on Windows, where `a:b` is a hidden stream of `a`, and NUL swallows all.
 

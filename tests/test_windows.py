@@ -21,6 +21,7 @@ from taigi_lightning.atomic_write import write_json
 from taigi_lightning.cli.machine_errors import explain
 from taigi_lightning.cli.run_checks import check_trainer
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.lineage import base_identity, describe_sources
 from taigi_lightning.planning.disk import free_space
 from taigi_lightning.tasks.question_files import read_table
 from taigi_lightning.windows import (
@@ -190,6 +191,23 @@ def test_a_file_that_is_free_stays_as_it_is(tmp_path: Path) -> None:
     assert not in_use(tmp_path / "a.csv")
     assert not in_use(tmp_path / "none.csv")
     assert (tmp_path / "a.csv").read_text() == "ID"
+
+
+# ---- names that move to other systems -----------------------------------------------------------------
+
+
+@pytest.mark.posix("a name with a backslash in it")
+def test_a_lineage_names_folders_so_that_every_system_finds_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_llama_dir: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models\\base").symlink_to(tiny_llama_dir)  # as Windows would understand this name
+    (tmp_path / "data\\q.csv").write_text("ID")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert base_identity("models\\base")["name"] == "models/base"
+    assert describe_sources(["data\\q.csv"])["path"] == "data/q.csv"
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert base_identity("models\\base")["name"] == "models\\base"
 
 
 # ---- several GPUs -------------------------------------------------------------------------------------

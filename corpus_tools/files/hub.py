@@ -14,7 +14,9 @@ from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
 from corpus_tools.files.sources import Source
 
-_FORM = re.compile(r"hf:/{1,2}(?P<name>/?[^/:@][^:@]*)(?:@(?P<revision>[^:]+))?(?::(?P<split>[\w.\-]+))?")
+_FORM = re.compile(
+    r"hf:/{1,2}(?P<name>(?:/{0,2}|[A-Za-z]:/)[^/:@][^:@]*)(?:@(?P<revision>[^:]+))?(?::(?P<split>[\w.\-]+))?"
+)
 _REVISION = re.compile(r"@([0-9a-f]{40})/")
 _FILE_BYTES = 32 << 20  # of a file; it grows on until a title ends, to three times as much at most
 
@@ -29,18 +31,21 @@ class Address(NamedTuple):
 
 def is_address(source: str | Path) -> bool:
     """Whether a source is a data set of the Hub."""
-    return str(source).startswith("hf:/")
+    return str(source).startswith(("hf:/", "hf:\\"))
 
 
 def address_of(source: str | Path) -> Address:
-    """The parts of an address; the split is `train` if none is named.
+    r"""The parts of an address; the split is `train` if none is named.
 
     >>> address_of("hf://owner/name:test")
     Address(name='owner/name', revision=None, split='test')
     >>> address_of("hf://owner/name@main")
     Address(name='owner/name', revision='main', split='train')
+    >>> address_of(r"hf:\owner\name:test").name, address_of(r"hf://C:\data\set").name, address_of(r"hf://\\host\x").name
+    ('owner/name', 'C:/data/set', '//host/x')
     """
-    found = _FORM.fullmatch(str(source))
+    # A folder of Windows; and as a path, an address has lost a slash there and got backslashes.
+    found = _FORM.fullmatch(str(source).replace("\\", "/"))
     if found is None:
         raise InputError(f"{source} is no data set; give hf://OWNER/NAME, perhaps with @REVISION and :SPLIT.")
     return Address(found["name"], found["revision"], found["split"] or "train")

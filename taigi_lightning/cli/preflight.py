@@ -20,7 +20,12 @@ from taigi_lightning.cli.outlines import Outline, outlined
 from taigi_lightning.cli.own_classes import names_own_model
 from taigi_lightning.cli.question_checks import check_questions
 from taigi_lightning.errors import InputError
-from taigi_lightning.planning.base_files import check_settings, check_tokenizer_settings, read_settings
+from taigi_lightning.planning.base_files import (
+    check_settings,
+    check_tokenizer_settings,
+    is_hub_name,
+    read_settings,
+)
 from taigi_lightning.terminal import print_line
 from taigi_lightning.windows import config_text
 
@@ -143,7 +148,7 @@ def _parse(command: str, rest: list[str]) -> None:
 
 def _check_cached_base(base: str) -> None:
     """Refuse a base of the Hub by what the cache holds of it, as a folder is refused."""
-    if Path(base).is_dir() or base.count("/") != 1:
+    if Path(base).is_dir() or not is_hub_name(base):
         return
     from huggingface_hub import try_to_load_from_cache
 

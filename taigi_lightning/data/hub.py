@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from taigi_lightning.atomic_write import write_json, written_aside
 from taigi_lightning.errors import InputError
 
-ADDRESS = re.compile(r"hf:/{1,2}(?P<name>/?[^/:@][^:@]*)(?:@(?P<revision>[^:]+))?(?::(?P<split>[\w.\-]+))?")
+ADDRESS = re.compile(
+    r"hf:/{1,2}(?P<name>(?:/{0,2}|[A-Za-z]:/)[^/:@][^:@]*)(?:@(?P<revision>[^:]+))?(?::(?P<split>[\w.\-]+))?"
+)
 REVISION = re.compile(r"@([0-9a-f]{40})/")
 
 
@@ -27,19 +29,22 @@ def is_address(source: object) -> bool:
     >>> is_address("hf://owner/name:train"), is_address("data/AI_conv.csv")
     (True, False)
     """
-    return str(source).startswith("hf:/")
+    return str(source).startswith(("hf:/", "hf:\\"))
 
 
 def address_of(source: object) -> Address:
-    """The parts of an address.
+    r"""The parts of an address.
 
     >>> address_of("hf://owner/name@main:test")
     Address(name='owner/name', revision='main', split='test')
+    >>> address_of(r"hf:\owner\name:test").name, address_of(r"hf://C:\data\set:test"), address_of(r"hf://\\host\x").name
+    ('owner/name', Address(name='C:/data/set', revision=None, split='test'), '//host/x')
 
     Raises:
         InputError: it is none.
     """
-    found = ADDRESS.fullmatch(str(source))
+    # A folder of Windows; and as a path, an address has lost a slash there and got backslashes.
+    found = ADDRESS.fullmatch(str(source).replace("\\", "/"))
     if found is None:
         raise InputError(f"{source} is no data set; give hf://OWNER/NAME, perhaps with @REVISION and :SPLIT.")
     return Address(found["name"], found["revision"], found["split"])

@@ -22,6 +22,7 @@ from taigi_lightning.model.safetensors_files import read_header
 from taigi_lightning.model.text_model import wrapper_prefixes
 from taigi_lightning.model.token_rows import load_rows, rows_to_save
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, TOKEN_INDICES, adapter_config
+from taigi_lightning.windows import portable
 
 
 @dataclass
@@ -185,7 +186,7 @@ def save_adapter(
         base: written as the adapter's `base_model_name_or_path`.
         tokenizer: goes with it where rows of tokens were trained, and only then.
     """
-    model.peft_config["default"].base_model_name_or_path = base
+    model.peft_config["default"].base_model_name_or_path = portable(base)
     with written_aside(folder) as aside:
         model.save_pretrained(str(aside), save_embedding_layers=False)
         (aside / "README.md").unlink(

@@ -9,6 +9,7 @@ from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.run_files import LINEAGE, lineage_file
+from taigi_lightning.windows import portable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}
@@ -33,7 +34,7 @@ def base_identity(base: str | Path, quantization: Literal["nf4", "none"] = "none
     if not config.is_file():
         raise InputError(f"{folder} holds no config.json; wanted a model in the transformers format.")
     return {
-        "name": str(base),
+        "name": portable(base),
         "config": hashlib.sha256(config.read_bytes()).hexdigest(),
         "weights": _hash_weights(folder),
         "quantization": QUANTIZATION[quantization],
@@ -189,7 +190,7 @@ def describe_sources(sources: Sequence[str]) -> dict[str, Any]:
     described = [describe_data(Path(source)) for source in sources]
     if len(described) == 1:
         return dict(described[0])
-    return {"path": ", ".join(sources), "sources": described}
+    return {"path": ", ".join(map(portable, sources)), "sources": described}
 
 
 def describe_data(path: Path) -> dict[str, str]:
@@ -201,7 +202,7 @@ def describe_data(path: Path) -> dict[str, str]:
     file = path / "manifest.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{path} holds no manifest.json, so its corpus cannot be named. Clean it again.")
-    return {"path": str(path), "sha256": _sha256(file)}
+    return {"path": portable(path), "sha256": _sha256(file)}
 
 
 def _sha256(path: Path) -> str:

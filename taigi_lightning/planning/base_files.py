@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,20 @@ LOOKING_AHEAD = {
     **dict.fromkeys(("roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), "is_decoder"),
     **{"xlm": "causal", "cpmant": None, "xlnet": None},
 }
+HUB_NAME = re.compile(r"\w[\w.\-]*/\w[\w.\-]*", re.ASCII)
 WRITING_HEADS = ("ForCausalLM", "LMHeadModel", "WithLMHead", "ForConditionalGeneration", "Model")
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "decoder", "thinker_config")
+
+
+def is_hub_name(base: str) -> bool:
+    r"""Whether a base that is no folder here may be one of the Hub.
+
+    >>> is_hub_name("Bohanlu/Taigi-Llama-2-13B")
+    True
+    >>> any(map(is_hub_name, ("models/cpt_model", "C:/base", "models\\cpt", "./base", "/base", "a/b/c", "//host/base")))
+    False
+    """
+    return bool(HUB_NAME.fullmatch(base)) and not base.startswith("models/")
 
 
 def check_base(base: str) -> None:
@@ -44,7 +57,7 @@ def check_base(base: str) -> None:
         check_settings(base, read_settings(path / "config.json"))
     elif path.exists():
         raise InputError(f"{base} {_what_instead(path)}")
-    elif base.count("/") != 1 or base.startswith((".", "/", "models/")):
+    elif not is_hub_name(base):
         raise InputError(
             f"There is no model folder {base}. Give --model.base a folder with config.json, or a Hub name "
             "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when the CPT stage has ended."

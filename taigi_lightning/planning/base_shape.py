@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.base_files import is_hub_name
 from taigi_lightning.planning.decoder_path import COUNTED_TYPES, off_fast_path
 from taigi_lightning.planning.memory import Shape
 
@@ -86,7 +87,7 @@ def _cached_config(base: str) -> Path:
     """The config.json of a base in the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+    cached = try_to_load_from_cache(base, "config.json") if is_hub_name(base) else None
     if isinstance(cached, str):
         return Path(cached)
     hint = f"Fetch that one file with `hf download {base} config.json`."
@@ -102,4 +103,4 @@ def is_cached(base: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     names = ("model.safetensors.index.json", "model.safetensors")
-    return base.count("/") == 1 and any(isinstance(try_to_load_from_cache(base, name), str) for name in names)
+    return is_hub_name(base) and any(isinstance(try_to_load_from_cache(base, name), str) for name in names)
