@@ -28,6 +28,11 @@ TOOLS = {
     ),
     "generate": ("taigi_lightning.cli.generate", "generate_command", "let a model write or answer"),
     "card": ("taigi_lightning.reports.model_card", "card_command", "write a finished model's README.md"),
+    "upload": (
+        "taigi_lightning.cli.upload",
+        "upload_command",
+        "send a finished model to the Hugging Face Hub",
+    ),
     "demo": ("taigi_lightning.demo", "demo", "the whole thread on a tiny model, on a CPU"),
     "demo-real": (
         "taigi_lightning.demo_real",
@@ -37,7 +42,7 @@ TOOLS = {
 }
 
 # What is said by its name alone: `--chat` is `--chat true`.
-FLAGS = ("--chat", "--overwrite")
+FLAGS = ("--chat", "--overwrite", "--private")
 
 
 def with_flags(arguments: list[str]) -> list[str]:

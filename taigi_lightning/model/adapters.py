@@ -18,6 +18,7 @@ from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.linear_targets import LINEAR, default_targets, used_projections
 from taigi_lightning.model.merge_places import adapted_shapes, text_names
+from taigi_lightning.model.new_tokens import save_tokenizer
 from taigi_lightning.model.safetensors_files import read_header
 from taigi_lightning.model.text_model import wrapper_prefixes
 from taigi_lightning.model.token_rows import load_rows, rows_to_save
@@ -207,7 +208,7 @@ def _add_rows(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerBase
     config = {**adapter_config(folder), TOKEN_INDICES: indices}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
     if tokenizer is not None:
-        tokenizer.save_pretrained(str(folder))
+        save_tokenizer(tokenizer, folder)
 
 
 def _name_as_wrapped(folder: Path, inner: str, outer: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse.typing import PositiveFloat
 from transformers import PreTrainedTokenizerBase
 
+from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.base_model import brings_tokenizer, load_tokenizer, read_tokenizer
 
@@ -103,6 +104,18 @@ def written_tokenizer(base: str, adapter: str | None, words: Sequence[str]) -> P
         _add(tokenizer, list(_divide(tokenizer, words)[1]))
         return tokenizer
     return read_tokenizer(adapter) if adapter is not None and brings_tokenizer(adapter) else None
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer's files, and its added words once more for programs that read a SentencePiece model first.
+
+    llama.cpp's converter is one: without added_tokens.json it would call them unused.
+    """
+    tokenizer.save_pretrained(str(folder))
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    added = {word: number for word, number in tokenizer.get_added_vocab().items() if number not in special}
+    if added:
+        write_json(folder / "added_tokens.json", added)
 
 
 def _divide(

@@ -14,6 +14,7 @@ ARGUMENTS = {
     "harness": ["questions.csv", "nowhere"],
     "generate": ["models/tiny-taigi", "--prompt", "a"],
     "card": ["nowhere"],
+    "upload": ["nowhere", "owner/name"],
     "demo": [],
     "demo-real": [],
 }

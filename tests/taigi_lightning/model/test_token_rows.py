@@ -1,5 +1,6 @@
 """Rows of new tokens have the gradients that PEFT gives them, and are the same function wherever they go."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,10 @@ def test_merged_loaded_and_stacked_models_compute_what_was_trained(base: Path, t
         assert tokenizer("阮兜去tshit-thô")["input_ids"] == other("阮兜去tshit-thô")["input_ids"]
     again, first = (extended_tokenizer(str(folder), WORDS)[1] for folder in (tmp_path / "merged", base))
     assert again.keys() == first.keys()
+    added = json.loads((tmp_path / "merged" / "added_tokens.json").read_text(encoding="utf-8"))
+    assert added == {
+        word: tokenizer.convert_tokens_to_ids(word) for word in WORDS[:2]
+    }  # as llama.cpp wants it
 
 
 def test_words_are_found_whole_and_begin_as_their_pieces(tmp_path: Path) -> None:
