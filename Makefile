@@ -2,11 +2,12 @@
 # make demo-real  both stages on SmolLM2-135M, a real pretrained model: 3 minutes on a GPU, 10 on a CPU;
 #                 with ARGS="--model gemma-3-270m" on Gemma 3 (Gemma's terms)
 # make test       what CI runs: tests, lint, types
+# make test-newest  the tests of other libraries' internals, against their newest releases
 # make tiny-base  trains models/tiny-taigi again, as it is in git
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install real demo demo-real test test-slow lint tiny-base bench-corpus bench-gpu
+.PHONY: install real demo demo-real test test-slow test-newest lint tiny-base bench-corpus bench-gpu
 
 install: .venv/installed
 
@@ -37,6 +38,14 @@ test: install
 
 test-slow: real
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow
+
+# Against the newest releases of what internals.py uses, whatever the pins say; in an environment of its own.
+NEWEST := lightning jsonargparse torch transformers peft bitsandbytes datasets sacrebleu
+test-newest:
+	$(PYTHON) -m venv .newest
+	.newest/bin/python -m pip install --quiet --upgrade '.[test]'
+	.newest/bin/python -m pip install --quiet --upgrade $(NEWEST)
+	.newest/bin/python -m pytest tests/taigi_lightning/test_internals.py tests/taigi_lightning/lightning tests/taigi_lightning/cli/test_config_errors.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,14 +1,25 @@
 """What this project uses of other libraries that they do not promise to keep: each in one place, each with a test.
 
-Where the library has a documented way, that is used instead. `tests/test_internals.py` holds each of these to what is
-said here; CONTRIBUTING.md says how to run it against the newest releases. Others cannot live here, as they are hooks
-that a class overrides or settings of a library: that file names and tests them too.
+Where the library has a documented way, that is used instead. `tests/taigi_lightning/test_internals.py` holds each of
+these to what is said here, and finds those that are not said; `make test-newest` runs it against the newest releases.
+Others cannot live here, as they are hooks that a class overrides or settings of a library:
 
-- `ModelCheckpoint._monitor_candidates`, `_should_save_on_train_epoch_end`: training/checkpoint_files.py
-- `LightningCLI._parse_ckpt_path`, `_instantiate_trainer`, `_get`: cli/lightning_cli.py
-- `WeightAveraging._average_model`: training/averaging.py
-- `bitsandbytes.nn.Linear4bit.support_avx512bf16_for_cpu`: model/base_model.py
-- jsonargparse's wording, by which its refusals are told apart: cli/class_errors.py, config_errors.py, value_errors.py
+- Lightning: `ModelCheckpoint._monitor_candidates`, `_should_save_on_train_epoch_end`, `_save_on_train_epoch_end` in
+  training/checkpoint_files.py; `LightningCLI._parse_ckpt_path`, `_instantiate_trainer`, `_get`, `_model_class` in
+  cli/lightning_cli.py; `WeightAveraging._average_model` in training/averaging.py
+- jsonargparse: `_paths.Path.read_text`, `_std_io` in windows.py; its wording, by which its refusals are told apart, in
+  cli/class_errors.py, config_errors.py, value_errors.py
+- transformers: `PreTrainedModel._from_config` and `PretrainedConfig._name_or_path` in model/base_model.py,
+  `_from_config` and `_BaseAutoModelClass._model_mapping` in model/text_model.py,
+  `Bnb4BitHfQuantizer._process_model_before_weight_loading`, `BitsAndBytesConfig._load_in_4bit` in
+  model/packed_loading.py
+- PEFT: `tuners_utils._check_lora_target_modules_mamba` in model/linear_targets.py
+- PyTorch: `Module._apply` in kernels/host_memory.py, `DistributedDataParallel._ddp_params_and_buffers_to_ignore` in
+  training/stage_model.py, `_IncompatibleKeys` in training/trained_state.py, `_scaled_mm` in kernels/fp8.py,
+  `aten._flash_attention_forward`, `_flash_attention_backward`, `_scaled_dot_product_cudnn_attention`,
+  `_scaled_dot_product_cudnn_attention_backward` in fast_path/attention.py
+- datasets: `Dataset._fingerprint` in data/hub.py; sacrebleu: `Metric._compute_score_from_stats` in
+  evaluation/text_scores.py; bitsandbytes: `nn.Linear4bit.support_avx512bf16_for_cpu` in model/base_model.py
 """
 
 from __future__ import annotations

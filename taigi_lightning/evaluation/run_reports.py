@@ -20,13 +20,14 @@ def report_training(trainer: pl.Trainer) -> None:
     """Write a run's report, and cards beside its adapter and the whole model, on the first rank."""
     folder = Path(trainer.default_root_dir)
     logged = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
-    if not trainer.is_global_zero or not logged or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    print_line(f"Report: {write_fit_report(folder)}")
+    if logged:
+        print_line(f"Report: {write_fit_report(folder)}")
     if any(
         (part / "lineage.json").is_file() for part in (folder, folder / "adapter")
     ):  # a base made from scratch has none
-        write_model_cards(folder)
+        write_model_cards(folder, logged=logged)
 
 
 def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:

@@ -51,6 +51,7 @@ def write_model_cards(
     language: str = "nan",
     base_model: str | None = None,
     datasets: Sequence[str] = (),
+    logged: bool = True,
 ) -> list[Path]:
     """Write `README.md` for a run's model and for its adapter, aside first and then renamed.
 
@@ -60,6 +61,7 @@ def write_model_cards(
         language: ISO 639 code of the language the model was taught.
         base_model: the base's name on the Hub; None takes it from the lineage, unless that names a folder.
         datasets: names on the Hub of the data it was trained on.
+        logged: whether the run logged what it measured: an earlier one's log may lie in the folder.
 
     Returns:
         the cards' paths: of the merged model, of the adapter, or of both.
@@ -80,7 +82,7 @@ def write_model_cards(
     run = folder.parent if list(parts.values()) == [True] else folder
     settings = _settings(run / "config.yaml")
     exported = exported_checkpoint(next(iter(lineages.values())))
-    logged = any(run.glob("logs/**/metrics.csv"))
+    logged = logged and any(run.glob("logs/**/metrics.csv"))
     metrics = fit_figures(read_run_log(run).metrics, exported) if logged else {}
     written = []
     for part, lineage in lineages.items():

@@ -26,6 +26,7 @@ from taigi_lightning.model.new_tokens import written_tokenizer
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
+from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
 from taigi_lightning.terminal import print_line, print_text
@@ -39,7 +40,7 @@ RUN_CONFIG = "config.yaml"
 
 
 class ExportModel(Callback):
-    """When `fit` ends, write what it made: the adapter, and the merged 16-bit model beside it.
+    """When `fit` ends, write what it made: the adapter, the merged 16-bit model beside it, and their cards.
 
     Args:
         merge: write the merged model too; the next stage starts from it.
@@ -99,7 +100,7 @@ class ExportModel(Callback):
             )
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             for logger in wandb_loggers(trainer.loggers):
-                use_earlier_stage(logger, module.base)
+                use_earlier_stage(logger, module.base, module.adapter)
             advice = "Free some, give --trainer.default_root_dir another disk, or --export.merge false."
             check_space(trainer.default_root_dir, self._needs(trainer, module), advice)
         if module.lora is None:
@@ -170,9 +171,11 @@ class ExportModel(Callback):
         print_line(f"Adapter: {output / 'adapter'}")
         if self.merge:
             print_text(merge_adapter(module.base, output / "adapter", output, onto=self.onto))
+        logged = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
+        write_model_cards(output, logged=logged)
         if self.log_artifact:
             manifests = [Path(source) / "manifest.json" for source in _data_sources(trainer)]
-            if any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+            if logged:
                 manifests.append(write_fit_report(output))
             for logger in wandb_loggers(trainer.loggers):
                 name = log_artifact(logger, output / "adapter", config, *manifests)

@@ -34,6 +34,14 @@ class AnswersByStep(Callback):
     def __init__(self) -> None:
         self._rows: list[list[Any]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """The answers so far: a resumed run's table begins with them, as each one stands for those before."""
+        return {"rows": self._rows} if self._rows else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a checkpoint's answers."""
+        self._rows = list(state_dict["rows"])
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Answer on the first rank, where Weights & Biases is logged to."""
         loggers = wandb_loggers(trainer.loggers)
@@ -75,14 +83,19 @@ def name_stage(stage: str, base: str) -> None:
     os.environ.setdefault("WANDB_RUN_GROUP", Path(root).name)
 
 
-def use_earlier_stage(logger: WandbLogger, base: str) -> str | None:
+def use_earlier_stage(logger: WandbLogger, base: str, adapter: str | None = None) -> str | None:
     """Tell a run that it goes on from the artifact of an earlier one, where that left one; returns its name.
 
     The config says so in any case, under `uses_artifact`; offline, wandb can do no more.
+
+    Args:
+        logger: the run's.
+        base: the model folder or name that the run starts from.
+        adapter: the saved adapter that it trains on, in the folder of its run.
     """
-    record = read_json(Path(base) / ARTIFACT)
-    name = record.get("artifact") if isinstance(record, dict) else None
-    if not isinstance(name, str):
+    places = [Path(base), *([Path(adapter).parent] if adapter else [])]
+    name = next((name for place in places if (name := _artifact_of(place))), None)
+    if name is None:
         return None
     run: Any = logger.experiment
     run.config.update({"uses_artifact": name}, allow_val_change=True)
@@ -94,6 +107,15 @@ def use_earlier_stage(logger: WandbLogger, base: str) -> str | None:
                 f"Weights & Biases has no artifact {name} yet ({type(error).__name__}); the config names it."
             )
     return name
+
+
+def _artifact_of(folder: Path) -> str | None:
+    """The artifact that a run's folder was sent as, with its entity and project as far as they are known."""
+    record = read_json(folder / ARTIFACT)
+    if not isinstance(record, dict) or not isinstance(record.get("artifact"), str):
+        return None
+    parts = [record.get(key) for key in ("entity", "project", "artifact")]
+    return "/".join(str(part) for part in parts if part)
 
 
 def log_artifact(logger: WandbLogger, adapter: Path, *files: Path) -> str:
@@ -120,7 +142,7 @@ def log_artifact(logger: WandbLogger, adapter: Path, *files: Path) -> str:
             alike = sum(other.name == file.name for other in files) > 1
             artifact.add_file(str(file), name=f"{file.parent.name}/{file.name}" if alike else file.name)
     run.log_artifact(artifact)
-    write_json(
-        adapter.parent / ARTIFACT, {"artifact": name}
-    )  # for the next stage, which starts from this folder
+    # For the next stage, which starts from this folder, maybe in another project.
+    record = {"artifact": name, "project": run.project, "entity": run.entity if run.project else None}
+    write_json(adapter.parent / ARTIFACT, {key: value for key, value in record.items() if value})
     return name

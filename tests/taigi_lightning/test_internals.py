@@ -1,7 +1,11 @@
 """What the project uses of other libraries' internals still does what `taigi_lightning/internals.py` says of it."""
 
 import argparse
+import ast
+import importlib
 import inspect
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from taigi_lightning import internals
 from taigi_lightning.internals import (
     batches_taken,
     move_batches,
@@ -171,3 +176,89 @@ def test_attention_operations_take_and_give_what_the_fast_path_reads(
     assert [result.name for result in schema.returns] == returned
     needed = [argument for argument in schema.arguments if not argument.has_default_value()]
     assert len(needed) == given, [argument.name for argument in needed]
+
+
+PACKAGE = Path(internals.__file__).parent
+DOCUMENTED = {"_replace", "_asdict", "_exit"}  # of Python's own library
+
+
+def private_names(tree: ast.Module, own: set[str]) -> Iterator[str]:
+    """Names with an underscore that a module takes of others: as attributes, also inherited ones, and in imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            inherited = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not (inherited and node.attr in own):
+                yield node.attr
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
+            yield from (part for part in node.module.split(".") if part.startswith("_"))
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+
+
+def defined_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_all_private_ground_is_listed() -> None:
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in PACKAGE.rglob("*.py")}
+    own = {name for tree in trees.values() for name in defined_names(tree)}
+    listed = internals.__doc__ or ""
+    for file, tree in trees.items():
+        if file.name == "internals.py":
+            continue  # each of its functions is tested above
+        for name in set(private_names(tree, own)) - DOCUMENTED:
+            assert f"{name}`" in listed or f"{name}." in listed, f"{name} of {file}"
+    for place in re.findall(r"\w+/\w+\.py|windows\.py", listed):
+        assert (
+            place.startswith("tests/")
+            or place == "taigi_lightning/test_internals.py"
+            or (PACKAGE / place).is_file()
+        )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "lightning.pytorch.cli:LightningCLI._get",
+        "jsonargparse._paths:Path.read_text",
+        "transformers:PreTrainedModel._from_config",
+        "transformers:AutoModelForCausalLM._model_mapping",
+        "transformers.quantizers.quantizer_bnb_4bit:Bnb4BitHfQuantizer._process_model_before_weight_loading",
+        "peft.tuners.tuners_utils:_check_lora_target_modules_mamba",
+        "torch:nn.Module._apply",
+        "torch:_scaled_mm",
+        "torch.nn.modules.module:_IncompatibleKeys",
+        "datasets:Dataset._fingerprint",
+        "sacrebleu.metrics:CHRF._compute_score_from_stats",
+    ],
+)
+def test_names_are_still_there(path: str) -> None:
+    module, _, names = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in names.split("."):
+        if not hasattr(found, name):
+            assert name in found.__annotations__ or f"self.{name} = " in inspect.getsource(found), path
+            return
+        found = getattr(found, name)
+
+
+@pytest.mark.parametrize(
+    ("owner", "words"),
+    [
+        ("jsonargparse._paths:Path", "_std_io"),
+        ("lightning.pytorch.cli:LightningCLI", "self._model_class = "),
+        ("lightning.pytorch.callbacks:ModelCheckpoint", "self._save_on_train_epoch_end = "),
+        ("transformers:BitsAndBytesConfig", "self._load_in_4bit = "),
+        ("transformers:PretrainedConfig", "_name_or_path"),
+        ("torch.nn.parallel:DistributedDataParallel", '"_ddp_params_and_buffers_to_ignore"'),
+    ],
+)
+def test_attributes_are_still_set_or_read(owner: str, words: str) -> None:
+    module, _, name = owner.partition(":")
+    assert words in inspect.getsource(getattr(importlib.import_module(module), name))

@@ -88,6 +88,7 @@ def test_the_adapter_is_averaged_exported_and_resumed(
     whole.fit(module, Rows(6))
     assert_same(copied(module), wanted(watch.steps))
     assert callback._average_model is not None  # the user's own object, not a copy
+    assert "PeftModel.from_pretrained" in (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
     exported = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert len(exported) == len(module.state_dict())
     for key, value in copied(module).items():

@@ -43,6 +43,8 @@ def test_a_card_names_base_terms_data_settings_and_metrics(tmp_path: Path) -> No
     assert page.index("data/cpt_corpus") < page.index("data/AI_conv.csv"), "the oldest stage comes first"
     assert "根據前文內容回答問題" in page, "who loads it must know the prompt"
     assert not list(tmp_path.glob("*.partial"))
+    (earlier,) = write_model_cards(tmp_path, logged=False)  # what is logged there is not of this run
+    assert "87.5%" not in earlier.read_text(encoding="utf-8")
 
 
 def test_unknown_terms_are_not_invented(tmp_path: Path) -> None:

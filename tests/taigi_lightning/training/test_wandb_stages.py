@@ -1,8 +1,8 @@
 """Two stages that log to Weights & Biases, offline: the second knows the first, and shows its answers by step."""
 
 import json
-import multiprocessing
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from taigi_lightning.data.sft import SFTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training.callbacks import ExportModel
 from taigi_lightning.training.module import CausalLMModule
-from taigi_lightning.training.wandb_artifacts import AnswersByStep, name_stage
+from taigi_lightning.training.wandb_artifacts import ARTIFACT, AnswersByStep, name_stage, use_earlier_stage
 from tests.taigi_lightning.small_runs import batches, loader, trainer
+from tests.warm_python import WarmPython
 
 wandb = pytest.importorskip("wandb")
 
@@ -48,16 +49,22 @@ def two_stages(base: Path, folder: Path) -> None:
 
 
 def test_a_stage_names_the_one_before_and_shows_its_answers(
-    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: WarmPython
 ) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     # The records are whole once the process has ended.
-    process = multiprocessing.get_context("spawn").Process(target=two_stages, args=(tiny_llama_dir, tmp_path))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
+    lines = (
+        "from pathlib import Path; from tests.taigi_lightning.training.test_wandb_stages import two_stages; "
+        f"two_stages(Path({str(tiny_llama_dir)!r}), Path({str(tmp_path)!r}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [warm_python.executable, "-c", lines], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     first, second = record(tmp_path / "cpt"), record(tmp_path / "sft")
-    assert json.loads((tmp_path / "cpt" / "wandb_artifact.json").read_text()) == {"artifact": "cpt-adapter"}
+    sent = {"artifact": "cpt-adapter", "project": "lightning_logs"}
+    assert json.loads((tmp_path / "cpt" / "wandb_artifact.json").read_text()) == sent
     assert b"report.html" in first
     assert b"uses_artifact" not in first
     for words in (b"uses_artifact", b"cpt-adapter", b"held_out_answers", b"sft-adapter"):
@@ -80,3 +87,61 @@ def test_a_run_is_grouped_by_what_its_stages_began_with(
     assert (os.environ["WANDB_JOB_TYPE"], os.environ["WANDB_RUN_GROUP"]) == ("sft", "Base-13B")
     name_stage("cpt", "someone/else")
     assert os.environ["WANDB_JOB_TYPE"] == "sft"  # what is set counts
+
+
+class Online:
+    """A run's side of wandb's network: what is told to its server, which knows these artifacts."""
+
+    offline = False
+
+    def __init__(self, known: list[str]) -> None:
+        self.known, self.used, self.config = known, [], self  # type: ignore[var-annotated]
+        self.settings: dict[str, Any] = {}
+
+    def update(self, settings: dict[str, Any], **options: Any) -> None:
+        self.settings |= settings
+
+    def use_artifact(self, name: str, type: str | None = None) -> None:
+        if name not in self.known:
+            raise ValueError("artifact not found")
+        self.used.append((name, type))
+
+
+class ToServer(WandbLogger):
+    """Lightning's logger with a run of ours."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    @property
+    def experiment(self) -> Any:
+        return self.run
+
+
+@pytest.mark.parametrize("by_adapter", [False, True])
+def test_an_online_run_uses_the_artifact_of_the_stage_before(tmp_path: Path, by_adapter: bool) -> None:
+    record = {"artifact": "cpt-adapter", "project": "taigi-lightning", "entity": "me"}
+    (tmp_path / ARTIFACT).write_text(json.dumps(record))
+    places = ("someone/base", str(tmp_path / "adapter")) if by_adapter else (str(tmp_path), None)
+    run = Online(["me/taigi-lightning/cpt-adapter:latest"])
+    assert use_earlier_stage(ToServer(run), *places) == "me/taigi-lightning/cpt-adapter"
+    assert run.used == [("me/taigi-lightning/cpt-adapter:latest", "model")]
+    assert run.settings == {"uses_artifact": "me/taigi-lightning/cpt-adapter"}
+
+
+def test_a_server_that_does_not_know_the_artifact_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ARTIFACT).write_text('{"artifact": "cpt-adapter"}')  # as earlier versions wrote it
+    run = Online([])
+    assert use_earlier_stage(ToServer(run), str(tmp_path)) == "cpt-adapter"
+    assert run.used == []
+    assert "has no artifact cpt-adapter yet (ValueError); the config names it" in capsys.readouterr().out
+    assert use_earlier_stage(ToServer(run), "someone/base") is None
+
+
+def test_a_resumed_run_shows_the_answers_from_before() -> None:
+    first, second = AnswersByStep(), AnswersByStep()
+    first._rows.append([2, "7", "去佗位？", 1, 1, 0.4, 0.3, 0.2, 0.1])
+    second.load_state_dict(first.state_dict())
+    assert second._rows == [[2, "7", "去佗位？", 1, 1, 0.4, 0.3, 0.2, 0.1]]
