@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from torch import distributed
 
 from taigi_lightning.data.dataloader import EpochBatches, ResumableLoader
 from taigi_lightning.data.mixture import MixedBlocks, read_weights
@@ -196,6 +197,9 @@ class TrainingData(pl.LightningDataModule):
 
     def _share(self) -> tuple[int, int]:
         """Which share of the data is this process's, and of how many."""
+        if self.trainer is None:  # under Fabric, or in a loop of one's own
+            several = distributed.is_available() and distributed.is_initialized()
+            return (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
         # The strategy knows: where a model is spread over several processes, these share their batches.
-        sharing = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        sharing = self.trainer.distributed_sampler_kwargs
         return (sharing["rank"], sharing["num_replicas"]) if sharing else (0, 1)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import LoraSettings
 from tests.taigi_lightning.small_runs import batches, copied, loader, make, same, trainer
+from tests.working_folder import TEXT
 
 LORA = LoraSettings(r=4, lora_alpha=8)
 
@@ -35,6 +37,21 @@ def test_a_loop_of_ones_own_trains_what_a_trainer_does(
             optimizer.zero_grad()
     for name, value in copied(wanted).items():
         torch.testing.assert_close(copied(module)[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_trainer_processes_still_share_the_rows(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        rows = [{"text": f"{TEXT}{n}"} for n in range(6)]
+        data = CPTDataModule(rows, str(tiny_llama_dir), batch_size=1, max_length=64, packing=False)
+        data.setup("fit")
+        given += [tuple(batch["input_ids"].flatten().tolist()) for batch in data.train_dataloader()]
+    assert len(given) == len(set(given)) == 6
 
 
 def test_an_optimizer_of_no_model_is_refused_when_it_is_used(tiny_llama_dir: Path) -> None:
