@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,8 @@ def address_of(source: str | Path) -> Address:
 def fetch(source: str | Path, folder: Path, fields: Mapping[str, str]) -> tuple[list[Source], str]:
     """Write a data set's rows below a folder, those of one title together; the files and the revision.
 
-    What is read is streamed, or taken from the cache of the library where HF_HUB_OFFLINE is set. Private and gated
-    data sets are read with the token that `hf auth login` has stored.
+    What is read is streamed. Where HF_HUB_OFFLINE is set it is what `hf download` or `load_dataset` left here.
+    Private and gated data sets are read with the token that `hf auth login` has stored, or HF_TOKEN.
 
     Raises:
         InputError: The data set cannot be had, or has no text.
@@ -90,23 +91,61 @@ def _open(address: Address) -> tuple[Iterable[Mapping[str, Any]], list[str], str
     """The rows of a data set, the names of its columns, and its revision ("" for a folder)."""
     import datasets
 
-    offline = os.environ.get("HF_HUB_OFFLINE") in ("1", "true") and not Path(address.name).is_dir()
+    here = Path(address.name).is_absolute() or Path(address.name).is_dir()
+    offline = not here and os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    downloaded = _downloaded(address) if offline else None
+    name, revision = (str(downloaded), None) if downloaded else (address.name, address.revision)
     try:
-        builder = datasets.load_dataset_builder(address.name, revision=address.revision)
-        found = datasets.load_dataset(
-            address.name, revision=address.revision, split=address.split, streaming=not offline
-        )
+        builder = datasets.load_dataset_builder(name, revision=revision)
+        streams = not offline or downloaded is not None
+        found = datasets.load_dataset(name, revision=revision, split=address.split, streaming=streams)
         if found.column_names is None:
             found = found._resolve_features()
     except Exception as error:  # the library's own, the Hub's and the network's: dozens of unrelated classes
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"hf://{address.name}: {reason or type(error).__name__}; check name and split, and for a private or gated "
-            "data set log in with: hf auth login."
-        ) from error
-    files = repr(builder.config.data_files)
-    revision = _REVISION.search(files)
-    return found, list(found.column_names), revision[1] if revision else ""
+        reason = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+        raise InputError(f"hf://{address.name}: {reason}; {_remedy(address, reason, offline)}") from error
+    commit = _REVISION.search(repr(builder.config.data_files))
+    return found, list(found.column_names), downloaded.name if downloaded else commit[1] if commit else ""
+
+
+def _downloaded(address: Address) -> Path | None:
+    """Where `hf download` has left a data set on this machine; the folder is named for the revision."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            address.name, repo_type="dataset", revision=address.revision, local_files_only=True
+        )
+    except (LocalEntryNotFoundError, ValueError):  # of a name that is none
+        return None
+    return Path(found)
+
+
+def _remedy(address: Address, reason: str, offline: bool) -> str:
+    """What to do where a data set could not be opened."""
+    if offline:
+        return (
+            f"HF_HUB_OFFLINE is set and the cache has no such data set or split; fetch it first with: "
+            f"hf download --repo-type dataset {address.name}"
+        )
+    if "gated" in reason:
+        return "ask for access on its page, then log in with: hf auth login"
+    near = _similar_names(address.name) if "doesn't exist" in reason and "evision" not in reason else []
+    if near:
+        return f"did you mean hf://{' or hf://'.join(near)}?"
+    return "check name and split, and for a private or gated data set log in with: hf auth login."
+
+
+def _similar_names(name: str) -> list[str]:
+    """Data sets of the same owner that are called much alike; none if the Hub does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        known = [found.id for found in HfApi().list_datasets(author=name.partition("/")[0], limit=500)]
+    except Exception:  # a suggestion is no reason to fail otherwise than for the name
+        return []
+    return get_close_matches(name, known, n=2, cutoff=0.75)
 
 
 def _files(records: Iterable[Mapping[str, Any]], title: str) -> Iterator[bytes]:

@@ -1,11 +1,13 @@
 """Data sets as a source, from a repository on this machine: streamed, with names mapped, refused in a sentence."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import snapshot_download
 
 from corpus_tools.__main__ import main
 from corpus_tools.errors import InputError
@@ -13,6 +15,7 @@ from corpus_tools.files import hub
 from corpus_tools.files.hub import address_of, fetch
 from corpus_tools.pipeline import build_corpus
 from tests.corpus_tools.corpus_folder import LONG, contents, documents, rows_of, write_rows
+from tests.corpus_tools.files.hub_server import REVISION, TOKEN, serve
 
 ROWS = [row for k in range(6) for row in rows_of(f"題{k}", *(f"{LONG}{k}.{i}" for i in range(4)))]
 
@@ -65,6 +68,72 @@ def test_what_cannot_be_had_is_one_sentence(repository: Path, tmp_path: Path) ->
             fetch(source, tmp_path / "fetched", {})
     with pytest.raises(InputError, match=r"no column 'gone' among title"):
         fetch(f"hf://{repository}", tmp_path / "fetched", {"text": "gone"})
+
+
+@pytest.fixture
+def online(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The repository as the gated data set owner/texts of a Hub on this machine; what is asked of it."""
+    with serve(repository, "owner/texts", gated=True) as (address, log):
+        for name, value in {
+            "huggingface_hub.constants.ENDPOINT": address,
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE": address
+            + "/{repo_id}/resolve/{revision}/{filename}",
+            "huggingface_hub.constants.HF_HUB_CACHE": str(tmp_path / "hub"),
+            "huggingface_hub.constants.HF_HUB_OFFLINE": False,
+            "datasets.config.HF_ENDPOINT": address,
+            "datasets.config.HF_HUB_OFFLINE": False,
+        }.items():
+            monkeypatch.setattr(name, value)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield log
+
+
+def test_a_gated_data_set_is_streamed_with_the_users_token(
+    online: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        InputError, match=r"gated dataset on the Hub.*ask for access on its page, then log in"
+    ):
+        fetch("hf://owner/texts", tmp_path / "fetched", {})
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    build_corpus("hf://owner/texts", tmp_path / "out", validation_fraction=0)
+    assert len(documents(tmp_path / "out")) == 6
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    assert manifest["options"]["revisions"] == {"hf://owner/texts": REVISION}
+    assert manifest["inputs"][0]["name"] == f"hf://owner/texts@{REVISION[:12]}/train-00000.jsonl"
+    assert any(asked.endswith("train-00000-of-00001.parquet 206") for asked in online)  # in pieces
+    assert not any("test-00000" in asked for asked in online)
+
+
+def test_a_downloaded_data_set_is_read_offline(
+    online: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    snapshot_download("owner/texts", repo_type="dataset", cache_dir=tmp_path / "hub")
+    for name in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    online.clear()
+    sources, revision = fetch("hf://owner/texts", tmp_path / "fetched", {})
+    assert revision == REVISION and not online
+    assert [json.loads(line) for line in sources[0].path.read_text("utf-8").splitlines()] == ROWS
+    with pytest.raises(InputError, match="fetch it first with: hf download --repo-type dataset owner/gone"):
+        fetch("hf://owner/gone", tmp_path / "fetched", {})
+
+
+def test_what_the_hub_lacks_is_named_and_the_nearest_name(
+    online: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for source, message in {
+        "hf://owner/text": r"doesn't exist.*; did you mean hf://owner/texts\?",
+        "hf://owner/zzz": r"doesn't exist.*; check name and split",
+        "hf://owner/texts@v9": r"Revision 'v9' doesn't exist.*; check name",
+        "hf://owner/texts:dev": r"Bad split: dev\. Available splits: \['train'\]; check name and split",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            fetch(source, tmp_path / "fetched", {})
 
 
 def test_addresses_are_read_as_a_path_leaves_them() -> None:
