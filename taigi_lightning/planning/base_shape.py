@@ -16,7 +16,7 @@ def gemma3(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: in
     """A text model of Gemma 3's: tied embeddings, norms before and after each half of a layer, and of q and k."""
     return Shape(
         layers, hidden, intermediate, heads, kv_heads, head_size, 262208,
-        tied=True, head_norm=2 * head_size, norms=4, post_norms=True,
+        tied=True, head_norm=2 * head_size, norms=4, post_norms=True, large=True,
     )  # fmt: skip
 
 

@@ -37,9 +37,9 @@ def hardware_table(settings: Settings, machine: Machine, host: float = math.inf)
     letters: dict[str, str] = {}
     rows = [["base", *(f"{card} GB" for card in CARDS)], ["-"] * (1 + len(CARDS))]
     for base in BASES:
+        shape = KNOWN[base].computed_in(settings.precision)
         cells = [
-            _cell(replace(settings, base=base), KNOWN[base], card * GIB, machine, host, letters)
-            for card in CARDS
+            _cell(replace(settings, base=base), shape, card * GIB, machine, host, letters) for card in CARDS
         ]
         rows.append([base.rpartition("/")[2], *cells])
     lines = ["|" + "|".join(f" {cell} " if cell != "-" else "-" for cell in row) + "|" for row in rows]

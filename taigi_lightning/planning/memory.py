@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 GIB = 2**30
@@ -18,6 +18,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 HEAD_NORMS = {"qwen3", "gemma3_text"}
 WHOLE_HEAD_NORMS = {"olmo2", "olmo3"}
 FOUR_NORMS = {"gemma2", "gemma3_text"}
+LARGE_STREAMS = {"gemma", "gemma3_text"}  # of the fast path's families
 
 
 class Linear(NamedTuple):
@@ -37,7 +38,8 @@ class Shape:
         norms: a layer's norms as wide as the hidden states.
         post_norms: two of them come after the projections, before these join the residual stream.
         fused: q, k, v are one projection, gate and up another.
-        wide: the residual stream is in float32 between layers that compute in 16 bits.
+        large: the residual stream exceeds what float16 holds.
+        wide: it is in float32 between layers that compute in 16 bits.
     """
 
     layers: int
@@ -53,6 +55,7 @@ class Shape:
     norms: int = 2
     post_norms: bool = False
     fused: bool = False
+    large: bool = False
     wide: bool = False
 
     @classmethod
@@ -77,7 +80,12 @@ class Shape:
             norms=4 if kind in FOUR_NORMS else 2,
             post_norms=kind in FOUR_NORMS | WHOLE_HEAD_NORMS,
             fused=kind == "phi3",
+            large=kind in LARGE_STREAMS,
         )
+
+    def computed_in(self, precision: str) -> Shape:
+        """The same as trained with Lightning's precision of that name: float16 leaves a large stream in float32."""
+        return replace(self, wide=self.large and precision.startswith("16"))
 
     @property
     def linears(self) -> list[Linear]:

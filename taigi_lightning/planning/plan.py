@@ -156,6 +156,8 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
             allows none.
     """
     _refuse_fp8(settings, general)
+    if general is None:
+        shape = shape.computed_in(settings.precision)
     found = replace(found, machine=found.machine.computing_in(settings.matmul))
     card = found.card.memory_bytes if found.card else None
     if settings.predicts:

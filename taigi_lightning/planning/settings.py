@@ -42,6 +42,7 @@ class Settings:
     accumulate: int = 1
     max_steps: int = -1
     devices: int = 1
+    precision: str = "bf16-mixed"
     folder: str = "."
     corpus: Mapping[str, float] = field(default_factory=lambda: {CORPUS: 1.0})  # with their shares
     fills_rows: bool = True
@@ -101,6 +102,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "accumulate": trainer.get("accumulate_grad_batches"),
         "max_steps": trainer.get("max_steps"),
         "devices": count_devices(trainer.get("devices")),
+        "precision": trainer.get("precision") and str(trainer["precision"]),
         "folder": trainer.get("default_root_dir"),
         "checkpoints": (config.get("checkpoint") or {}).get("save_top_k"),
         "merge": (config.get("export") or {}).get("merge"),

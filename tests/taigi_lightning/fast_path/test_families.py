@@ -91,6 +91,7 @@ def test_every_parameter_is_counted_from_the_config(name: str) -> None:
     family = FAMILIES[type(base).__name__]
     assert shape.post_norms == (family.after != (None, None))
     assert bool(shape.head_norm) == (family.head_norm != "none")
+    assert shape.large == family.wide
 
 
 @pytest.mark.parametrize("name", ["Mistral", "Gemma 3", "Qwen 3"])

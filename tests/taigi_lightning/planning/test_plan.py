@@ -151,6 +151,16 @@ def test_a_familys_config_on_disk_says_what_the_loaded_one_says(kind: Any, tmp_p
     assert read_base(saved_base(tmp_path, kind(**BIG)))[1] is off_fast_path(kind(**BIG).to_dict()) is None
 
 
+@pytest.mark.parametrize(
+    "base, large", [("google/gemma-3-12b-it", True), ("meta-llama/Llama-2-7b-hf", False)]
+)
+def test_a_large_residual_stream_is_counted_in_float32_where_a_card_has_no_bfloat16(
+    base: str, large: bool
+) -> None:
+    plans = [planned(base, trainer={"precision": name}, budget=1.0) for name in ("bf16-mixed", "16-mixed")]
+    assert (plans[1].memory_total_bytes > plans[0].memory_total_bytes) == large
+
+
 def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
     config = LlamaConfig(**BIG).to_dict() | {"model_type": "qwen3_moe", "num_experts": 128}
     (tmp_path / "config.json").write_text(json.dumps(config))
