@@ -26,6 +26,7 @@ from taigi_lightning.model.shared_weights import agreed
 from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.model.token_rows import attach_rows
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
+from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.terminal import print_line
@@ -60,7 +61,7 @@ def working_place(
 
 
 def check_matmul(
-    matmul: Matmul, quantization: Quantization, device: torch.device, dtype: torch.dtype
+    matmul: Matmul, base: str, quantization: Quantization, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Refuse fp8 where nothing could be multiplied in it.
 
@@ -68,13 +69,23 @@ def check_matmul(
         dtype: what everything else is computed in.
 
     Raises:
-        InputError: the weights are not in 4 bits, or device or dtype does not allow it.
+        InputError: the weights are not in 4 bits, or base, device or dtype does not allow it.
     """
-    reason = fp8_fault(device, dtype)
+    if matmul == "bf16":
+        return
+    architecture, config = text_model_class(base)
+    general = off_fast_path(config.to_dict())
+    if architecture.__name__ not in FAMILIES:
+        general = f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
     if quantization != "nf4":
         reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
-    if matmul != "bf16" and reason is not None:
-        raise InputError(f"model.matmul is {matmul}, but {reason}. Set --model.matmul bf16.")
+    elif general is not None:
+        reason = f"this model's layers run through transformers' own code: {general}"
+    elif (fault := fp8_fault(device, dtype)) is not None:
+        reason = fault
+    else:
+        return
+    raise InputError(f"model.matmul is {matmul}, but {reason}. Set --model.matmul bf16.")
 
 
 def build_model(

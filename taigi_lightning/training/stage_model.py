@@ -155,7 +155,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     data: Any = getattr(trainer, "datamodule", None)
     if not training and hasattr(data, "prompt"):
         check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
-    check_matmul(module.matmul, module.quantization, device, dtype)
+    check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype)
     model = build_model(
         module.start.weights,
         new_tokens=module.vocabulary.rows(module.base) if module.vocabulary.words else None,

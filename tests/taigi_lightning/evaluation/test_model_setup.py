@@ -1,5 +1,6 @@
 """Where a base's packed weights go as they are loaded, and that a run does not mind."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import model_setup
 from taigi_lightning.evaluation.model_setup import (
     build_model,
+    check_matmul,
     starts_on_host,
     take_fast_path,
     tokens_at_once,
@@ -62,6 +64,16 @@ def test_fp8_is_refused_before_anything_is_loaded(home: Path, quantization: str,
     with pytest.raises(InputError, match=rf"model.matmul is fp8, but .*{said}.*Set --model.matmul bf16."):
         module.configure_model()
     assert module.model is None
+
+
+def test_fp8_is_refused_for_layers_that_are_not_written_out(tmp_path: Path) -> None:
+    config = {"architectures": ["StableLmForCausalLM"], "model_type": "stablelm", "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"matmul is fp8_backward, but.*own code: StableLmForCausalLM is not one"
+    ):
+        check_matmul("fp8_backward", str(tmp_path), "nf4", CUDA, torch.bfloat16)
+    check_matmul("bf16", str(tmp_path), "nf4", CPU, torch.float32)
 
 
 def train(home: Path, weights_on_host: object) -> tuple[CausalLMModule, dict[str, Tensor]]:
