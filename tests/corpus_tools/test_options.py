@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jsonargparse import ArgumentParser
 
 from corpus_tools.__main__ import main
-from corpus_tools.cli.commands import clean
+from corpus_tools.cli.commands import clean, preview
 from corpus_tools.documents import OwnRule
 from corpus_tools.errors import InputError
 from corpus_tools.options import CorpusOptions
@@ -113,3 +114,20 @@ def test_a_configuration_file_reaches_the_manifest(tmp_path: Path) -> None:
     own = [{"name": "own", "pattern": "無有", "replacement": "", "matches": [], "leaves": []}]
     expected = DEFAULTS | {"min_chars": 5, "optional_rules": ["html"], "own_rules": own}
     assert list(manifest["options"].items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-TW.md"])
+def test_the_readmes_list_every_option_with_its_default(readme: str) -> None:
+    shown: dict[str, dict[str, Any]] = {"clean": {}, "preview": {}}
+    for line in (Path(__file__).parents[2] / readme).read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 6 and cells[1].startswith("`") and cells[3] in ("", "✓"):
+            names, values = ([word.strip(" `") for word in cell.split(",")] for cell in cells[1:3])
+            of_option = {name: yaml.safe_load(value) for name, value in zip(names, values, strict=True)}
+            shown["preview"] |= of_option if cells[3] else {}
+            shown["clean"] |= {} if names == ["limit"] else of_option
+    for command in (clean, preview):
+        parser = ArgumentParser()
+        parser.add_function_arguments(command, as_positional=True)
+        there = {k: v for k, v in parser.get_defaults().as_dict().items() if k not in ("source", "file")}
+        assert shown[command.__name__] == {k: str(v) if isinstance(v, Path) else v for k, v in there.items()}
