@@ -16,7 +16,8 @@ from taigi_lightning.atomic_write import write_text
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.generation import Sampling, TextWriter
 from taigi_lightning.evaluation.text_scores import WRITTEN, TextScore, paired_p_values, score_texts
-from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.model.base_model import load_tokenizer
+from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.tasks.conversation_forms import FORMS, InstructionTemplate
 from taigi_lightning.tasks.conversation_tokens import encode_conversation_example
 from taigi_lightning.tasks.conversations import Conversation, read_conversations
@@ -133,6 +134,22 @@ def encode_task(tokenizer: PreTrainedTokenizerBase, task: WrittenTask) -> list[l
     return found
 
 
+def check_task(name: str, base: str, task: WrittenTask) -> None:
+    """Refuse conversations that a model cannot be given, before it is loaded.
+
+    Raises:
+        InputError: as `encode_task`; or a prompt leaves no place for an answer.
+    """
+    prompts = encode_task(load_tokenizer(base), task)
+    places = getattr(text_model_class(base)[1], "max_position_embeddings", None)
+    longest = max(map(len, prompts)) + task.max_new_tokens
+    if places is not None and longest > places:
+        raise InputError(
+            f"The longest prompt and max_new_tokens={task.max_new_tokens} are {longest} tokens, and {name} reads "
+            f"{places}. Lower --max_length or --max_new_tokens."
+        )
+
+
 def uses_template(tokenizer: PreTrainedTokenizerBase, task: WrittenTask) -> bool:
     """Whether the task is asked in the tokenizer's chat template."""
     there = bool(getattr(tokenizer, "chat_template", None))
@@ -152,22 +169,11 @@ def _last_answer(example: Example) -> int:
 def write_task(
     name: str, model: Any, tokenizer: PreTrainedTokenizerBase, task: WrittenTask, folder: Path
 ) -> tuple[list[str], WrittenRow]:
-    """Let a model write all answers greedily, keep them in `folder/NAME-written.jsonl`, and score them.
-
-    Raises:
-        InputError: a prompt leaves no place for an answer.
-    """
+    """Let a model write all answers greedily, keep them in `folder/NAME-written.jsonl`, and score them."""
     began = time.perf_counter()
+    prompts = encode_task(tokenizer, task)
     sampling = Sampling(max_new_tokens=task.max_new_tokens, temperature=0.0)
     writer = TextWriter(model, tokenizer, sampling, chat=uses_template(tokenizer, task))
-    prompts = encode_task(tokenizer, task)
-    places = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
-    longest = max(map(len, prompts)) + task.max_new_tokens
-    if places is not None and longest > places:
-        raise InputError(
-            f"The longest prompt and max_new_tokens={task.max_new_tokens} are {longest} tokens, and {name} reads "
-            f"{places}. Lower --max_length or --max_new_tokens."
-        )
     texts = [""] * len(prompts)
     for batch in _batches(prompts, task):
         for place, written in zip(batch, writer.write([prompts[place] for place in batch]), strict=True):

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.compare_written import WrittenTask
+from taigi_lightning.evaluation.compare_written import WrittenTask, check_task
 from taigi_lightning.evaluation.model_setup import build_model, take_fast_path
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.base_model import Quantization, load_tokenizer
@@ -57,8 +57,8 @@ def check_models(models: Mapping[str, str], settings: Settings) -> None:
     """Refuse a model or adapter that is not there, before the first one is loaded.
 
     Raises:
-        InputError: there is no model, a name is no file name, a path is wrong, or an adapter was trained on
-            another base.
+        InputError: there is no model, a name is no file name, a path is wrong, an adapter was trained on another base,
+            or a model cannot be given the conversations that it is to answer.
     """
     if not models:
         raise InputError(
@@ -69,12 +69,14 @@ def check_models(models: Mapping[str, str], settings: Settings) -> None:
             raise InputError(f"The model name {name!r} cannot begin a file's name. Use one without a slash.")
         if problem := path_problem(Path(name), more=0):
             raise InputError(f"The model name begins a file's name, and {problem}.")
-    for path in models.values():
+    for name, path in models.items():
         base, _, adapter = path.partition("+")
         check_base(base)
         if adapter:
             check_adapter(adapter)
         settings.start(path)
+        if settings.written is not None:
+            check_task(name, base, settings.written)
 
 
 def load(path: str, settings: Settings) -> tuple[Any, PreTrainedTokenizerBase]:
