@@ -64,9 +64,9 @@ def asks_in_turns(data: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def held_out_prompts(
-    data: Any, tokenizer: PreTrainedTokenizerBase, reference: int, longest: int
+    data: Any, tokenizer: PreTrainedTokenizerBase, count: int, reference: int, longest: int
 ) -> list[Prompt]:
-    """Beginnings of SHOWN held-out texts, or what comes before the first answer of as many held-out conversations.
+    """Beginnings of some held-out texts, or what comes before the first answer of as many held-out conversations.
 
     They are spread evenly over those whose prompt is short enough, and alike ones count once: chosen by place, not by
     outcome.
@@ -74,6 +74,7 @@ def held_out_prompts(
     Args:
         data: the run's, after `setup`.
         tokenizer: the base's.
+        count: how many at most.
         reference: tokens shown of how each goes on.
         longest: tokens that a prompt may have.
 
@@ -94,7 +95,7 @@ def held_out_prompts(
                 found.setdefault(blocks.tokens[start:cut].tobytes(), (blocks, start, cut, end))
     places = list(found.values())
     prompts = []
-    for place in spread(len(places), SHOWN):
+    for place in spread(len(places), count):
         blocks, start, cut, end = places[place]
         text = _read(tokenizer, blocks.tokens[start:cut].tolist())
         while text.endswith(TORN) and cut > start + 1:

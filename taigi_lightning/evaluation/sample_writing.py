@@ -62,7 +62,7 @@ class WrittenSamples(Callback):
                 raise InputError(
                     "samples.prompts holds an empty one, and this tokenizer has no token to begin with."
                 )
-            if len(found[0].ids) > self._longest(data):
+            if len(found[0].ids) > self._longest(data, len(self.prompts)):
                 raise InputError(
                     f"samples.prompts holds one of {len(found[0].ids)} tokens: {len(self.prompts)} of that length with "
                     f"samples.new_tokens {self.new_tokens} are more than a micro-batch of {tokens_at_once(data)}. Give "
@@ -115,12 +115,14 @@ class WrittenSamples(Callback):
     def _chosen(self, data: Any, tokenizer: Any) -> list[Prompt]:
         if self.prompts is not None:
             return given_prompts(self.prompts, data, tokenizer)
-        return held_out_prompts(data, tokenizer, self.new_tokens, self._longest(data))
+        for count in range(SHOWN, 0, -1):  # fewer, where a micro-batch is small
+            if found := held_out_prompts(data, tokenizer, count, self.new_tokens, self._longest(data, count)):
+                return found
+        return []
 
-    def _longest(self, data: Any) -> int:
-        """Tokens of a prompt, so that all with their continuations are no more than a micro-batch."""
-        count = SHOWN if self.prompts is None else len(self.prompts)
-        return tokens_at_once(data) // max(1, count) - self.new_tokens
+    def _longest(self, data: Any, count: int) -> int:
+        """Tokens of a prompt, so that so many with their continuations are no more than a micro-batch."""
+        return tokens_at_once(data) // count - self.new_tokens
 
     def _keep(self, path: Path, prompts: Sequence[Prompt], texts: Sequence[str], when: str) -> None:
         earlier = {row["prompt"]: row for row in read_json(path) or []}

@@ -101,6 +101,13 @@ def test_held_out_questions_of_conversations_are_answered(root: Path) -> None:
         assert f"答案{number}。".startswith(row["goes_on"].strip()) and number.isdigit()
 
 
+def test_a_small_micro_batch_shows_fewer(root: Path) -> None:
+    texts = [f"第{n}篇，{TEXT}" for n in range(6)]
+    data = corpus(root, texts)
+    data.batch_size, data.max_length = 1, 64
+    assert len(fit(root, root / "base", data, new_tokens=16)) == 2
+
+
 def test_prompts_of_the_config_are_gone_on_with(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = corpus(root, ["短"])
     assert fit(root, root / "base", data, new_tokens=4) == []
