@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -15,6 +16,7 @@ from taigi_lightning.planning.base_shape import read_base
 from taigi_lightning.planning.disk import free_space
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.pieces import count_pieces, sample_texts, spans_by_files, with_words
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, folders, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.settings import (
@@ -98,7 +100,27 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
         _found(settings, shape, card, speed), machine=machine_of(config), host_bytes=host_bytes(config)
     )
     plan = make_plan(settings, shape, found, general)
-    return replace(plan, notes=(*plan.notes, SHARED)) if lends_host_memory() else plan
+    notes = [*plan.notes, *pieces_of(settings, config), *([SHARED] if lends_host_memory() else [])]
+    return replace(plan, notes=tuple(notes))
+
+
+def pieces_of(settings: Settings, config: Mapping[str, Any]) -> list[str]:
+    """How many tokens the corpus's characters and syllables take, where corpus and tokenizer are in folders here."""
+    corpus = next(iter(settings.corpus), None)
+    texts = sample_texts(corpus) if corpus is not None else []
+    spans = spans_by_files(settings.base, texts) if texts else None
+    if corpus is None or spans is None:
+        return []
+    said = f"{corpus}: {count_pieces(texts, spans)}"
+    chosen = ((config.get("model") or {}).get("new_tokens") or {}).get("tokens")
+    if chosen is not None:
+        words = (
+            Path(chosen).read_text(encoding="utf-8-sig").split("\n") if isinstance(chosen, str) else chosen
+        )
+        words = [word.strip() for word in words if word.strip()]
+        longer = [with_words(text, found, words) for text, found in zip(texts, spans, strict=True)]
+        said += f"; with {len(words):,} new tokens {count_pieces(texts, longer)}"
+    return [f"{said}."]
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:

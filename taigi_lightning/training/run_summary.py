@@ -11,9 +11,12 @@ from lightning.pytorch.callbacks import Callback
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.atomic_write import write_json
+from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
+from taigi_lightning.planning.pieces import count_pieces, sample_texts
 from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.terminal import joined
 from taigi_lightning.training.machine_notes import machine_notes
@@ -48,6 +51,7 @@ class Announcement(Callback):
             *how_it_trains(module.model),
             *machine_notes(module.device, module.compile_layers),
             *(data.summary().splitlines() if hasattr(data, "summary") else []),
+            *pieces_of(module, data),
             *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
@@ -59,6 +63,22 @@ class Announcement(Callback):
             write_json(
                 folder / HOW_TRAINED, [*what_stays(module.start), *how_it_trains(module.model), *found]
             )
+
+
+def pieces_of(module: Any, data: Any) -> list[str]:
+    """How many tokens the characters and syllables of a corpus take, before and with new tokens."""
+    texts = sample_texts(data.sources[0]) if isinstance(data, CPTDataModule) else []
+    if not texts or not module.tokenizer.is_fast:
+        return []
+    tokenizers = [module.tokenizer]
+    if module.vocabulary.words:
+        tokenizers.insert(0, load_tokenizer(module.base))
+    counted = []
+    for tokenizer in tokenizers:
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        counted.append(str(count_pieces(texts, encoded["offset_mapping"])))
+    said = f"{data.labels[0]}: {counted[0]}"
+    return [f"{said}; with the new tokens {counted[1]}" if len(counted) > 1 else said]
 
 
 def what_stays(start: Start) -> list[str]:
