@@ -30,7 +30,7 @@ def configure_schedule(
             `monitor` (`lightning.pytorch.cli.ReduceLROnPlateau` has one), else val/loss: see `step_schedule`.
         optimizer: whose rates it sets.
         warmup_steps: optimizer steps over which a named schedule rises from zero; below 1, their share of the run's.
-        steps: optimizer steps of the run; infinite where only time ends it.
+        steps: optimizer steps of the run; infinite where only time ends it, below 0 where data have no length.
 
     Raises:
         InputError: a named schedule needs an end, and the run has none.
@@ -45,15 +45,17 @@ def configure_schedule(
         # Lightning asks at every step, and warns while nothing is measured yet.
         warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")
         return {"scheduler": plateau, "interval": "step", "monitor": plateau.monitor, "strict": False}
+    if steps < 0:
+        steps = float("inf")
     if steps == float("inf") and 0 < warmup_steps < 1:
         raise InputError(
-            f"model.warmup_steps is {warmup_steps}, a share of the run's steps, and neither max_steps nor max_epochs "
-            "says how many it has. Set one, or give a number of steps."
+            f"model.warmup_steps is {warmup_steps}, a share of the run's steps, and neither max_steps nor, where "
+            "data have a length, max_epochs says how many it has. Set one, or give a number of steps."
         )
     if steps == float("inf") and kind != "constant_with_warmup":
         raise InputError(
-            f"model.lr_scheduler {kind} needs to know where the run ends, and neither max_steps nor max_epochs says "
-            "so. Set one, or --model.lr_scheduler constant_with_warmup."
+            f"model.lr_scheduler {kind} needs to know where the run ends, and neither max_steps nor, where data have a "
+            "length, max_epochs says so. Set one, or --model.lr_scheduler constant_with_warmup."
         )
     end = 0 if steps == float("inf") else int(steps)
     rising = math.ceil(warmup_steps * end) if 0 < warmup_steps < 1 else int(warmup_steps)

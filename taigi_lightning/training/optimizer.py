@@ -30,10 +30,12 @@ def make_optimizer(
         rate: the first parameter group's, in place of what `build` gives; the others keep their proportion to it.
 
     Raises:
-        InputError: the optimizer refuses its settings, or there is no adapter for LoRA+.
+        InputError: nothing trains, the optimizer refuses its settings, or there is no adapter for LoRA+.
     """
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     rows = [trained.pop(name) for name in list(trained) if ".token_rows." in name]
+    if not trained:
+        raise InputError("Nothing would train: all parameters are frozen. Call module.unfreeze() first.")
     faster = [parameter for name, parameter in trained.items() if ".lora_B." in name]
     groups: Any = [{"params": list(trained.values())}] if rows else trained.values()
     if lora_plus_ratio is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from taigi_lightning.errors import InputError
+
+FREEZES = "The model is not there yet: call module.configure_model() before you freeze or thaw it."
 
 
 class PromisedParameter(nn.Parameter):
@@ -31,6 +33,19 @@ class PromisedParameter(nn.Parameter):
             "The optimizer was made of a module whose model was not there yet, so that it would train nothing. Call "
             "module.configure_model() before you make it, or leave it to the module: `optimizer` in its arguments."
         )
+
+    def requires_grad_(self, requires_grad: bool = True) -> NoReturn:
+        """Nothing to freeze or thaw yet."""
+        raise InputError(FREEZES)
+
+    @property
+    def requires_grad(self) -> bool:
+        """What it stands for trains."""
+        return True
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> NoReturn:
+        raise InputError(FREEZES)
 
 
 def model_parameters(module: Any, recurse: bool = True) -> Iterator[nn.Parameter]:

@@ -31,7 +31,7 @@ def check_early_stopping(trainer: pl.Trainer) -> None:
     if not patience or not trainer.enable_validation or batches is None or batches == float("inf"):
         return
     every = int(batches)
-    if (math.ceil(accumulated / every) - 1) >= min(patience):
+    if (math.ceil(accumulated / every) - 1) >= max(1, min(patience)):  # 0 waits for one too
         raise InputError(
             f"EarlyStopping counts validations, which come every {every} micro-batches, and an optimizer step comes "
             f"every {accumulated}: those of the same weights would end the run. Set --trainer.val_check_interval to "
@@ -90,8 +90,9 @@ class StepMetrics(Callback):
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         if module.window_loss is not None:
             loss = sum_over_ranks([module.window_loss], module.device)[0] / trainer.world_size
-            module.log("train/loss", loss.float(), prog_bar=True)
+            module.log("train/loss", loss.float(), prog_bar=True, batch_size=1)
             module.window_loss = None
-        module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
         # On the CPU: as a number it would be copied to the device, which waits for it.
-        module.log("train/learning_rate", torch.tensor(float(optimizer.param_groups[0]["lr"])))
+        rate = torch.tensor(float(optimizer.param_groups[0]["lr"]))
+        module.log("train/learning_rate", rate, batch_size=1)

@@ -83,13 +83,14 @@ class Throughput(Callback):
         now, waited = time.perf_counter(), self._total_wait(trainer)
         seconds = now - self._since
         rate = self._tokens / seconds
-        pl_module.log("train/tokens_per_second", rate * trainer.world_size, prog_bar=True)
-        pl_module.log("train/data_wait", (waited - self._waited) / seconds)
+        pl_module.log("train/tokens_per_second", rate * trainer.world_size, prog_bar=True, batch_size=1)
+        pl_module.log("train/data_wait", (waited - self._waited) / seconds, batch_size=1)
         if pl_module.device.type == "cuda":
             reserved = torch.cuda.max_memory_reserved(pl_module.device) / 2**30
-            pl_module.log("train/memory_gib", reserved, prog_bar=True)
+            pl_module.log("train/memory_gib", reserved, prog_bar=True, batch_size=1)
         if self._available_flops:
-            pl_module.log("train/mfu", rate * self._flops_per_token / self._available_flops)
+            mfu = rate * self._flops_per_token / self._available_flops
+            pl_module.log("train/mfu", mfu, batch_size=1)
         self._tokens, self._waited, self._since = 0, waited, now
 
     def on_save_checkpoint(

@@ -60,6 +60,14 @@ class OptimizerBefore(CausalLMModule):
         self.configure_optimizers = lambda: ([optimizer], [])  # type: ignore[assignment,method-assign]
 
 
+class TakesBatches(CausalLMModule):
+    """`dataloader_iter`, with which Lightning knows no batch."""
+
+    def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+        batch, number, _ = next(dataloader_iter)
+        return super().training_step(batch, number)
+
+
 def rows_of(batch: Any) -> int:
     return int(batch["input_ids"].shape[0])
 
@@ -67,6 +75,14 @@ def rows_of(batch: Any) -> int:
 def as_transformers_has_them() -> Any:
     ids = torch.zeros(2, 8, dtype=torch.int64)
     return DataLoader([{"input_ids": ids, "attention_mask": ids, "labels": ids}], batch_size=None)  # type: ignore
+
+
+def without_a_length() -> Any:
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(batches(2))
+
+    return DataLoader(Stream(), batch_size=None)
 
 
 @dataclass
@@ -105,7 +121,11 @@ FEATURES: dict[str, Feature] = {
     "manual optimization": Feature(kind=ByHand),
     "an optimizer of one's own over all parameters": Feature(kind=OwnOptimizer),
     "an optimizer made before the model": Feature(kind=OptimizerBefore),
+    "a step that takes its batches itself": Feature(kind=TakesBatches),
     # How long a run is.
+    "an early stop that waits for one validation": Feature(
+        {"max_epochs": 2, "callbacks": [c.EarlyStopping("val/loss", patience=0, min_delta=100.0)]}, 8
+    ),
     "overfit_batches": Feature({"max_steps": 3, "overfit_batches": 1}, 3),
     "limit_train_batches": Feature({"max_epochs": 2, "limit_train_batches": 0.5, "accumulate_grad_batches": 2}, 2),
     "accumulation by epoch": Feature(
@@ -125,6 +145,9 @@ FEATURES: dict[str, Feature] = {
     ),
     "a schedule too short": Feature(
         {"max_steps": 3}, Refused("as many steps"), {"lr_scheduler": lambda o: OneCycleLR(o, 1e-2, total_steps=1)}
+    ),
+    "data without a length": Feature(
+        {"max_epochs": 1}, Refused("where the run ends"), {"lr_scheduler": "cosine"}, data=without_a_length
     ),
     "a run without an end": Feature(
         {"max_steps": -1, "max_epochs": -1}, Refused("where the run ends"), {"lr_scheduler": "cosine"}

@@ -61,6 +61,17 @@ def test_an_optimizer_of_no_model_is_refused_when_it_is_used(tiny_llama_dir: Pat
         with pytest.raises(InputError, match=r"Call module\.configure_model\(\) before you make it"):
             use()
     assert sum(parameter.numel() for parameter in module.parameters()) == 0
+    for freeze in (module.freeze, lambda: module.requires_grad_(False)):
+        with pytest.raises(InputError, match="before you freeze or thaw it"):
+            freeze()
+
+
+def test_a_frozen_module_is_not_trained(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    module = make(tiny_llama_dir)
+    module.configure_model(device="cpu", training=True)
+    module.freeze()
+    with pytest.raises(InputError, match="Nothing would train: all parameters are frozen"):
+        trainer(tmp_path, max_steps=1).fit(module, loader(batches(1)))
 
 
 def test_what_is_loaded_before_there_is_a_model_waits_for_it(tiny_llama_dir: Path, tmp_path: Path) -> None:
