@@ -232,7 +232,7 @@ def test_several_gpus_train_together_where_pytorch_lets_them(
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
     trainer = SimpleNamespace(
-        devices=devices, num_nodes=nodes, accelerator="gpu", accumulate_grad_batches=1, strategy="auto"
+        devices=devices, num_nodes=nodes, accelerator="gpu", default_root_dir=None, strategy="auto"
     )
     if left is None:
         with pytest.raises(InputError, match=r"NCCL is not in it.*--trainer.devices 1, or train under WSL2"):

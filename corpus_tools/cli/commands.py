@@ -14,7 +14,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from corpus_tools.cli.progress import progress
-from corpus_tools.cli.usage_errors import Parser
+from corpus_tools.cli.usage_errors import Parser, config_fault
 from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.cli.workers import executor, keep_freed_memory
 from corpus_tools.documents import OptionalRule, OwnRule
@@ -115,6 +115,9 @@ def run(arguments: list[str]) -> int:
     options |= {field.name for field in fields_of(CorpusOptions)}
     Parser.names = (*commands, *(f"--{name}" for name in sorted(options)))
     Parser.arguments = tuple(arguments)
+    if fault := config_fault(arguments):
+        print(f"error: {printable(fault)} See corpus_tools --help.", file=sys.stderr)
+        return 2
     try:
         auto_cli(
             commands,

@@ -6,12 +6,14 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from corpus_tools.errors import printable
-from corpus_tools.windows import read_configs_as_utf8
+from corpus_tools.windows import config_text, read_configs_as_utf8
 
 _WANTED = {
     "PositiveInt": "a whole number of 1 or more",
@@ -75,6 +77,30 @@ class Parser(ArgumentParser):
             said = f"{config}: {said}"
         print(f"error: {printable(said)} See {prog} --help.", file=sys.stderr)
         self.exit(2)
+
+
+def config_fault(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the file after --config that its parser ends with, or lets through without a word."""
+    name = _value_of("--config", arguments)
+    if not name or not Path(name).is_file():
+        return None
+    try:
+        root = yaml.compose(config_text(Path(name)), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        return f"{name}: it is not UTF-8 (byte {error.start}); save it as UTF-8."
+    except RecursionError:
+        return f"{name}: it is nested too deeply; give options as lines of the form name: value."
+    except yaml.YAMLError:
+        return None  # the parser says where
+    keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    lines: dict[str, int] = {}
+    for key in keys:
+        line = key.start_mark.line + 1
+        if (first := lines.setdefault(str(key.value), line)) != line:
+            return (
+                f"{name}, line {line}: {key.value} is there twice, on line {first} already; keep one of them."
+            )
+    return None
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:

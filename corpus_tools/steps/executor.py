@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,12 +24,17 @@ Progress = Callable[[str, int, int], None]
 @contextmanager
 def work_folder(output_dir: Path) -> Iterator[Path]:
     """A folder for unfinished files in `output_dir`, which no other run uses meanwhile; failures become InputError."""
+    fresh = not output_dir.exists()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(output_dir / ".lock", timeout=0):
             work = output_dir.resolve() / ".partial"
             work.mkdir(exist_ok=True)
             yield work
+    except InputError:
+        if fresh and not any(path.is_file() for path in (output_dir / ".partial").rglob("*")):
+            shutil.rmtree(output_dir)  # nothing was finished that the next run could take
+        raise
     except Timeout as error:
         raise InputError(
             f"another run is writing into {output_dir}; wait for it or give another folder."

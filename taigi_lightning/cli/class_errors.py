@@ -9,7 +9,7 @@ from importlib import import_module
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 
-NOT_THERE = re.compile(r"Expected a dot import path string: (\S+)")
+NOT_THERE = re.compile(r"Expected a dot import path string: ?(\S*)")
 NOT_CALLABLE = re.compile(r"expects a function or a callable class: [^\n]*Got value: (\S+)")
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 OTHER_KIND = re.compile(
@@ -60,7 +60,15 @@ def wrong_class(key: str, detail: str, arguments: Sequence[str]) -> str | None:
     if not match:
         return None
     given = match[1] if match.re is NOT_THERE else _given(match[0]) or match[1]
+    if not given:
+        return f"{key}{place} names no class; wanted {_example(base)}."
     return f"{key}{place} names a class that is not there: {given}.{did_you_mean(_similar(given, base))}"
+
+
+def wanted_of(key: str) -> str:
+    """What a setting wants that takes a class or a group of settings."""
+    base = FIELDS.get(key.rpartition(".")[2])
+    return _example(base) if base else f"its settings one by one: --{key}.NAME VALUE"
 
 
 def _given(detail: str) -> str:

@@ -22,7 +22,7 @@ from taigi_lightning.windows import read_configs_as_utf8
 UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
 NO_VALUE = re.compile(r"^argument (?:-\w/)?(--[\w.]+): expected (?:one|at least one) argument")
 REQUIRED = re.compile(r"^the following arguments are required: (.+)")
-NO_SECTION = re.compile(r"^Unexpected config: (\w+):")
+NO_SECTION = re.compile(r"^Unexpected config:(?: (\w+):|\s*$)")
 LINKED = re.compile(r"([\w.]+)\)? --> ([\w.]+)")
 BASE_CLASS = re.compile(
     r"class_path 'lightning\.(?:pytorch\.)?(?:\w+\.)*(Callback|LightningDataModule|Logger)'"
@@ -39,6 +39,10 @@ class SuggestingParser(ArgumentParser):
     # While it reads a config, jsonargparse stands in that file's folder; what was typed means another place.
     folder: ClassVar[Path] = Path()
     refusing: ClassVar[ArgumentParser | None] = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As jsonargparse's, but an option is written in full: `--trainer.max_step 4` is no way to write max_steps."""
+        super().__init__(*arguments, **({"allow_abbrev": False} | options))
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, remembering what was typed."""
@@ -101,7 +105,8 @@ def _unknown_flags(message: str, parser: ArgumentParser) -> str:
             f"--config {words[0]}" if words[0].endswith((".yaml", ".yml")) else "--name value or --name=value"
         )
         return f"{words[0]!r} belongs to no option. An option is written {written}."
-    near = nearest(flags[0].lstrip("-"), _keys(parser))
+    given, keys = flags[0].lstrip("-"), _keys(parser)
+    near = nearest(given, keys) or [key for key in keys if given and key.startswith(given)][:3]
     return f"There is no option {flags[0]}.{did_you_mean([f'--{key}' for key in near])}"
 
 
@@ -123,14 +128,15 @@ def _wrong_use(message: str, arguments: Sequence[str]) -> str:
     if match := LINKED.search(message):
         return f"{match[2]}{where(match[2], arguments)} follows from {match[1]}. Set that: --{match[1]}."
     if match := NO_SECTION.match(message):
+        if not match[1]:
+            return "--config wants the path of a YAML file after it, as in --config configs/cpt.yaml."
         place = where(match[1], arguments)
         return f"{match[1]}{place} holds no settings; indent them below it, or leave it out."
     if match := REQUIRED.match(message):
-        if match[1].endswith(".data"):
-            return (
-                "No data is named. Give a config, as in --config configs/cpt.yaml, or --data CPTDataModule."
-            )
-        return f"Missing: {match[1]}. --help shows what goes where."
+        no_data = "No data is named. Give a config, as in --config configs/cpt.yaml, or --data CPTDataModule."
+        return (
+            no_data if match[1].endswith(".data") else f"Missing: {match[1]}. --help shows what goes where."
+        )
     match = NO_VALUE.match(message)
     if not match:
         return message

@@ -11,6 +11,9 @@ import yaml
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.windows import config_text
 
+TEXT = "tag:yaml.org,2002:str"
+KINDS = ("null", "bool", "int", "float", "str", "map", "seq", "timestamp", "binary", "merge", "value", "set")
+TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
 Place = tuple[str, str, int]  # dotted key, file, line from 1
 
 
@@ -49,17 +52,57 @@ def _absent(name: str) -> str | None:
 def _not_settings(name: str) -> str | None:
     try:
         root = yaml.compose(config_text(Path(name)), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        return f"{name} is not UTF-8 (byte {error.start}). Save it as UTF-8."
-    except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
-        return f"{name}, line {line} is not YAML: {error.problem}. Check the colons, spaces and brackets."
-    except yaml.YAMLError as error:
-        return f"{name} is not YAML: {' '.join(str(error).split())}."
+    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return f"{name}{_unreadable(error)}"
     if isinstance(root, yaml.MappingNode):
-        return None
+        return next((f"{name}, line {line}: {fault}" for line, fault in _faults(root)), None)
     found = "is empty" if root is None else "holds no settings"
     return f"{name} {found}; wanted lines like `trainer:` with settings indented below."
+
+
+def _unreadable(error: Exception) -> str:
+    """What follows a file's name where no YAML could be read from it."""
+    if isinstance(error, OSError):
+        return f" cannot be read: {error.strerror}. Give a file that you may read."
+    if isinstance(error, RecursionError):
+        return " is nested too deeply to be read; a stage's config is a few levels deep."
+    if isinstance(error, UnicodeDecodeError):
+        return f" is not UTF-8 (byte {error.start}). Save it as UTF-8."
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
+        return f", line {line} is not YAML: {error.problem}. Check the colons, spaces and brackets."
+    return f" is not YAML: {' '.join(str(error).split())}."
+
+
+def _faults(root: yaml.MappingNode) -> Iterator[tuple[int, str]]:
+    """What a YAML parser lets through and no config means: lines, and what is wrong there."""
+    waiting: list[yaml.Node] = [root]
+    known: set[int] = set()  # an alias leads to a node that was looked at
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known:
+            continue
+        known.add(id(node))
+        if node.tag not in TAGS:
+            yield node.start_mark.line + 1, f"the tag {node.tag!r} is not read here. Write a plain value."
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if isinstance(node, yaml.MappingNode):
+            yield from _faulty_keys(node, top=node is root)
+            waiting += [value for _, value in node.value]
+
+
+def _faulty_keys(node: yaml.MappingNode, *, top: bool) -> Iterator[tuple[int, str]]:
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or (top and key.tag != TEXT):
+            shown = f" {key.value!r}" if isinstance(key, yaml.ScalarNode) else ""
+            yield line, f"the key{shown} is no name of a setting. Correct it, or leave it out."
+            continue
+        if first := lines.get((key.tag, key.value)):
+            yield line, f"{key.value} is there twice, on line {first} already. Keep one of them."
+        lines[key.tag, key.value] = line
 
 
 def written_keys(file: str) -> Iterator[Place]:

@@ -59,7 +59,7 @@ def generate_command(
         check_place(output.with_name(output.name + ".journal"))
     read = read_prompts(prompts) if prompts is not None else []
     base, _, adapter = model.partition("+")
-    check_base(base)
+    check_base(base, plus=True)
     if adapter:
         check_adapter(adapter)
     start = find_start(base, quantization, hand_off, adapter or None, any_quantization=True)

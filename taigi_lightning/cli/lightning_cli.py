@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from taigi_lightning.cli.commands import COMMANDS, COMPLETION
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import where
+from taigi_lightning.cli.impossible_values import impossible_value
 from taigi_lightning.cli.log_filters import quieten
 from taigi_lightning.cli.machine_errors import explain
 from taigi_lightning.cli.monitor_checks import check_monitors
@@ -124,6 +125,8 @@ class TaigiCLI(LightningCLI):
             parser.error(f"model.base --> {TOKENIZER}")
         command = self.config.subcommand
         config = self.config[command]
+        if fault := impossible_value(config.as_dict(), SuggestingParser.arguments):
+            parser.error(fault)
         if command == "plan":
             self.plan(config)
         if command != "fit" and not asked_to_log(SuggestingParser.arguments):

@@ -151,12 +151,17 @@ def check_trainer(trainer: Any) -> None:
     What is left to Lightning there becomes one device.
 
     Raises:
-        InputError: trainer.devices is above the number of cores, or above one on Windows, accumulate_grad_batches is
-            below 1, or the strategy starts its processes anew.
+        InputError: trainer.devices is above the number of cores, or above one on Windows, or none;
+            trainer.default_root_dir is no place for a folder; or the strategy starts its processes anew.
     """
     check_launcher(trainer.strategy)
-    if trainer.accumulate_grad_batches < 1:
-        raise InputError("trainer.accumulate_grad_batches is below 1. Set it to 1 or more.")
+    root = Path(trainer.default_root_dir or ".")
+    if file := next((place for place in (root, *root.parents) if place.is_file()), None):
+        raise InputError(
+            f"trainer.default_root_dir is {root}, and {file} is a file. Give a folder for what the run leaves."
+        )
+    if str(trainer.devices) in ("0", "", "[]"):
+        raise InputError(f"trainer.devices is {trainer.devices!r}: no device. Give how many, or auto.")
     wanted, cores = count_devices(trainer.devices) or 1, os.cpu_count() or 1
     if sys.platform == "win32":
         if (several := wanted * (count_devices(trainer.num_nodes) or 1)) > 1:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from taigi_lightning.cli.class_errors import NOT_THERE, wrong_class
+from taigi_lightning.cli.class_errors import NOT_THERE, wanted_of, wrong_class
 from taigi_lightning.cli.config_locations import where
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 
@@ -17,13 +17,18 @@ EXPECTED = re.compile(r"Expected an? (typing\.Literal\[.*?\]|<class '[^']+'>)|No
 VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 RESTRICTED = re.compile(r"Not of type \w+: (\S+) does not conform")
 AMBIGUOUS = re.compile(r"Multiple subclasses with name (\S+)\. .*?: (.+)\.")
+# A value inside a mapping or a list.
+ITEM = re.compile(
+    r"Expected a <class '(\w+)'>\. Got value: ([^\n]+)\n.*?Given value: ((?:\{|\[)[^\n]*)", re.DOTALL
+)
 SUBTYPE = re.compile(r"Subtypes: \[<class '([\w.]+)\.(\w+)'>")
 # Kinds of values beside which a class, such as Tensor beside float, is not what a user means.
 PLAIN = frozenset({"int", "float", "str"})
+EXAMPLES = {"lr": "2.0e-4"}  # where that of the kind is far from what is meant
 # In words, and an example where the words need one.
 KINDS = {
     "int": ("a whole number", "100"),
-    "float": ("a number", "2.0e-4"),
+    "float": ("a number", "0.5"),
     "bool": ("true or false", "true"),
     "str": ("a text", ""),
     "list": ("a list", "'[a, b]'"),
@@ -65,7 +70,8 @@ def wrong_value(message: str, arguments: Sequence[str], positionals: Collection[
     wanted = [one[0] or one[1] for one in EXPECTED.findall(detail)]
     plain = PLAIN & {one.removeprefix("<class '").removesuffix("'>") for one in wanted}
     named = value is not None and "." not in value and any(one.startswith("typing.Literal") for one in wanted)
-    if (value is None or not (plain or named)) and (sentence := wrong_class(key, detail, arguments)):
+    of_class = wrong_class(key, detail, arguments) if value is None or not (plain or named) else None
+    if sentence := _wrong_item(key, place, detail) or of_class:
         return sentence
     if value is None or not wanted:
         return f"{key}{place}: {' '.join(detail.split())}"
@@ -87,6 +93,16 @@ def _value(detail: str, name: str) -> str | None:
     return ((inner[1] or inner[2]) if inner else found[1]).strip("'\" .")
 
 
+def _wrong_item(key: str, place: str, detail: str) -> str | None:
+    """Name what was wrong within a mapping or a list, if that is the fault."""
+    item = ITEM.search(detail)
+    if not item or item[1] not in KINDS:
+        return None
+    kind, example = KINDS[item[1]]
+    instead = item[3].rstrip(")").replace(f"'{item[2]}'", example)
+    return f"{key} holds {item[2]!r}{place}, where {kind} is wanted, as in {instead}."
+
+
 def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str], option: str) -> str:
     choices: list[str] = []
     words: list[str] = []
@@ -98,11 +114,18 @@ def _not_wanted(key: str, value: str, place: str, kinds: Sequence[str], option: 
         elif name in KINDS and KINDS[name][0] not in words:
             words.append(KINDS[name][0])
             example = example or KINDS[name][1]
+            if name in ("dict", "Mapping"):
+                example = f"'{{name: {value}}}'" if re.fullmatch(r"[\w./+-]+", value) else "'{name: value}'"
         elif name != "NoneType" and name not in KINDS:
             words.append(name)
+    if "a number" in words and "a whole number" in words:
+        words.remove("a whole number")
+        example = KINDS["float"][1]
+    example = EXAMPLES.get(key.rpartition(".")[2], example)
     choices = [choice for choice in dict.fromkeys(choices) if not (words and choice.isdigit())]
     if choices:
         words.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
+    words = words or [wanted_of(key)]
     shown = f", for example {option}{example}" if example and not choices else ""
     return f"{key} is {value!r}{place}; wanted {' or '.join(words)}{shown}.{did_you_mean(nearest(value, choices))}"
 

@@ -71,7 +71,7 @@ def check_models(models: Mapping[str, str], settings: Settings) -> None:
             raise InputError(f"The model name begins a file's name, and {problem}.")
     for name, path in models.items():
         base, _, adapter = path.partition("+")
-        check_base(base)
+        check_base(base, plus=True)
         if adapter:
             check_adapter(adapter)
         settings.start(path)

@@ -16,7 +16,14 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.predictions import NUMBERS
 from taigi_lightning.evaluation.text_scores import holds_written, score_written
 from taigi_lightning.tasks.question_files import read_table
-from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, Labels, QuestionPrompt, answer_names
+from taigi_lightning.tasks.question_prompt import (
+    FEWEST,
+    FOUR_CHOICE,
+    MOST,
+    Labels,
+    QuestionPrompt,
+    answer_names,
+)
 from taigi_lightning.tasks.questions import parse_answer, read_questions
 from taigi_lightning.terminal import console
 
@@ -185,6 +192,12 @@ def read_answers(path: Path, prompt: QuestionPrompt = FOUR_CHOICE) -> list[tuple
     header, rows = read_table(path)
     names = [name.strip().casefold() for name in header]
     if "id" not in names or "answer" not in names:
+        if len(names) < len(prompt.answers) + 2:  # passage, question and options are more
+            missing = " and ".join(n for n in ("ID", "Answer") if n.casefold() not in names)
+            raise InputError(
+                f"{path} has no column {missing}; its columns are {', '.join(header)[:300]}. Predictions have ID and "
+                "Answer; questions have their options and 正確答案."
+            )
         questions = read_questions(path, need_answers=True, prompt=prompt)
         return [(question.id, question.answer) for question in questions if question.answer is not None]
     at_id, at_answer = names.index("id"), names.index("answer")
@@ -238,6 +251,8 @@ def score_command(
         options: how many options the questions have, 2 to 10.
         labels: what the answers are called: digits from 1, or letters from A.
     """
+    if not FEWEST <= options <= MOST:
+        raise InputError(f"--options is {options}. Questions have {FEWEST} to {MOST} options.")
     if json is not None:
         check_place(json)
         if json.is_dir():

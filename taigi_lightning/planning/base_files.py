@@ -46,8 +46,12 @@ def is_hub_name(base: str) -> bool:
     return bool(HUB_NAME.fullmatch(base)) and not base.startswith("models/")
 
 
-def check_base(base: str) -> None:
+def check_base(base: str, *, plus: bool = False) -> None:
     """Refuse a local folder that is no language model which can be trained; a name on the Hub passes.
+
+    Args:
+        base: the folder or name.
+        plus: it was written as BASE or BASE+ADAPTER, not after --model.base.
 
     Raises:
         InputError: there is no such folder, no config.json in it, or what that says cannot be used.
@@ -56,11 +60,11 @@ def check_base(base: str) -> None:
     if (path / "config.json").is_file():
         check_settings(base, read_settings(path / "config.json"))
     elif path.exists():
-        raise InputError(f"{base} {_what_instead(path)}")
+        raise InputError(f"{base} {_what_instead(path, plus)}")
     elif not is_hub_name(base):
         raise InputError(
-            f"There is no model folder {base}. Give --model.base a folder with config.json, or a Hub name "
-            "like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when the CPT stage has ended."
+            f"There is no model folder {base}. Give {'' if plus else '--model.base '}a folder with config.json, or a "
+            "Hub name like Bohanlu/Taigi-Llama-2-13B; models/cpt_model appears when the CPT stage has ended."
         )
 
 
@@ -79,14 +83,15 @@ def read_settings(file: Path) -> dict[str, Any]:
     return found
 
 
-def _what_instead(path: Path) -> str:
+def _what_instead(path: Path, plus: bool) -> str:
     """What lies at a path where a model should be, and what to give."""
     if path.is_file():
         return f"is a file; give the folder of a model in the transformers format, with config.json: {path.parent}."
     names = sorted(file.name for file in path.iterdir())
     if "adapter_config.json" in names:
         base = read_settings(path / "adapter_config.json").get("base_model_name_or_path") or "ITS_BASE"
-        return f"is a LoRA adapter, not a base. Give both: --model.base {base} --model.adapter {path}."
+        both = f"{base}+{path}" if plus else f"--model.base {base} --model.adapter {path}"
+        return f"is a LoRA adapter, not a base. Give both: {both}."
     if gguf := next((name for name in names if name.endswith(".gguf")), None):
         return (
             f"holds {gguf} and no config.json: GGUF is what other programs run a model from, and is not trained. Give "

@@ -40,6 +40,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
         InputError: the file is absent, empty, of another format, not UTF-8, or breaks off inside a quote.
     """
     name = path.name.lower()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one of its files.")
     if not path.is_file():
         raise InputError(f"There is no file {path}. Check the path, or make the file first.")
     if not name.endswith(FORMATS):

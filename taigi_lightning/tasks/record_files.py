@@ -27,6 +27,8 @@ def read_records(path: Path) -> list[Record]:
         InputError: the file is absent, empty, damaged, or of another format.
     """
     name = path.name.lower()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one of its files.")
     if not path.is_file():
         raise InputError(f"There is no file {path}. Check the path, or make the file first.")
     if not name.endswith(RECORD_FORMATS):

@@ -31,6 +31,10 @@ DATA_FILES = [
          {"part.csv": TRAIN + "a,b,1,2,3,4,1\nc,d,1,2,3,4,2\n"}),
     Case(f"{SFT} all.csv --data.validation_fraction 1", ("validation_fraction", "below 1"), 1,
          {"all.csv": TRAIN + "a,b,1,2,3,4,1\n"}),
+    Case("taigi_lightning score ids.csv answers.csv", ("ids.csv", "no column Answer", "ID, 答案"), 1,
+         {"ids.csv": "ID,答案\n1,2\n", "answers.csv": "ID,Answer\n1,2\n"}),
+    Case("taigi_lightning score five.csv answers.csv", ("five.csv", "row 1", "'5'"), 1,
+         {"five.csv": "ID,Answer\n1,5\n", "answers.csv": "ID,Answer\n1,2\n"}),
     Case("taigi_lightning score given.csv answers.csv", ("given.csv",), 1,
          {"given.csv": "a\n1\n", "answers.csv": TRAIN + "a,b,1,2,3,4,1\n"}),
 ]  # fmt: skip
