@@ -21,7 +21,7 @@ from taigi_lightning.cli.config_locations import config_files, where, written_ke
 from taigi_lightning.data.hub import is_address
 from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES
+from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES, check_matmul
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
@@ -103,6 +103,23 @@ def check_run(command: str, config: Any) -> None:
     check_trainer(config.trainer)
     check_outputs(command, config)
     check_optimizer(config.model)
+    check_products(config)
+
+
+def check_products(config: Any) -> None:
+    """Refuse products in fp8 that nothing here could make, before texts are read; what Lightning alone knows waits.
+
+    Raises:
+        InputError: as `check_matmul`.
+    """
+    matmul = config.model.get("matmul", "bf16")
+    accelerator = str(config.trainer.accelerator or "auto")
+    precision = config.trainer.precision or auto_precision(accelerator)
+    if matmul == "bf16" or precision not in COMPUTE_DTYPES:
+        return
+    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    place = torch.device("cuda" if gpu else "cpu")
+    check_matmul(matmul, str(config.model.base), config.model.quantization, place, COMPUTE_DTYPES[precision])
 
 
 def check_outputs(command: str, config: Any) -> None:

@@ -73,18 +73,17 @@ def check_matmul(
     """
     if matmul == "bf16":
         return
-    architecture, config = text_model_class(base)
-    general = off_fast_path(config.to_dict())
-    if architecture.__name__ not in FAMILIES:
-        general = f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
+    reason = fp8_fault(device, dtype)
     if quantization != "nf4":
         reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
-    elif general is not None:
+    if reason is None:
+        architecture, config = text_model_class(base)
+        general = off_fast_path(config.to_dict())
+        if architecture.__name__ not in FAMILIES:
+            general = f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
+        if general is None:
+            return
         reason = f"this model's layers run through transformers' own code: {general}"
-    elif (fault := fp8_fault(device, dtype)) is not None:
-        reason = fault
-    else:
-        return
     raise InputError(f"model.matmul is {matmul}, but {reason}. Set --model.matmul bf16.")
 
 
