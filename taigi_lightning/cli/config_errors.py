@@ -23,7 +23,7 @@ UNKNOWN_KEY = re.compile(r"Option '([^']+)' is not accepted|does not accept opti
 NO_VALUE = re.compile(r"^argument (?:-\w/)?(--[\w.]+): expected (?:one|at least one) argument")
 REQUIRED = re.compile(r"^the following arguments are required: (.+)")
 NO_SECTION = re.compile(r"^Unexpected config:(?: (\w+):|\s*$)")
-LINKED = re.compile(r"([\w.]+)\)? --> ([\w.]+)")
+LINKED = re.compile(r'Linked "([\w.]+)" must be given via "([\w.]+)"')
 BASE_CLASS = re.compile(
     r"class_path 'lightning\.(?:pytorch\.)?(?:\w+\.)*(Callback|LightningDataModule|Logger)'"
 )
@@ -126,7 +126,7 @@ def _unknown_key(key: str, message: str, arguments: Sequence[str], known: Sequen
 
 def _wrong_use(message: str, arguments: Sequence[str]) -> str:
     if match := LINKED.search(message):
-        return f"{match[2]}{where(match[2], arguments)} follows from {match[1]}. Set that: --{match[1]}."
+        return f"{match[1]}{where(match[1], arguments)} follows from {match[2]}. Set that: --{match[2]}."
     if match := NO_SECTION.match(message):
         if not match[1]:
             return "--config wants the path of a YAML file after it, as in --config configs/cpt.yaml."

@@ -122,7 +122,7 @@ class TaigiCLI(LightningCLI):
         super().parse_arguments(parser, args)
         # The parser itself refuses other linked settings, but lets a link overwrite one of a class.
         if where(TOKENIZER, SuggestingParser.arguments):
-            parser.error(f"model.base --> {TOKENIZER}")
+            parser.error(f'Linked "{TOKENIZER}" must be given via "model.base".')
         command = self.config.subcommand
         config = self.config[command]
         if fault := impossible_value(config.as_dict(), SuggestingParser.arguments):
