@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
+from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_shape import read_base
 from taigi_lightning.planning.disk import free_space
 from taigi_lightning.planning.hardware_table import hardware_table
@@ -114,10 +115,16 @@ def pieces_of(settings: Settings, config: Mapping[str, Any]) -> list[str]:
     said = f"{corpus}: {count_pieces(texts, spans)}"
     chosen = ((config.get("model") or {}).get("new_tokens") or {}).get("tokens")
     if chosen is not None:
-        words = (
-            Path(chosen).read_text(encoding="utf-8-sig").split("\n") if isinstance(chosen, str) else chosen
+        if isinstance(chosen, str) and not Path(chosen).is_file():
+            raise InputError(
+                f"There is no file {chosen}, as model.new_tokens.tokens says: one word in each line was wanted."
+            )
+        lines = (
+            Path(chosen).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            if isinstance(chosen, str)
+            else chosen
         )
-        words = [word.strip() for word in words if word.strip()]
+        words = [word.strip() for word in lines if word.strip()]
         longer = [with_words(text, found, words) for text, found in zip(texts, spans, strict=True)]
         said += f"; with {len(words):,} new tokens {count_pieces(texts, longer)}"
     return [f"{said}."]
