@@ -1,15 +1,16 @@
-"""Two GPUs against one, training and predicting through the real commands, in one table.
+"""Several GPUs of one host against one, training and predicting through the real commands, in one table.
 
-python -m tests.benchmarks.ddp_scaling --base BASE16 --corpus data/cpt_corpus --output ddp
+python -m tests.benchmarks.ddp_scaling --base BASE16 --corpus data/cpt_corpus --output ddp --gpus 8
 
-Runs of RUNS follow one another, those joined by + at the same time; --runs chooses and orders them. Training is
-`fit` with the same rows an optimizer step on one GPU and on two; "plain" is without dropout, where both losses
-should agree. A callback notes each card's peak memory and which backward passes synchronised, and traces the last
-three steps: how long collectives ran, and how long while nothing else did. Prediction answers 1,001
+Runs of RUNS follow one another, those joined by + at the same time; --gpus takes those up to so many, --runs chooses
+and orders them. Training is `fit` with the same rows an optimizer step on every number of GPUs: 32, so that each of
+eight has the config's micro-batch of 4; with --rows 16, the config's own step, they have 2. "plain" is without dropout,
+where the losses should agree. A callback notes each card's peak memory and which backward passes synchronised, and
+traces the last three steps: how long collectives ran, and how long while nothing else did. Prediction answers 1,001
 made-up questions with the adapter of the run "two"; time is from the first batch, kernels compiled, to the files.
 Each run leaves a folder under --output; the table is made of what lies there, so a session may take several calls.
 
-Rehearsal on a CPU: --base models/tiny-taigi --more "--config configs/tiny.yaml" --steps 8 --questions 40
+Rehearsal on a CPU: --base models/tiny-taigi --more "--config configs/tiny.yaml" --steps 8 --questions 41 --gpus 4
 """
 
 import argparse
@@ -48,13 +49,26 @@ class Run:
 
 
 PLAIN = ("--model.lora.lora_dropout", "0")
+NAMES = {2: "two", 4: "four", 8: "eight"}
 RUNS = {
-    "one-0": Run(1), "one-1": Run(1, 1), "two": Run(2),
+    "one-0": Run(1), "one-1": Run(1, 1), **{name: Run(count) for count, name in NAMES.items()},
     "one-again": Run(1, share=0.6), "two-again": Run(2, share=0.6),
-    "one-plain": Run(1, 1, share=0.5, options=PLAIN), "two-plain": Run(2, share=0.5, options=PLAIN),
-    "predict-one": Run(1, predict=True), "predict-two": Run(2, predict=True),
+    "one-plain": Run(1, 1, share=0.5, options=PLAIN),
+    **{f"{name}-plain": Run(count, share=0.5, options=PLAIN) for count, name in NAMES.items()},
+    "predict-one": Run(1, predict=True),
+    **{f"predict-{name}": Run(count, predict=True) for count, name in NAMES.items()},
 }  # fmt: skip
-ORDER = ["one-0+one-1", "two", "predict-one+one-plain", "predict-two", "two-plain", "one-again", "two-again"]
+
+
+def order(gpus: int) -> list[str]:
+    """The runs of a host with so many GPUs.
+
+    >>> order(2)
+    ['one-0+one-1', 'two', 'predict-one+one-plain', 'predict-two', 'two-plain', 'one-again', 'two-again']
+    """
+    names = [name for count, name in NAMES.items() if count <= gpus]
+    predictions, plain = [f"predict-{name}" for name in names], [f"{name}-plain" for name in names]
+    return ["one-0+one-1", *names, "predict-one+one-plain", *predictions, *plain, "one-again", "two-again"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,9 +78,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, required=True, help="a 16-bit base with its tokenizer")
     parser.add_argument("--corpus", type=Path, default=Path("data/cpt_corpus"))
     parser.add_argument("--output", type=Path, default=Path("ddp_scaling"), help="a folder")
-    parser.add_argument("--runs", nargs="*", default=ORDER, help="see above; none only makes the table")
+    parser.add_argument("--gpus", type=int, default=2, choices=NAMES, help="of this host")
+    parser.add_argument("--runs", nargs="*", help="see above; none only makes the table")
     parser.add_argument("--steps", type=int, default=28, help="optimizer steps, the traced ones included")
-    parser.add_argument("--accumulate", type=int, default=4, help="micro-batches a step on one GPU")
+    parser.add_argument("--rows", type=int, default=32, help="of an optimizer step, over all GPUs")
+    parser.add_argument("--micro_batch", type=int, default=4, help="rows of a GPU at once, at most")
     parser.add_argument("--questions", type=int, default=1001)
     parser.add_argument("--more", type=shlex.split, default=[], help="for every command")
     parser.add_argument("--limit", type=float, default=400, help="seconds for a run")
@@ -94,7 +110,11 @@ def command(name: str, args: argparse.Namespace) -> list[str]:
         words += ["--model.adapter", str(args.output / "two" / "adapter")]
         words += ["--data.init_args.questions", str(args.output / "questions.csv")]
     else:
-        words += ["--trainer.accumulate_grad_batches", str(args.accumulate // run.devices)]
+        micro_batch = min(args.micro_batch, args.rows // run.devices)
+        accumulate, left = divmod(args.rows, run.devices * micro_batch)
+        assert not left, f"{args.rows} rows are not shared out evenly among {run.devices}"
+        words += ["--data.init_args.batch_size", str(micro_batch)]
+        words += ["--trainer.accumulate_grad_batches", str(accumulate)]
         words += ["--trainer.max_steps", str(max(WARM_UP + TRACED + 1, round(args.steps * run.share)))]
         words += ["--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"]
         words += ["--data.init_args.data_dir", str(args.corpus), "--export.merge", "false"]
@@ -115,7 +135,7 @@ def start(names: list[str], args: argparse.Namespace) -> None:
                 env={**os.environ, **visible},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                process_group=0,  # so that the second rank, its child, ends with it
+                process_group=0,  # so that the other ranks, its children, end with it
             )
     for name, process in running.items():
         try:
@@ -215,14 +235,17 @@ def table(rows: dict[str, dict[str, Any]], output: Path) -> str:
                 f"backward passes synchronise: {flags}"
             )
     ones = [rows[name]["tokens_per_second"] for name in ("one-0", "one-1", "one-again") if name in rows]
-    for name in [name for name in ("two", "two-again") if ones and name in rows]:
-        ratio = rows[name]["tokens_per_second"] / 2 / statistics.mean(ones)
-        notes.append(f"- {name}: {ratio:.3f} of twice the mean on one card")
-    for a, b in (("one-0", "one-1"), ("one-0", "two"), ("one-plain", "two-plain")):
+    for name in [name for name in (*NAMES.values(), "two-again") if ones and name in rows]:
+        count = RUNS[name].devices
+        ratio = rows[name]["tokens_per_second"] / count / statistics.mean(ones)
+        notes.append(f"- {name}: {ratio:.3f} of {count} times the mean on one card")
+    pairs = [("one-0", other) for other in ("one-1", *NAMES.values())]
+    for a, b in [*pairs, *(("one-plain", f"{name}-plain") for name in NAMES.values())]:
         if {a, b} <= rows.keys():
             notes.append(f"- loss, {a} and {b}: {compare_losses(rows[a], rows[b])}")
-    if {"predict-one", "predict-two"} <= rows.keys():
-        notes.append(f"- {compare_answers(output / 'predict-one', output / 'predict-two')}")
+    for name in [f"predict-{name}" for name in NAMES.values()]:
+        if {"predict-one", name} <= rows.keys():
+            notes.append(f"- {name}: {compare_answers(output / 'predict-one', output / name)}")
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
@@ -230,7 +253,8 @@ def main() -> None:
     args = parse_arguments()
     args.output.mkdir(parents=True, exist_ok=True)
     write_questions(args.corpus, args.output / "questions.csv", args.questions)
-    for names in [*args.runs, None]:
+    runs = order(args.gpus) if args.runs is None else args.runs
+    for names in [*runs, None]:
         if names is not None:
             start(names.split("+"), args)
         rows = {name: row for name in RUNS if (row := read_run(args.output / name))}

@@ -264,3 +264,58 @@ def test_ddp_leaves_alone_exactly_what_waits_on_the_host(
     held = {f"{name}.weight" for name, part in module.named_modules() if held_in_place(part)}
     assert set(module._ddp_params_and_buffers_to_ignore) == held
     assert len(held) == 7 * layers
+
+
+# ---- four processes -------------------------------------------------------------------------------
+
+FOUR = [*TORCHRUN[:5], "4", *TORCHRUN[6:]]
+# On a CPU, of which `cpu` would ask a core for each.
+TOGETHER = ["--trainer.strategy", "ddp", "--trainer.devices", "4", "--trainer.accelerator", "auto"]
+
+
+@pytest.mark.slow
+@pytest.mark.posix(SEVERAL)
+def test_two_processes_finish_what_four_began(
+    home: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The split of 35 questions comes out even for neither: 8 of them are seen in each of four steps."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fit(home, FOUR, "models/four", 1, *TOGETHER)
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    fit(home, TORCHRUN, "models/then-two", 2, *two, "--ckpt_path", "models/four/checkpoints/step=2.ckpt")
+    wanted = trained(alone)
+    for folder in ("four", "then-two"):
+        found = trained(home / "models" / folder)
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.posix(SEVERAL)
+def test_four_processes_answer_each_question_once_and_as_one_does(
+    home: Path, one: list[str], alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    asked = pd.read_csv(home / "questions.csv")
+    asked.insert(0, "ID", range(1, len(asked) + 1))
+    asked.to_csv(home / "asked.csv", index=False)
+    answers = {}
+    for command, name, more in ((one, "by-one", []), (FOUR, "by-four", TOGETHER)):
+        arguments = [
+            "predict", "--config", "configs/predict.yaml", "--config", "configs/tiny.yaml", "--model.base",
+            "models/base", "--model.adapter", str(alone / "adapter"), "--data.init_args.questions", "asked.csv",
+            "--data.init_args.batch_tokens", "512", "--trainer.callbacks", "PredictionWriter",
+            "--trainer.callbacks.output", f"{name}.csv", *more,
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [*command, *arguments], cwd=home, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        answers[name] = pd.read_csv(home / f"{name}.probabilities.csv")
+    by_one, by_four = answers["by-one"], answers["by-four"]
+    assert by_four["ID"].tolist() == by_one["ID"].tolist() == asked["ID"].tolist()
+    assert by_four["Answer"].tolist() == by_one["Answer"].tolist()
+    numbers = [name for name in by_one if name.startswith("Probability")]
+    assert len(numbers) == 4
+    assert (by_four[numbers] - by_one[numbers]).abs().to_numpy().max() < 1e-5

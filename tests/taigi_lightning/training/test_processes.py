@@ -147,7 +147,8 @@ def alone(home: Path) -> dict[str, torch.Tensor]:
 def ranks(number: int) -> list[str]:
     """Options for several processes that see the same four rows together."""
     size = ["--data.init_args.batch_size", str(4 // number)]
-    return [*SFT, *size, "--trainer.strategy", "ddp", "--trainer.devices", str(number)]
+    anywhere = ["--trainer.accelerator", "auto"] if number > 2 else []  # `cpu` asks a core for each
+    return [*SFT, *size, *anywhere, "--trainer.strategy", "ddp", "--trainer.devices", str(number)]
 
 
 @pytest.mark.posix(SEVERAL)
