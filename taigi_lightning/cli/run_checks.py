@@ -113,9 +113,11 @@ def check_products(config: Any) -> None:
         InputError: as `check_matmul`.
     """
     matmul = config.model.get("matmul", "bf16")
+    if matmul == "bf16":  # as nearly always; what a card can is known only once PyTorch is loaded
+        return
     accelerator = str(config.trainer.accelerator or "auto")
     precision = config.trainer.precision or auto_precision(accelerator)
-    if matmul == "bf16" or precision not in COMPUTE_DTYPES:
+    if precision not in COMPUTE_DTYPES:
         return
     gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     place = torch.device("cuda" if gpu else "cpu")
