@@ -75,6 +75,7 @@ def test_hostile_questions_names_and_charts_are_harmless(tmp_path: Path) -> None
         title=HOSTILE, heading=HOSTILE, lead=HOSTILE, facts={HOSTILE: HOSTILE}, figures={HOSTILE: HOSTILE},
         resumed_at="", charts=[chart], held_out_text=text, held_out_answers=answers,
         lineage=[(HOSTILE, HOSTILE)], config=HOSTILE, how_trained=[HOSTILE],
+        written=[dict.fromkeys(("prompt", "before", "after", "goes_on"), HOSTILE)],
     )  # fmt: skip
     no_harm(check_page(path))
 

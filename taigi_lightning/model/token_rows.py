@@ -114,7 +114,7 @@ def grow(model: Any, size: int) -> None:
         if module.weight.shape[0] != size:
             raise InputError(f"{name} has another table of tokens than its embedding. Use another base.")
         module.weight.data[before:] = row
-    model.requires_grad_(False)
+        module.requires_grad_(False)  # the new table alone: LoRA is in the model already, and trains
 
 
 def attach_rows(model: Any, rows: Rows) -> None:

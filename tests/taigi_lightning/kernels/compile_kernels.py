@@ -14,8 +14,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from taigi_lightning.kernels import elementwise_triton as ops
-from taigi_lightning.kernels import nf4_triton, projection_triton
+from taigi_lightning.kernels import fp8_triton, nf4_triton, projection_triton
 from taigi_lightning.kernels.elementwise import Activation, Dropout, HeadNorms, LoraGradient, Norm
+from taigi_lightning.kernels.fp8 import E4M3
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 # --few: the oldest, one between and the newest, and each dtype once.
@@ -110,6 +111,17 @@ def weights(dtype: torch.dtype) -> None:
     nf4_triton.stack_rows([torch.ones(16, 512)] * 3, 48, dtype)
 
 
+def eight_bits(dtype: torch.dtype) -> None:
+    """Those of fp8, which cards of 8.9 and more have, beside bfloat16 alone."""
+    fp8_triton.quantise_rows(torch.ones(ROWS, WIDE, dtype=dtype))
+    for nested in (True, False):
+        packed, state = bnb.functional.quantize_4bit(
+            torch.ones(128, 512), quant_type="nf4", blocksize=64, compress_statistics=nested
+        )
+        fp8_triton.unpack_rows(packed, state, torch.ones(128, 1), torch.empty(128, 512, dtype=E4M3))
+        fp8_triton.unpack_columns(packed, state, torch.ones(512, 1), torch.empty(512, 128, dtype=E4M3))
+
+
 def launch_all(dtype: torch.dtype, everything: bool) -> None:
     """Call everything that launches a kernel, with the options of training; everything: in each size and variant."""
     for hidden in HIDDEN if everything else HIDDEN[:1]:
@@ -139,6 +151,8 @@ def main() -> None:
             row.update(capability=capability, dtype=str(dtype))
             # Where shared memory is least: other generations differ in instructions, not in sizes.
             launch_all(dtype, everything=dtype is dtypes[0] and capability in (75, 120))
+            if capability >= 89 and dtype == torch.bfloat16:
+                eight_bits(dtype)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ FOLDER = Path(kernels.__path__[0])
 ROOT = FOLDER.parents[1]
 
 
-def written_kernels() -> set[str]:
-    """Names of the functions that Triton compiles and that are launched: the others are called by these."""
+def written_kernels(capability: int, dtype: str) -> set[str]:
+    """Names of the functions that Triton compiles and that are launched on a generation: the others are called by
+    these. Products in fp8 begin with 8.9, and all else is in bfloat16 then."""
+    eight_bits = capability >= 89 and dtype == "bfloat16"
     return {
         node.name
         for file in FOLDER.glob("*_triton.py")
+        if eight_bits or file.name != "fp8_triton.py"
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
     }
@@ -48,8 +51,8 @@ def check(rows: list[dict[str, Any]], dtypes: dict[int, set[str]]) -> None:
     assert {(row["capability"], row["kernel"], row["dtype"]) for row in rows} == {
         (capability, kernel, f"torch.{dtype}")
         for capability in dtypes
-        for kernel in written_kernels()
         for dtype in dtypes[capability]
+        for kernel in written_kernels(capability, dtype)
     }
     for row in rows:
         assert row["shared"] <= SHARED_KIB[row["capability"]] * 1024, row
