@@ -32,7 +32,7 @@ demo-real: real
 
 # One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install
-	PYTHONWARNDEFAULTENCODING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONWARNDEFAULTENCODING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/taigi_lightning/kernels/test_elementwise.py tests/taigi_lightning/kernels/test_nf4_triton.py tests/taigi_lightning/kernels/test_fp8_triton.py  # GPU kernels, interpreted
 	$(MAKE) lint
 

@@ -135,3 +135,31 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="150KB")
     return folder
+
+
+# Of two workers one would be left alone with them: they begin first, each file in one worker (--dist loadfile).
+LONGEST = [
+    "test_processes",
+    "test_distributed",
+    "test_readme",
+    "test_machine_errors",
+    "test_generations",
+    "test_colab",
+    "test_sweep",
+    "test_windows_like",
+    "test_learning",
+    "test_dataloader",
+    "test_merge",
+    "test_wandb",
+    "test_prediction_writer",
+    "test_run_folder",
+    "test_packed_loading",
+    "test_shared_weights",
+    "test_another_language",
+    "test_hostile_names",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest before the others, in the order of `LONGEST`."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
