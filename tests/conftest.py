@@ -141,6 +141,7 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
 LONGEST = [
     "test_processes",
     "test_distributed",
+    "test_wrong_inputs",
     "test_readme",
     "test_machine_errors",
     "test_generations",
