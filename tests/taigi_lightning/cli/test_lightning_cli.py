@@ -46,7 +46,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ([*CPT, "--data.init_args.data_dir", "data/nowhere"], 1, "data/nowhere"),
         ([*CPT, "--ckpt_path", "last"], 1, "no complete checkpoint"),
         ([*CPT, "--ckpt_path", "configs/cpt.yaml"], 1, "configs/cpt.yaml is no complete checkpoint"),
-        ([*CPT, "--trainer.accumulate_grad_batches", "0"], 2, "Set it to 1 or more"),
+        ([*CPT, "--trainer.accumulate_grad_batches", "0"], 2, "wanted 1 or more"),
         ([*CPT, "--trainer.accelerator", "gpuu"], 1, "Lightning refuses the settings of trainer"),
         ([*CPT, "--data.init_args.batch_size", "0"], 2, "data.batch_size is '0'"),
         ([*CPT, "--model.lora.r", "-3"], 2, "model.lora.r is '-3'"),
