@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from taigi_lightning.kernels.fp8 import E4M3
+from taigi_lightning.kernels.nf4_triton import dequantised
 
 
 @triton.jit
@@ -44,30 +45,13 @@ def quantise_rows(x: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]
 
 
 @triton.jit
-def _dequantised(
-    packed, code, scales, scale_code, scale_scales, offset, row, byte, inside, K, NESTED: tl.constexpr
-):
-    """The even and the odd columns of NF4 weights, float32, at some rows and bytes of a row."""
-    at = row * (K // 2) + byte
-    pair = tl.load(packed + at, mask=inside, other=0).to(tl.int32)
-    block = at // 32  # 64 weights, so 32 bytes, share a scale
-    if NESTED:
-        level = tl.load(scales + block, mask=inside, other=0).to(tl.int32)
-        scale = tl.load(scale_code + level) * tl.load(scale_scales + block // 256, mask=inside, other=0.0)
-        scale += tl.load(offset)
-    else:
-        scale = tl.load(scales + block, mask=inside, other=0.0)
-    return tl.load(code + (pair >> 4)) * scale, tl.load(code + (pair & 15)) * scale
-
-
-@triton.jit
 def _rows_kernel(
     packed, code, scales, scale_code, scale_scales, offset, row_scales, out, K,
     NESTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     byte = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
-    even, odd = _dequantised(
+    even, odd = dequantised(
         packed, code, scales, scale_code, scale_scales, offset, row, byte, byte < K // 2, K, NESTED
     )
     inverse = _inverse(tl.load(row_scales + row))
@@ -84,7 +68,7 @@ def _columns_kernel(
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     byte = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
     inside = (row < N)[:, None] & (byte < K // 2)[None, :]
-    even, odd = _dequantised(
+    even, odd = dequantised(
         packed, code, scales, scale_code, scale_scales, offset, row[:, None], byte[None, :], inside, K, NESTED
     )
     # Two columns of one byte are of one block, which is of one scale: see `Fp8Weights`.

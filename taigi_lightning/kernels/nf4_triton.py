@@ -9,13 +9,10 @@ from torch import Tensor
 
 
 @triton.jit
-def _unpack_kernel(
-    packed, code, scales, scale_code, scale_scales, offset, out, K, out_stride,
-    NESTED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    byte = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
-    inside = byte < K // 2
+def dequantised(
+    packed, code, scales, scale_code, scale_scales, offset, row, byte, inside, K, NESTED: tl.constexpr
+):
+    """The even and the odd columns of NF4 weights, float32, at some rows and bytes of a row."""
     at = row * (K // 2) + byte
     pair = tl.load(packed + at, mask=inside, other=0).to(tl.int32)
     block = at // 32  # 64 weights, so 32 bytes, share a scale
@@ -25,8 +22,20 @@ def _unpack_kernel(
         scale += tl.load(offset)
     else:
         scale = tl.load(scales + block, mask=inside, other=0.0)
-    high = tl.load(code + (pair >> 4)) * scale
-    low = tl.load(code + (pair & 15)) * scale
+    return tl.load(code + (pair >> 4)) * scale, tl.load(code + (pair & 15)) * scale
+
+
+@triton.jit
+def _unpack_kernel(
+    packed, code, scales, scale_code, scale_scales, offset, out, K, out_stride,
+    NESTED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    byte = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
+    inside = byte < K // 2
+    high, low = dequantised(
+        packed, code, scales, scale_code, scale_scales, offset, row, byte, inside, K, NESTED
+    )
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + row * out_stride + column, tl.interleave(high, low), mask=column < K)
 
