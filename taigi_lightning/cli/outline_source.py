@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -28,10 +29,12 @@ def doubt(*_: Any, **__: Any) -> Any:
     raise OutlineCalledError
 
 
-def bindings(tree: ast.Module) -> dict[str, list[ast.stmt]]:
-    """Each top-level name with the statements that bind it, the likeliest first; `*` has the star imports."""
+def bindings(file: str) -> dict[str, list[ast.stmt]]:
+    """Each top-level name of a source file with the statements that bind it, the likeliest first; `*` has the star
+    imports.
+    """
     found: dict[str, list[ast.stmt]] = {}
-    for node in _statements(tree.body):
+    for node in _statements(ast.parse(Path(file).read_bytes()).body):
         for name in _bound_by(node):
             found.setdefault(name, []).append(node)
     for nodes in found.values():  # `X = None` after a failed import is what nobody wants to know

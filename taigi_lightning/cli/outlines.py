@@ -16,18 +16,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from taigi_lightning.cli import outline_source
 from taigi_lightning.cli.commands import TOOLS
-from taigi_lightning.cli.outline_source import (
-    TYPED,
-    bindings,
-    class_outline,
-    function_outline,
-    names_in,
-)
+from taigi_lightning.cli.outline_source import TYPED, class_outline, function_outline, names_in
 
 # Run as ever: the standard library, what parses, and the folders of this package that need none of the others.
 REAL = frozenset(
@@ -126,8 +120,7 @@ class Outline(ModuleType):
         """The statements that bind each name, those first that count most; an extension module binds none."""
         if self.__dict__["_bound"] is None:
             file = self.__dict__["_file"]
-            tree = ast.parse(Path(file).read_bytes()) if file else ast.Module(body=[], type_ignores=[])
-            self.__dict__["_bound"] = bindings(tree)
+            self.__dict__["_bound"] = outline_source.bindings(file) if file else {}
         bound: dict[str, list[ast.stmt]] = self.__dict__["_bound"]
         return bound
 
