@@ -7,24 +7,37 @@ import re
 
 from corpus_tools.cleaning.rules import LINE_BREAK, SEPARATOR, Log, rewritten
 
-_BREAKING = "address|article|blockquote|br|dd|div|dl|dt|h[1-6]|hr|li|ol|p|pre|section|table|td|th|tr|ul"
+_BREAKING = (
+    "address|article|aside|blockquote|br|caption|dd|details|dialog|dir|div|dl|dt|fieldset|figcaption|figure|h[1-6]|hr"
+    "|legend|li|menu|ol|optgroup|option|p|pre|section|summary|table|td|th|tr|ul"
+)
 _OTHER_TAGS = (
-    "a|abbr|b|big|body|center|cite|code|em|font|form|head|header|footer|html|i|img|input|label|link|main|meta|nav|o:p"
-    "|option|rb|rp|rt|ruby|s|small|span|strike|strong|sub|sup|tbody|tfoot|thead|title|tt|u|video|wbr"
+    "a|abbr|acronym|area|audio|b|base|bdi|bdo|big|body|button|canvas|center|cite|code|col|colgroup|data|datalist|del|dfn"
+    "|em|embed|font|footer|form|frame|frameset|g|head|header|hgroup|html|i|iframe|img|input|ins|kbd|label|link|main|map"
+    "|mark|marquee|meta|meter|nav|nobr|noframes|noscript|object|output|param|path|picture|progress|q|rb|rect|rp|rt|rtc"
+    "|ruby|s|samp|search|select|slot|small|source|span|strike|strong|sub|sup|svg|tbody|template|textarea|tfoot|thead"
+    "|time|title|track|tt|u|use|var|video|wbr|[ovw]:[a-z]+"
 )
+_BARE_ATTRIBUTES = (
+    "checked|clear|compact|controls|defer|async|disabled|hidden|noshade|nowrap|open|readonly|selected"
+)
+# Words in `a <b and c> d` are none.
+_BEGINS_ATTRIBUTE = rf"(?=\s*(?:/?>|[A-Za-z_:@][^<>\s=]*\s*=|(?:{_BARE_ATTRIBUTES})\b))"
 # Values may hold > in quotes; where quotes do not match, the first > ends the tag.
-_ATTRIBUTES = (
-    rf"""(?:\s(?:[^<>"'{SEPARATOR}]|"[^"<{SEPARATOR}]*"|'[^'<{SEPARATOR}]*')*|\s[^<>{SEPARATOR}]*)?"""
-)
+_VALUES = rf"""(?:[^<>"'{SEPARATOR}]|"[^"<{SEPARATOR}]*"|'[^'<{SEPARATOR}]*')*"""
+_ATTRIBUTES = rf"(?:\s{_BEGINS_ATTRIBUTE}{_VALUES}|\s{_BEGINS_ATTRIBUTE}[^<>{SEPARATOR}]*)?"
 # What may be written without its semicolon, as browsers read it; not in an address's ?a=1&amp=2 or in AT&T.
 _BARE = r"&(?:nbsp|lt|gt|amp|quot)(?![A-Za-z0-9;=])"
 _MARKUP = re.compile(
-    rf"<!--[^{SEPARATOR}]*?-->|<(script|style)\b[^{SEPARATOR}]*?</\1\s*>"
+    rf"<!--[^{SEPARATOR}]*?-->|<!\[CDATA\[|\]\]>|<!DOCTYPE\b[^<>{SEPARATOR}]*>|<\?xml\b[^<>{SEPARATOR}]*>|<(script|style)\b[^{SEPARATOR}]*?</\1\s*>"
     rf"|</?(?P<breaking>{_BREAKING}){_ATTRIBUTES}/?>|</?(?:{_OTHER_TAGS}){_ATTRIBUTES}/?>"
     rf"|(?P<entity>&(?:#[0-9]{{1,7}}|#[xX][0-9a-fA-F]{{1,6}}|[A-Za-z][A-Za-z0-9]{{1,31}});|{_BARE})",
     re.I,
 )
 _BREAKS = re.compile(f"{LINE_BREAK} *(?:{LINE_BREAK} *)+")
+_BREAK_AT_START = re.compile(
+    rf"(?:\A|(?<=[\n{SEPARATOR}])) *{LINE_BREAK}"
+)  # which would only make an empty line
 
 
 def remove_markup(text: str, log: Log) -> str:
@@ -44,4 +57,7 @@ def remove_markup(text: str, log: Log) -> str:
         return (LINE_BREAK if match["breaking"] else "") + "\n" * match[0].count("\n")
 
     text = rewritten(_MARKUP, new, text, log)
-    return rewritten(_BREAKS, lambda _: LINE_BREAK, text, log) if LINE_BREAK in text else text
+    if LINE_BREAK not in text:
+        return text
+    text = rewritten(_BREAKS, lambda _: LINE_BREAK, text, log)
+    return rewritten(_BREAK_AT_START, lambda _: "", text, log)

@@ -12,11 +12,13 @@ from typing import BinaryIO, NamedTuple
 import zstandard
 
 from corpus_tools.errors import InputError
+from corpus_tools.files.encodings import as_utf8, lacks_mark, marked_encoding, not_utf8
 from corpus_tools.files.sources import COMPRESSIONS
-from corpus_tools.windows import explain_windows, other_encoding
+from corpus_tools.windows import explain_windows
 
 _BOM = b"\xef\xbb\xbf"
-_OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_GO_ON = "let `clean --skip_bad_files` go on without it."
+MEND = f"repair it, or {_GO_ON}"
 _STEP = 1 << 24  # bytes decompressed at a time
 _ZSTD_STEP = 1 << 12  # bytes given at a time: a block of 128 KiB may take four
 _ALWAYS = 64 << 20  # a file may become as large as this, whatever its size
@@ -87,7 +89,7 @@ def decompressed(file: BinaryIO, path: Path, most: int, step: int = 1 << 20) -> 
             yield piece
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise InputError(
-            f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again."
+            f"{path}: the {suffix} data are damaged or cut off ({error}); fetch it again, or {_GO_ON}"
         ) from error
 
 
@@ -111,14 +113,15 @@ def _zstandard_pieces(stored: BinaryIO) -> Iterator[bytes]:
 
 
 def plain_text(data: bytes, path: Path) -> bytes:
-    """UTF-8 without a byte order mark.
+    """UTF-8 without a byte order mark, also of a text whose mark says that it is UTF-16 or UTF-32.
 
     Raises:
         InputError: The file is plainly in another encoding.
     """
-    encoding = _OTHER_ENCODINGS.get(data[:2]) or ("UTF-16 or UTF-32" if b"\0" in data[:4] else "")
-    if encoding:
-        raise InputError(f"{path}: the file is {encoding}; save it as UTF-8.")
+    if encoding := marked_encoding(data):
+        return b"".join(as_utf8([data], encoding, path))
+    if b"\0" in data[:4]:
+        raise lacks_mark(path, data[:_STEP])
     return data[len(_BOM) :] if data.startswith(_BOM) else data
 
 
@@ -132,7 +135,4 @@ def decode(path: Path, data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
-            f"{other_encoding(data)}"
-        ) from error
+        raise not_utf8(path, f", line {line}", data, error) from error

@@ -13,6 +13,7 @@ import msgspec
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
+from corpus_tools.files.field_names import names_found
 from corpus_tools.files.sources import Source
 
 _FORM = re.compile(
@@ -63,7 +64,8 @@ def fetch(source: str | Path, folder: Path, fields: Mapping[str, str]) -> tuple[
     """
     address = address_of(source)
     rows, columns, revision = _open(address)
-    names = [fields.get(name, name) for name in Row.__struct_fields__]
+    called = names_found(fields, columns)
+    names = [called.get(name, name) for name in Row.__struct_fields__]
     if names[0] not in columns:
         raise InputError(
             f"{source}: no column {names[0]!r} among {', '.join(columns)}; name the right one with --fields.text."
@@ -72,7 +74,7 @@ def fetch(source: str | Path, folder: Path, fields: Mapping[str, str]) -> tuple[
     folder.mkdir(parents=True, exist_ok=True)
     label = f"hf://{address.name}@{revision[:12]}" if revision else f"hf://{address.name}"
     stem = re.sub(r"\W+", "-", f"{address.name}-{address.split}")
-    title = fields.get("title", "title")
+    title = called.get("title", "title")
     sources = []
     try:
         records = ({name: row[name] for name in wanted} for row in rows)

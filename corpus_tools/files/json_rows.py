@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,11 +12,15 @@ import msgspec
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
-from corpus_tools.files.contents import decode
+from corpus_tools.files.contents import MEND, decode
+from corpus_tools.files.field_names import names_found
+from corpus_tools.files.json_columns import holds_columns, rows_of_columns
 from corpus_tools.files.row_values import ROWS, BadRows, record_of
 
 WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _SURROGATE = "it holds half a surrogate pair, which is no character; repair the escape."
+LOOKED_AT = 20  # rows whose keys are looked at
+_HEAD = 1 << 12  # bytes in which such rows are looked for
 _NAN = re.compile(rb":\s*NaN\b")
 _HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
@@ -29,7 +33,7 @@ def read_json(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, 
     """
     start = data.lstrip()[:1]
     lines = lines or start == b"{"
-    kind = row_type(fields)
+    kind = row_type(names_found(fields, _first_keys(data)))
     try:
         if lines:
             return msgspec.json.Decoder(kind, strict=False).decode_lines(data)
@@ -37,7 +41,36 @@ def read_json(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, 
     except WRONG:
         decode(path, data)  # names the line of a byte that is not UTF-8
     records = _split(path, fields, data, lines)
+    fields = names_found(fields, keys_of(records))
     return [record_at(record, fields, number, bad) for number, record in enumerate(records, 1)]
+
+
+def _first_keys(data: bytes) -> list[str]:
+    """The keys of the first objects; of more of the data only where none ends soon."""
+    for size in (_HEAD, 16 * _HEAD, len(data)):
+        text = data[:size].decode(errors="ignore").lstrip(" \t\r\n[")
+        keys: dict[str, None] = {}
+        try:
+            while text.startswith("{"):
+                record, end = json.JSONDecoder().raw_decode(text)
+                keys |= dict.fromkeys(record)
+                text = text[end:].lstrip(" \t\r\n,")
+        except (json.JSONDecodeError, RecursionError):
+            pass
+        if keys:
+            break
+    return list(keys)
+
+
+def keys_of(records: Sequence[bytes]) -> list[str]:
+    """The keys of the first of some JSON values, those of them that are objects."""
+    keys: dict[str, None] = {}
+    for record in records[:LOOKED_AT]:
+        try:
+            keys |= dict.fromkeys(msgspec.json.decode(record, type=dict[str, msgspec.Raw]))
+        except WRONG:  # said with the row
+            continue
+    return list(keys)
 
 
 def row_type(fields: Mapping[str, str]) -> type[Row]:
@@ -59,7 +92,7 @@ def record_at(raw: bytes, fields: Mapping[str, str], number: int, bad: BadRows) 
         has_nan = _NAN.search(raw) and not _HALF_A_PAIR.search(raw)
         record = json.loads(raw) if has_nan else msgspec.json.decode(raw)
     except (*WRONG, json.JSONDecodeError) as error:
-        damage = f"{error}; the row is damaged or cut off."
+        damage = f"{error}; the row is damaged or cut off; {MEND}"
         bad[number] = _SURROGATE if _HALF_A_PAIR.search(raw) else damage
         return Row("")
     return record_of(record, fields, number, bad)
@@ -120,7 +153,7 @@ def rows_under(path: Path, fields: Mapping[str, str], outline: Outline) -> str |
     if outline.keys and outline.only_objects:
         return None
     raise InputError(
-        f"{path}: one object with the keys {', '.join(outline.keys)[:200]}, no {text_of(fields)!r} and "
+        f"{path}: one object with the keys {', '.join(outline.keys)[:200]}, no {_text_of(fields)!r} and "
         f"{len(lists) or 'no'} lists of objects; name the key that holds the rows with --fields.rows, or that of a "
         "text with --fields.text."
     )
@@ -128,21 +161,27 @@ def rows_under(path: Path, fields: Mapping[str, str], outline: Outline) -> str |
 
 def is_row(fields: Mapping[str, str], outline: Outline) -> bool:
     """Whether an object is itself a row."""
-    return ROWS not in fields and text_of(fields) in outline.keys
+    return ROWS not in fields and _text_of(fields, outline.keys) in outline.keys
 
 
-def text_of(fields: Mapping[str, str]) -> str:
-    """The key of a row's text."""
-    return fields.get("text", "text")
+def holds_table(fields: Mapping[str, str], outline: Outline) -> bool:
+    """Whether an object is a table by columns, whose rows are lists, see `json_columns`."""
+    return ROWS not in fields and {"columns", "data"} <= set(outline.keys) - outline.lists.keys()
+
+
+def _text_of(fields: Mapping[str, str], keys: Iterable[str] = ()) -> str:
+    """The key of a row's text, of a row with some keys."""
+    return names_found(fields, keys).get("text", "text")
 
 
 def _rows_of_object(
     path: Path, fields: Mapping[str, str], data: bytes, whole: Mapping[str, msgspec.Raw]
-) -> list[Any]:
+) -> Sequence[Any]:
     """The rows that one object holds, or the object itself, which is a row."""
+    if ROWS not in fields and holds_columns(whole, fields):
+        return rows_of_columns(path, whole, fields)
     found = {key: items for key, value in whole.items() if (items := _objects(value))}
-    text = text_of(fields)
-    with_text = {key: has_key(items[0], text) for key, items in found.items()}
+    with_text = {key: has_text(items[0], fields) for key, items in found.items()}
     outline = Outline(list(whole), with_text, all(bytes(v).lstrip()[:1] == b"{" for v in whole.values()))
     if is_row(fields, outline):
         return [data]
@@ -150,12 +189,10 @@ def _rows_of_object(
     return list(whole.values()) if key is None else found[key]
 
 
-def has_key(raw: bytes | msgspec.Raw, key: str) -> bool:
-    """Whether a JSON value is an object with a key."""
-    try:
-        return key in msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except WRONG:
-        return False
+def has_text(raw: bytes | msgspec.Raw, fields: Mapping[str, str]) -> bool:
+    """Whether a JSON value is an object with a text."""
+    keys = keys_of([bytes(raw)])
+    return _text_of(fields, keys) in keys
 
 
 def _objects(value: msgspec.Raw) -> list[msgspec.Raw]:
@@ -191,7 +228,7 @@ def _items(path: Path, text: str) -> list[bytes]:
             at += 1
     except json.JSONDecodeError as error:
         where = f"row {len(found) + 1} (line {error.lineno})"
-        raise InputError(f"{path}, {where}: {error.msg}; the file is damaged or cut off.") from error
+        raise InputError(f"{path}, {where}: {error.msg}; the file is damaged or cut off; {MEND}") from error
     except RecursionError as error:
         raise InputError(f"{path}, row {len(found) + 1}: nested too deeply; wanted flat objects.") from error
     if not is_list:

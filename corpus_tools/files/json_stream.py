@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from corpus_tools.errors import InputError
-from corpus_tools.files.json_rows import Outline, has_key
+from corpus_tools.files.contents import MEND
+from corpus_tools.files.json_rows import Outline, has_text
 
 _STEP = 1 << 20  # bytes read at a time
 _SPACES = re.compile(r"[ \n\r\t]*")
@@ -117,17 +118,17 @@ class Scanner:
 
     def _damaged(self, what: str, at: int | None = None) -> InputError:
         line = self._lines + self._text.count("\n", 0, self._at if at is None else at)
-        return InputError(f"{self.path}, line {line}: {what}; the file is damaged or cut off.")
+        return InputError(f"{self.path}, line {line}: {what}; the file is damaged or cut off; {MEND}")
 
 
 TOO_LONG = "a row is longer than --max_row_mchars allows; part it into rows, or raise the limit."
 
 
-def outline_of(scanner: Scanner, text: str) -> Outline | None:
+def outline_of(scanner: Scanner, fields: Mapping[str, str]) -> Outline | None:
     """What the one object of a file holds, see `json_rows.rows_under`; None if something follows it.
 
     Args:
-        text: The key of a row's text.
+        fields: Names in the file, as in `read_rows`.
     """
     found = Outline([], {}, True)
     only_objects = True
@@ -139,13 +140,13 @@ def outline_of(scanner: Scanner, text: str) -> Outline | None:
         if scanner.peek() != "[":
             scanner.value()
             continue
-        count, objects, has_text = 0, True, False
+        count, objects, with_text = 0, True, False
         for item in scanner.items():
             objects &= item[:1] == b"{"
-            has_text = has_text or (not count and has_key(item, text))
+            with_text = with_text or (not count and has_text(item, fields))
             count += 1
         if count and objects:
-            found.lists[key] = has_text
+            found.lists[key] = with_text
     return None if scanner.peek() else found._replace(only_objects=only_objects)
 
 

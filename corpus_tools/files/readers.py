@@ -20,6 +20,7 @@ from corpus_tools.files.contents import (
     plain_text,
     read_bytes,
 )
+from corpus_tools.files.field_names import names_found
 from corpus_tools.files.json_rows import read_json
 from corpus_tools.files.row_values import BadRows, check_fields, columns_of, row_of
 from corpus_tools.files.sources import TEXTS, Source, format_of, title_of
@@ -106,7 +107,7 @@ def csv_rows(
     Raises:
         InputError: There is no column of texts, or quotes do not match.
     """
-    lines, delimiter = _delimited(iter(lines), fields.get("text", "text"), delimiter)
+    lines, delimiter = _delimited(iter(lines), fields, delimiter)
     records = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 0
     try:
@@ -127,16 +128,17 @@ def csv_rows(
         raise InputError(f"{path}, row {number + 1}: {error}; check its quotes.") from error
 
 
-def _delimited(lines: Iterator[str], text: str, delimiter: str) -> tuple[Iterator[str], str]:
+def _delimited(lines: Iterator[str], fields: Mapping[str, str], delimiter: str) -> tuple[Iterator[str], str]:
     """The lines, and what parts their values: another mark if Excel's first line says so, or if only by that the header
-    has the column `text`. Excel writes semicolons where a comma is the decimal point.
+    has a column of texts. Excel writes semicolons where a comma is the decimal point.
     """
     first = next(lines, "")
     named = first.strip().strip('"')
     if named.lower().startswith("sep=") and len(named) == 5:
         return lines, named[4]
     for mark in (delimiter, ",", ";", "\t", "|"):
-        if text in [name.strip().strip('"') for name in first.rstrip("\r\n").split(mark)]:
+        names = [name.strip().strip('"') for name in first.rstrip("\r\n").split(mark)]
+        if names_found(fields, names).get("text", "text") in names:
             return chain((first,), lines), mark
     return chain((first,), lines), delimiter
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
+from corpus_tools.files.field_names import names_found
 
 ROWS = "rows"  # the field that names the key under which a JSON object holds its rows
 
@@ -27,7 +28,8 @@ def check_fields(fields: Mapping[str, str]) -> None:
 
 def columns_of(path: Path, fields: Mapping[str, str], header: Sequence[str]) -> dict[str, int]:
     """The place of each field that a file has among its columns."""
-    names = {name: fields.get(name, name) for name in Row.__struct_fields__}
+    called = names_found(fields, header)
+    names = {name: called.get(name, name) for name in Row.__struct_fields__}
     if names["text"] not in header:
         raise InputError(f"{path}: no column {names['text']!r} among {_listed(header)}; {NAME_IT}")
     twice = [column for column in names.values() if header.count(column) > 1]

@@ -7,7 +7,8 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from itertools import count
+from functools import partial
+from itertools import chain, count, islice
 from typing import Any, BinaryIO
 
 import msgspec
@@ -15,7 +16,19 @@ import msgspec
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
 from corpus_tools.files.contents import ReadLimits, decompressed, is_compressed, plain_text
-from corpus_tools.files.json_rows import WRONG, begins_in, is_row, record_at, row_type, rows_under, text_of
+from corpus_tools.files.encodings import as_utf8, marked_encoding, not_utf8
+from corpus_tools.files.field_names import names_found
+from corpus_tools.files.json_rows import (
+    LOOKED_AT,
+    WRONG,
+    begins_in,
+    holds_table,
+    is_row,
+    keys_of,
+    record_at,
+    row_type,
+    rows_under,
+)
 from corpus_tools.files.json_stream import TOO_LONG, Scanner, outline_of, values_under
 from corpus_tools.files.readers import csv_rows, parquet_rows, too_long
 from corpus_tools.files.row_values import BadRows, check_fields
@@ -141,6 +154,9 @@ class Stream:
             plain = decompressed(io.BufferedReader(_Pieces(self._stored), _STEP), self.path, most)
         file = io.BufferedReader(_Pieces(plain), _STEP)
         start = file.peek(4)[:4]
+        if encoding := marked_encoding(start):
+            wide = iter(partial(file.read, _STEP), b"")
+            return io.BufferedReader(_Pieces(as_utf8(wide, encoding, self.path)), _STEP)
         file.read(len(start) - len(plain_text(start, self.path)))
         return file
 
@@ -168,9 +184,7 @@ class Stream:
             return data.decode()
         except UnicodeDecodeError as error:
             where = f", line {self._line}" if self._line else ""
-            raise InputError(
-                f"{self.path}{where}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
-            ) from error
+            raise not_utf8(self.path, where, data, error) from error
 
     def _text_lines(self) -> Iterator[str]:
         """The lines as text, also those that end as on an old Macintosh."""
@@ -183,10 +197,10 @@ class Stream:
         if start == "[" and (self._kind == ".json" or not self._has_lines()):
             return self._records(self._scanner().items())
         if start == "{" and not self._has_lines():
-            outline = outline_of(self._scanner(), text_of(self._fields))
+            outline = outline_of(self._scanner(), self._fields)
             if outline is None:  # objects one after the other, not one a line
                 return self._records(self._scanner().values())
-            if is_row(self._fields, outline):
+            if is_row(self._fields, outline) or holds_table(self._fields, outline):
                 return None
             key = rows_under(self.path, self._fields, outline)
             return self._records(values_under(self._scanner(), key))
@@ -208,10 +222,13 @@ class Stream:
         return any(line.strip() for line in iter(lambda: file.readline(_FIRST_LINE), b""))
 
     def _records(self, values: Iterable[bytes]) -> Iterator[Row]:
-        decoder = msgspec.json.Decoder(row_type(self._fields), strict=False)
-        for number, raw in enumerate(values, 1):
+        values = iter(values)
+        first = list(islice(values, LOOKED_AT))
+        fields = names_found(self._fields, keys_of(first))
+        decoder = msgspec.json.Decoder(row_type(fields), strict=False)
+        for number, raw in enumerate(chain(first, values), 1):
             try:
                 yield decoder.decode(raw)
             except WRONG:
                 self._decoded(raw)
-                yield record_at(raw, self._fields, number, self._bad)
+                yield record_at(raw, fields, number, self._bad)

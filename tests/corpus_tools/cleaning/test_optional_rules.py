@@ -54,6 +54,9 @@ TABLE: dict[OptionalRule, dict[str, str]] = {
         '<img alt="海 > 山"/>媠<a title=\'x>y\' href="b">好</a>': "媠好",
         '<a title="x>好</a>': "好",
         "頭<script>\nif (a < 2) {}\n</script>尾<p\nclass='x'>段<!-- 註\n解 -->": "頭\n\n尾|\n段\n",
+        "<!DOCTYPE html><?xml version='1.0'?>頭<![CDATA[中]]><svg viewBox='0'><path d='M'/></svg>尾": "頭中尾",
+        "<details open><summary>摘要</summary>內<time>三月</time></details>": "摘要|內三月|",
+        "a<b 而且 c>d、<b and c>、<小說>、<time、<p 註>": "a<b 而且 c>d、<b and c>、<小說>、<time、<p 註>",
         "AT&T、R&D、1<2、a < b > c、<3、?a=1&lt=2": "AT&T、R&D、1<2、a < b > c、<3、?a=1&lt=2",
     },
     "pages": {
@@ -64,6 +67,8 @@ TABLE: dict[OptionalRule, dict[str, str]] = {
         "<ASCII-WIN>\n<ParaStyle:Body><cTypeface:Bold>粗<cTypeface:>體": "\n粗體",
         "·14·\n― 15 ―\n｜22｜\n◎ 23 ◎\n20 / 200\n【7】\n２４": "\n\n\n\n\n\n",
         "第一章 春天……………23\n秋天 ‧‧‧‧‧‧ 45\n第二節 . . . . . . (7)": "\n\n",
+        "xii\n— xiv —\n- IV -\n第ix頁\n二三\n〇一二\n頁 12\n12-13\nUntitled-1 3 2020/1/2 上午 9:00": "\n" * 8,
+        "i\nI\nXIV\nli\nmix\n十二\n一\n五月 3": "i\nI\nXIV\nli\nmix\n十二\n一\n五月 3",
         "伊等……5\n3……2……1\n（1）\n1/2 杯\n7 隻\n一、": "伊等……5\n3……2……1\n（1）\n1/2 杯\n7 隻\n一、",
     },
     "contacts": {
