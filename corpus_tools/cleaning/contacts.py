@@ -8,7 +8,7 @@ from corpus_tools.cleaning.rules import Log, rewritten
 
 _ADDRESS = "A-Za-zＡ-Ｚａ-ｚ0-9０-９"
 _EMAIL = re.compile(rf"[{_ADDRESS}._%+\-．＿－]+[@＠][{_ADDRESS}\-－]+(?:[.．][{_ADDRESS}\-－]+)+")
-_D, _JOIN = "[0-9０-９]", "[- ‐‑–－]"
+_D, _JOIN = "[0-9０-９]", "[- ‐‑–—－.．~～]"
 _ZERO = "[0０]"
 _PHONE = re.compile(
     rf"(?<![0-9０-９A-Za-z.\-－])(?:[+＋](?:886|８８６){_JOIN}?[(（]?{_ZERO}?{_D}{{1,3}}[)）]?"

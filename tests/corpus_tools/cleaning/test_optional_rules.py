@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus_tools.cleaning.optional_rules import extra_rules
-from corpus_tools.cleaning.rules import LINE_BREAK, Log, rule_steps
+from corpus_tools.cleaning.rules import LINE_BREAK, SEPARATOR, Log, rule_steps
 from corpus_tools.documents import OptionalRule, OwnRule
 from corpus_tools.errors import InputError
 from tests.corpus_tools.cleaning.test_rules import TEXT
@@ -74,6 +74,8 @@ TABLE: dict[OptionalRule, dict[str, str]] = {
     "contacts": {
         "ｘｙｚ＠ｇｍａｉｌ．ｃｏｍ、a.b+c@d-e.com.tw": "、",
         "０２－２３４５－６７８９、886-2-2345-6789、0800-000-123": "、、",
+        "06～2757575、06.275.7575、0912．345．678": "、、",
+        "02.12.2010、0.12345678、03.1416": "02.12.2010、0.12345678、03.1416",
         "1895-1945、2010-09-20、民國99-100、957-13-2345-6": "1895-1945、2010-09-20、民國99-100、957-13-2345-6",
         "編號12345678、帳號1234-567-890123、甲@乙": "編號12345678、帳號1234-567-890123、甲@乙",
     },
@@ -96,12 +98,19 @@ def test_a_rule_takes_what_it_is_for_and_leaves_what_looks_like_it(
     [
         (OwnRule("a", "("), "is no pattern"),
         (OwnRule("a", "x", r"\2"), "is no pattern"),
+        (OwnRule("a", "(?P<n>x)", r"\g<m>"), "is no pattern"),
+        (OwnRule("a", "(?x) x # one", "\\"), "is no pattern"),
+        (OwnRule(" ", "x"), "has no name"),
+        (OwnRule("a", "(x|xx)+y", matches=["x" * 5000]), "takes more than 0 s on an example"),
         (OwnRule("a", "x*"), "matches nothing at all"),
         (OwnRule("a", "x", matches=["y"]), "finds nothing in 'y'"),
         (OwnRule("a", "x", leaves=["xy"]), "finds something in 'xy'"),
     ],
 )
-def test_a_wrong_rule_is_refused_before_the_work_begins(rule: OwnRule, message: str) -> None:
+def test_a_wrong_rule_is_refused_before_the_work_begins(
+    rule: OwnRule, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corpus_tools.cleaning.own_rules._SECONDS", 0.1)
     with pytest.raises(InputError, match=message):
         extra_rules([], [rule])
 
@@ -111,6 +120,26 @@ def test_names_are_checked() -> None:
         extra_rules(["htlm"], [])  # type: ignore[list-item]
     with pytest.raises(InputError, match="share a name"):
         extra_rules([], [OwnRule("a", "x"), OwnRule("a", "y")])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "after"),
+    [
+        ("^x", "a|ax\na||ax"),
+        ("x$", "xa|a\nxa||xa"),
+        (r"^x\Z", "xa|ax\nxa||xax"),
+        (r"\Ax", "a|ax\nxa||ax"),
+        ("^x$", "xa|ax\nxa||xax"),
+    ],
+)
+def test_anchors_mean_lines_and_articles(pattern: str, after: str) -> None:
+    """However many articles are cleaned together, and where markup has left a line break."""
+    text = f"{SEPARATOR}xa{SEPARATOR}ax\nxa{LINE_BREAK}x{SEPARATOR}xax{SEPARATOR}"
+    (rule,) = extra_rules([], [OwnRule("all", pattern)])
+    log: Log = []
+    found = rule.apply(text, log)
+    assert found.replace(SEPARATOR, "|").replace(LINE_BREAK, "|").strip("|") == after
+    assert all(text[at : at + len(span)] == span for at, (span,) in log)
 
 
 @pytest.mark.parametrize("text", ["a\nb", "ab\n"])
