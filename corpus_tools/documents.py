@@ -12,7 +12,7 @@ import msgspec
 MOST_SAMPLES = 96  # of a rule, in some counts
 
 
-OptionalRule = Literal["html", "pages", "han_spaces", "contacts", "mask_contacts", "tailo", "poj"]
+OptionalRule = Literal["mojibake", "html", "pages", "han_spaces", "contacts", "mask_contacts", "tailo", "poj"]
 
 
 @dataclass(frozen=True)

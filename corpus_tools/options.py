@@ -28,7 +28,7 @@ class CorpusOptions:
         decontaminate: CSV file of evaluation questions; text that shares an n-gram with them is dropped.
         ngram: Han characters, digits and romanised syllables in such an n-gram; punctuation does not count.
         convert_simplified: Convert articles that are themselves Simplified Chinese.
-        optional_rules: Rules for what the files have: HTML, printers' page marks, spaces between Han, contacts.
+        optional_rules: Rules for what the files have: HTML, page marks, spaces between Han, contacts, mojibake.
         own_rules: Your own rules, best in a configuration file, with examples that they must and must not match.
         fields: The files' names for text, title, author and paragraph_id, where they differ; and for rows, the key
             under which a JSON object holds them.

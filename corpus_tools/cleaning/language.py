@@ -5,15 +5,17 @@ Counts come from one table look-up a character, which gives its kind.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from corpus_tools.cleaning.characters import HAN_RANGES, codes_of, look_up
+from corpus_tools.cleaning.syllables import TONE_DIGITS, is_syllable
 
 # Written in nearly every Taigi passage and in under 1 % of Mandarin lines.
 TAIGI_MARKERS = "佇佮毋袂閣咧矣攏伊予欲遮遐揣媠爾囡囝啉阮恁𪜶跤喙濟"
@@ -22,6 +24,7 @@ TAIGI_MARKERS = "佇佮毋袂閣咧矣攏伊予欲遮遐揣媠爾囡囝啉阮恁
 # What fonts that lie about Latin-1, and UTF-8 read as Latin-1, leave of a Taigi text: signs that it has no use for, and
 # letters that neither Tâi-lô nor POJ writes.
 OLD_FONT_SIGNS = "¡¤¦¨ª¬¯´µ¶¸¹º¼¾¿"
+OLD_FONT_LETTERS = "ÃÄÅ"  # the commonest of them: UTF-8 read as Latin-1 has one for nearly every tone
 OLD_FONT = OLD_FONT_SIGNS + "ÃÄÅÆÇÐÑÕÖØÜÝÞßãäåæçðñõöøüýþÿËÏëï"
 
 
@@ -59,7 +62,7 @@ def kinds() -> npt.NDArray[np.uint8]:
         Kind.TRADITIONAL: traditional - simplified,
         Kind.TAIGI: TAIGI_MARKERS,
         Kind.REPLACEMENT: "\ufffd",
-        Kind.OLD_FONT: OLD_FONT_SIGNS,
+        Kind.OLD_FONT: OLD_FONT_SIGNS + OLD_FONT_LETTERS,
     }
     table[ord("A") : ord("Z") + 1] = table[ord("a") : ord("z") + 1] = Kind.LATIN
     table[0xC0:0x250] = table[0x1E00:0x1F00] = table[0x300:0x370] = Kind.TONE
@@ -104,6 +107,7 @@ _MASKS = np.array([_MOST] * 5 + [(1 << 63 - 5 * _BITS) - 1], np.uint64)
 _RARE = np.uint64(1 << 63)
 _LEAST_SIMPLIFIED = 10  # characters
 _TONE_DIGIT = np.uint64((1 << 2 * _BITS) + (1 << 3 * _BITS))  # a letter and a tone, see `_counters`
+_LETTERS_AT_END, _LONGEST_SYLLABLE = re.compile(r"[A-Za-z]+\Z"), 9
 _NASALS = np.array(
     [ord(c) for c in "Nⁿ\u0358"], np.uint32
 )  # that may stand between a vowel and its tone digit
@@ -180,15 +184,38 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     )
 
 
+@cache
+def _is_digit() -> npt.NDArray[np.bool_]:
+    """Which code points may be the digit of a tone, [0x110000] bool."""
+    table = np.zeros(0x110000, np.bool_)
+    table[list(map(ord, TONE_DIGITS))] = True
+    return table
+
+
 def _tone_digits(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-    """Places of the digits that are tones of romanised syllables: goeh8, kiaN2, Tai5-lam5; not 2010 or MP3."""
-    digits = np.flatnonzero(codes - np.uint32(ord("1")) < 9)  # what is smaller wraps around
+    """Places of the digits that are tones of romanised syllables: goeh8, kiaN2, Tai5-lam5, GOA2; not 2010 or MP3."""
+    digits = np.flatnonzero(look_up(_is_digit(), codes))
     before = codes[digits - 1]
     behind = codes[np.minimum(digits + 1, len(codes) - 1)] | np.uint32(0x20)
     is_letter = (before - np.uint32(ord("a")) < 26) | np.isin(before, _NASALS)
     goes_on = (behind - np.uint32(ord("a")) < 26) | (behind - np.uint32(ord("0")) < 10)
     goes_on &= digits + 1 < len(codes)
-    return digits[is_letter & ~goes_on & (digits > 0)]
+    ends_word = ~goes_on & (digits > 0)
+    capital = np.flatnonzero((before - np.uint32(ord("A")) < 26) & ~is_letter & ends_word)
+    is_letter[capital] = [_ends_syllable(codes, place) for place in digits[capital].tolist()]
+    return digits[is_letter & ends_word]
+
+
+def _ends_syllable(codes: npt.NDArray[np.uint32], place: int) -> bool:
+    """Whether a digit behind a capital is the tone of a syllable of two letters or more: MP3 and A4 are none."""
+    before = "".join(map(chr, codes[max(0, place - _LONGEST_SYLLABLE) : place].tolist()))
+    letters = _LETTERS_AT_END.search(before)
+    return letters is not None and len(letters[0]) > 1 and _is_syllable(letters[0])
+
+
+@lru_cache(4096)
+def _is_syllable(letters: str) -> bool:
+    return is_syllable(letters)
 
 
 def _scripts(sums: npt.NDArray[np.int64], digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

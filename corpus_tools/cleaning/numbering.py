@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from corpus_tools.cleaning.syllables import TONE_DIGITS
+
 _DIGITS = r"[0-9]{1,3}|[０-９]{1,3}"
 _HAN = "[一二三四五六七八九十百]{1,4}"
 # After a number and its mark: no digit (2.25, 11:30, 07.04, 7、80) and no dots (1......).
@@ -136,7 +138,7 @@ def ends_sentence(text: str, end: int) -> bool:
 
 def _is_tone(text: str, i: int) -> bool:
     """Whether the digit at i is the tone of a romanised syllable: the last letter of its word, as in goeh8."""
-    return text[i] in "123456789" and text[i - 1].isalpha() and text[i - 1] < "\u2e80"
+    return text[i] in TONE_DIGITS and text[i - 1].isalpha() and text[i - 1] < "\u2e80"
 
 
 def _is_initial(text: str, i: int) -> bool:

@@ -30,6 +30,11 @@ def _convert(orthography: OptionalRule) -> Callable[[str, Log], str]:
 def _optional(name: OptionalRule) -> Rule:
     """The rule of that name."""
     match name:
+        case "mojibake":
+            from corpus_tools.cleaning.mojibake import library, repair
+
+            library()  # if it is missing, that should be said before the work begins
+            return Rule("mojibake", repair)
         case "html":
             from corpus_tools.cleaning.markup import remove_markup
 
@@ -51,7 +56,7 @@ def _optional(name: OptionalRule) -> Rule:
 
 
 _ORDER: tuple[OptionalRule, ...] = (
-    "html", "pages", "contacts", "mask_contacts", "han_spaces", "tailo", "poj",
+    "mojibake", "html", "pages", "contacts", "mask_contacts", "han_spaces", "tailo", "poj",
 )  # fmt: skip
 
 

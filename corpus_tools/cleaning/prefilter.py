@@ -17,6 +17,7 @@ import numpy.typing as npt
 from corpus_tools.cleaning.characters import HAN_RANGES, codes_of, composing, look_up
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
 from corpus_tools.cleaning.rules import CHARACTERS, SEPARATOR, may_compose_pair
+from corpus_tools.cleaning.syllables import MIDDLE_DOTS
 
 _TWIN_STOPS = re.compile("。。")
 
@@ -35,6 +36,7 @@ class _Kind(IntEnum):
     BOX = 6
     SPACE = 7
     BREAK = 8
+    MIDDLE_DOT = 9
 
 
 @cache
@@ -49,6 +51,7 @@ def _kinds() -> npt.NDArray[np.uint8]:
         ("─", _Kind.BOX),
         (" ", _Kind.SPACE),
         ("\n" + SEPARATOR, _Kind.BREAK),
+        (MIDDLE_DOTS, _Kind.MIDDLE_DOT),
         ("".join(CHARACTERS), _Kind.REPLACED),
     ):
         table[list(map(ord, characters))] = kind
@@ -129,6 +132,7 @@ def _changeable(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArra
     dots, before_dot, after_dot = of(_Kind.DOT)
     boxes = places[kinds == _Kind.BOX]
     ellipses, before_ellipsis, after_ellipsis = of(_Kind.ELLIPSIS)
+    middle_dots, before_middle_dot, _ = of(_Kind.MIDDLE_DOT)
     spaces, before_space, after_space = of(_Kind.SPACE)
     lone = (before_ellipsis == ord("…")) == (after_ellipsis == ord("…"))  # or inside three or more
     at_edge = after_space == ord(" ")
@@ -141,6 +145,8 @@ def _changeable(codes: npt.NDArray[np.uint32], places: Places, kinds: npt.NDArra
             marks[look_up(_is_han(), before_mark) | (after_mark == ord("/"))],
             dots[(after_dot == ord(".")) | (before_dot | 0x20 == ord("w"))],
             boxes[:-1][np.diff(boxes) == 1],
+            # Behind a Latin letter or its tone, or one that composition changes.
+            middle_dots[(before_middle_dot < 0x370) | (codes[middle_dots] == 0x387)],
             ellipses[lone],
             spaces[at_edge],
         ]

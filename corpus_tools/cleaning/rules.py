@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from operator import ne
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from corpus_tools.cleaning.characters import (
     may_compose,
 )
 from corpus_tools.cleaning.numbering import find_numbering
+from corpus_tools.cleaning.syllables import MIDDLE_DOTS, is_poj_dot
 from corpus_tools.cleaning.urls import find_urls
 
 # Stands between articles that are cleaned at once: half a character, which no file has.
@@ -41,6 +43,7 @@ CHARACTERS = (
 )
 # The group is for `_logged_sub`.
 _CHARACTER = re.compile(f"([{re.escape(''.join(CHARACTERS))}])")
+_MIDDLE_DOT = re.compile(f"[{MIDDLE_DOTS}]")
 _BOX_DASH = re.compile("(──+)")
 _FULL_WIDTH = str.maketrans(",?!:;", "，？！：；")
 _HALF_WIDTH = re.compile(rf"([,?!:;](?<=[{HAN}].)[,?!:;]*)")
@@ -107,6 +110,21 @@ def replace_box_dashes(text: str, log: Log | None = None) -> str:
     '伊講——行！厝--lìn'
     """
     return _logged_sub(_BOX_DASH, lambda dashes: "—" * len(dashes), text, log)
+
+
+def write_poj_dots(text: str, log: Log | None = None) -> str:
+    """A middle dot or a bullet behind the o of a POJ syllable becomes the combining dot U+0358.
+
+    >>> write_poj_dots("lô· kho·-lān ho‧ⁿ，馬克·吐溫、Mario·仔、A·O·B")
+    'lô͘ kho͘-lān ho͘ⁿ，馬克·吐溫、Mario·仔、A·O·B'
+    """
+    found = [match.start() for match in _MIDDLE_DOT.finditer(text) if is_poj_dot(text, match.start())]
+    if not found:
+        return text
+    pieces = [text[a + 1 : b] for a, b in pairwise([-1, *found, len(text)])]
+    if log is not None:
+        log += [(place, [text[place]]) for place in found]
+    return "\u0358".join(pieces)
 
 
 def remove_urls(text: str, log: Log | None = None) -> str:
@@ -218,12 +236,14 @@ class Rule(NamedTuple):
 
 # The one rule that looks at other lines than its own.
 NUMBERING = Rule("numbering", remove_numbering, repeats=True)
-# Dashes and composition follow the removals that bring characters together; numbering sees uniform marks and spaces.
+# Dashes, dots and composition follow the removals that bring characters together; numbering sees uniform marks and
+# spaces.
 # A rule may be left out here. `prefilter` must select every line that a new rule changes; numbering stays last.
 RULES = (
     Rule("characters", replace_characters),
     Rule("urls", remove_urls, repeats=True),
     Rule("dashes", replace_box_dashes),
+    Rule("poj_dots", write_poj_dots),
     Rule("composition", compose),
     Rule("half_width", widen_marks),
     Rule("ellipses", unify_ellipses),

@@ -67,6 +67,7 @@ def preview(
     rows: Literal["auto", "window", "paragraph", "line"] = "auto",
     optional_rules: list[OptionalRule] | None = None,
     own_rules: list[OwnRule] | None = None,
+    convert_simplified: bool = False,
     fields: dict[str, str] | None = None,
     limit: PositiveInt = 10,
 ) -> None:
@@ -77,6 +78,7 @@ def preview(
         rows: What a row is, as in clean.
         optional_rules: Rules that run only when named, as in clean.
         own_rules: Your own rules, as in clean.
+        convert_simplified: Convert articles that are themselves Simplified Chinese, as in clean.
         fields: The file's names for text, title, author and paragraph_id, where they differ.
         limit: Changed lines shown of each rule.
     """
@@ -87,7 +89,8 @@ def preview(
 
     if not file.is_file():
         raise InputError(f"{file} is no file; give one of the raw files.")
-    changes = changes_of(file, fields or {}, rows, optional_rules or (), own_rules or ())
+    extra = (optional_rules or (), own_rules or (), convert_simplified)
+    changes = changes_of(file, fields or {}, rows, *extra)
     show_changes(changes, limit, Console(highlight=False))
 
 

@@ -37,6 +37,12 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"of {len(poor)} of {len(report['sources'])} files nearly nothing was kept ({names}"
                 f"{', ...' if poor[3:] else ''}); see them in report.html."
             )
+    misread = [found for found in report.get("garbled_articles", ()) if found.get("rule")]
+    if misread:
+        yield (
+            f"{len(misread)} articles ({misread[0]['title'] or misread[0]['source']} the first) seem to be UTF-8 "
+            "that was read as another encoding; get the text anew, or repair it with --optional_rules='[mojibake]'."
+        )
     for first, count in report["files_sharing_titles"].items():
         if count >= _MANY_FILES:
             yield (

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Any, BinaryIO
 
 import msgspec
@@ -222,11 +222,15 @@ class Stream:
         return any(line.strip() for line in iter(lambda: file.readline(_FIRST_LINE), b""))
 
     def _records(self, values: Iterable[bytes]) -> Iterator[Row]:
-        values = iter(values)
-        first = list(islice(values, LOOKED_AT))
-        fields = names_found(self._fields, keys_of(first))
+        numbered = ((raw, self._line) for raw in values)
+        first: list[tuple[bytes, int]] = []
+        while len(first) < LOOKED_AT and sum(len(raw) for raw, _ in first) < _STEP:
+            if (value := next(numbered, None)) is None:
+                break
+            first.append(value)
+        fields = names_found(self._fields, keys_of([raw for raw, _ in first]))
         decoder = msgspec.json.Decoder(row_type(fields), strict=False)
-        for number, raw in enumerate(chain(first, values), 1):
+        for number, (raw, self._line) in enumerate(chain(first, numbered), 1):
             try:
                 yield decoder.decode(raw)
             except WRONG:

@@ -65,18 +65,23 @@ def render_page(report: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
         odd_characters=_odd_characters(report),
         tables={
             "Overlaps with the evaluation questions": overlaps,
-            "Articles garbled by a font of their own": [
-                (
-                    f"{found['source']}, {found['title']}",
-                    f"{found['share']} private-use characters, U+FFFD or Latin-1 of an old font",
-                )
-                for found in report.get("garbled_articles", [])
-            ],
+            "Articles garbled by a font of their own": list(
+                map(_garbled, report.get("garbled_articles", []))
+            ),
             "Skipped files": list(report["skipped_files"].items()),
             "Options": list(report["options"].items()),
         },
         marked=marked,
     )
+
+
+def _garbled(article: Mapping[str, str]) -> tuple[str, str]:
+    seems = (
+        "seems to be UTF-8 read as another encoding, which the optional rule mojibake repairs"
+        if article.get("rule") == "mojibake"
+        else "private-use characters, U+FFFD or Latin-1 of an old font"
+    )
+    return f"{article['source']}, {article['title']}", f"{article['share']} {seems}"
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

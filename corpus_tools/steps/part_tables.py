@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from corpus_tools.cleaning.language import OLD_FONT, SCRIPTS, Found, looks_simplified
+from corpus_tools.cleaning.mojibake import PAIR
 from corpus_tools.documents import CleanedArticle, PartSummary
 from corpus_tools.files.writers import DOCUMENT_SCHEMA, DROPPED_SCHEMA, Rows
 from corpus_tools.filtering.deduplication import Sameness, hash_bytes, key_of
@@ -124,16 +125,19 @@ class PartTables:
             self._leave_out(article, str(data, "utf-8"), left_out)
         return kept + lost
 
-    def _count_oddities(self, article: CleanedArticle, text: str, found: Found) -> None:
-        self.summary.simplified_articles += found.simplified and looks_simplified(text)
-        if found.rare:
+    def _count_oddities(self, article: CleanedArticle, text: str, signs: Found) -> None:
+        self.summary.simplified_articles += signs.simplified and looks_simplified(text)
+        if signs.rare:
             self.summary.replacement_characters += text.count("\ufffd")
             private = [f"U+{ord(c):04X}" for c in text if "\ue000" <= c <= "\uf8ff" or c >= "\U000f0000"]
             self.summary.unknown_private_use.update(private)
             odd = len(private) + text.count("\ufffd") + sum(map(text.count, OLD_FONT))
-            if odd >= _GARBLED * len(text):
-                where = {"source": article.source, "title": article.title}
-                self.summary.garbled.append(where | {"share": f"{odd / len(text):.1%}"})
+            misread = 2 * len(PAIR.findall(text))
+            if max(odd, misread) >= _GARBLED * len(text):
+                found = {"source": article.source, "title": article.title}
+                found["share"] = f"{max(odd, misread) / len(text):.1%}"
+                # Signs of an old font stand in pairs by chance; of UTF-8 nearly all do.
+                self.summary.garbled.append(found | ({"rule": "mojibake"} if misread > odd / 2 else {}))
 
     def _leave_out(self, article: CleanedArticle, text: str, pieces: Sequence[tuple[Piece, str]]) -> None:
         """Drop pieces; the rows that begin in their paragraphs go with them, unless the paragraph began before."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from operator import ne
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
+from corpus_tools.cleaning.language import looks_simplified
 from corpus_tools.cleaning.optional_rules import extra_rules
 from corpus_tools.cleaning.rules import LINE_BREAK, RULES, Rule, rule_steps
 from corpus_tools.documents import Article, Counts, OptionalRule, OwnRule
@@ -38,6 +40,7 @@ def changes_of(
     rows_are: RowKind | Literal["auto"] = "auto",
     optional: Sequence[OptionalRule] = (),
     own: Sequence[OwnRule] = (),
+    convert_simplified: bool = False,
 ) -> Iterator[Change]:
     """Every line that a rule changes, in order of articles and rules; the counts are those of a run of `clean`.
 
@@ -53,6 +56,7 @@ def changes_of(
         for unit in _units(source, Path(folder), options):
             given = read_unit(unit, None, options)
             for article in articles_of(given, unit, Counts(sources={source.name: Counter()}), []):
+                yield from _conversion(article) if convert_simplified else ()
                 yield from _changes_of_article(article, rules)
 
 
@@ -62,6 +66,16 @@ def _units(source: Source, folder: Path, options: ShardOptions) -> list[Unit]:
         return [Unit((source,))]
     run = partial(run_tasks, None, lambda step, done, total: None)
     return gather([source], [cut_file(source, folder, options)], folder / "group", options, run)
+
+
+def _conversion(article: Article) -> Iterator[Change]:
+    """The lines that are Simplified, if the article is; it is in Traditional characters then."""
+    if looks_simplified(article.text):
+        from corpus_tools.cleaning.simplified import to_traditional  # for those who ask for it
+
+        before, article.text = article.text, to_traditional(article.text)
+        characters = sum(map(ne, before, article.text))
+        yield from _changed_lines("convert_simplified", article.title, before, article.text, characters)
 
 
 def _changes_of_article(article: Article, rules: Sequence[Rule]) -> Iterator[Change]:

@@ -14,6 +14,8 @@ RowKind = Literal["window", "paragraph", "line"]
 
 _LOOKED_AT = 200  # rows of a file, and no fewer than half as many where there are so many
 _ENOUGH = 8  # rows that another of their article follows
+_FEW = 3  # such rows, which prove something only if all of them are as short as no window is
+_NO_WINDOW = 16  # in Han or syllables
 _SHORT = 40  # a heading or a line of verse, in Han or syllables
 
 
@@ -73,8 +75,8 @@ def kind_of_rows(rows: Sequence[Row]) -> Evidence:
     """Judge a file's rows by where they end.
 
     Windows are cut where their length is reached, so the rows that end no sentence are long, or end with a comma.
-    Headings among paragraphs are short and end with a word. Verse has short lines only. Few rows prove nothing:
-    they are windows.
+    Headings among paragraphs are short and end with a word. Verse has short lines only. Few rows are windows, unless
+    each is a few words long and ends with one.
 
     >>> verse = [Row(text, "歌") for text in ["一更更鼓月照山", "牽君的手摸心肝", "君來問娘欲按怎"] * 4]
     >>> kind_of_rows(verse).kind
@@ -98,10 +100,12 @@ def _look(row: Row, after: Row) -> _Look | None:
 
 def _judge(seen: Sequence[_Look | None]) -> Evidence:
     looks = [look for look in seen if look is not None]
-    if len(looks) < _ENOUGH:
-        return Evidence("window", len(looks))
     left_open = [look for look in looks if look.open]
     length, open_length = _most(looks), _most(left_open)
+    if len(looks) < _ENOUGH:
+        all_short = all(look.open and look.at_a_word and look.length <= _NO_WINDOW for look in looks)
+        if not all_short or len(looks) < _FEW:
+            return Evidence("window", len(looks))
     kind: RowKind = "window"
     if left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
         kind = "line"

@@ -10,7 +10,7 @@ import re
 from string import ascii_letters, digits
 
 from corpus_tools.cleaning.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence
-from corpus_tools.cleaning.syllables import is_syllable
+from corpus_tools.cleaning.syllables import TONE_DIGITS, is_syllable
 
 COMPLETE = frozenset("。！？…")  # behind these a sentence has ended; behind others it may have
 MAY_END = COMPLETE | frozenset(CLOSERS + SENTENCE_ENDS + ". ")
@@ -37,7 +37,7 @@ _BEFORE_NAME = re.compile(rf"{_NO_LETTER}(?:mr|mrs|ms|dr|prof|st|rev|vs|cf|etc)\
 _INITIAL_AT_END = re.compile(rf"{_NO_LETTER}(?:[A-Za-z]|Ph)\.\Z")
 _INITIAL = re.compile(r"[A-Za-z]\.")
 _LAST_WORD, _FIRST_WORD = re.compile(r"[^\W_]+\Z"), re.compile(r"[^\W_]+")
-_TONE_AT_END = re.compile(r"[^\W\d_][1-9]\Z")
+_TONE_AT_END = re.compile(rf"(?P<syllable>[^\W\d_]+)[{TONE_DIGITS}]\Z")
 
 
 def breaks_token(previous: str, text: str) -> bool:
@@ -50,7 +50,8 @@ def breaks_token(previous: str, text: str) -> bool:
     """
     last, first = previous[-1], text[0]
     if last == "." and first.isdigit():
-        return previous[-2:-1].isdigit() or _BEFORE_NUMBER.search(previous) is not None
+        behind_number = previous[-2:-1].isdigit() and not _ends_with_tone(previous[:-1])
+        return behind_number or _BEFORE_NUMBER.search(previous) is not None
     if first not in _ADDRESS_CHARACTERS or not (
         "://" in previous or "@" in previous or "www." in previous.lower()
     ):
@@ -94,6 +95,8 @@ def starts_paragraph(previous: str, text: str) -> bool:
 def _parts_words(previous: str, text: str) -> bool:
     """Whether two romanised words would be glued that were two before the text was parted into windows."""
     last, first = previous[-1], text[0]
+    if first.isdigit():  # behind a tone digit a number begins: goeh8. | 9 tiam2
+        return _ends_with_tone(previous.rstrip(".,;:!?"))
     if not first.isalpha() or first >= FIRST_WIDE:
         return False
     if last in ".,;:!?":
@@ -107,6 +110,16 @@ def _parts_words(previous: str, text: str) -> bool:
     # A window may also break a word: then its halves are no syllables, or make up a syllable together.
     halves = is_syllable(before[0]) and is_syllable(after[0])
     return halves and not is_syllable(before[0] + after[0])
+
+
+def _ends_with_tone(text: str) -> bool:
+    """Whether the last word of a text is a syllable with its tone digit.
+
+    >>> _ends_with_tone("8 liap8"), _ends_with_tone("Fig3"), _ends_with_tone("3.8")
+    (True, False, False)
+    """
+    found = _TONE_AT_END.search(text)
+    return found is not None and is_syllable(found["syllable"])
 
 
 def _breaks_initials(previous: str, text: str) -> bool:

@@ -29,9 +29,33 @@ PIECES = [
     "春天…………3",
     "\n",
 ]
-WORDS = ["a@b.tw", "06-2757575", "春 天", "Tai5-lam5", "chia\u030dh", "goeh8--e5", "Ng2", "street", " "]
+WORDS = [
+    "TÃ¢i-gÃ\xad",
+    "Ã ",
+    "å\x8f°",
+    "ï·\x90",
+    "Ê”",
+    "a@b.tw",
+    "06-2757575",
+    "春 天",
+    "Tai5-lam5",
+    "chia\u030dh",
+    "goeh8--e5",
+    "Ng2",
+    "street",
+    " ",
+]
 MARKED_UP = st.lists(st.one_of(TEXT, st.sampled_from([*PIECES, *WORDS]))).map("".join)
-NAMES: list[OptionalRule] = ["html", "pages", "han_spaces", "contacts", "mask_contacts", "tailo", "poj"]
+NAMES: list[OptionalRule] = [
+    "mojibake",
+    "html",
+    "pages",
+    "han_spaces",
+    "contacts",
+    "mask_contacts",
+    "tailo",
+    "poj",
+]
 
 
 @settings(max_examples=200, deadline=None)
@@ -48,6 +72,15 @@ def test_no_rule_adds_or_removes_a_line_break_and_each_logs_what_it_changes(
 
 # For each rule: what goes or changes, with what is left of it; and what must stay as it is.
 TABLE: dict[OptionalRule, dict[str, str]] = {
+    "mojibake": {
+        "å\x8f°èªžã€‚chiaÌ\x8dh-pnÌ„g, kiÃ¢â\x81¿-lÅ\x8dÍ˜": "台語。chia\u030dh-pn\u0304g, kiâⁿ-lō͘",
+        "sÄ« gÃ³a Ãª阮TÃ¢i-gÃ\xad": "sī góa ê阮Tâi-gí",
+        "阮講「TÃ¢i-gÃ\xadã€\x8dï¼Œå’Œ": "阮講「Tâi-gí」，和",
+        "sÄ« Å«\nÃ\xa0, Ã¨ ê": "sī ū\nà, è ê",
+        "TÃƒÂ¢i-gÃƒÂ\xad": "Tâi-gí",
+        "Ê, Â! “Ô”—ò… Âng--ê café 5°C ±3 «o»": "Ê, Â! “Ô”—ò… Âng--ê café 5°C ±3 «o»",
+        "T¸i-l¦m, lí µ h¹u": "T¸i-l¦m, lí µ h¹u",
+    },
     "html": {
         "阮&amp;nbsp;佇&amp;amp;lt;台南&amp;amp;gt;": "阮\xa0佇<台南>",
         "&lt;b&gt;粗&lt;/b&gt;，阮&nbsp佇台南": "粗，阮\xa0佇台南",
@@ -116,7 +149,7 @@ def test_a_wrong_rule_is_refused_before_the_work_begins(
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(InputError, match=r"no optional rule htlm; there are html, pages"):
+    with pytest.raises(InputError, match=r"no optional rule htlm; there are mojibake, html"):
         extra_rules(["htlm"], [])  # type: ignore[list-item]
     with pytest.raises(InputError, match="share a name"):
         extra_rules([], [OwnRule("a", "x"), OwnRule("a", "y")])

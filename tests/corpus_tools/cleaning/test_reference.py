@@ -1,5 +1,6 @@
 """A slow, naive cleaner, written character by character, agrees with the fast one."""
 
+import re
 import string
 import unicodedata
 
@@ -49,6 +50,20 @@ def without_addresses(text: str) -> str:
     return out if out == text else without_addresses(out)
 
 
+LATIN_WORD = re.compile(r"[A-Za-z0-9\u00c0-\u024f\u0300-\u036f·‧\u0387]+")
+
+
+def with_poj_dot(word: re.Match[str]) -> str:
+    """The dot of a word that is one POJ syllable with o͘, of those that can be drawn here, is a combining one."""
+    plain = "".join(
+        c
+        for c in unicodedata.normalize("NFD", re.sub("[·\u0387]", ".", word[0]))
+        if not "\u0300" <= c <= "\u036f"
+    )
+    is_syllable = re.fullmatch("(?:kh|l|b)?o[.‧\u0387]h?", plain) and word[0][0] < "\u0300"
+    return re.sub("[·‧\u0387]", "\u0358", word[0]) if is_syllable else word[0]
+
+
 def naive(text: str) -> str:
     out = ""
     for c in text:
@@ -60,7 +75,7 @@ def naive(text: str) -> str:
     drawn = "".join("─" if c == "─" else " " for c in text).split(" ")
     for run in sorted((run for run in drawn if len(run) > 1), key=len, reverse=True):
         text = text.replace(run, "—" * len(run))
-    text, out = unicodedata.normalize("NFC", text), ""
+    text, out = unicodedata.normalize("NFC", LATIN_WORD.sub(with_poj_dot, text)), ""
     for i, c in enumerate(text):
         widened = (
             c in WIDE
@@ -87,7 +102,8 @@ def naive(text: str) -> str:
 
 
 CHARACTERS = (
-    "阮佇𪜶𠢕䆀ｅêaōo\u030d\u0358\u0301ⁿㆦ˪\ue701\ue055\uf941,?!:;。.…﹐｢｣ \xa0\u3000\u200b\x07\n-─()/w"
+    "阮佇𪜶·‧\u0387𠢕䆀ｅêaōo\u030d\u0358\u0301ⁿㆦ˪\ue701\ue055\uf941"
+    ",?!:;。.…﹐｢｣ \xa0\u3000\u200b\x07\n-─()/w"
 )
 WORDS = [
     "https://",
@@ -101,6 +117,8 @@ WORDS = [
     "tai5",
     "，",
     "--lìn",
+    "lo·",
+    "kho\u0387h",
     "...",
 ]
 

@@ -27,6 +27,7 @@ KEPT = [
     "第一回去台北。",
     "一、二十个人",
     "\ue055\ue021\ufffd",
+    "馬克·吐溫，Gonzalo·López，Mario·仔，A·B·O·AB，O·A，No·1，o··，2o·，臺・日",
 ]
 
 
@@ -49,6 +50,7 @@ CHANGED = {
     "《槍聲》2025年版    胡長松     槍聲": "《槍聲》2025年版 胡長松 槍聲",
     "阮\x07兜\u2028佇\xa0遮\ufeff": "阮兜 佇 遮",
     "\uf941\uf96f": "論說",
+    "lô· kho·-lān HO·ⁿ chhò‧h kò・ tho•仔（só˙）o\u0387\u0301": "lô͘ kho͘-lān HO͘ⁿ chhò͘h kò͘ tho͘仔（só͘）ó͘",
     "1.一.春天": "春天",
     "（一）春天。\n（二）熱天。": "春天。\n熱天。",
     "第一章 春天": "春天",
@@ -89,6 +91,8 @@ def test_taigi_scores_high_and_mandarin_low() -> None:
     assert taigi_score("他們今天早上去學校上課，下午回家寫作業。") == 0
     assert taigi_score("They went to school in the morning.") == 0
     assert taigi_score("Goa2 bo5 beh khi3, li2 kam2 u7 chiah8-png7? I kong2 bo5 chiN5.") == 1
+    assert taigi_score("GOA2 BO5 BEH4 KHI3. KIANN5! Tai⁵-oan⁵ e⁵ lang⁵.") == 1
+    assert taigi_score("MP3, CO2, PM2.5, A4, KTV2, USB3: 5 km in 3 hours.") == 0
     assert taigi_score("In 2010 they sold 25 MP3 players and 7 books, chapter 3.") < 0.2
 
 

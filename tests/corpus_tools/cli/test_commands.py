@@ -221,6 +221,11 @@ def test_preview_counts_what_clean_does(tmp_path: Path, capsys: pytest.CaptureFi
     assert {name: rule["changes"] for name, rule in rules.items()} == {
         "html": 2, "own_notes": 2, "half_width": 4, "ellipses": 1
     }  # fmt: skip
+    simplified = "我们这个时候说话，还没听过这样的语言。" * 2
+    (tmp_path / "b.txt").write_text(simplified, encoding="utf-8")
+    assert main(["preview", str(tmp_path / "b.txt"), "--convert_simplified"]) == 0
+    converted = capsys.readouterr().out
+    assert "[-们这个时-]{+們這個時+}" in converted and "convert_simplified 26 in 1 line\n" in converted
     for name, rule in rules.items():
         assert f"{name} {rule['changes']} in " in shown
     assert "[-,-]{+，+}" in shown  # no terminal: no colours

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.pipeline import build_corpus
 from corpus_tools.report.html_page import marked, render_page, visible
 from corpus_tools.sample.write import write_sample
@@ -104,13 +105,17 @@ def test_signs_of_old_fonts_and_of_a_wrong_encoding_are_named(tmp_path: Path) ->
     texts = {
         "font": "Goá beh khì T¸i-l¦m, lí µ h¹u goá tò-lâi. " * 4,
         "encoding": "Góa beh khì Tâi-lâm, lí m̄-bián hiau-hēng. ".encode().decode("latin-1") * 4,
+        "few tones": "Goa beh khi TÃ¢i-gÃ\xad kap i ê lâng, sÄ« Ãª tang-si. " * 4,
         "names": "約翰·史密斯佇café啉¥120的咖啡，逐家攏講好啉甲欲死。" * 4,
         "sound": "Góa beh khì Tâi-lâm, lí mài lâi toè góa, lán bîn-á-chài chiah koh kóng. " * 3,
     }
     rows = [{"title": title, "text": text} for title, text in texts.items()]
     (tmp_path / "in.json").write_text(json.dumps(rows), encoding="utf-8")
     report = build_corpus(tmp_path / "in.json", tmp_path / "out", validation_fraction=0)
-    assert [found["title"] for found in report["garbled_articles"]] == ["font", "encoding"]
+    assert [found["title"] for found in report["garbled_articles"]] == ["font", "encoding", "few tones"]
+    assert [found.get("rule") for found in report["garbled_articles"]] == [None, "mojibake", "mojibake"]
+    assert "the optional rule mojibake repairs" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "2 articles (encoding the first) seem to be UTF-8" in "".join(warnings_of(report))
 
 
 def test_the_table_of_sources_sorts_by_each_column(tmp_path: Path) -> None:

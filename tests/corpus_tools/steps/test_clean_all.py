@@ -161,7 +161,7 @@ WRONG = {
     "damaged.jsonl": (GOOD * 3 + b'{"title": "a", "text": "x\n' + GOOD, "row 4"),
     "no-text.jsonl": (GOOD * 3 + b'{"title": "a"}\n' + GOOD, "row 4: no 'text' among title"),
     "latin-1.jsonl": (GOOD * 3 + b'{"text": "caf\xe9"}\n', "line 4: byte 0xe9 is not UTF-8"),
-    "utf-16.json": ("[]".encode("utf-16"), "the file is UTF-16"),
+    "utf-16.json": ("[]".encode("utf-16-le"), "the file is UTF-16"),
     "cut-off.json": (b"[" + GOOD + b"," + GOOD[:-9], "line 2: Unterminated string"),
     "cut-off.jsonl.gz": (gzip.compress(GOOD * 99)[:-30], "damaged or cut off"),
     "cut-off.jsonl.zst": (zstandard.compress(GOOD * 99)[:-9], "damaged or cut off"),

@@ -61,7 +61,7 @@ def test_together_as_one_by_one(texts: list[str], at_once: int) -> None:
 def test_a_rule_left_out_of_the_order_is_tried_nowhere(
     left_out: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = "1. 阮﹐看https://a.tw/b，──e\u0301\n2. 好,來...  好"
+    text = "1. 阮﹐看https://a.tw/b，──e\u0301\n2. 好,來...  好 lo·"
     whole = clean_text(text)
     for module in (articles, cleaning):
         monkeypatch.setattr(module, "RULES", tuple(rule for rule in RULES if rule != left_out))

@@ -100,6 +100,12 @@ BROKEN = {
     "time": (["下晡3:", "30 開始。"], "下晡3:30 開始。"),
     "thousands": (["價數1,", "200箍。"], "價數1,200箍。"),
     "percent": (["佔50.", "5%。"], "佔50.5%。"),
+    "tone_before_a_number": (
+        ["I chiah8 8 liap8.", "9 tiam2 khi3,", "3 pai2"],
+        "I chiah8 8 liap8. 9 tiam2 khi3, 3 pai2",
+    ),
+    "word_before_a_number": (["Goa2 khi3", "3 pai2. Khoan3 Fig3.", "1"], "Goa2 khi3 3 pai2. Khoan3 Fig3.1"),
+    "raised_tones": (["Tai⁵-oan⁵ e⁵ lang⁵.", "Li² mai³ lai⁵."], "Tai⁵-oan⁵ e⁵ lang⁵. Li² mai³ lai⁵."),
 }
 
 

@@ -64,7 +64,7 @@ def test_only_simplified_articles_are_converted_and_only_when_asked(tmp_path: Pa
     write_rows(tmp_path / "in" / "a.json", [*rows_of("甲", simplified), *rows_of("乙", taigi)])
     report = build_corpus([tmp_path / "in"], tmp_path / "out", convert_simplified=True)
     texts = {d["title"]: d["text"] for d in documents(tmp_path / "out")}
-    assert texts["甲"].startswith("這个時候，我們還沒聽說過") and texts["乙"] == taigi
+    assert texts["甲"].startswith("這個時候，我們還沒聽說過") and texts["乙"] == taigi
     assert report["articles"]["converted"] == 1
 
 
