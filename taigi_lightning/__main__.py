@@ -36,8 +36,12 @@ def run(arguments: list[str]) -> None:
 
         print_completion()
         return
+    from taigi_lightning.cli.config_locations import check_values
     from taigi_lightning.cli.preflight import preflight
 
+    if problem := check_values(rest):
+        print_line(f"error: {problem}", error=True)
+        sys.exit(2)
     config = preflight(command, rest)
     if command in TOOLS:
         run_tool(command, rest)

@@ -38,6 +38,22 @@ def check_config_files(arguments: Sequence[str]) -> str | None:
     return next((problem for problem in problems if problem), None)
 
 
+def check_values(arguments: Sequence[str]) -> str | None:
+    """What is wrong with a value in braces, if it names a key twice: YAML's parser would take the last one."""
+    for word in arguments:
+        value = word if word.startswith("{") else word.partition("=")[2]
+        if not value.startswith("{"):
+            continue
+        try:
+            root = yaml.compose(value, Loader=yaml.SafeLoader)
+        except (RecursionError, yaml.YAMLError):
+            continue  # a text of its own, or what the parser refuses
+        keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            return f"{twice} is there twice in {value}. Keep one of them."
+    return None
+
+
 def _absent(name: str) -> str | None:
     path = Path(name)
     if path.is_file():

@@ -66,6 +66,10 @@ def generate_command(
     device, dtype = working_place(None, None)
     loaded, tokenizer = _load(start, base, adapter or None, quantization, device, dtype)
     writer = TextWriter(loaded, tokenizer, sampling, chat=chat)
+    if chat and not writer.templated:
+        print_line(
+            f"{base} has no chat template: questions and answers follow each other as text.", error=True
+        )
     # As in training on a GPU: adapters are float32, the rest computes in 16 bits.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         if prompts is None:

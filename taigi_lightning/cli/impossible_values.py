@@ -53,6 +53,7 @@ BOUNDS = {
 # A path that is empty means the folder one stands in, or nothing.
 PATHS = ("model.base", "model.adapter", "data.data_dir", "data.questions", "data.train_file", "data.validation_file",
          "trainer.default_root_dir", "ckpt_path")  # fmt: skip
+MIXED = ("data.data_dir.", "data.train_file.")  # each source of a mixture with its weight
 # Of an epoch's batches.
 SHARES_OR_COUNTS = {key for key in BOUNDS if "limit_" in key} | {
     "trainer.val_check_interval",
@@ -72,7 +73,7 @@ def impossible_value(config: Mapping[str, Any], arguments: Sequence[str]) -> str
         if setting(config, key) == "":
             return f"{key} is empty{where(key, arguments)}; give a path, or leave it out."
     for key, value in numbers(config):
-        bounds = BOUNDS.get(key)
+        bounds = ABOVE_0 if key.startswith(MIXED) else BOUNDS.get(key)
         wanted = ""
         if math.isnan(value):
             wanted = bounds.words if bounds else "a number"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 
 def quieten() -> None:
-    """Keep advertisements and warnings that no user can act on out of the output."""
+    """Keep advertisements and warnings that no user can act on out of the output.
+
+    Of several processes the first one alone warns: each reads the same data and settings.
+    """
+    if any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        logging.getLogger("taigi_lightning").setLevel(logging.ERROR)
     noise = (
         "litlogger",
         "To properly utilize them",

@@ -206,8 +206,8 @@ class ResumableLoader:
     def _check_same_data(self, state: dict[str, Any]) -> None:
         if state["data"] != self.blocks.digest:
             raise InputError(
-                "The training data are not those of the checkpoint (other text, tokenizer, max_length or "
-                "packing), and it stands in the middle of an epoch. Restore them, or start anew without "
+                "The training data are not those of the checkpoint (other texts or shares, tokenizer, "
+                "max_length or packing), and it stands in the middle of an epoch. Restore them, or start anew without "
                 "--ckpt_path."
             )
         if state["seed"] != self.sampler.seed:

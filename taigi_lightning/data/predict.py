@@ -68,6 +68,7 @@ class PredictDataModule(pl.LightningDataModule):
         self.rotations = tuple(range(self.prompt.options)) if average_orders else (0,)
         self.chat_template = chat_template
         self.encoded: list[EncodedQuestion] = []
+        self.asked: list[Question] = []  # the same, as text
         # (row, rotation) of what an interrupted run has answered already; PredictionWriter fills it in.
         self.answered: frozenset[tuple[int, int]] = frozenset()
 
@@ -77,11 +78,11 @@ class PredictDataModule(pl.LightningDataModule):
         Raises:
             InputError: the file or one of its rows cannot be used.
         """
-        questions = read_questions(self.path, self.columns, need_answers=stage == "test", prompt=self.prompt)
+        self.asked = read_questions(self.path, self.columns, need_answers=stage == "test", prompt=self.prompt)
         tokenizer = tokenizer_for(self, self.tokenizer)
         self.encoded = encode_questions(
             tokenizer,
-            questions,
+            self.asked,
             self.max_length,
             self.rotations,
             chat_template=self.chat_template,

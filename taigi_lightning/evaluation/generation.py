@@ -35,7 +35,10 @@ class Sampling:
         temperature: 0 takes the likeliest token, always the same text; above it, higher is more varied.
         top_p: only the likeliest tokens that together have this probability.
         top_k: only so many of the likeliest tokens; 0 for all.
+        min_p: only tokens of at least this share of the likeliest one's probability; 0 for all.
+        typical_p: only the tokens nearest to what is expected that together have this probability; 1 for all.
         repetition_penalty: above 1 makes tokens that occurred less likely.
+        no_repeat_ngram_size: so many tokens in a row never occur twice; 0 lets them.
         seed: the same seed writes the same texts on the same machine.
     """
 
@@ -43,7 +46,10 @@ class Sampling:
     temperature: NonNegativeFloat = 0.7
     top_p: ClosedUnitInterval = 0.9
     top_k: NonNegativeInt = 50
+    min_p: ClosedUnitInterval = 0.0
+    typical_p: ClosedUnitInterval = 1.0
     repetition_penalty: PositiveFloat = 1.0
+    no_repeat_ngram_size: NonNegativeInt = 0
     seed: NonNegativeInt = 9527
 
     def config(self, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> GenerationConfig:
@@ -57,12 +63,15 @@ class Sampling:
             "temperature": float(self.temperature),
             "top_p": float(self.top_p),
             "top_k": int(self.top_k),
+            "min_p": float(self.min_p),
+            "typical_p": float(self.typical_p),
         }
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return GenerationConfig(
             do_sample=self.temperature > 0,
             max_new_tokens=int(self.max_new_tokens),
             repetition_penalty=float(self.repetition_penalty),
+            no_repeat_ngram_size=int(self.no_repeat_ngram_size),
             pad_token_id=padding,
             eos_token_id=ends,
             bos_token_id=tokenizer.bos_token_id,

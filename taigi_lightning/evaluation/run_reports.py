@@ -12,7 +12,6 @@ from taigi_lightning.evaluation.prediction_writer import PredictionWriter, proba
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
-from taigi_lightning.tasks.questions import read_questions
 from taigi_lightning.terminal import print_line
 
 
@@ -37,7 +36,6 @@ def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
             continue
         details = probabilities_path(writer.output)
         if writer.output.is_file() and details.is_file():
-            questions = read_questions(data.path, data.columns, need_answers=False, prompt=data.prompt)
             named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
             labels = data.prompt.answers
-            print_line(f"Report: {write_predict_report(writer.output, details, questions, named, labels)}")
+            print_line(f"Report: {write_predict_report(writer.output, details, data.asked, named, labels)}")

@@ -261,8 +261,8 @@ def score_command(
         score_written(predictions, answers, against, json)
         return
     prompt = QuestionPrompt(options=options, labels=labels)
-    right = read_answers(answers, prompt)
     first = read_answers(predictions, prompt)
+    right = read_answers(answers, prompt)
     result = score(first, right, str(predictions), options)
     second = None if against is None else read_answers(against, prompt)
     other = None if second is None else score(second, right, str(against), options)

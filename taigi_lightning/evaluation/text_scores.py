@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
+from taigi_lightning.tasks.conversation_forms import text_of
 from taigi_lightning.tasks.conversations import read_conversations
 from taigi_lightning.tasks.record_files import RECORD_FORMATS, Record, read_records
 from taigi_lightning.terminal import console
@@ -58,17 +59,19 @@ def read_written(path: Path, references: Path) -> tuple[list[str], list[str]]:
     written, asked = read_records(path), read_records(references)
     wanted = _references(references, asked)
     texts = [str(record.values.get(WRITTEN) or "") for record in written]
-    if len(texts) != len(wanted):
-        raise InputError(
-            f"{path} holds {len(texts)} texts and {references} {len(wanted)} references. Give one for each."
-        )
     ids, others = (_ids(records) for records in (written, asked))
     if ids is None or others is None:
+        if len(texts) != len(wanted):
+            raise InputError(
+                f"{path} holds {len(texts)} texts and {references} {len(wanted)} references. Give one for each."
+            )
         return texts, wanted
     if sorted(ids) != sorted(others):
-        missing = sorted(set(others) - set(ids))[:5]
+        lacking = _some(key for key in others if key not in set(ids))
+        surplus = _some(key for key in ids if key not in set(others))
         raise InputError(
-            f"{path} and {references} do not hold the same IDs; missing {', '.join(missing) or 'none'}."
+            f"{path} and {references} do not hold the same IDs; missing {lacking}; without a reference {surplus}. "
+            "Give one text for each reference."
         )
     by_id = dict(zip(others, wanted, strict=True))
     return texts, [by_id[key] for key in ids]
@@ -81,10 +84,24 @@ def _ids(records: Sequence[Record]) -> list[str] | None:
     return found if all(found) and len(set(found)) == len(found) else None
 
 
+def _some(ids: Iterable[str]) -> str:
+    """A few IDs in a sentence."""
+    found = list(ids)
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "none"
+
+
 def _references(path: Path, records: Sequence[Record]) -> list[str]:
-    if all("reference" in record.values for record in records):
-        return [str(record.values["reference"]) for record in records]
-    return [str(conversation.messages[-1]["content"]) for conversation in read_conversations(path)]
+    if any("reference" in record.values for record in records):
+        if empty := next((record for record in records if record.values.get("reference") is None), None):
+            raise InputError(f"{path}, {empty.place}: reference is empty. Write what was wanted there.")
+        return [text_of(record.values["reference"], "reference") for record in records]
+    try:
+        return [str(conversation.messages[-1]["content"]) for conversation in read_conversations(path)]
+    except InputError as error:
+        raise InputError(
+            f"What was wanted is not found in {path}: it stands in a column reference, or is the last answer of "
+            f"instruction data. {error}"
+        ) from error
 
 
 def score_texts(texts: Sequence[str], references: Sequence[str]) -> list[TextScore]:

@@ -6,17 +6,16 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
-from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_shape import read_base
 from taigi_lightning.planning.disk import free_space
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.new_words import read_words
 from taigi_lightning.planning.pieces import count_pieces, sample_texts, spans_by_files, with_words
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, folders, make_plan
 from taigi_lightning.planning.plan_text import render
@@ -115,16 +114,7 @@ def pieces_of(settings: Settings, config: Mapping[str, Any]) -> list[str]:
     said = f"{corpus}: {count_pieces(texts, spans)}"
     chosen = ((config.get("model") or {}).get("new_tokens") or {}).get("tokens")
     if chosen is not None:
-        if isinstance(chosen, str) and not Path(chosen).is_file():
-            raise InputError(
-                f"There is no file {chosen}, as model.new_tokens.tokens says: one word in each line was wanted."
-            )
-        lines = (
-            Path(chosen).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            if isinstance(chosen, str)
-            else chosen
-        )
-        words = [word.strip() for word in lines if word.strip()]
+        words = read_words(chosen)
         longer = [with_words(text, found, words) for text, found in zip(texts, spans, strict=True)]
         said += f"; with {len(words):,} new tokens {count_pieces(texts, longer)}"
     return [f"{said}."]

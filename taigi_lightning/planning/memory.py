@@ -151,6 +151,16 @@ def adapter_sizes(shape: Shape, rank: int, targets: Sequence[str]) -> list[int]:
     return shape.layers * [n * rank for linear in chosen for n in (linear.inputs, linear.outputs)]
 
 
+def token_row_sizes(shape: Shape, tokens: int) -> list[int]:
+    """Elements of the rows of some tokens that train: of the embedding, and of an output head that is another table."""
+    return [tokens * shape.hidden] * (1 if shape.tied else 2) if tokens else []
+
+
+def token_place_bytes(shape: Shape, tokens: int) -> int:
+    """Bytes of which row each word of the vocabulary has, 64 bits for each word and table, and of the rows' ids."""
+    return 8 * (shape.vocabulary + tokens) * (1 if shape.tied else 2) if tokens else 0
+
+
 def prefill_bytes(hidden: int, intermediate: int, tokens: int, element_size: int = 2) -> int:
     """Bytes that prediction keeps free before it dequantises layers, for a row of some tokens to pass through.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning.disk_needs import disk_needs, download_needs
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part
 from taigi_lightning.planning.placement import HOST_SHARE
@@ -20,8 +21,6 @@ from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import (
     ACTIVATIONS,
     WAITING,
-    disk_needs,
-    download_needs,
     fitting,
     margin,
     needs,
@@ -268,6 +267,11 @@ def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
         what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"
         notes.append(
             f"Its layers run as transformers wrote them, not on the fast path ({need.decisions.path_reason}): {what}."
+        )
+    if settings.new_tokens and not settings.predicts:
+        notes.append(
+            f"Rows of {settings.new_tokens:,} tokens train beside LoRA, so embedding and output head stay on the card. "
+            "All are counted as added; those of words that are tokens already make no table longer."
         )
     activations = sum(part.bytes for part in need.host if part.purpose == ACTIVATIONS)
     waiting = sum(part.bytes for part in need.host if part.purpose == WAITING)

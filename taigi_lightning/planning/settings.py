@@ -16,6 +16,7 @@ from jsonargparse.typing import restricted_string_type
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
 from taigi_lightning.planning.memory import PROJECTIONS
+from taigi_lightning.planning.new_words import read_words
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 from taigi_lightning.planning.run_log import read_run_log
@@ -33,6 +34,7 @@ class Settings:
     rank: int | None = None
     ranks_beside: tuple[int, ...] = ()  # of earlier stages' adapters, frozen beside the 4-bit weights
     targets: tuple[str, ...] = tuple(PROJECTIONS)
+    new_tokens: int = 0  # rows of the embedding, and of an untied output head, that train beside LoRA
     optimizer: str = "torch.optim.AdamW"
     activation_budget: float | str = "auto"
     weights_on_host: WeightsOnHost = "auto"
@@ -93,6 +95,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "from_scratch": model.get("from_scratch"),
         "rank": lora.get("r", 16) if lora is not None else None,
         "targets": tuple((lora or {}).get("target_modules") or PROJECTIONS),
+        "new_tokens": _trained_rows(model.get("new_tokens"), lora),
         "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
         "activation_budget": model.get("activation_budget"),
         "weights_on_host": model.get("weights_on_host"),
@@ -121,6 +124,15 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         predicts=predicts,
         **given,
     )
+
+
+def _trained_rows(chosen: Mapping[str, Any] | None, lora: Mapping[str, Any] | None) -> int:
+    """How many tokens' rows train: of the words that are named, or of those that a saved adapter brings."""
+    if chosen:
+        return len(read_words(chosen["tokens"]))
+    indices = (lora or {}).get("trainable_token_indices") or []
+    found = indices.values() if isinstance(indices, Mapping) else [indices]
+    return max((len(ids) for ids in found), default=0)
 
 
 def _corpora(data_dir: str | Mapping[str, float]) -> dict[str, float]:

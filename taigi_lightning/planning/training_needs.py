@@ -1,30 +1,27 @@
-"""What a training config will need of card and disk, and how it could need less."""
+"""What a training config will need of card and host, and how it could need less."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
-from huggingface_hub.constants import HF_HUB_CACHE
-
 from taigi_lightning.planning import activation_plan, general_path, memory, placement
-from taigi_lightning.planning.base_shape import is_cached
-from taigi_lightning.planning.disk import run_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.placement import Placement
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine, step_seconds
+from taigi_lightning.planning.trained_sizes import trained_sizes, with_new_tokens
 
 CUDA = Part("CUDA itself", memory.CONTEXT, "about")
 DEQUANTISED = "weights, dequantised"
 IN_TRANSIT = "weights, arriving"
 WAITING = "weights"  # those that wait on the host
 ACTIVATIONS = "activations"  # those that move to the host
+NEW_TOKENS = "rows of new tokens"
 HEAD = "output head"  # where it waits on the host, and with it the input embedding if they are one
 
 
@@ -45,6 +42,7 @@ def needs(
         machine: how fast the host link and the card are.
         host: bytes available on the host; without a limit it is taken to have what moves there.
     """
+    shape = with_new_tokens(settings, shape)
     if settings.from_scratch:
         general = "every weight trains"
     if general is not None:
@@ -59,10 +57,11 @@ def _place(
     """What the first training step will decide."""
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
-    sizes = memory.adapter_sizes(shape, rank, settings.targets)
+    sizes = trained_sizes(settings, shape)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 2 * 4 * sum(sizes) + state + memory.CONTEXT
+    held += memory.token_place_bytes(shape, settings.new_tokens)
     by_itself = card is None and settings.weights_on_host == "auto"
     return placement.place(
         shape,
@@ -76,16 +75,23 @@ def _place(
         else activation_plan.headroom_left(card, held, shape, tokens, element_size),
         host_headroom=activation_plan.ACTIVATION_SHARE * host / settings.devices,
         host=placement.HOST_SHARE * host,
-        embedding=_movable_embedding(shape, element_size),
-        head=0 if by_itself else placement.head_bytes(shape, settings.weights_on_host, element_size),
+        embedding=_movable_embedding(settings, shape, element_size),
+        head=0 if by_itself else _movable_head(settings, shape, element_size),
         element_size=element_size,
         packed=settings.quantization == "nf4",
         weight_size=activation_plan.held_size(settings.matmul, element_size),
     )
 
 
-def _movable_embedding(shape: Shape, element_size: int) -> int:
-    return 0 if shape.tied else shape.vocabulary * shape.hidden * element_size
+def _movable_embedding(settings: Settings, shape: Shape, element_size: int) -> int:
+    """Bytes of an embedding that may wait on the host: a table of its own, no row of which trains."""
+    return 0 if shape.tied or settings.new_tokens else shape.vocabulary * shape.hidden * element_size
+
+
+def _movable_head(settings: Settings, shape: Shape, element_size: int) -> int:
+    if settings.new_tokens:
+        return 0
+    return placement.head_bytes(shape, settings.weights_on_host, element_size)
 
 
 def _fast_needs(
@@ -93,7 +99,7 @@ def _fast_needs(
 ) -> Needs:
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
-    sizes = memory.adapter_sizes(shape, rank, settings.targets)
+    sizes = trained_sizes(settings, shape)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     decision, waiting = placed.decision, placed.on_host * memory.packed_layer_bytes(shape)
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
@@ -107,7 +113,7 @@ def _fast_needs(
     note = f"all of {decision.keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host"
     if decision.keeping == shape.layers:
         note = f"all of {shape.layers} layers"
-    moved = _movable_embedding(shape, element_size) if decision.embedding_on_host else 0
+    moved = _movable_embedding(settings, shape, element_size) if decision.embedding_on_host else 0
     head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
     bits = {"fp8": "8 bits in two layouts", "fp8_backward": "16 and 8 bits"}.get(settings.matmul, "16 bits")
     dequantised = f"{bits} instead, of {decision.unpacked} of {shape.layers} layers"
@@ -118,7 +124,7 @@ def _fast_needs(
             IN_TRANSIT, placement.slot_bytes(shape, placed.on_host), "two layers, on their way from the host"
         ),
         Part(DEQUANTISED, decision.unpacked * a_layer, dequantised),
-        *_trained(settings, sizes),
+        *_trained(settings, shape),
         Part("activations kept", kept, note),
         *_transients(settings, sizes, kept, transient),
     ]
@@ -154,9 +160,7 @@ def _general_needs(settings: Settings, shape: Shape, element_size: int, reason: 
     projections, rest = memory.weight_bytes(
         shape, *(("none", 4) if settings.from_scratch else (settings.quantization, element_size))
     )
-    sizes = (
-        [shape.parameters] if settings.from_scratch else memory.adapter_sizes(shape, rank, settings.targets)
-    )
+    sizes = trained_sizes(settings, shape)
     everything = settings.activation_budget == 1.0
     batch = settings.batch_size, settings.max_length
     saved = general_path.saved_bytes(shape, *batch, rank, element_size)
@@ -172,7 +176,7 @@ def _general_needs(settings: Settings, shape: Shape, element_size: int, reason: 
         *_weights(settings, projections, rest),
         frozen_part(settings.ranks_beside, shape, element_size),
         Part("weights, 16-bit copies", copies, "by autocast, of the projections"),
-        *_trained(settings, sizes),
+        *_trained(settings, shape),
         Part("activations kept", kept, note),
         *_transients(settings, sizes, kept, transient),
     ]
@@ -189,12 +193,17 @@ def _weights(settings: Settings, projections: int, rest: int) -> list[Part]:
     ]
 
 
-def _trained(settings: Settings, sizes: list[int]) -> list[Part]:
+def _trained(settings: Settings, shape: Shape) -> list[Part]:
     """What is trained, all of it in 32 bits, with its gradients and the optimizer's state."""
-    adapter = 0 if settings.from_scratch else 4 * sum(sizes)
+    sizes, rows = trained_sizes(settings, shape), memory.token_row_sizes(shape, settings.new_tokens)
+    adapter = 0 if settings.from_scratch else sum(sizes) - sum(rows)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
+    places = memory.token_place_bytes(shape, settings.new_tokens)
     return [
-        Part("adapter", adapter, f"{sum(sizes):,} parameters, 32 bits"),
+        Part("adapter", 4 * adapter, f"{adapter:,} parameters, 32 bits"),
+        Part(
+            NEW_TOKENS, 4 * sum(rows) + places, f"{settings.new_tokens:,}: {sum(rows):,} parameters, 32 bits"
+        ),
         Part("gradients", 4 * sum(sizes)),
         Part("optimizer state", state, settings.optimizer.rpartition(".")[2]),
     ]
@@ -207,32 +216,6 @@ def _transients(settings: Settings, sizes: list[int], kept: int, transient: int)
         Part("optimizer step", in_step),
         CUDA,
     ]
-
-
-# ---- disk ------------------------------------------------------------------------------------------
-
-
-def disk_needs(settings: Settings, shape: Shape) -> dict[str, dict[str, int]]:
-    """Bytes a run fetches or leaves, by folder and purpose."""
-    sizes = [shape.parameters]
-    if not settings.from_scratch:
-        sizes = memory.adapter_sizes(shape, settings.rank or 0, settings.targets)
-    needed = {
-        settings.folder: run_bytes(
-            adapter=4 * sum(sizes),
-            optimizer=memory.optimizer_bytes(settings.optimizer, sizes),
-            checkpoints=max(settings.checkpoints, 0),
-            merged=2 * shape.parameters if settings.merge else 0,
-        )
-    }
-    return download_needs(settings.base, shape) | needed
-
-
-def download_needs(base: str, shape: Shape) -> dict[str, dict[str, int]]:
-    """Bytes of a base that is still to be fetched, by folder and purpose; empty if it is here."""
-    if Path(base).is_dir() or is_cached(base):
-        return {}
-    return {HF_HUB_CACHE: {f"download of {base}": 2 * shape.parameters}}
 
 
 # ---- needing less ----------------------------------------------------------------------------------

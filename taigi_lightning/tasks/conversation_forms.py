@@ -14,17 +14,25 @@ from taigi_lightning.tasks.text_template import TextTemplate
 
 Message = dict[str, Any]  # what a chat template takes: role, content, perhaps tool_calls
 
-# Whom ShareGPT files mean; other names are kept as they are, and the chat template knows them or refuses.
+# Whom ShareGPT files mean; other names are kept as they are, and the chat template knows them or refuses. Capitals do
+# not count.
 SPEAKERS = {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "observation": "tool",
     "function_response": "tool",
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
     "developer": "system",
 }
+CALLS = "function_call"  # who calls a tool in ShareGPT files: the assistant, with what it calls as JSON
+KEPT = ("tool_calls", "tool_call_id", "name", "reasoning_content")  # of a turn, beside who speaks and what
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,11 @@ def _by_template(
     }
     for part in parts.values():
         part.check(names, str(path))
+    if not parts["assistant"].placeholders:
+        raise InputError(
+            f"data.init_args.template.assistant is {template.assistant!r}, without a column in braces: every answer "
+            f"would be the same. Write one of {', '.join(f'{{{name}}}' for name in names)}."
+        )
 
     def read(record: Record) -> Turns:
         values = {
@@ -111,17 +124,15 @@ def _sharegpt(record: Record) -> Turns:
     turns = turns_of(record, name)
     # Some files of this name hold OpenAI's keys.
     keys = ("role", "content") if turns and "role" in turns[0] else ("from", "value")
-    system = record.values.get("system")
-    first = [{"role": "system", "content": text_of(system, "system")}] if system else []
-    return Turns([*first, *(message_of(turn, *keys) for turn in turns)])
+    return Turns([message_of(turn, *keys) for turn in turns])
 
 
 def _alpaca(record: Record) -> Turns:
     values = record.values
-    asked = [text_of(values.get(name), name) for name in ("instruction", "input") if values.get(name)]
+    asked = [
+        text_of(values.get(name), name) for name in ("instruction", "input") if not is_blank(values.get(name))
+    ]
     messages: list[Message] = []
-    if values.get("system"):
-        messages.append({"role": "system", "content": text_of(values["system"], "system")})
     for pair in values.get("history") or ():
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise InputError("history is no list of pairs of a question and its answer.")
@@ -162,6 +173,8 @@ def turns_of(record: Record, name: str) -> list[Any]:
         InputError: the column holds something else.
     """
     turns = record.values.get(name)
+    if is_blank(turns):
+        raise InputError(f"{name} is empty.")
     if isinstance(turns, str):  # as a CSV has them
         try:
             turns = json.loads(turns)
@@ -191,15 +204,61 @@ def message_of(turn: Mapping[str, Any], role: str, content: str) -> Message:
             raise InputError(f"a turn's {content} holds something other than text, which is not read here.")
         said = "".join(text_of(part.get("text"), "text") for part in said)
     # Parquet gives every turn every key that any turn has.
-    kept = {
-        key: value
-        for key, value in turn.items()
-        if key in ("tool_calls", "tool_call_id", "name", "reasoning_content") and value is not None
-    }
+    kept = {key: value for key, value in turn.items() if key in KEPT and value is not None}
+    if "tool_calls" in kept:
+        kept["tool_calls"] = [_as_objects(call) for call in _calls_of(kept["tool_calls"])]
     if said is None and "tool_calls" not in kept:
         raise InputError(f"a turn of {turn[role]} has no {content}.")
-    speaker = SPEAKERS.get(turn[role], turn[role])
+    speaker = turn[role].casefold()
+    if speaker == CALLS:
+        return {"role": "assistant", "content": "", "tool_calls": _calls(text_of(said, content)), **kept}
+    speaker = SPEAKERS.get(speaker, turn[role])
+    if (weight := turn.get("weight")) is not None and speaker == "assistant":
+        if weight not in (0, 1):
+            raise InputError(
+                f"a turn's weight is {weight!r}; wanted 1, or 0 for an answer that is not to be learnt."
+            )
+        kept["weight"] = int(weight)
     return {"role": speaker, "content": "" if said is None else text_of(said, content), **kept}
+
+
+def _calls_of(found: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(found, list) or not all(isinstance(call, Mapping) for call in found):
+        raise InputError("a turn's tool_calls are no list of calls.")
+    return found
+
+
+def _as_objects(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as an object, which templates write as JSON; OpenAI's files have them as JSON text."""
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(said := function.get("arguments"), str):
+        return dict(call)
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(said)}}
+    except json.JSONDecodeError:
+        return dict(call)  # text that is no JSON is written as it is
+
+
+def _calls(said: str) -> list[dict[str, Any]]:
+    """What a ShareGPT turn of `function_call` calls, as a chat template takes it: an object, or a list of them."""
+    try:
+        found = json.loads(said)
+    except json.JSONDecodeError as error:
+        raise InputError(f"a turn of {CALLS} is no JSON ({error}).") from error
+    calls = found if isinstance(found, list) else [found]
+    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        raise InputError(f'a turn of {CALLS} calls nothing; wanted {{"name": …, "arguments": …}}.')
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def is_learnt(message: Message) -> bool:
+    """Whether a turn of the assistant is to be learnt: it is, unless its weight is 0."""
+    return bool(message.get("weight", 1))
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a column holds nothing: no value, or blanks alone."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def text_of(value: Any, name: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.chat_template import apply_chat_template, check_chat_template
-from taigi_lightning.tasks.conversation_forms import Message
+from taigi_lightning.tasks.conversation_forms import Message, is_learnt
 from taigi_lightning.tasks.conversations import Conversation
-from taigi_lightning.tasks.prompts import IGNORE, Example, cut_middle, encode_text
+from taigi_lightning.tasks.plain_conversations import encode_plain, plain_pieces
+from taigi_lightning.tasks.prompts import IGNORE, Example, cut_middle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +28,8 @@ def encode_conversation_example(
     """Encode a conversation for training: labels on each of the assistant's turns and on what ends them.
 
     With `chat_template` the ids are those of `apply_chat_template`. Without, each question and its answer are written
-    one after the other, and EOS ends the answer; what stands before the first answer has BOS.
+    one after the other, and EOS ends the answer; what stands before the first answer has BOS. Tools and calls of them
+    are then written as JSON, one in each line. Answers of the weight 0 have no labels.
 
     A conversation of over `max_length` tokens loses its oldest exchanges, a question with its answer, the system's
     turn staying. If the last exchange alone is too long, the last thing the user says loses characters from its
@@ -37,9 +39,10 @@ def encode_conversation_example(
         The example; None where not even the answer fits.
 
     Raises:
-        InputError: the chat template does not take the conversation, or a text holds a special token.
+        InputError: the chat template does not take the conversation or leaves something of it out, or a text holds a
+            special token.
     """
-    encode = _encode_chat if chat_template else _encode_plain
+    encode = _encode_chat if chat_template else encode_plain
     kept = conversation
     example = encode(tokenizer, kept)
     while len(example.input_ids) > max_length and (shorter := _without_oldest(kept)) is not None:
@@ -67,10 +70,15 @@ def encode_open_conversation(
             f"{conversation.place}: the last turn is the assistant's, so there is nothing to answer."
         )
     if not chat_template:
-        return _plain_pieces(tokenizer, conversation)[0]
+        return plain_pieces(tokenizer, conversation)[0]
     check_chat_template(tokenizer)
     _check_plain_text(tokenizer, conversation)
-    text = _rendered(tokenizer, conversation.messages, conversation, add_generation_prompt=True)
+
+    def render(messages: Sequence[Message]) -> str:
+        return _rendered(tokenizer, messages, conversation, add_generation_prompt=True)
+
+    text = render(conversation.messages)
+    _check_whole(render, conversation, text)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
@@ -121,55 +129,6 @@ def _with_shorter_question(
     return shorter(fitting) if fitting > 0 else None
 
 
-# ---- without a chat template --------------------------------------------------------------------------
-
-
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Example:
-    input_ids, labels = _plain_pieces(tokenizer, conversation)
-    return Example(input_ids, labels, 0)
-
-
-def _plain_pieces(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation
-) -> tuple[list[int], list[int]]:
-    """Token ids and labels of each exchange after the other; a question at the end has no EOS."""
-    eos = tokenizer.eos_token_id
-    input_ids: list[int] = []
-    labels: list[int] = []
-    asked: list[str] = []
-    for message in conversation.messages:
-        if message["role"] != "assistant":
-            asked.append(message["content"])
-            continue
-        before = "\n".join(asked) + (conversation.joint if asked else "")
-        ids = _encoded(tokenizer, before + message["content"], first=not input_ids)
-        context = _shared_tokens(_encoded(tokenizer, before, first=not input_ids), ids)
-        input_ids += [*ids, eos]
-        labels += [*([IGNORE] * context), *ids[context:], eos]
-        asked = []
-    if asked:
-        ids = _encoded(tokenizer, "\n".join(asked) + conversation.joint, first=not input_ids)
-        input_ids += ids
-        labels += [IGNORE] * len(ids)
-    return input_ids, labels
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, *, first: bool) -> list[int]:
-    """A piece of a conversation; only the first has BOS."""
-    ids = encode_text(tokenizer, [text])[0]
-    return ids if first or ids[:1] != [tokenizer.bos_token_id] else ids[1:]
-
-
-def _shared_tokens(alone: list[int], ids: list[int]) -> int:
-    """How many tokens lie before the answer: those that the question alone has too."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids))
-    )
-
-
-# ---- with a chat template -----------------------------------------------------------------------------
-
-
 def _encode_chat(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Example:
     check_chat_template(tokenizer)
     _check_plain_text(tokenizer, conversation)
@@ -179,8 +138,10 @@ def _encode_chat(tokenizer: PreTrainedTokenizerBase, conversation: Conversation)
 
     messages = conversation.messages
     whole = render(messages)
+    _check_whole(render, conversation, whole)
     closing = _closing(tokenizer, whole[_content_span(render, messages, len(messages) - 1, whole)[1] :])
-    spans = [_answer_span(render, messages, n, whole, closing) for n in _answers(messages)]
+    answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    spans = [_answer_span(render, messages, n, whole, closing) for n in answers]
     if any(end > start for (_, end), (start, _) in pairwise(spans)):
         raise InputError(
             f"{conversation.place}: the chat template ends one answer only after the next has begun, so nobody can "
@@ -189,14 +150,50 @@ def _encode_chat(tokenizer: PreTrainedTokenizerBase, conversation: Conversation)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoded["input_ids"]
     labels = [IGNORE] * len(ids)
+    learnt = [span for span, n in zip(spans, answers, strict=True) if is_learnt(messages[n])]
     for place, (start, end) in enumerate(encoded["offset_mapping"]):
-        if any(end > span[0] and start < span[1] for span in spans):
+        if any(end > span[0] and start < span[1] for span in learnt):
             labels[place] = ids[place]
     return Example(ids, labels, 0)
 
 
-def _answers(messages: Sequence[Message]) -> list[int]:
-    return [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+def _check_whole(render: Callable[..., str], conversation: Conversation, whole: str) -> None:
+    """Refuse a template that passes over a turn, a call of a tool or the tools: the model would learn something else.
+
+    Raises:
+        InputError: with what it leaves out.
+    """
+    messages = conversation.messages
+
+    def is_written(place: int) -> bool:
+        said = messages[place]["content"].strip()
+        if whole.count(said) >= sum(said in message["content"] for message in messages):
+            return True
+        # Some write a tool's words as JSON, others without their line breaks: words of no other turn tell.
+        other = {**messages[place], "content": STAND_IN[0]}
+        return STAND_IN[0] in render([*messages[:place], other, *messages[place + 1 :]])
+
+    left_out = [
+        f"what the {message['role']} says"
+        for n, message in enumerate(messages)
+        if message["role"] != "assistant" and not is_written(n)
+    ]
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    named = {"a call of": calls, "the tool": conversation.tools or []}
+    left_out += [
+        f"{what} {name}" for what, found in named.items() for name in _names(found) if name not in whole
+    ]
+    if left_out:
+        raise InputError(
+            f"{conversation.place}: the tokenizer's chat template leaves out {' and '.join(left_out)}. Take the row "
+            "out, use a base whose template writes it, or set chat_template to false."
+        )
+
+
+def _names(calls: Sequence[Any]) -> list[str]:
+    """What functions are called, in OpenAI's form or bare."""
+    found = (call.get("function", call) for call in calls if isinstance(call, dict))
+    return [str(function["name"]) for function in found if isinstance(function, dict) and "name" in function]
 
 
 def _check_plain_text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> None:
@@ -215,10 +212,9 @@ def _rendered(
     conversation: Conversation,
     **options: Any,
 ) -> str:
+    said = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     try:
-        text: str = apply_chat_template(
-            tokenizer, messages, tools=conversation.tools, tokenize=False, **options
-        )
+        text: str = apply_chat_template(tokenizer, said, tools=conversation.tools, tokenize=False, **options)
     except Exception as error:  # whatever the template, which is a program, raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         roles = ", ".join(str(message["role"]) for message in messages)

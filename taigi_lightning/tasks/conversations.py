@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from taigi_lightning.tasks.conversation_forms import (
     Message,
     Turns,
     conversation_form,
+    is_blank,
     message_of,
     openai_turns,
     text_of,
@@ -58,9 +59,10 @@ def read_conversations(
     """Read a file's conversations, in order.
 
     The form is known by its columns: `messages` (OpenAI), `conversations` or `conversation` (ShareGPT), `instruction`
-    and `output`, perhaps with `input`, `system` and `history` (Alpaca), `prompt` and `completion` or `response`,
-    `input` and `output`. With a template the columns may be any. Turns after the last answer teach nothing and are left
-    out.
+    and `output`, perhaps with `input` and `history` (Alpaca), `prompt` and `completion` or `response`, `input` and
+    `output`. In each of them `system` stands before the conversation, unless that has a system turn of its own. With a
+    template the columns may be any. Turns after the last answer teach nothing and are left out; an answer of the weight
+    0, as OpenAI's files may have, is read but not learnt.
 
     Args:
         path: JSON lines, a JSON list, CSV or Parquet.
@@ -73,15 +75,16 @@ def read_conversations(
         InputError: the file cannot be read, its columns are of no form, or rows cannot be used; up to five are named.
     """
     path = Path(path)
-    records = [_renamed(record, columns or {}, path) for record in read_records(path)]
-    names = list(dict.fromkeys(name for record in records for name in record.values))
+    records = _renamed(read_records(path), columns or {}, path)
+    names = _names(records)
     if group_by is not None and group_by not in names:
         raise InputError(f"group_by is {group_by}, and {path} has no such column; found {', '.join(names)}.")
     read = conversation_form(path, names, template)
     found, problems = [], []
     for record in records:
         try:
-            found.append(_conversation(record, read(record), group_by))
+            turns = read(record) if template else _with_system(record, read(record))
+            found.append(_conversation(record, turns, group_by))
         except InputError as error:
             problems.append(f"{record.place}: {error}")
     if problems:
@@ -121,17 +124,37 @@ def open_conversation(record: Record) -> Conversation:
     return Conversation(record.place, tuple(messages), b"", joint="" if "prompt" in values else "\n")
 
 
-def _renamed(record: Record, columns: Mapping[str, str], path: Path) -> Record:
-    values = dict(record.values)
+def _names(records: Sequence[Record]) -> list[str]:
+    """The columns of a file, of which a row of JSON may lack some."""
+    return list(dict.fromkeys(name for record in records for name in record.values))
+
+
+def _renamed(records: list[Record], columns: Mapping[str, str], path: Path) -> list[Record]:
+    names = _names(records)
     for usual, name in columns.items():
-        if name in values:
-            values[usual] = values.pop(name)
-        elif record.number == 1:
+        if name not in names:
             raise InputError(
-                f"columns says that {usual} is called {name}, and {path} has no such column; found "
-                f"{', '.join(record.values)}."
+                f"columns says that {usual} is called {name}, and {path} has no such column; found {', '.join(names)}."
             )
-    return record._replace(values=values)
+    usual_of = {name: usual for usual, name in columns.items()}
+    return [
+        record._replace(
+            values={
+                usual_of.get(name, name): value
+                for name, value in record.values.items()
+                if name in usual_of or name not in columns
+            }
+        )
+        for record in records
+    ]
+
+
+def _with_system(record: Record, read: Turns) -> Turns:
+    """The turns with the column `system` before them, unless they begin with a system turn."""
+    system = record.values.get("system")
+    if is_blank(system) or any(message["role"] == "system" for message in read.messages[:1]):
+        return read
+    return replace(read, messages=[{"role": "system", "content": text_of(system, "system")}, *read.messages])
 
 
 def _conversation(record: Record, read: Turns, group_by: str | None) -> Conversation:
@@ -141,8 +164,12 @@ def _conversation(record: Record, read: Turns, group_by: str | None) -> Conversa
     answers = [message for message in messages if message["role"] == "assistant"]
     if not answers:
         raise InputError("nobody answers: there is no turn of the assistant to learn.")
-    if not any(answer["content"].strip() or answer.get("tool_calls") for answer in answers):
-        raise InputError("the answer is empty. Write one, or take the row out.")
+    if not all(answer["content"].strip() or answer.get("tool_calls") for answer in answers):
+        raise InputError(
+            f"{'the' if len(answers) == 1 else 'an'} answer is empty. Write one, or take the row out."
+        )
+    if not any(answer.get("weight", 1) for answer in answers):
+        raise InputError("every answer has the weight 0, so there is nothing to learn. Take the row out.")
     key = (
         record.values.get(group_by)
         if group_by

@@ -17,6 +17,9 @@ LABELS = {"digits": tuple(str(number) for number in range(1, MOST + 1)), "letter
 WHERE = "data.init_args.prompt"
 
 Labels = Literal["digits", "letters"]
+# What the default text says of four options called by digits, which is put otherwise where there are others.
+OF_FOUR = "四個選項選出正確的選項編號(1-4)"
+COUNTED = ("兩", "三", "四", "五", "六", "七", "八", "九", "十")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class QuestionPrompt:
     r"""The text that a question becomes, up to where its answer goes, and what its answers are called.
 
     Args:
-        text: the whole, with {passage}, {question} and {options}; what it ends with stands before the answer.
+        text: the whole, with {passage}, {question} and {options}; what it ends with stands before the answer. The
+            default says how many options there are and what they are called.
         option: one option, with {label} and {option}; in `text` they follow each other.
         options: how many each question has, 2 to 10.
         labels: what the options are called and the answer is: digits from 1, or letters from A.
@@ -38,7 +42,7 @@ class QuestionPrompt:
 
     text: str = (
         "根據前文內容回答問題\n前文：{passage}\n問題：{question}\n"
-        "根據問題，從以下四個選項選出正確的選項編號(1-4)\n{options}答案："
+        f"根據問題，從以下{OF_FOUR}\n{{options}}答案："
     )
     option: str = "選項{label}：{option}\n"
     options: int = 4
@@ -49,6 +53,10 @@ class QuestionPrompt:
             raise InputError(f"{WHERE}.options is {self.options}. Questions have {FEWEST} to {MOST} options.")
         if self.labels not in LABELS:
             raise InputError(f"{WHERE}.labels is {self.labels!r}. Use digits or letters.")
+        if self.text == type(self).text:
+            what = "編號" if self.labels == "digits" else "代號"
+            said = f"{COUNTED[self.options - FEWEST]}個選項選出正確的選項{what}({self.answers[0]}-{self.answers[-1]})"
+            object.__setattr__(self, "text", self.text.replace(OF_FOUR, said))
         for name, template, known, needed in (
             ("text", self.text, ("passage", "question", "options"), ("question", "options")),
             ("option", self.option, ("label", "option"), ("option",)),

@@ -183,9 +183,21 @@ def _find_columns(
         elif field in columns or field not in ("id", "answer") or (field == "answer" and need_answers):
             missing.append("/".join(names))
     if missing:
+        options = [field for field in wanted if field.startswith("option")]
+        there = [field for field in options if field in where]
+        fewer = (
+            len(there) >= FEWEST
+            and there == options[: len(there)]
+            and len(missing) == len(options) - len(there)
+        )
         raise InputError(
             f"{path} has no column {', '.join(missing)}; its columns are {', '.join(header)[:300]}. "
             "Rename them, or map them with `columns` (for example `columns: {passage: context}`)."
+            + (
+                f" If its questions have {len(there)} options, say so: prompt.options {len(there)}."
+                if fewer
+                else ""
+            )
         )
     return where
 

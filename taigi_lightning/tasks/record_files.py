@@ -34,19 +34,31 @@ def read_records(path: Path) -> list[Record]:
     if not name.endswith(RECORD_FORMATS):
         raise InputError(f"{path} is in none of the formats read here: {', '.join(RECORD_FORMATS)}.")
     if name.endswith(".parquet"):
-        found = [(f"row {number}", values) for number, values in enumerate(parquet_records(path), start=1)]
+        found = [
+            (f"row {number}", {name: _without_absent(value) for name, value in values.items()})
+            for number, values in enumerate(parquet_records(path), start=1)
+        ]
     elif name.endswith((".jsonl", ".jsonl.gz")):
         found = [(f"line {line}", values) for line, values in json_records(read_text(path), path)]
     elif name.endswith((".json", ".json.gz")):
         found = _json_list(path)
     else:
         header, rows = read_table(path)
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise InputError(f"{path} has more than one column {', '.join(twice)}. Keep one of each.")
         found = [
             (str(row), dict(zip(header, _fields(row.fields, header, row, path), strict=True))) for row in rows
         ]
     if not found:
         raise InputError(f"{path} holds no rows. Check how it was made.")
     return [Record(number, place, values) for number, (place, values) in enumerate(found, start=1)]
+
+
+def _without_absent(value: Any) -> Any:
+    """A nested value without what its row lacks: Parquet gives every object the keys that any of them has."""
+    if isinstance(value, dict):
+        return {key: _without_absent(inner) for key, inner in value.items() if inner is not None}
+    return [_without_absent(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:

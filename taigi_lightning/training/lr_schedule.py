@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from transformers import get_scheduler
 
 from taigi_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 ScheduleName = Literal["linear", "cosine", "constant_with_warmup"]
 
@@ -59,6 +62,12 @@ def configure_schedule(
         )
     end = 0 if steps == float("inf") else int(steps)
     rising = math.ceil(warmup_steps * end) if 0 < warmup_steps < 1 else int(warmup_steps)
+    if 0 < end <= rising:
+        logger.warning(
+            "model.warmup_steps is %d and the run has %d steps: it ends while the learning rate still rises, at "
+            "%.0f %% of its highest. Lower warmup_steps, or give it as a share of the run, such as 0.05.",
+            rising, end, 100 * (end - 1) / rising,
+        )  # fmt: skip
     return {"scheduler": get_scheduler(kind, optimizer, rising, end), "interval": "step"}
 
 

@@ -44,6 +44,7 @@ class Announcement(Callback):
         size = sum(stored_bytes(p) for p in module.parameters())
         steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
         cuda = module.device.type == "cuda"
+        pieces = pieces_of(module, data)
         device = torch.cuda.get_device_name(module.device) if cuda else f"a {module.device.type.upper()}"
         lines = [
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
@@ -51,7 +52,7 @@ class Announcement(Callback):
             *how_it_trains(module.model),
             *machine_notes(module.device, module.compile_layers),
             *(data.summary().splitlines() if hasattr(data, "summary") else []),
-            *pieces_of(module, data),
+            *pieces,
             *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
@@ -60,9 +61,8 @@ class Announcement(Callback):
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             found = str(getattr(causal_lm(module.model), "findings", "") or "").splitlines()
-            write_json(
-                folder / HOW_TRAINED, [*what_stays(module.start), *how_it_trains(module.model), *found]
-            )
+            said = [*what_stays(module.start), *how_it_trains(module.model), *found, *pieces]
+            write_json(folder / HOW_TRAINED, said)
 
 
 def pieces_of(module: Any, data: Any) -> list[str]:

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import brings_tokenizer, load_tokenizer
-from taigi_lightning.model.new_tokens import NewTokens, Rows, extended_tokenizer, read_words
+from taigi_lightning.model.new_tokens import NewTokens, Rows, extended_tokenizer
 from taigi_lightning.model.token_rows import check_tables
+from taigi_lightning.planning.new_words import read_words
 
 
 class Vocabulary:

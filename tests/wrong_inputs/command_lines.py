@@ -73,6 +73,8 @@ COMMAND_LINES = [
     Case(f"{CPT} --trainer.devices 0", ("trainer.devices", "auto"), 1),
     # of the wrong kind
     Case(f"{CPT} --data.data_dir '{{data/cpt_corpus: abc}}'", ("holds 'abc'", "a number", "'data/cpt_corpus': 0.5")),
+    Case(f"{CPT} --data.data_dir '{{data/cpt_corpus: 1, data/cpt_corpus: 2}}'", ("data/cpt_corpus is there twice",)),
+    Case(f"{CPT} --data.data_dir '{{data/cpt_corpus: 1, data: 0}}'", ("data.data_dir.data is 0", "a number above 0")),
     Case(f"{CPT} --trainer.gradient_clip_val abc", ("'abc'", "--trainer.gradient_clip_val 0.5")),
     Case(f"{CPT} --trainer.callbacks '[3]'", ("'3'", "--trainer.callbacks", "EarlyStopping")),
     Case(f"{CPT} --model.optimizer ''", ("model.optimizer", "names no class", "torch.optim.AdamW")),
@@ -119,6 +121,7 @@ COMMAND_LINES = [
     Case(f"{PACKAGE} demo-real --model nope", ("'nope'", "smollm2-135m")),
     Case(f"{PACKAGE} merge --bse x", ("--bse", "--base")),
     Case(f"{PACKAGE} merge --base models/base --adapter nowhere", ("nowhere",), 1, light=False),
+    Case(f"{PACKAGE} compare a.csv '{{a: models/base, a: other}}'", ("a is there twice", "Keep one")),
     Case(f"{PACKAGE} compare", ("questions, models", "--help")),
     Case(f"{PACKAGE} card nowhere", ("nowhere",), 1),
 ]  # fmt: skip

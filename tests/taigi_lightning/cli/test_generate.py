@@ -33,7 +33,9 @@ def test_a_typed_conversation_is_remembered(
     monkeypatch.setattr("sys.stdin", io.StringIO("食飽未？\n\n欲食啥？\n"))
     options = {"chat": True, "system": "講台語。", "quantization": "none", "sampling": SHORT}
     generate_command(str(tiny_llama_dir), **options)  # type: ignore[arg-type]
-    assert capsys.readouterr().out.count("\n") >= 2
+    out, err = capsys.readouterr()
+    assert out.count("\n") >= 2
+    assert "has no chat template: questions and answers follow each other" in err
     first, second = asked
     assert first == ["講台語。", "食飽未？"]
     assert second[:2] == first and len(second) == 4 and second[3] == "欲食啥？"

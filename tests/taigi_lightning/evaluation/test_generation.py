@@ -46,6 +46,14 @@ def test_greedy_text_is_transformers_own_and_a_batch_changes_nothing(model: Any,
         assert written.text == expected
 
 
+def test_every_sampling_option_reaches_transformers(tokenizer: Any) -> None:
+    given = {"temperature": 1.5, "top_p": 0.8, "top_k": 7, "min_p": 0.1, "typical_p": 0.9,
+             "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "max_new_tokens": 5}  # fmt: skip
+    config = Sampling(**given).config(tokenizer, [2])
+    assert {name: getattr(config, name) for name in given} == given and config.do_sample
+    assert set(Sampling().described()) == {*given, "seed"}
+
+
 def test_the_seed_decides_what_is_drawn(model: Any, tokenizer: Any) -> None:
     def drawn(seed: int, number: int = 0) -> str:
         writer = TextWriter(

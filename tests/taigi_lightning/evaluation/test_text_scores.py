@@ -62,8 +62,16 @@ def test_references_are_found_by_row_or_id(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds 3 texts and .* 1 references"):
         read_written(plain, references)
     other = write(tmp_path / "o.jsonl", [{"id": n, "reference": "x"} for n in (0, 1, 9)])
-    with pytest.raises(InputError, match="do not hold the same IDs; missing 9"):
+    with pytest.raises(InputError, match="do not hold the same IDs; missing 9; without a reference 2"):
         read_written(tmp_path / "written.jsonl", other)
+    fewer = write(tmp_path / "fewer.jsonl", rows[:1])
+    with pytest.raises(InputError, match="do not hold the same IDs; missing 0, 1; without a reference none"):
+        read_written(fewer, asked)
+    empty = write(tmp_path / "e.jsonl", [{"reference": "x"}, {"reference": None}, {"reference": "x"}])
+    with pytest.raises(InputError, match="line 2: reference is empty"):
+        read_written(plain, empty)
+    with pytest.raises(InputError, match=r"What was wanted is not found .* a column reference"):
+        read_written(plain, write(tmp_path / "n.jsonl", [{"answer": "x"}] * 3))
 
 
 def test_score_tells_written_answers_by_their_column(

@@ -20,8 +20,9 @@ from taigi_lightning.model.adapters import LoraSettings, save_adapter
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.model.lineage import base_identity, write_lineage
 from taigi_lightning.model.merge import merge_adapter
-from taigi_lightning.model.new_tokens import NewTokens, extended_tokenizer, read_words, written_tokenizer
+from taigi_lightning.model.new_tokens import NewTokens, extended_tokenizer, written_tokenizer
 from taigi_lightning.model.token_rows import check_tables
+from taigi_lightning.planning.new_words import read_words
 from tests.taigi_lightning.architectures.small_bases import gemma3_wrapper, save_base
 from tests.taigi_lightning.architectures.small_configs import VOCABULARY, small_config
 

@@ -47,7 +47,8 @@ THINKING = (  # the last answer is written with an empty thought, earlier ones w
 )
 BRACKETS = (  # nothing stands before an answer, and EOS ends it
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}"
+    "{% elif m.role == 'system' %}<<SYS>>{{ m.content }}{% endif %}{% endfor %}"
 )
 PLAIN_MARKS = (  # what ends a turn is no special token
     "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n***\n{% endfor %}"
@@ -109,6 +110,46 @@ def test_a_call_of_a_tool_is_taught_and_what_the_tool_says_is_not(template: str)
     call, answer = taught(tokenizer, example)
     assert '"name": "weather"' in call and call.endswith("<|eot|>")
     assert answer.endswith("好天。<|eot|>") and "tool" not in answer
+
+
+@pytest.mark.parametrize(
+    ("messages", "more", "said"),
+    [
+        (TOOLS, {}, "a call of weather"),
+        ([TOOLS[0], {"role": "tool", "content": "好天"}, TOOLS[3]], {}, "what the tool says"),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "weather"}}]}, "the tool weather"),
+    ],
+)
+def test_what_a_template_would_leave_out_is_refused(
+    messages: list[dict[str, Any]], more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=f"line 1: the tokenizer's chat template leaves out .*{said}"):
+        encode_conversation_example(
+            tokenizer_with(BRACKETS), conversation(messages, **more), 4096, chat_template=True
+        )
+
+
+@pytest.mark.parametrize("template", [HEADERS, None])
+def test_an_answer_of_weight_0_is_read_and_not_learnt(template: str | None) -> None:
+    tokenizer = tokenizer_with(template)
+    unlearnt = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
+    found, whole = (
+        encode_conversation_example(tokenizer, conversation(rows), 4096, chat_template=template is not None)
+        for rows in (unlearnt, CHAT)
+    )
+    assert found is not None and whole is not None and found.input_ids == whole.input_ids
+    assert taught(tokenizer, found) == taught(tokenizer, whole)[1:]
+
+
+def test_without_a_template_tools_and_calls_are_json() -> None:
+    tokenizer = tokenizer_with(None)
+    example = encode_conversation_example(
+        tokenizer, conversation(TOOLS, tools=[{"name": "weather"}]), 4096, chat_template=False
+    )
+    assert example is not None
+    call = '{"name": "weather", "arguments": {"place": "台南"}}</s>'
+    assert [text.strip() for text in taught(tokenizer, example)] == [call, "好天。</s>"]
+    assert tokenizer.decode(example.input_ids).startswith('<s> {"name": "weather"}\n台南天氣？\n{"name"')
 
 
 def test_without_a_template_question_and_answer_follow_each_other() -> None:

@@ -36,7 +36,15 @@ FORMS: dict[str, dict[str, Any]] = {
         "system": "講台語。",
         "conversation": [{"from": "user", "value": "食飽未？"}, {"from": "assistant", "value": "食飽矣。"}],
     },
-    "alpaca": {"instruction": "食飽未？", "input": "", "output": "食飽矣。", "system": "講台語。"},
+    "roles in capitals": {"messages": [{**turn, "role": turn["role"].upper()} for turn in MESSAGES]},
+    "messages with a system column": {"messages": MESSAGES[1:], "system": "講台語。"},
+    "a system column beside a system turn": {"messages": MESSAGES, "system": "講華語。"},
+    "prompt and completion with a system column": {
+        "system": "講台語。",
+        "prompt": "食飽未？",
+        "completion": "食飽矣。",
+    },
+    "alpaca": {"instruction": "食飽未？", "input": " ", "output": "食飽矣。", "system": "講台語。"},
     "turns after the last answer": {"messages": [*MESSAGES, {"role": "user", "content": "好。"}]},
     "prompt and completion as messages": {"prompt": MESSAGES[:2], "completion": MESSAGES[2:]},
 }
@@ -83,9 +91,22 @@ def test_a_csv_of_translation_pairs_by_template(tmp_path: Path) -> None:
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"question": "一加一？", "response": "二"}])
-    (found,) = read_conversations(path, columns={"prompt": "question"})
-    assert [message["content"] for message in found.messages] == ["一加一？", "二"]
+    rows = [{"question": "一加一？", "response": "二"}, {"question": "一？", "response": "二", "role": "甲"}]
+    path = write(tmp_path / "a.jsonl", rows)
+    found = read_conversations(path, columns={"prompt": "question", "system": "role"})
+    assert [[message["content"] for message in row.messages] for row in found] == [
+        ["一加一？", "二"],
+        ["甲", "一？", "二"],
+    ]
+    with pytest.raises(InputError, match=r"prompt is called ask.*found question, response, role"):
+        read_conversations(path, columns={"prompt": "ask"})
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion,completion\n一,二,三\n", encoding="utf-8")
+    with pytest.raises(InputError, match="more than one column completion"):
+        read_conversations(path)
 
 
 def test_tool_turns_and_calls_are_kept(tmp_path: Path) -> None:
@@ -101,6 +122,34 @@ def test_tool_turns_and_calls_are_kept(tmp_path: Path) -> None:
     assert found.tools == row["tools"]
     assert found.messages[1]["tool_calls"] == [call]
     assert found.messages[2]["name"] == "weather"
+
+
+def test_a_call_is_the_same_however_a_file_writes_it(tmp_path: Path) -> None:
+    function: dict[str, Any] = {"name": "weather", "arguments": {"place": "台南"}}
+    call = {"type": "function", "function": function}
+    as_text = {"type": "function", "function": {**function, "arguments": json.dumps(function["arguments"])}}
+    other = {"type": "function", "function": {"name": "time", "arguments": {"day": 1}}}
+
+    def turns(found: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [MESSAGES[1], {"role": "assistant", "tool_calls": [found]}]}
+
+    sharegpt = {
+        "conversations": [
+            {"from": "human", "value": "食飽未？"},
+            {"from": "function_call", "value": json.dumps(function)},
+        ]
+    }
+    for rows, suffix in (
+        ([turns(call), turns(other)], ".jsonl"),
+        ([turns(call), turns(other)], ".parquet"),  # where each object has the keys of all
+        ([turns(as_text)], ".jsonl"),
+        ([sharegpt], ".jsonl"),
+    ):
+        found = read_conversations(write(tmp_path / f"a{suffix}", rows))
+        assert list(found[0].messages) == [
+            MESSAGES[1],
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
 
 
 def test_equal_first_questions_are_one_group_and_a_column_can_say_otherwise(tmp_path: Path) -> None:
@@ -124,6 +173,22 @@ def test_equal_first_questions_are_one_group_and_a_column_can_say_otherwise(tmp_
         ),
         ({"messages": []}, "line 1: nobody answers"),
         ({"messages": "abc"}, "line 1: messages is no list"),
+        ({"messages": None}, "line 1: messages is empty"),
+        (
+            {"messages": [*MESSAGES[1:], MESSAGES[1], {"role": "assistant", "content": ""}]},
+            "line 1: an answer is empty",
+        ),
+        ({"messages": [MESSAGES[1], {**MESSAGES[2], "weight": 0}]}, "line 1: every answer has the weight 0"),
+        ({"messages": [MESSAGES[1], {**MESSAGES[2], "weight": 2}]}, "line 1: a turn's weight is 2"),
+        (
+            {"messages": [MESSAGES[1], {"role": "assistant", "tool_calls": {"a": 1}}]},
+            "line 1: .* no list of calls",
+        ),
+        (
+            {"conversations": [{"from": "function_call", "value": "f(1)"}]},
+            "line 1: a turn of function_call is no",
+        ),
+        ({"conversations": [{"from": "function_call", "value": "[]"}]}, "line 1: .* calls nothing"),
         ({"messages": [{"role": "user", "content": "一"}]}, "line 1: nobody answers"),
         ({"messages": [{"content": "一"}]}, "line 1: a turn has no role; found content"),
         ({"messages": [{"role": "user"}]}, "line 1: a turn of user has no content"),
@@ -152,6 +217,8 @@ def test_a_template_that_asks_for_no_column(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"a": "一", "b": "二"}])
     with pytest.raises(InputError, match=r"template.user asks for \{c\}.*found a, b"):
         read_conversations(path, template=InstructionTemplate(user="{c}", assistant="{b}"))
+    with pytest.raises(InputError, match=r"template.assistant is '好', without a column .* \{a\}, \{b\}"):
+        read_conversations(path, template=InstructionTemplate(user="{a}", assistant="好"))
     with pytest.raises(InputError, match=r"group_by is c.*found a, b"):
         read_conversations(path, template=InstructionTemplate(user="{a}", assistant="{b}"), group_by="c")
 

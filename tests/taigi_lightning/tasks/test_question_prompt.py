@@ -45,6 +45,27 @@ def test_the_default_is_the_tasks_own_wording() -> None:
     assert FOUR_CHOICE.answers == ("1", "2", "3", "4")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"options": 2}, "從以下兩個選項選出正確的選項編號(1-2)"),
+        ({"options": 3, "labels": "letters"}, "從以下三個選項選出正確的選項代號(A-C)"),
+        ({"options": 10}, "從以下十個選項選出正確的選項編號(1-10)"),
+        ({"labels": "letters"}, "從以下四個選項選出正確的選項代號(A-D)"),
+        (
+            {"options": 3, "text": "四個選項選出正確的選項編號(1-4){question}{options}"},
+            "四個選項選出正確的選項編號(1-4)",
+        ),
+    ],
+)
+def test_the_default_says_how_many_options_there_are_and_their_names(
+    settings: dict[str, Any], said: str
+) -> None:
+    prompt = QuestionPrompt(**settings)
+    assert said in prompt.text
+    assert QuestionPrompt(prompt.text, prompt.option, prompt.options, prompt.labels) == prompt
+
+
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("count", range(2, 11))
 def test_any_number_of_options_is_read_and_its_answers_told_apart(
@@ -119,6 +140,12 @@ def test_ten_digits_are_told_apart_by_what_ends_an_answer(tiny_tokenizer: Any) -
 def test_what_is_no_prompt_is_refused_at_once(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         QuestionPrompt(**settings)
+
+
+def test_a_file_of_fewer_options_is_told_how_to_say_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.csv", 2, ["1"])
+    with pytest.raises(InputError, match=r"no column 選項3, 選項4.*have 2 options, say so: prompt.options 2"):
+        read_questions(path, need_answers=True)
 
 
 def test_an_answer_that_is_no_option_is_named(tmp_path: Path) -> None:

@@ -45,6 +45,18 @@ def test_a_share_of_the_steps_is_a_warm_up_too(warmup: float, steps: int) -> Non
     assert rates(stepped(schedule, 1)) == [1.0]
 
 
+def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    for warmup, steps in ((9, 10), (0.5, 10), (5, float("inf")), (0, 10)):
+        configure_schedule("constant_with_warmup", adam(1.0), warmup, steps)
+    assert not caplog.messages
+    for kind in ("linear", "cosine", "constant_with_warmup"):
+        configure_schedule(kind, adam(1.0), 40, 10)  # type: ignore[arg-type]
+        configure_schedule(kind, adam(1.0), 10, 10)  # type: ignore[arg-type]
+    assert len(caplog.messages) == 6
+    assert "warmup_steps is 40 and the run has 10 steps" in caplog.messages[0]
+    assert "at 22 % of its highest" in caplog.messages[0] and "at 90 %" in caplog.messages[1]
+
+
 def test_a_share_of_no_end_is_refused() -> None:
     with pytest.raises(InputError, match="a share of the run's steps"):
         configure_schedule("constant_with_warmup", adam(1.0), 0.1, float("inf"))
