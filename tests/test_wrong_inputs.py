@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.warm_python import WarmPython
-from tests.working_folder import TEXT, lay_out
+from tests.working_folder import small_corpus
 from tests.wrong_inputs import CASES
 from tests.wrong_inputs.case import Case
 
@@ -20,11 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's configs, a base as `models/base`, and a small corpus."""
-    folder = tmp_path_factory.mktemp("wrong")
-    lay_out(
-        folder, ROOT / "models" / "tiny-taigi", [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4
-    )
-    return folder
+    return small_corpus(tmp_path_factory.mktemp("wrong"), ROOT / "models" / "tiny-taigi")
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ command that is run here nothing heavy is loaded: its modules are hidden from `s
 them, so that it parses, refuses and starts as it does in a fresh interpreter.
 
 `WarmPython().executable` is a file that is used like `python`: with `-m MODULE` or `-c CODE`, its folder, variables
-and streams are those of the command. Signals end the caller alone: tests of signals start Python itself.
+and streams are those of the command. A signal to it reaches the command, and its end is the command's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -92,9 +93,13 @@ def read(stream: int, encoding: str) -> str:
 
 
 def client(address: str) -> None:
-    """Be the command that `sys.argv` holds: run there, end as it does."""
-    code = ask(address, sys.argv[1:], str(Path.cwd()), [0, 1, 2])
+    """Be the command that `sys.argv` holds: run there, hand on signals, end as it does."""
+    arguments = (
+        sys.argv[2:] if sys.argv[1] == "-u" else sys.argv[1:]
+    )  # torchrun's ranks; who reads waits for the end
+    code = ask(address, arguments, str(Path.cwd()), [0, 1, 2], hand_on=(signal.SIGINT, signal.SIGTERM))
     if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 
@@ -105,12 +110,19 @@ def ask(
     folder: str,
     streams: Sequence[int],
     variables: Mapping[str, str] = MappingProxyType({}),
+    hand_on: Sequence[int] = (),
 ) -> int:
-    """Run a command there and wait for its end; returns its exit code, -N where signal N ended it."""
+    """Run a command there, hand on signals, and wait for its end.
+
+    Returns:
+        Its exit code, -N where signal N ended it.
+    """
     message = json.dumps([list(arguments), folder, {**os.environ, **variables}]).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE)
         connection.connect(address)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))
         connection.sendmsg([message], [rights])
+        for number in hand_on:
+            signal.signal(number, lambda received, _: connection.send(str(received).encode()))
         return int(connection.recv(64))

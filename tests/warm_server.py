@@ -12,6 +12,7 @@ import logging
 import os
 import runpy
 import select
+import signal
 import socket
 import sys
 import threading
@@ -40,7 +41,10 @@ def serve(address: str) -> None:
         listener.listen(16)
         print("ready", flush=True)
         while True:
-            readable, _, _ = select.select([listener, sys.stdin, *running], [], [])
+            callers = {caller: child for child, caller in running.values()}
+            readable, _, _ = select.select([listener, sys.stdin, *running, *callers], [], [])
+            for caller in callers.keys() & set(readable):
+                hand_on(caller, callers[caller])
             for ended in running.keys() & set(readable):
                 child, caller = running.pop(ended)
                 os.close(ended)
@@ -64,6 +68,15 @@ def serve(address: str) -> None:
     caller.close()
     arguments, folder, variables = json.loads(message)
     end(lambda: become(arguments, folder, variables, streams, hidden))
+
+
+def hand_on(caller: socket.socket, child: int) -> None:
+    """Send a command the signal that its caller got; that of a caller which is gone was SIGKILL."""
+    try:
+        number = caller.recv(64)
+    except OSError:
+        number = b""
+    os.kill(child, int(number or signal.SIGKILL))
 
 
 def end(command: Callable[[], None]) -> NoReturn:
@@ -197,6 +210,8 @@ def become(
     places = [place for place in variables.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:] = [folder if kind == "-m" else "", *places, *(p for p in sys.path[1:] if p not in places)]
     sys.argv = [kind, *rest]
+    # What starts further processes may start them here; torchrun reads this variable too.
+    sys.executable = variables.get("PYTHON_EXEC", sys.executable)
     warnings.resetwarnings()  # and as Python sets them when it starts
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)

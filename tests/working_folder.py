@@ -42,6 +42,12 @@ def lay_out(folder: Path, base: Path, texts: Sequence[str], *, held_out: int, ma
     (corpus / "manifest.json").write_text(manifest)
 
 
+def small_corpus(folder: Path, base: Path) -> Path:
+    """Lay out a corpus of forty texts of four lengths, four of them held out; returns the folder."""
+    lay_out(folder, base, [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4)
+    return folder
+
+
 def environment() -> dict[str, str]:
     """The variables of a command that runs in such a folder, in a process of its own."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

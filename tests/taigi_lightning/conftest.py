@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.taigi_lightning.fast_path.small_decoders import llama
-from tests.working_folder import TEXT, lay_out
+from tests.working_folder import small_corpus
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def nf4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the project's configs, a tiny base and a small corpus; it is the current one."""
-    lay_out(tmp_path, tiny_llama_dir, [f"{TEXT * (1 + n % 4)}{n}" for n in range(40)], held_out=4)
+    small_corpus(tmp_path, tiny_llama_dir)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path

@@ -155,7 +155,7 @@ def test_one_process_finishes_what_two_began(home: Path, one: list[str], printed
 
 @pytest.mark.posix(SEVERAL)
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
-    home: Path, one: list[str], printed: str
+    home: Path, one: list[str], printed: str, warm_python: WarmPython, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = [
         "--trainer.callbacks",
@@ -165,7 +165,9 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
         "--trainer.devices",
         "2",
     ]
-    fit(home, TORCHRUN, "models/stopped", 2, *stop, code=1)
+    monkeypatch.setenv("PYTHON_EXEC", warm_python.executable)  # both processes; their launcher too
+    fit(home, [warm_python.executable, *TORCHRUN[1:]], "models/stopped", 2, *stop, code=1)
+    monkeypatch.delenv("PYTHON_EXEC")
     (saved,) = (home / "models" / "stopped" / "checkpoints").glob("interrupted-*")
     assert saved.name == "interrupted-step=2.ckpt"  # one after the step in which it came
     fit(home, one, "models/stopped", 4, "--ckpt_path", "last")

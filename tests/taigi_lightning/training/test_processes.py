@@ -14,15 +14,16 @@ import pytest
 import torch
 
 from tests.taigi_lightning.model.sharing_ranks import mappings, shared_bytes
-from tests.working_folder import CPT, environment
+from tests.warm_python import WarmPython
+from tests.working_folder import CPT, environment, small_corpus
 
 SIGNALS = "signals to a process, which end it at once on Windows"
 SEVERAL = "several processes, which PyTorch for Windows cannot let train together"
 
 
-def command(*more: str) -> list[str]:
+def command(*more: str, python: str = sys.executable) -> list[str]:
     steps = ["--trainer.max_steps", "12", "--checkpoint.every_n_train_steps", "3", "--model.lora.r", "4"]
-    return [sys.executable, "-m", "taigi_lightning", *CPT, *steps, *more]
+    return [python, "-m", "taigi_lightning", *CPT, *steps, *more]
 
 
 def wait_for(condition: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
@@ -32,10 +33,21 @@ def wait_for(condition: Path, process: "subprocess.Popen[str]", seconds: float =
         time.sleep(0.01)
 
 
-def trained(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(folder / "checkpoints" / "step=12.ckpt", weights_only=True)
+def trained(folder: Path, step: int = 12) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "checkpoints" / f"step={step}.ckpt", weights_only=True)
     weights: dict[str, torch.Tensor] = checkpoint["state_dict"]
     return weights
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, warm_python: WarmPython
+) -> dict[str, torch.Tensor]:
+    """What a run that nothing stops has trained."""
+    folder = small_corpus(tmp_path_factory.mktemp("unbroken"), tiny_llama_dir)
+    done = warm_python.run("taigi_lightning", command()[3:], folder)
+    assert done.code == 0, done.err[-3000:]
+    return trained(folder / "models" / "cpt_model")
 
 
 @pytest.mark.posix(SIGNALS)
@@ -48,14 +60,17 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
     ],
 )
 def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
-    home: Path, name: str, weights_on_host: str
+    home: Path, warm_python: WarmPython, unbroken: dict[str, torch.Tensor], name: str, weights_on_host: str
 ) -> None:
     number = signal.Signals[name]
-    whole = [*command(), "--trainer.default_root_dir", "models/whole"]
     where = ["--model.weights_on_host", weights_on_host]
-    subprocess.run(whole, check=True, capture_output=True, env=environment())
+    python = sys.executable if name == "SIGKILL" else warm_python.executable
     with subprocess.Popen(
-        command(*where), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+        command(*where, python=python),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
     ) as run:
         checkpoints = home / "models" / "cpt_model" / "checkpoints"
         wait_for(checkpoints / "step=3.ckpt", run)
@@ -67,11 +82,11 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
         assert "KeyboardInterrupt" not in output
         assert run.returncode == 128 + number
     assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
-    again = command(*where, "--ckpt_path", "last")
-    subprocess.run(again, check=True, capture_output=True, env=environment())
-    wanted, found = trained(home / "models" / "whole"), trained(home / "models" / "cpt_model")
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    again = warm_python.run("taigi_lightning", command(*where, "--ckpt_path", "last")[3:], home)
+    assert again.code == 0, again.err[-3000:]
+    found = trained(home / "models" / "cpt_model")
+    assert unbroken.keys() == found.keys()
+    assert all(torch.equal(unbroken[name], found[name]) for name in found)
 
 
 def catches(process: "subprocess.Popen[str]", number: int) -> bool:
@@ -81,9 +96,9 @@ def catches(process: "subprocess.Popen[str]", number: int) -> bool:
     return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
-def start(*more: str) -> "subprocess.Popen[str]":
+def start(python: str = sys.executable) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        command(python=python), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
 
 
@@ -103,9 +118,9 @@ def test_stopped_during_the_imports_it_says_so_in_one_line(home: Path, number: s
 @pytest.mark.posix(SIGNALS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_before_the_first_step_it_saves_nothing_and_does_not_end_as_if_done(
-    home: Path, number: signal.Signals
+    home: Path, warm_python: WarmPython, number: signal.Signals
 ) -> None:
-    with start() as run:
+    with start(warm_python.executable) as run:
         assert run.stdout is not None
         while not run.stdout.readline().startswith("Training LoRA"):  # before the base is loaded
             assert run.poll() is None
@@ -120,28 +135,38 @@ def test_stopped_before_the_first_step_it_saves_nothing_and_does_not_end_as_if_d
 # ---- two processes --------------------------------------------------------------------------------
 
 
-def run_until(folder: str, step: int, *more: str) -> dict[str, torch.Tensor]:
-    """Train without dropout to a step; returns what was trained."""
+def run_until(folder: Path, step: int, python: str, *more: str) -> dict[str, torch.Tensor]:
+    """Train without dropout to a step; returns what was trained.
+
+    Args:
+        folder: the current one of the run, and of the ranks that it starts by the same `python`.
+    """
     arguments = [
-        *CPT, "--trainer.default_root_dir", folder, "--trainer.max_steps", str(step), "--model.lora.r", "4",
-        "--model.lora.lora_dropout", "0.0", "--checkpoint.every_n_train_steps", str(step), *more,
+        *CPT, "--trainer.max_steps", str(step), "--model.lora.r", "4", "--model.lora.lora_dropout", "0.0",
+        "--checkpoint.every_n_train_steps", str(step), *more,
     ]  # fmt: skip
-    command = [sys.executable, "-m", "taigi_lightning", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(
+        [python, "-m", "taigi_lightning", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**environment(), "PYTHON_EXEC": python},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    weights: dict[str, torch.Tensor] = torch.load(
-        f"{folder}/checkpoints/step={step}.ckpt", weights_only=True
-    )["state_dict"]
-    return weights
+    return trained(folder / "models" / "cpt_model", step)
 
 
 SFT = ["--data.class_path", "CPTDataModule", "--data.init_args.packing", "false"]
 
 
-@pytest.fixture
-def alone(home: Path) -> dict[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def alone(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, warm_python: WarmPython
+) -> dict[str, torch.Tensor]:
     """What one process trains, four rows at a time."""
-    return run_until("models/alone", 4, *SFT, "--data.init_args.batch_size", "4")
+    folder = small_corpus(tmp_path_factory.mktemp("alone"), tiny_llama_dir)
+    return run_until(folder, 4, warm_python.executable, *SFT, "--data.init_args.batch_size", "4")
 
 
 def ranks(number: int) -> list[str]:
@@ -152,13 +177,15 @@ def ranks(number: int) -> list[str]:
 
 
 @pytest.mark.posix(SEVERAL)
-def test_two_processes_train_as_one_with_the_whole_batch(home: Path, alone: dict[str, torch.Tensor]) -> None:
-    shared = run_until("models/shared", 4, *ranks(2))
+def test_two_processes_train_as_one_with_the_whole_batch(
+    home: Path, warm_python: WarmPython, alone: dict[str, torch.Tensor]
+) -> None:
+    shared = run_until(home, 4, warm_python.executable, *ranks(2))
     assert alone.keys() == shared.keys()
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6)
-    assert len(list((home / "models/shared/logs").rglob("metrics.csv"))) == 1
-    assert (home / "models/shared/config.json").is_file()
+    assert len(list((home / "models/cpt_model/logs").rglob("metrics.csv"))) == 1
+    assert (home / "models/cpt_model/config.json").is_file()
 
 
 class Watch(pl.Callback):
@@ -179,11 +206,11 @@ class Watch(pl.Callback):
 @pytest.mark.posix(SEVERAL)
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_whose_weights_wait_on_the_host_train_as_one_and_hold_them_once(
-    home: Path, alone: dict[str, torch.Tensor], number: int
+    home: Path, warm_python: WarmPython, alone: dict[str, torch.Tensor], number: int
 ) -> None:
     waiting = ["--model.weights_on_host", "all", "--model.packed_cache", "models/packed"]
     watch = ["--trainer.callbacks", f"{__name__}.Watch"]
-    together = run_until("models/together", 4, *ranks(number), *waiting, *watch)
+    together = run_until(home, 4, warm_python.executable, *ranks(number), *waiting, *watch)
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
     found = [json.loads((home / f"rank-{rank}.json").read_text()) for rank in range(number)]
