@@ -16,6 +16,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import fallback as general_path
 from taigi_lightning.fast_path import families, lora_linear
 from taigi_lightning.fast_path.attention import Documents
+from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, checkpoint_layers
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.fp8_weights import stays_in_16_bits
 from taigi_lightning.fast_path.own_pass import own_hidden
@@ -63,9 +64,7 @@ def apply_fast_path(
         earlier.release()
     reason = unsupported(model)
     if reason is not None:
-        if activation_budget != 1.0 and base.supports_gradient_checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            base.disable_input_require_grads()  # only reentrant checkpointing needs them, and some add to them in place
+        checkpoint_layers(base, activation_budget)
         fused = compile and _runs_triton(next(base.parameters()))
         for module in base.modules():
             general_path.speed_up(module, _operations(fused), fused)
@@ -161,6 +160,11 @@ def fast_decoder(model: Any) -> "FastDecoder | None":
     return decoder if decoder is not None and decoder.ready() else None
 
 
+def checkpointed_layers(model: Any) -> CheckpointedLayers | None:
+    """What decides which of transformers' own layers keep their activations, if that is still to be decided."""
+    return getattr(causal_lm(model), "checkpointed_layers", None)
+
+
 def _runs_triton(like: Tensor) -> bool:
     return like.is_cuda and triton_fault() is None
 
@@ -175,9 +179,9 @@ def _operations(fused: bool) -> ModuleType:
 
 def expect_state(model: nn.Module, size: int) -> None:
     """Let a budget of "auto" leave headroom for so many bytes of optimizer state that is still to be made."""
-    decoder = fast_decoder(model)
-    if decoder is not None:
-        decoder.optimizer_state = size
+    for runs in (fast_decoder(model), checkpointed_layers(model)):
+        if runs is not None:
+            runs.optimizer_state = size
 
 
 def forward_hidden(
@@ -195,6 +199,9 @@ def forward_hidden(
     if decoder is not None:
         return decoder.hidden(input_ids, position_ids, documents)
     # Without an attention mask transformers finds the restarts itself and masks across documents.
+    layers = checkpointed_layers(model)
+    if layers is not None:
+        return layers.hidden(input_ids, position_ids)
     return own_hidden(causal_lm(model), input_ids=input_ids, position_ids=position_ids)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -44,3 +45,35 @@ def margin() -> float:
     """
     segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
     return MARGIN if any(segment.get("is_expandable") for segment in segments) else LOOSE_MARGIN
+
+
+class CardMemory:
+    """What of a GPU's memory is taken now, was taken at the peak, and may be taken in all; bytes.
+
+    Args:
+        device: the GPU; of any other nothing is known, and nothing counts as taken.
+        margin: the share to leave free, if more than the allocator needs.
+    """
+
+    def __init__(self, device: torch.device, margin: float) -> None:
+        self.device, self.margin, self.known = device, margin, device.type == "cuda"
+
+    def held(self) -> int:
+        """Taken by tensors now."""
+        return torch.cuda.memory_allocated(self.device) if self.known else 0
+
+    def peak(self) -> int:
+        """Taken by tensors at most since the peak was forgotten."""
+        return torch.cuda.max_memory_allocated(self.device) if self.known else 0
+
+    def forget_peak(self) -> None:
+        """Let `peak` begin with what is taken now."""
+        if self.known:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def usable(self) -> float:
+        """What tensors may take in all, beside what others hold."""
+        if not self.known:
+            return math.inf
+        limit, available = allowed_bytes(self.device)
+        return available + self.held() - limit * max(self.margin, margin())

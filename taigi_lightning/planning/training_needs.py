@@ -46,7 +46,7 @@ def needs(
     if settings.from_scratch:
         general = "every weight trains"
     if general is not None:
-        return _general_needs(settings, shape, element_size, general)
+        return _general_needs(settings, shape, card, element_size, general)
     placed = _place(settings, shape, card, element_size, machine, host)
     return _fast_needs(settings, shape, element_size, machine, placed)
 
@@ -153,35 +153,55 @@ def _fast_needs(
     return Needs(found, taken(device), taken(on_host))
 
 
-def _general_needs(settings: Settings, shape: Shape, element_size: int, reason: str) -> Needs:
-    """Checkpointed layer by layer, unless a budget of 1 keeps everything; nothing moves, nothing fills the card."""
+def _general_needs(
+    settings: Settings, shape: Shape, card: int | None, element_size: int, reason: str
+) -> Needs:
+    """Checkpointed layer by layer, but for as many as the budget or, with "auto", the card lets keep everything."""
     tokens, rank = settings.tokens, settings.rank or 0
     # Weights that train are in 32 bits, and autocast makes 16-bit ones of the projections beside them.
     projections, rest = memory.weight_bytes(
         shape, *(("none", 4) if settings.from_scratch else (settings.quantization, element_size))
     )
     sizes = trained_sizes(settings, shape)
-    everything = settings.activation_budget == 1.0
     batch = settings.batch_size, settings.max_length
-    saved = general_path.saved_bytes(shape, *batch, rank, element_size)
-    peak = general_path.layer_peak_bytes(shape, *batch, rank, element_size)
-    if everything:
-        kept, note, peak = shape.layers * saved, f"all of {shape.layers} layers", peak - saved
-    else:
-        kept = shape.layers * general_path.input_bytes(shape, tokens, element_size)
-        note = f"the inputs of {shape.layers} layers; the rest is computed again"
-    transient = max(activation_plan.loss_bytes(shape, tokens, element_size), peak)
     copies = projections // 2 if settings.from_scratch else 0
-    device = [
+    held = [
         *_weights(settings, projections, rest),
         frozen_part(settings.ranks_beside, shape, element_size),
         Part("weights, 16-bit copies", copies, "by autocast, of the projections"),
         *_trained(settings, shape),
-        Part("activations kept", kept, note),
-        *_transients(settings, sizes, kept, transient),
     ]
-    decisions = Decisions("general", reason, shape.layers, layers_kept=shape.layers if everything else 0)
-    return Needs(decisions, taken(device))
+    inputs = shape.layers * general_path.input_bytes(shape, tokens, element_size)
+    saved = general_path.saved_bytes(shape, *batch, rank, element_size)
+    more = saved - general_path.input_bytes(shape, tokens, element_size)
+    at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
+    in_backward = general_path.layer_peak_bytes(shape, *batch, rank, element_size)
+    static = sum(part.bytes for part in held) + memory.CONTEXT + inputs
+    measured = general_path.Measured(
+        *batch, (more,) * shape.layers, more, static + at_loss, static + in_backward
+    )
+    kept = _layers_kept(settings, measured, card)
+    note = f"all of {kept} of {shape.layers} layers; of the rest their input, and they are computed again"
+    if kept == shape.layers:
+        inputs, more, note = 0, saved, f"all of {kept} layers"
+    activations = inputs + kept * more
+    # One layer's own share is there already where the last one keeps everything.
+    transient = max(at_loss, in_backward - (more if kept else 0))
+    device = [
+        *held,
+        Part("activations kept", activations, note),
+        *_transients(settings, sizes, activations, transient),
+    ]
+    return Needs(Decisions("general", reason, shape.layers, layers_kept=kept), taken(device))
+
+
+def _layers_kept(settings: Settings, measured: general_path.Measured, card: int | None) -> int:
+    """What a run decides after its first micro-batch; without a card, the least."""
+    if settings.activation_budget != "auto":
+        whole = sum(measured.layers)
+        return general_path.layers_within(measured.layers, float(settings.activation_budget) * whole)
+    usable = 0.0 if card is None else card * (1 - margin("general"))
+    return general_path.layers_kept(measured, measured.rows * measured.columns, usable)
 
 
 def _weights(settings: Settings, projections: int, rest: int) -> list[Part]:
@@ -223,8 +243,8 @@ def _transients(settings: Settings, sizes: list[int], kept: int, transient: int)
 
 def smaller(settings: Settings, general: str | None = None) -> Iterator[tuple[str, Settings]]:
     """Ways to need less, the harmless first, each laid over the ones before."""
-    # On the general path any budget below 1 is the same.
-    if settings.activation_budget == 1.0 or (general is None and settings.activation_budget != 0.0):
+    # On the general path "auto" keeps nothing where nothing fits, and no layer's activations move.
+    if settings.activation_budget != 0.0 and (general is None or settings.activation_budget != "auto"):
         settings = replace(settings, activation_budget=0.0)
         yield "--model.activation_budget 0", settings
     while settings.batch_size > 1:

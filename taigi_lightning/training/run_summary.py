@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.data.cpt import CPTDataModule
-from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.fast_path.apply import causal_lm, checkpointed_layers
+from taigi_lightning.fast_path.checkpointed_layers import checkpointable
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
@@ -24,6 +25,9 @@ from taigi_lightning.training.machine_notes import machine_notes
 
 class Announcement(Callback):
     """Say first what is trained on what, then how much of the base that is, and on which data."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []  # what tokens the corpus's characters take, counted once
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Print one line before anything is loaded, which may take minutes."""
@@ -44,7 +48,7 @@ class Announcement(Callback):
         size = sum(stored_bytes(p) for p in module.parameters())
         steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
         cuda = module.device.type == "cuda"
-        pieces = pieces_of(module, data)
+        self.pieces = pieces_of(module, data)
         device = torch.cuda.get_device_name(module.device) if cuda else f"a {module.device.type.upper()}"
         lines = [
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
@@ -52,17 +56,33 @@ class Announcement(Callback):
             *how_it_trains(module.model),
             *machine_notes(module.device, module.compile_layers),
             *(data.summary().splitlines() if hasattr(data, "summary") else []),
-            *pieces,
+            *self.pieces,
             *offered_template(module.tokenizer, data),
             f"{steps:,} optimizer steps on {device}, {trainer.precision}, into {trainer.default_root_dir}",
         ]
         module.print(joined(*lines))
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            found = str(getattr(causal_lm(module.model), "findings", "") or "").splitlines()
-            said = [*what_stays(module.start), *how_it_trains(module.model), *found, *pieces]
-            write_json(folder / HOW_TRAINED, said)
+        leave_how_it_trains(trainer, module, self.pieces)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say how many of transformers' layers keep their activations, when that was measured and decided."""
+        module: Any = pl_module
+        layers = checkpointed_layers(module.model)
+        if layers is not None and (decided := layers.news()):
+            module.print(f"general path: {decided}")
+            leave_how_it_trains(trainer, module, self.pieces)
+
+
+def leave_how_it_trains(trainer: pl.Trainer, module: Any, pieces: list[str]) -> None:
+    """Write what the run's report says of the model."""
+    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return
+    folder = Path(trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = str(getattr(causal_lm(module.model), "findings", "") or "").splitlines()
+    said = [*what_stays(module.start), *how_it_trains(module.model), *found, *pieces]
+    write_json(folder / HOW_TRAINED, said)
 
 
 def pieces_of(module: Any, data: Any) -> list[str]:
@@ -104,14 +124,28 @@ def how_it_trains(model: Any) -> list[str]:
     reason = getattr(base, "slow_path_reason", None)
     if reason:
         lines.append(f"general path, since {reason}: right, but slower than the fast path")
-    if reason and not base.supports_gradient_checkpointing:
-        lines.append("all activations are kept: transformers cannot compute this model's layers again")
+    if reason:
+        lines.append(what_is_kept(base))
     packed = any(parameter.dtype is torch.uint8 for parameter in base.parameters())
     if packed and any(
         parameter.dim() == 3 and parameter.is_floating_point() for parameter in base.parameters()
     ):
         lines.append("its stacked experts stay in 16 bits: bitsandbytes packs layers, and they are none")
     return lines
+
+
+def what_is_kept(base: Any) -> str:
+    """How many layers of a model on the general path keep their activations."""
+    if not base.supports_gradient_checkpointing:
+        return "all activations are kept: transformers cannot compute this model's layers again"
+    count, deciding = len(checkpointable(base)), checkpointed_layers(base)
+    if deciding is not None:
+        return deciding.decided or (
+            f"activations: the first micro-batch shows how many of {count} layers can keep theirs"
+        )
+    if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
+        return f"activations: all of {count} layers compute theirs again"
+    return "all activations are kept"
 
 
 def offered_template(tokenizer: PreTrainedTokenizerBase, data: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """The general path's memory, counted from shapes, against what autograd really saves."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,17 @@ def test_what_was_measured_lies_within_the_margin(shape: Shape, budget: float, m
     settings = Settings(rank=64, activation_budget=budget, optimizer="bitsandbytes.optim.AdamW8bit")
     planned = needs(settings, shape, general="measured there").total - CONTEXT
     assert planned / GIB == pytest.approx(measured, rel=general_path.MARGIN)
+
+
+@pytest.mark.parametrize(("gib", "least", "most"), [(8, 0, 0), (16, 1, 12), (24, 8, 15), (80, 16, 16)])
+def test_auto_keeps_as_many_layers_as_the_card_holds(gib: int, least: int, most: int) -> None:
+    settings = Settings(rank=64, optimizer="bitsandbytes.optim.AdamW8bit")
+    found = needs(settings, QWEN3, gib * GIB, general="it is another architecture")
+    kept, usable = found.decisions.layers_kept, gib * GIB * (1 - general_path.MARGIN)
+    assert least <= kept <= most
+    assert kept == 0 or found.total <= usable
+    a_layer = general_path.saved_bytes(QWEN3, settings.batch_size, settings.max_length, 64)
+    assert kept == 16 or found.total > usable - a_layer
+    assert kept == 0 or found.total > needs(settings, QWEN3, general="it is another architecture").total
+    share = needs(replace(settings, activation_budget=0.5), QWEN3, general="it is another architecture")
+    assert share.decisions.layers_kept == 8

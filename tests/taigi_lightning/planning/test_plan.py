@@ -119,7 +119,7 @@ def test_a_llama_base_takes_the_fast_path_and_fills_the_card(tmp_path: Path) -> 
 )
 def test_a_base_off_the_fast_path_is_promised_nothing_of_it(config: Any, reason: str, tmp_path: Path) -> None:
     base = saved_base(tmp_path, config)
-    least, most = planned(base), planned(base, budget=1.0)
+    least, most = planned(base, budget=0.0), planned(base, budget=1.0)
     assert least.decisions.path == "general"
     assert reason in str(least.decisions.path_reason)
     for found in (least, most):

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoConfig, StableLmConfig, StableLmForCausalLM
 
 from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
@@ -22,11 +24,11 @@ from taigi_lightning.training.throughput import Throughput
 TEXT = "阿明下晡欲去市仔買菜，伊毋知影按怎行。今仔日的天氣真好，咱來去海邊仔𨑨迌。"
 
 
-def train(base: Path, folder: Path, steps: int = 8) -> None:
+def train(base: Path, folder: Path, steps: int = 8, budget: float = 1.0) -> None:
     rows = pd.DataFrame({"text": [f"{TEXT}{n}" for n in range(30)]})
     rows[:20].to_parquet(folder / "train-00000-of-00001.parquet")
     rows[20:].to_parquet(folder / "validation-00000-of-00001.parquet")
-    module = CausalLMModule(str(base), lora=LoraSettings(r=2), activation_budget=1.0)
+    module = CausalLMModule(str(base), lora=LoraSettings(r=2), activation_budget=budget)
     data = CPTDataModule(str(folder), str(base), batch_size=2, max_length=64)
     trainer = pl.Trainer(
         default_root_dir=folder, accelerator="cpu", max_steps=steps, accumulate_grad_batches=2, logger=False,
@@ -91,3 +93,23 @@ def test_the_run_leaves_what_its_report_says_of_the_model(tiny_llama_dir: Path, 
     train(tiny_llama_dir, tmp_path, steps=1)
     said = " ".join(json.loads((tmp_path / HOW_TRAINED).read_text()))
     assert "LoRA on" in said and "all that the text model has" in said
+
+
+def test_a_run_off_the_fast_path_says_how_many_layers_keep_their_activations(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(tiny_llama_dir, base, ignore=shutil.ignore_patterns("model*"))
+    config = AutoConfig.from_pretrained(base)
+    StableLmForCausalLM(
+        StableLmConfig(
+            vocab_size=config.vocab_size, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2,
+        )
+    ).save_pretrained(base)  # fmt: skip
+    train(base, run, steps=2, budget=0.7)
+    printed, decided = capsys.readouterr().out, "2 of 3 layers keep theirs, the others compute them again"
+    assert "activations: the first micro-batch shows how many of 3 layers can keep theirs" in printed
+    assert printed.count(decided) == 1
+    assert decided in " ".join(json.loads((run / HOW_TRAINED).read_text()))

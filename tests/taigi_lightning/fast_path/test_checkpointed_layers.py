@@ -1,0 +1,204 @@
+"""As many of transformers' own layers keep their activations as memory holds, and the gradients stay the same."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, checkpointed_layers, expect_state
+from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, checkpointable
+from tests.taigi_lightning.fast_path.small_decoders import SIZES, TOKENS, gradients, loss_of, with_lora, worst
+
+LAYERS = 3
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+SMALL: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "phi3": ({"resid_pdrop": 0.1}, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+    "gemma2": ({"head_dim": 16, "attn_implementation": "eager"}, ATTENTION),
+    "glm4": ({"head_dim": 16}, ["q_proj", "o_proj", "gate_up_proj"]),
+    "qwen3_moe": (
+        {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}, ATTENTION,
+    ),
+    "stablelm": ({"attention_dropout": 0.2, "hidden_dropout": 0.2}, ATTENTION),
+    "falcon_h1": (
+        {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 8},
+        [*ATTENTION, "in_proj"],
+    ),
+    "zamba2": (
+        {"mamba_d_state": 16, "n_mamba_heads": 8, "mamba_headdim": 16, "mamba_expand": 2, "chunk_size": 8,
+         "layers_block_type": ["mamba", "hybrid", "mamba"], "hybrid_layer_ids": [1], "mamba_ngroups": 1,
+         "attention_head_dim": 32, "attention_hidden_size": 128, "num_mem_blocks": 1,
+         "use_shared_attention_adapter": False},
+        ["in_proj", "out_proj", "q_proj"],
+    ),
+    "bloom": ({"n_head": 4, "n_layer": LAYERS, "hidden_dropout": 0.1}, ["query_key_value"]),
+}  # fmt: skip
+
+
+def small(kind: str, dropout: float = 0.0) -> Any:
+    changes, targets = SMALL[kind]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SIZES, "num_hidden_layers": LAYERS, **changes})
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32).requires_grad_(False)
+    return with_lora(base, dropout=dropout, targets=targets)
+
+
+class Card:
+    """A device of `size` bytes on which `taken` are held, and `peaks` are read one after the other."""
+
+    def __init__(self, size: float, taken: int = 0, peaks: tuple[int, ...] = (0, 0)) -> None:
+        self.size, self.taken, self.peaks = size, taken, list(peaks)
+
+    def held(self) -> int:
+        return self.taken
+
+    def peak(self) -> int:
+        return self.peaks.pop(0)
+
+    def forget_peak(self) -> None:
+        return
+
+    def usable(self) -> float:
+        return self.size
+
+
+def kept_by(model: Any) -> list[bool]:
+    return [not layer.gradient_checkpointing for layer in checkpointable(causal_lm(model))]
+
+
+def drawn(model: Any) -> dict[str, Tensor]:
+    """Gradients of one micro-batch, whose dropout begins at one seed."""
+    torch.manual_seed(7)
+    return gradients(model)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_gradients_are_the_same_however_many_layers_keep_their_activations(kind: str) -> None:
+    model = small(kind, dropout=0.3)
+    apply_fast_path(model, activation_budget=1.0)
+    wanted = drawn(model)
+    apply_fast_path(model, activation_budget=0.5)
+    assert worst(drawn(model), wanted) < 1e-6  # while it measures
+    seen = []
+    for budget in (0.0, 0.5, 0.99):
+        layers: Any = checkpointed_layers(model)
+        layers.counts, layers.budget = {}, budget
+        assert worst(drawn(model), wanted) < 1e-6
+        seen.append(kept_by(model))
+    assert seen[0] == [False] * LAYERS
+    assert seen[1][-1] and not seen[1][0]
+    assert sum(seen[2]) == LAYERS - 1
+
+
+def saved(model: Any) -> int:
+    """Bytes of all that autograd keeps of a pass, parameters aside."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    found: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if (address := tensor.untyped_storage().data_ptr()) not in known:
+            found[address] = tensor
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        loss_of(model)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+@pytest.mark.parametrize("kind", ["phi3", "qwen3_moe", "falcon_h1", "bloom"])
+def test_what_each_layer_is_said_to_keep_is_what_autograd_keeps(kind: str) -> None:
+    model = small(kind)
+    apply_fast_path(model, activation_budget=0.5)
+    layers: Any = checkpointed_layers(model)
+    drawn(model)
+    totals = []
+    for count in range(LAYERS + 1):
+        layers.counts[2, 12] = count
+        totals.append(saved(model))
+    more = [after - before for before, after in pairwise(totals)]
+    hidden = TOKENS.numel() * SIZES["hidden_size"] * 4  # what one layer gives the next may count for either
+    assert layers.measured[0].layers == pytest.approx(more[::-1], abs=hidden)
+
+
+def test_a_layer_that_runs_twice_is_counted_twice() -> None:
+    model = small("stablelm")
+    apply_fast_path(model, activation_budget=0.5)
+    once: Any = checkpointed_layers(model)
+    drawn(model)
+    decoder = causal_lm(model).model
+    decoder.layers = torch.nn.ModuleList([decoder.layers[0], decoder.layers[1], decoder.layers[1]])
+    decoder.config.num_hidden_layers = LAYERS
+    apply_fast_path(model, activation_budget=0.5)
+    twice: Any = checkpointed_layers(model)
+    drawn(model)
+    (first, other, _), found = once.measured[0].layers, twice.measured[0].layers
+    assert found == (first, 2 * other)
+    assert twice.measured[0].last == other
+
+
+# ---- "auto" ---------------------------------------------------------------------------------------
+
+
+def on_card(model: Any, card: Card) -> Any:
+    """Let an already checkpointed model be decided for by what a card holds."""
+    base = causal_lm(model)
+    base.checkpointed_layers = CheckpointedLayers(base, "auto", card)  # type: ignore[arg-type]
+    return base.checkpointed_layers
+
+
+@pytest.mark.parametrize("count", range(LAYERS + 1))
+def test_as_many_layers_as_fit_keep_their_activations_from_the_second_micro_batch_on(count: int) -> None:
+    model = small("glm4", dropout=0.3)
+    wanted = drawn(apply_fast_path(model, activation_budget=1.0))
+    apply_fast_path(model, activation_budget=0.0)
+    layers = on_card(model, card := Card(0.0, taken=1000, peaks=(10**6, 10**6)))
+    model.zero_grad(set_to_none=True)
+    expect_state(model, 500)
+    assert worst(drawn(model), wanted) < 1e-6
+    assert kept_by(model) == [False] * LAYERS
+    (measured,) = layers.measured
+    adapter = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    assert measured.coming == 500 + adapter  # and their gradients, not made before
+    layers.counts = {}
+    card.size = measured.coming + 10**6 + sum(measured.layers[LAYERS - count :])
+    assert worst(drawn(model), wanted) < 1e-6
+    assert kept_by(model) == [False] * (LAYERS - count) + [True] * count
+
+
+def test_a_larger_micro_batch_is_measured_anew_and_a_smaller_one_is_not() -> None:
+    model = apply_fast_path(small("stablelm"), activation_budget=0.0)
+    layers = on_card(model, card := Card(10**9, peaks=(1, 1) * 3))
+
+    def run(rows: int, columns: int) -> int:
+        tokens = torch.arange(rows * columns).view(rows, columns) % 90
+        loss_of(model, tokens, torch.arange(columns).expand(rows, -1)).backward()  # type: ignore[no-untyped-call]
+        return len(layers.measured)
+
+    assert [run(2, 8), run(1, 8), run(2, 8), run(2, 4)] == [1, 1, 1, 1]
+    assert kept_by(model) == [True] * LAYERS
+    assert run(2, 12) == 2  # more tokens
+    assert run(1, 16) == 3  # fewer, in longer rows
+    assert run(1, 12) == 3
+    card.size = 10.0
+    assert run(1, 10) == 3
+    assert kept_by(model) == [False] * LAYERS  # another shape asks what is free
+    assert "0 of 3" not in (layers.news() or "")
+    assert layers.news() is None
+
+
+def test_no_layer_is_measured_without_gradients_or_outside_training() -> None:
+    model = apply_fast_path(small("stablelm"), activation_budget=0.5)
+    layers: Any = checkpointed_layers(model)
+    with torch.no_grad():
+        loss_of(model)
+    loss_of(model.eval())
+    assert not layers.measured
+
+
+def test_a_cpu_keeps_everything() -> None:
+    model = apply_fast_path(small("stablelm"))
+    assert checkpointed_layers(model) is None
+    assert kept_by(model) == [True] * LAYERS
