@@ -12,7 +12,8 @@ Others cannot live here, as they are hooks that a class overrides or settings of
 - transformers: `PreTrainedModel._from_config` and `PretrainedConfig._name_or_path` in model/base_model.py,
   `_from_config` and `_BaseAutoModelClass._model_mapping` in model/text_model.py,
   `Bnb4BitHfQuantizer._process_model_before_weight_loading`, `BitsAndBytesConfig._load_in_4bit` in
-  model/packed_loading.py
+  model/packed_loading.py, `GradientCheckpointingLayer._gradient_checkpointing_func` in
+  fast_path/checkpointed_layers.py
 - PEFT: `tuners_utils._check_lora_target_modules_mamba` in model/linear_targets.py
 - PyTorch: `Module._apply` in kernels/host_memory.py, `DistributedDataParallel._ddp_params_and_buffers_to_ignore` in
   training/stage_model.py, `_IncompatibleKeys` in training/trained_state.py, `_scaled_mm` in kernels/fp8.py,
