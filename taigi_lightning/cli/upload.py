@@ -132,20 +132,31 @@ def _send(api: HfApi, repository: str, operations: Sequence[CommitOperationAdd],
     """Make a repository, if it is not there, and add the files in one commit; returns its address.
 
     Raises:
-        InputError: the Hub refuses it, or cannot be reached.
+        InputError: the Hub refuses it, cannot be reached, or does not take the files.
     """
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(repository, operations, commit_message="Upload from taigi-lightning")
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"The Hub refuses {repository}: {reason} Does your token have the right to write there? `hf auth whoami` "
-            "says whose it is. Nothing was changed here; the same command tries again."
-        ) from error
-    except (OfflineModeIsEnabled, OSError) as error:
-        raise InputError(
-            f"The Hub cannot be reached for {repository}: {str(error).strip().splitlines()[0]} Unset HF_HUB_OFFLINE, "
-            "or try again where there is a network."
-        ) from error
+    except (
+        Exception
+    ) as error:  # the client's, its transport's and its storage's errors have no class in common
+        raise InputError(_why(repository, error)) from error
     return str(made)
+
+
+def _why(repository: str, error: Exception) -> str:
+    """What went wrong, by the first error of the chain that the Hub or the network has answered with."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    refused = next((one for one in chain if isinstance(one, HfHubHTTPError)), None)
+    reason = str(refused or chain[-1]).strip().partition("\n")[0] or type(error).__name__
+    again = "What had arrived stays there, nothing was changed here, and the same command tries again."
+    if refused is not None:
+        return (
+            f"The Hub refuses {repository}: {reason} Does your token have the right to write there? `hf auth whoami` "
+            f"says whose it is. {again}"
+        )
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"The Hub cannot be reached for {repository}: {reason} Unset HF_HUB_OFFLINE."
+    return f"The Hub cannot be reached for {repository}, or did not take all of it: {reason}. {again}"

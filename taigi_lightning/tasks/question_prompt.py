@@ -75,6 +75,11 @@ class QuestionPrompt:
         return LABELS[self.labels][: self.options]
 
     @property
+    def has_own_text(self) -> bool:
+        """Whether the text is another than the default for these options and labels."""
+        return self.text != QuestionPrompt(options=self.options, labels=self.labels).text
+
+    @property
     def chance(self) -> float:
         """The accuracy of guessing."""
         return 1 / self.options

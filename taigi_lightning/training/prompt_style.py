@@ -36,6 +36,8 @@ def check_prompt_style(
         )
     if worded != prompt:
         differing = [name for name in asdict(prompt) if getattr(worded, name) != getattr(prompt, name)]
+        if not worded.has_own_text and not prompt.has_own_text:
+            differing = [name for name in differing if name != "text"]  # which follows from the others
         raise InputError(
             f"{folder} was trained on questions with another {' and '.join(f'prompt.{name}' for name in differing)}: "
             f"{', '.join(repr(getattr(worded, name)) for name in differing)}. Set data.init_args.prompt as "
