@@ -4,8 +4,8 @@ PyTorch, Lightning and Transformers take ten seconds of a core to import, and do
 command that is run here nothing heavy is loaded: its modules are hidden from `sys.modules` until an import asks for
 them, so that it parses, refuses and starts as it does in a fresh interpreter.
 
-`WarmPython().executable` is a file that is used like `python`: with `-m MODULE` or `-c CODE`, its folder, variables
-and streams are those of the command. A signal to it reaches the command, and its end is the command's.
+`WarmPython().executable` is a file that is used like `python`: with `-m MODULE`, `-c CODE` or `FILE.py`, its folder,
+variables and streams are those of the command. A signal to it reaches the command, and its end is the command's.
 """
 
 from __future__ import annotations

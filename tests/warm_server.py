@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -115,6 +116,9 @@ def load() -> list[dict[str, ModuleType]]:
         importlib.import_module(name)
         new = {key: module for key, module in sys.modules.items() if key not in before}
         found.append({name: module for name, module in new.items() if not is_real(name)})
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")  # compiles a thousand patterns, once in a process
     return found
 
 
@@ -206,7 +210,7 @@ def become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    (kind, what), rest = arguments[:2], arguments[2:]
+    kind, what, rest = arguments[0], "".join(arguments[1:2]), arguments[2:]
     places = [place for place in variables.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:] = [folder if kind == "-m" else "", *places, *(p for p in sys.path[1:] if p not in places)]
     sys.argv = [kind, *rest]
@@ -225,8 +229,12 @@ def become(
     elif kind == "-c":
         main = sys.modules["__main__"] = ModuleType("__main__")
         exec(compile(what, "<string>", "exec"), main.__dict__)
+    elif kind.endswith(".py"):
+        sys.path[0] = str(Path(kind).parent)
+        sys.argv = arguments
+        runpy.run_path(kind, run_name="__main__")
     else:
-        sys.exit(f"{kind}: only -m MODULE and -c CODE run here")
+        sys.exit(f"{kind}: only -m MODULE, -c CODE and FILE.py run here")
 
 
 def act_windows() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.warm_python import WarmPython
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -40,13 +42,20 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
-def fails(tmp_path: Path, *arguments: str, **variables: str) -> str:
-    """What `validate` prints before it exits with 1, without a traceback."""
+def fails(tmp_path: Path, *arguments: str, python: str = sys.executable, **variables: str) -> str:
+    """What `validate` prints before it exits with 1, without a traceback.
+
+    Args:
+        tmp_path: where a small corpus is written; libraries look for downloaded models there.
+        arguments: options of the command.
+        python: one that starts anew, which alone reads the Hub's variables and finds other modules.
+        variables: of its environment.
+    """
     rows = pd.DataFrame({"text": ["今仔日的天氣真好，咱來去海邊仔𨑨迌。"]})
     for split in ("train", "validation"):
         rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
     arguments = ("--data.data_dir", str(tmp_path), *arguments)
-    command = [sys.executable, "-m", "taigi_lightning", "validate", "--data", "CPTDataModule", *arguments]
+    command = [python, "-m", "taigi_lightning", "validate", "--data", "CPTDataModule", *arguments]
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", **variables
     }  # fmt: skip
@@ -63,15 +72,15 @@ def test_a_model_that_the_hub_refuses(tmp_path: Path, hub: str, name: str) -> No
     assert "accept its terms" in printed
 
 
-def test_a_model_that_is_in_no_cache_while_offline(tmp_path: Path) -> None:
-    printed = fails(tmp_path, "--model.base", "somebody/absent", HF_HUB_OFFLINE="1")
+def test_a_model_that_is_in_no_cache_while_offline(tmp_path: Path, warm_python: WarmPython) -> None:
+    python = warm_python.executable
+    printed = fails(tmp_path, "--model.base", "somebody/absent", python=python, HF_HUB_OFFLINE="1")
     assert "hf download somebody/absent" in printed
 
 
-def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
-    printed = fails(
-        tmp_path, "--trainer.accelerator", "gpu", "--model.base", "models/tiny-taigi", CUDA_VISIBLE_DEVICES=""
-    )
+def test_a_gpu_that_is_not_there(tmp_path: Path, warm_python: WarmPython) -> None:
+    gpu = ("--trainer.accelerator", "gpu", "--model.base", "models/tiny-taigi")
+    printed = fails(tmp_path, *gpu, python=warm_python.executable, CUDA_VISIBLE_DEVICES="")
     assert "--trainer.accelerator cpu" in printed
 
 

@@ -1,7 +1,7 @@
 import functools
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from taigi_lightning.data.packing import Blocks, separate_documents
 from taigi_lightning.errors import InputError
 from taigi_lightning.internals import move_batches
 from tests.warm_python import WarmPython
+from tests.working_folder import environment
 
 
 def blocks(count: int) -> Blocks:
@@ -139,22 +140,33 @@ def seen(file: Path) -> list[list[Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, list[list[Any]]]]:
+    """The checkpoints of three epochs, and what they saw, by the number of workers; each is trained once."""
+
+    @functools.cache
+    def trained(num_workers: int) -> tuple[Path, list[list[Any]]]:
+        folder = tmp_path_factory.mktemp("unbroken")
+        return folder, train(folder, "whole", max_steps=36, num_workers=num_workers)
+
+    return trained
+
+
 # 23 rows in batches of 2 are 12 batches an epoch: the stops lie inside, before, at and behind its end.
 @pytest.mark.parametrize(
     ("stop", "num_workers"), [(1, 0), (11, 0), (12, 0), (13, 0), (24, 0), (5, 2), (12, 2)]
 )
 def test_a_resumed_run_sees_the_batches_an_unbroken_one_sees(
-    tmp_path: Path, num_workers: int, stop: int
+    unbroken: Callable[[int], tuple[Path, list[list[Any]]]], num_workers: int, stop: int
 ) -> None:
-    whole = train(tmp_path, "whole", max_steps=36, num_workers=num_workers)
+    folder, whole = unbroken(num_workers)
     assert [line[:2] for line in whole] == [[epoch, batch] for epoch in range(3) for batch in range(12)]
     for epoch in range(3):
         rows = [row for line in whole if line[0] == epoch for row in line[2]]
         assert sorted(rows) == list(range(23))
     assert whole[0][2] != whole[12][2] != whole[24][2]  # each epoch has its own order
-    rest = train(
-        tmp_path, "rest", max_steps=36, num_workers=num_workers, resume=f"step={stop}.ckpt", every=99
-    )
+    resume = f"step={stop}.ckpt"
+    rest = train(folder, f"rest{stop}", max_steps=36, num_workers=num_workers, resume=resume, every=99)
     assert rest == whole[stop:]
 
 
@@ -201,46 +213,30 @@ def test_other_data_or_another_seed_cannot_go_on_inside_an_epoch(tmp_path: Path)
 RANKS = """
 from pathlib import Path
 from tests.taigi_lightning.data.test_dataloader import train
-if __name__ == "__main__":
-    train(Path({folder!r}), {log!r}, max_steps={steps}, resume={resume!r}, devices={devices}, every={every})
+train(Path({folder!r}), "two", max_steps=9, devices=2)
 """
 
 
-def train_in_processes(
-    folder: Path, log: str, *, devices: int, steps: int, resume: str | None, every: int
-) -> None:
-    script = folder / f"{log}.py"
-    root = Path(__file__).parents[3]
-    script.write_text(
-        RANKS.format(folder=str(folder), log=log, steps=steps, resume=resume, devices=devices, every=every)
-    )
+@pytest.mark.posix("two processes")
+def test_two_ranks_share_the_epoch_and_one_can_finish_it(tmp_path: Path, warm_python: WarmPython) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(RANKS.format(folder=str(tmp_path)))
+    variables = {**environment(), "PYTHON_EXEC": warm_python.executable}
     done = subprocess.run(
-        [sys.executable, script],
-        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        [warm_python.executable, script], env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.posix("two processes")
-def test_two_ranks_share_the_epoch_and_one_can_finish_it(tmp_path: Path) -> None:
-    train_in_processes(tmp_path, "two", devices=2, steps=9, resume=None, every=1)
     first, second = seen(tmp_path / "two.0"), seen(tmp_path / "two.1")
     assert [line[:2] for line in first] == [line[:2] for line in second]
     epoch = [row for line in (*first, *second) if line[0] == 0 for row in line[2]]
     assert sorted(epoch) == list(range(23))  # 6 steps of 2 x 2, the last one filled up without labels
 
     # In the middle of the first epoch: one rank takes the eleven rows that are left, each once.
-    train_in_processes(tmp_path, "one", devices=1, steps=3 + 6, resume="step=3.ckpt", every=99)
-    rest = seen(tmp_path / "one.0")
+    rest = train(tmp_path, "one", max_steps=3 + 6, resume="step=3.ckpt", every=99)
     before = [row for line in (*first, *second) if line[0] == 0 and line[1] < 3 for row in line[2]]
     assert sorted([*before, *(row for line in rest for row in line[2])]) == list(range(23))
 
     # At its end: the second epoch begins.
-    train_in_processes(tmp_path, "next", devices=1, steps=6 + 12, resume="step=6.ckpt", every=99)
-    rest = seen(tmp_path / "next.0")
+    rest = train(tmp_path, "next", max_steps=6 + 12, resume="step=6.ckpt", every=99)
     assert [line[:2] for line in rest] == [[1, batch] for batch in range(12)]
     assert sorted(row for line in rest for row in line[2]) == list(range(23))
