@@ -40,6 +40,9 @@ _COUNTED_LATIN = re.compile(
 )
 
 
+_ABBREVIATION = re.compile(
+    r"(?<![A-Za-z\u00c0-\u024f\u1e00-\u1eff])(?:mr|mrs|ms|dr|prof|st|rev|vs|cf|etc)\.\Z", re.I
+)
 SENTENCE_ENDS = "。！？…!?"
 CLOSERS = "」』”’）》〉】〕〗｝)]\"'"
 
@@ -118,8 +121,8 @@ def ends_sentence(text: str, end: int) -> bool:
 
     >>> ends_sentence("伊講：「好。」", 7), ends_sentence("2010.09.", 8), ends_sentence("lán lâi khì.", 12)
     (True, False, True)
-    >>> ends_sentence("khi3 Tai5-lam5.", 15), ends_sentence("J.", 2)
-    (True, False)
+    >>> ends_sentence("khi3 Tai5-lam5.", 15), ends_sentence("J.", 2), ends_sentence("看Dr.", 4)
+    (True, False, False)
     """
     i = end - 1
     while i >= 0 and text[i] == " ":
@@ -131,8 +134,10 @@ def ends_sentence(text: str, end: int) -> bool:
     if i < 0:
         return False
     if text[i] == ".":
-        # A full stop ends a sentence after a word, not after a number, an initial or a dot.
-        return i > 1 and ((text[i - 1].isalpha() and not _is_initial(text, i - 1)) or _is_tone(text, i - 1))
+        # A full stop ends a sentence after a word, not after a number, an initial, an abbreviation or a dot.
+        word = text[i - 1].isalpha() and not _is_initial(text, i - 1)
+        word = word and _ABBREVIATION.search(text, max(0, i - 5), i + 1) is None
+        return i > 1 and (word or _is_tone(text, i - 1))
     return text[i] in SENTENCE_ENDS
 
 

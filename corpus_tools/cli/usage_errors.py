@@ -7,11 +7,12 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
 from jsonargparse import ArgumentParser
 
+from corpus_tools.documents import OptionalRule
 from corpus_tools.errors import printable
 from corpus_tools.windows import config_text, read_configs_as_utf8
 
@@ -31,11 +32,24 @@ _REWORDED = [
         "--{0} is {2}; give one of {1}.",
     ),
     (
+        r'Parser key "optional_rules": Does not validate against .*Given value: (.*)$',
+        f"--optional_rules is {{0}}; give a list of {', '.join(get_args(OptionalRule))}, as in "
+        "--optional_rules='[html, pages]'.",
+    ),
+    (
+        r'Parser key "own_rules": .*Given value: (.*)$',
+        "--own_rules is {0}; give in a configuration file a list of rules, each with name and pattern.",
+    ),
+    (
         r'Parser key "([\w.]+)": Does not validate against .*Given value: (.*)$',
         "--{0} is {1}; give pairs, as in --{0}.text content.",
     ),
     (r'Parser key "([\w.]+)": (.*?)\.?$', "--{0}: {1}."),
     (r"unrecognized arguments: (--?[^\s=]+)", "there is no option {0}.{near}"),
+    (
+        r"Option '([^']+)' is not accepted",
+        "there is no key {0}; own rules have name, pattern, replacement, matches and leaves.",
+    ),
     (r"does not accept option '([^']+)'", "there is no option {0}.{near}"),
     (
         r"unrecognized arguments: (\S+)",
@@ -69,8 +83,14 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and leave with 2."""
-        prog = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
+        prog = (
+            getattr(ex, "subcommand_parser", self)
+            .prog.replace(" [options]", "")
+            .replace("__main__.py", "corpus_tools")
+        )
         said = explain(" ".join(message.split()), self.names)
+        if message.startswith("unrecognized arguments: --output_dir") and "sample" in prog:
+            said = "sample takes its folder without a name: corpus_tools sample FOLDER."
         option = said.split(maxsplit=1)[0].rstrip(":")
         config = _value_of("--config", self.arguments)
         if config and _value_of(option, self.arguments) is None and "unrecognized" not in message:
@@ -129,5 +149,6 @@ def explain(message: str, names: Iterable[str]) -> str:
 def _suggestion(word: str, names: Iterable[str]) -> str:
     if not word.startswith("-"):  # a command, or an option in a file
         names = [name.removeprefix("--") for name in names]
-    near = difflib.get_close_matches(word, list(names), n=2, cutoff=0.75)
+    others = [name for name in names if name != word]  # which another command has
+    near = difflib.get_close_matches(word, others, n=2, cutoff=0.75)
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -94,6 +94,10 @@ def _open(address: Address) -> tuple[Iterable[Mapping[str, Any]], list[str], str
     import datasets
 
     here = Path(address.name).is_absolute() or Path(address.name).is_dir()
+    if here and address.revision:
+        raise InputError(
+            f"hf://{address.name}@{address.revision}: a folder on this machine has no revisions; leave @ and it out."
+        )
     offline = not here and os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     downloaded = _downloaded(address) if offline else None
     name, revision = (str(downloaded), None) if downloaded else (address.name, address.revision)

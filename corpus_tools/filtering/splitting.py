@@ -13,7 +13,10 @@ from corpus_tools.cleaning.units import units_of
 
 _ENDS = "。！？…"
 _ROMANISED_END = re.compile(r"[.!?][" + re.escape(CLOSERS) + r"]* ")
+# A weaker end, for a number with a stop may also begin a line of a list: hit ni5 si7 1947. I kong2
+_NUMBER_END = re.compile(r"[0-9]\. (?=[A-ZÀ-ÞĀĒĪŌŪ])")
 _PAUSES = "，、；："
+_ROMANISED_PAUSE = re.compile("[,;:] ")
 _EDGE = " \n"
 _WORD_JOINERS = "-.,:'·"
 
@@ -64,6 +67,11 @@ def _paragraph_end(text: str, low: int, high: int) -> int:
     return at
 
 
+def _last(pattern: re.Pattern[str], text: str, low: int, high: int) -> int:
+    """Where the last match in text[low:high] ends; 0 if there is none."""
+    return max((match.end() for match in pattern.finditer(text, low, high)), default=0)
+
+
 def _find_cut(text: str, low: int, high: int) -> int:
     """Where to end a piece, low < cut <= high: at a paragraph's or sentence's end, a line's, a pause, a space, or
     anywhere safe. Lines of a text file may break sentences, so a sentence's end comes first.
@@ -76,8 +84,8 @@ def _find_cut(text: str, low: int, high: int) -> int:
         for cut in (_last_end(text, start, high), text.rfind("\n", start, high)):
             if cut > start:
                 return cut
-    for marks in (_PAUSES, " "):
-        cut = 1 + max(text.rfind(c, low, high) for c in marks)
+    pause = max(_last(_ROMANISED_PAUSE, text, low, high), 1 + max(text.rfind(c, low, high) for c in _PAUSES))
+    for cut in (_last(_NUMBER_END, text, low, high), pause, 1 + text.rfind(" ", low, high)):
         if cut > low and _is_safe(text, cut):
             return cut
     for cut in range(high, low, -1):

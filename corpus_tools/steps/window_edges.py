@@ -33,7 +33,6 @@ _NO_LETTER = r"(?<![A-Za-z\u00c0-\u024f\u1e00-\u1eff])"  # before an abbreviatio
 _BEFORE_NUMBER = re.compile(
     rf"{_NO_LETTER}(?:nos?|vol|figs?|pp?|ch|chap|sec|art|ed|ver|tel|ext|op)\.\Z", re.I
 )
-_BEFORE_NAME = re.compile(rf"{_NO_LETTER}(?:mr|mrs|ms|dr|prof|st|rev|vs|cf|etc)\.\Z", re.I)
 _INITIAL_AT_END = re.compile(rf"{_NO_LETTER}(?:[A-Za-z]|Ph)\.\Z")
 _INITIAL = re.compile(r"[A-Za-z]\.")
 _LAST_WORD, _FIRST_WORD = re.compile(r"[^\W_]+\Z"), re.compile(r"[^\W_]+")
@@ -86,7 +85,7 @@ def starts_paragraph(previous: str, text: str) -> bool:
     stop = previous[-1] in ". "
     if stop and first < FIRST_WIDE and _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
         return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
-    if stop and (_BEFORE_NAME.search(previous) or _breaks_initials(previous, text)):
+    if stop and _breaks_initials(previous, text):
         return False
     # A window may break between a sentence and its closing quote.
     return first not in CONTINUES and (first != " " or text.lstrip(" ")[:1] not in CONTINUES)

@@ -63,6 +63,7 @@ def test_what_cannot_be_had_is_one_sentence(repository: Path, tmp_path: Path) ->
         f"hf://{repository}:dev": "check name and split",
         f"hf://{tmp_path}/gone": "check name and split",
         "hf://": "give hf://OWNER/NAME",
+        f"hf://{repository}@main": "a folder on this machine has no revisions",
     }.items():
         with pytest.raises(InputError, match=message):
             fetch(source, tmp_path / "fetched", {})

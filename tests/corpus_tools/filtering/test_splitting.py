@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,19 @@ def test_closing_quotes_stay_with_their_sentence() -> None:
 
 def test_romanised_text_splits_after_full_stops() -> None:
     assert split_text("Lí hó. Góa kiò A-bêng. Lí leh?", 1, 24) == ["Lí hó. Góa kiò A-bêng.", "Lí leh?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("Goa2 khoaN3 Dr. Lim5 lai5 chia2. I kong2 Prof. Tan5 bo5 lai5 a3. ", ("chia2.", "a3.")),
+        ("Hit ni5 si7 1947. I ti7 Tai5-pak e5 chhu3, 2 goeh8 28. ", ("1947.", "28.")),
+        ("Goa2 bo5 thiaN1-tioh8 i kong2 e5 oe7; koh-chai3 kong2 chit8 pai2, ", ("oe7;", "pai2,")),
+    ],
+)
+def test_romanised_text_is_cut_at_its_stops_and_pauses(text: str, ends: tuple[str, str]) -> None:
+    pieces = split_text(text * 20, 10, 160)
+    assert len(pieces) > 5 and all(piece.endswith(ends) for piece in pieces)
 
 
 def test_no_cut_inside_numbers_neutral_tones_or_combining_sequences() -> None:
