@@ -7,6 +7,7 @@ M = B * T tokens of a micro-batch, H the hidden size, F the MLP's width, V the v
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,11 +174,12 @@ def kept_bytes(
     """
     sizes = layer_bytes(shape, tokens, element_size)
     device = host = 0
-    for saving in savings:
+    for saving, layers in Counter(savings).items():  # a few kinds of layers, of which a plan tries thousands
         ranks = 1 + sum(HIDDEN.get(name, 0) for name in saving.device | saving.host)
-        device += sum(sizes[name] for name in saving.device) + ranks * rank * tokens * element_size
-        device += 4 * tokens * shape.heads if ATTENTION in saving.device else 0
-        host += sum(sizes[name] for name in saving.host)
+        each = sum(sizes[name] for name in saving.device) + ranks * rank * tokens * element_size
+        each += 4 * tokens * shape.heads if ATTENTION in saving.device else 0
+        device += layers * each
+        host += layers * sum(sizes[name] for name in saving.host)
     return device + 2 * sum(sizes[name] for name in savings[0].host), host
 
 

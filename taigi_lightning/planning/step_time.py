@@ -6,6 +6,7 @@ them as far as they last. M = B * T tokens, H the hidden size, F the MLP's width
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from taigi_lightning.planning.activation_plan import (
@@ -72,11 +73,10 @@ def step_seconds(
     forward = shape.layers * sum(parts.values())
     backward = forward + 1.5 * shape.layers * parts[ATTENTION]
     moved = 0
-    for saving in savings:
-        backward += sum(
-            n for name, n in parts.items() if name in sizes and name not in saving.device | saving.host
-        )
-        moved += sum(sizes[name] for name in saving.host)
+    for saving, layers in Counter(savings).items():
+        kept = saving.device | saving.host
+        backward += layers * sum(n for name, n in parts.items() if name in sizes and name not in kept)
+        moved += layers * sum(sizes[name] for name in saving.host)
     arriving = on_host * packed_layer_bytes(shape)
     # Activations leave while weights arrive, the link's two directions; on the way back both arrive.
     there = max(forward / machine.rate, moved / machine.link, arriving / machine.link)
