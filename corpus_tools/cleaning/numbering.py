@@ -18,7 +18,7 @@ _FORMS = (
     rf"|(?P<digits>{_DIGITS})(?:(?: ?[.．、]|[:：])(?![0-9０-９.．…:：])|[)）])"
     rf"|(?P<han>{_HAN})(?:[.．](?![.．…])|[、:：](?![0-9一二三四五六七八九十百])|[)）])"
     rf"|第(?P<chapter>[0-9]{{1,4}}|[一二三四五六七八九十百千〇零]{{1,5}})[章節回卷篇段](?:[ :：、]|(?=\n|\Z))"
-    rf"|(?P<bare>{_DIGITS}) (?=\S)"
+    rf"|(?P<bare>{_DIGITS}) (?=[^\s0-9０-９])"  # a row of numbers is a table's
 )
 # What a number may begin with.
 NUMBER_STARTS = frozenset("(（[【〔0123456789０１２３４５６７８９一二三四五六七八九十百第")
@@ -30,12 +30,14 @@ _UNITS = {"十": 10, "百": 100, "千": 1000}
 # Nouns that are counted, and words of dates, right behind a bare number: `1 隻牛`, `7 goeh8`.
 _COUNTED_HAN = (
     "隻个個人年月日工點歲本張條間塊箍元圓萬千百擺次位名種項分秒代號樓冬頭粒蕊領台臺枝支欉座件句首篇組對雙副"
-    "頓杯碗罐盒包尾門甲斤兩時週度級班期屆回番巷段世公禮%％"
+    "頓杯碗罐盒包尾門甲斤兩時週度級班期屆回番巷段世公禮%％幅頁款步聲戶棟桌頂疊站場齣部集冊架輛尊遍趟排"
 )
 _COUNTED_LATIN = re.compile(
     "(?:goeh|gueh|geh|jit|lit|ni|tiam|hun|biau|kang|hoe|hue|he|chiah|tsiah|e|lang|pun|tiunn|tiau|keng|king|te|khoo?|oan"
     "|uann|ban|chheng|tshing|pah|cheng|pai|kai|ui|mia|chiong|tsiong|hang|ki|liap|lui|nia|tai|chang|tsang|kiann|ku|siu"
-    "|phinn|tui|siang|tng|poe|pue|kin|niu|lau|ho|bi|khau|pau|ap|bu|tah|hioh)(?![a-z])",
+    "|phinn|tui|siang|tng|poe|pue|kin|niu|lau|ho|bi|khau|pau|ap|bu|tah|hioh"
+    "|choa|chua|tsua|toa|tua|le-?pai|kha|chhut|tshut|chhioh|tshioh|chhun|tshun|kong-(?:li|kin|chhioh|tshioh)|tso|cho|khuan"
+    "|khoan|pang|bin|peng|ping|tong|tan|pho|sian|tin|chiok|tsiok|kau|tau|chin|tsin|phian|tsiu|pak|chhan|tshan)(?![a-z])",
     re.I,
 )
 
