@@ -8,6 +8,7 @@ from typing import Any
 NEARLY_NOTHING = 0.2  # of the characters
 _WORTH_A_WORD = 1_000  # characters of a source
 _MANY_FILES = 5
+_FEW_ROWS, _MOSTLY = 3, 0.8  # rows that overlap the next one, and their share
 
 
 def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
@@ -37,6 +38,14 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"of {len(poor)} of {len(report['sources'])} files nearly nothing was kept ({names}"
                 f"{', ...' if poor[3:] else ''}); see them in report.html."
             )
+    overlapping = [source for source in report["sources"] if _overlaps(source.get("rows_are", {}))]
+    if overlapping:
+        seen = overlapping[0]["rows_are"]
+        yield (
+            f"in {len(overlapping)} files ({overlapping[0]['source']} the first) rows begin with the end of the row "
+            f"before them ({seen['overlapping']} of {seen['followed']} looked at), so the joined text says it twice; "
+            "part it into rows that do not overlap."
+        )
     misread = [found for found in report.get("garbled_articles", ()) if found.get("rule")]
     if misread:
         yield (
@@ -49,3 +58,9 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"{count} files, {first} the first, share titles by the same author and became one article each; "
                 "look at their titles."
             )
+
+
+def _overlaps(evidence: Mapping[str, Any]) -> bool:
+    """Whether a file's rows are windows that overlap, rather than some that repeat each other."""
+    found = evidence.get("overlapping", 0)
+    return bool(found >= _FEW_ROWS and found >= _MOSTLY * evidence["followed"])

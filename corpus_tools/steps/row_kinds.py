@@ -16,6 +16,7 @@ _LOOKED_AT = 200  # rows of a file, and no fewer than half as many where there a
 _ENOUGH = 8  # rows that another of their article follows
 _FEW = 3  # such rows, which prove something only if all of them are as short as no window is
 _NO_WINDOW = 16  # in Han or syllables
+_OVERLAP, _LOOKED_BACK = 8, 1000  # characters: the least that overlap, and how far back that may begin
 _SHORT = 40  # a heading or a line of verse, in Han or syllables
 
 
@@ -23,7 +24,7 @@ class Evidence(msgspec.Struct, frozen=True):
     """What speaks for a kind of rows.
 
     Of the `followed` rows looked at, behind which another one of their article comes, `open` end no sentence;
-    lengths are nine tenths' most, in Han characters or syllables.
+    lengths are nine tenths' most, in Han characters or syllables. `overlapping` rows end as the next one begins.
     """
 
     kind: RowKind
@@ -31,14 +32,18 @@ class Evidence(msgspec.Struct, frozen=True):
     open: int = 0
     length: int = 0
     open_length: int = 0
+    overlapping: int = 0
 
 
 class _Look(NamedTuple):
-    """What is seen of a row: its length, whether a sentence ends with it, whether it ends with a word."""
+    """What is seen of a row: its length, whether a sentence ends with it, whether it ends with a word, whether the next
+    row begins with its end.
+    """
 
     length: int
     open: bool
     at_a_word: bool
+    overlaps: bool
 
 
 class RowSample:
@@ -95,24 +100,40 @@ def _look(row: Row, after: Row) -> _Look | None:
         return None
     # A Han character has three bytes, as a syllable has.
     size = len(text.encode(errors="surrogatepass")) // 3
-    return _Look(size, not ends_sentence(text, len(text)), text[-1].isalnum())
+    return _Look(size, not ends_sentence(text, len(text)), text[-1].isalnum(), _overlaps(text, after.text))
+
+
+def _overlaps(text: str, after: str) -> bool:
+    """Whether a text ends with what the next one begins with, neither of them with all of it.
+
+    >>> _overlaps("春天來矣，花開矣，逐家真歡喜。", "花開矣，逐家真歡喜。熱天嘛來矣。")
+    True
+    >>> _overlaps("春天來矣，花開矣。", "春天來矣，花開矣。")
+    False
+    """
+    start = after[:_OVERLAP]
+    at = text.find(start, max(1, len(text) - _LOOKED_BACK)) if len(after) > _OVERLAP else -1
+    while at > 0 and not after.startswith(text[at:]):
+        at = text.find(start, at + 1)
+    return at > 0
 
 
 def _judge(seen: Sequence[_Look | None]) -> Evidence:
     looks = [look for look in seen if look is not None]
     left_open = [look for look in looks if look.open]
     length, open_length = _most(looks), _most(left_open)
+    overlapping = sum(look.overlaps for look in looks)
     if len(looks) < _ENOUGH:
         all_short = all(look.open and look.at_a_word and look.length <= _NO_WINDOW for look in looks)
         if not all_short or len(looks) < _FEW:
-            return Evidence("window", len(looks))
+            return Evidence("window", len(looks), overlapping=overlapping)
     kind: RowKind = "window"
     if left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
         kind = "line"
     elif left_open and open_length <= _SHORT:
         at_a_word = sum(look.at_a_word for look in left_open)
         kind = "paragraph" if at_a_word >= 0.8 * len(left_open) else "window"
-    return Evidence(kind, len(looks), len(left_open), length, open_length)
+    return Evidence(kind, len(looks), len(left_open), length, open_length, overlapping)
 
 
 def _most(looks: Sequence[_Look]) -> int:

@@ -180,7 +180,8 @@ def test_the_report_says_what_rows_were_taken_for_and_how_texts_are_written(tmp_
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     sources = {source["source"]: source for source in report["sources"]}
     assert sources["verse.json"]["rows_are"] == {
-        "kind": "line", "followed": 76, "open": 76, "length": 7, "open_length": 7
+        "kind": "line", "followed": 76, "open": 76, "length": 7, "open_length": 7,
+            "overlapping": 0,
     }  # fmt: skip
     assert sources["digits.json"]["rows_are"]["kind"] == "window"
     for name, script in (

@@ -1,7 +1,9 @@
 """What rows are taken for, by where they end."""
 
 import pytest
+from msgspec import to_builtins
 
+from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.documents import Row
 from corpus_tools.steps.row_kinds import kind_of_rows
 
@@ -18,6 +20,21 @@ ROWS = {
     "windows of a hundred": (["阮兜佇台南的海邊仔" * 12] * 4, "window"),
     "a sentence among them": ([*SONG, "伊講好。", "尾"], "window"),
 }
+
+
+def test_windows_that_overlap_are_seen_and_said() -> None:
+    text = "".join(f"阮第{i}工去台南，伊第{i}暗轉來高雄。" for i in range(40))
+    evidence = kind_of_rows([Row(text[at : at + 60], "冊") for at in range(0, 600, 45)])
+    assert (evidence.kind, evidence.overlapping) == ("window", evidence.followed)
+    sources = [{"source": "a.json", "rows_are": to_builtins(evidence), "characters": 9, "kept": 9}]
+    report = {"characters": {"read": 9, "kept": 9}, "sources": sources, "files_sharing_titles": {}}
+    assert "rows begin with the end of the row before them (13 of 13" in "".join(warnings_of(report))
+    apart = kind_of_rows([Row(text[at : at + 60], "冊") for at in range(0, 600, 60)])
+    assert (
+        apart.overlapping
+        == 0
+        == kind_of_rows([Row(line, "歌") for line in [*SONG, *SONG[-1:] * 9]]).overlapping
+    )
 
 
 @pytest.mark.parametrize(("texts", "kind"), ROWS.values(), ids=ROWS)
