@@ -20,6 +20,7 @@ from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, ch
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.fp8_weights import stays_in_16_bits
 from taigi_lightning.fast_path.own_pass import own_hidden
+from taigi_lightning.fast_path.rms_norms import fuse_norm
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
@@ -68,6 +69,7 @@ def apply_fast_path(
         fused = compile and _runs_triton(next(base.parameters()))
         for module in base.modules():
             general_path.speed_up(module, _operations(fused), fused)
+            fuse_norm(module, _operations(fused))
         base.slow_path_reason = reason
         _bring_back(base, weights_on_host, reason)
         return model

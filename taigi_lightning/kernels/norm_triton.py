@@ -171,13 +171,16 @@ def _rms_norm_backward_kernel(
 
 def _row_options(columns: int) -> dict[str, int]:
     block = triton.next_power_of_2(columns)
-    return {"BLOCK": block, "num_warps": 16 if block >= 8192 else 8 if block >= 2048 else 4}
+    return {
+        "BLOCK": block,
+        "num_warps": 16 if block >= 8192 else 8 if block >= 2048 else 4 if block >= 512 else 1,
+    }
 
 
 def _part_options(columns: int, two_norms: bool) -> dict[str, int]:
     first = max(1, triton.next_power_of_2(columns) // 2)
     rest = triton.next_power_of_2(max(1, columns - first))
-    options = {"FIRST": first, "REST": rest, "num_warps": 8 if first >= 1024 else 4}
+    options = {"FIRST": first, "REST": rest, "num_warps": 8 if first >= 1024 else 4 if first >= 256 else 1}
     # A wide row behind two norms would take so many registers that one program fills a multiprocessor.
     return options | ({"maxnreg": 128} if two_norms and first >= 4096 else {})
 

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from taigi_lightning.planning.activation_plan import slice_tokens
 from taigi_lightning.planning.memory import Shape
 
-FLOAT32 = 4  # bytes: norms compute in it, whatever the rest does
+FLOAT32 = 4  # bytes
 MARGIN = 0.06  # of the card, to leave free: measured peaks lie within it of what is counted
 
 
 def saved_bytes(shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2) -> int:
     """Bytes that autograd keeps of one layer for its backward pass, where nothing is computed again.
 
-    Of each norm its input in float32 and its root mean square; two norms' results, which projections take; q, k
-    and v as attention takes them, k and v repeated for every query head, with the mask (B, 1, T, T), what it
-    gives and its log-sums; gate, its activation, up and their product; LoRA's hidden activations.
+    Of each norm its input, and of two the results, which projections take; q, k and v as attention takes them, k and
+    v repeated for every query head, with the mask (B, 1, T, T), what it gives and its log-sums; gate, its activation,
+    up and their product; LoRA's hidden activations.
 
     Args:
         rows, columns: B and T of the micro-batch.
     """
     queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    norms = shape.norms * (shape.hidden + 1) * FLOAT32 + 2 * shape.hidden * element_size
+    norms = (shape.norms + 2) * shape.hidden * element_size
     if shape.head_norm:
-        norms += (queries + pairs + shape.heads + shape.kv_heads) * FLOAT32
+        norms += (queries + pairs) * element_size
     attention = (4 * queries + columns) * element_size + FLOAT32 * shape.heads
     wide = 4 * shape.intermediate * element_size
     return rows * columns * (norms + attention + wide + 7 * rank * element_size)

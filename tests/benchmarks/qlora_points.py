@@ -161,7 +161,7 @@ def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) 
     """Warm up, then time and print, as often as asked."""
     from turns import wait_for_turn
 
-    from taigi_lightning.fast_path.apply import causal_lm
+    from taigi_lightning.fast_path.apply import causal_lm, checkpointed_layers
     from taigi_lightning.planning.activation_plan import keeps_everything
 
     start_over(model, optimizer, point.limit)
@@ -207,6 +207,8 @@ def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) 
             plan = next(iter(decoder.plans.values()))
             found |= {"kept_layers": sum(map(keeps_everything, plan)), "host": sorted(plan[0].host)}
             found["unpacked"] = decoder.unpacked
+        if point.path != "peft" and (layers := checkpointed_layers(model)) is not None:
+            found["activations"] = layers.decided
         print("RESULT", json.dumps(found), flush=True)
         results.append(found)
     if args.gate is not None:
