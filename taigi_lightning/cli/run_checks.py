@@ -25,6 +25,7 @@ from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES, check_matmul
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
+from taigi_lightning.planning.new_words import read_words
 from taigi_lightning.planning.run_files import run_names
 from taigi_lightning.planning.settings import count_devices
 from taigi_lightning.terminal import console
@@ -76,12 +77,14 @@ def check_files(command: str, config: Any) -> None:
         config: what the parser made of the command line.
 
     Raises:
-        InputError: the first thing that is missing.
+        InputError: the first thing that is missing, or new tokens are no words.
     """
     check_base(config.model.base)
     check_tokenizer_folder(config.model.base)
     if config.model.adapter is not None:
         check_adapter(config.model.adapter)
+    if (chosen := config.model.get("new_tokens")) is not None:
+        read_words(chosen["tokens"])
     kind, settings = config.data.class_path.rpartition(".")[2], config.data.init_args
     if kind == "CPTDataModule":
         several = not isinstance(settings.data_dir, str)

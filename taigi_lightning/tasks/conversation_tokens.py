@@ -169,15 +169,11 @@ def _check_whole(render: Callable[..., str], conversation: Conversation, whole: 
         said = messages[place]["content"].strip()
         if whole.count(said) >= sum(said in message["content"] for message in messages):
             return True
-        # Some write a tool's words as JSON, others without their line breaks: words of no other turn tell.
+        # Some write a tool's words as JSON, or an earlier answer without its thoughts: words of no other turn tell.
         other = {**messages[place], "content": STAND_IN[0]}
         return STAND_IN[0] in render([*messages[:place], other, *messages[place + 1 :]])
 
-    left_out = [
-        f"what the {message['role']} says"
-        for n, message in enumerate(messages)
-        if message["role"] != "assistant" and not is_written(n)
-    ]
+    left_out = [f"what the {message['role']} says" for n, message in enumerate(messages) if not is_written(n)]
     calls = [call for message in messages for call in message.get("tool_calls") or ()]
     named = {"a call of": calls, "the tool": conversation.tools or []}
     left_out += [
@@ -243,11 +239,23 @@ def _answer_span(
 
 
 def _content_span(render: Callable[..., str], messages: Sequence[Message], place: int, whole: str) -> Span:
-    """Where a turn's text lies: between what two other texts in its place have in common around them."""
-    one, two = (
-        render([*messages[:place], {**messages[place], "content": text}, *messages[place + 1 :]])
-        for text in STAND_IN
-    )
+    """Where a turn's text lies: between what two other texts in its place have in common around them.
+
+    Of a turn beside whose calls no text is written, where what is called first lies.
+    """
+    turn = messages[place]
+
+    def instead(**other: Any) -> str:
+        return render([*messages[:place], {**turn, **other}, *messages[place + 1 :]])
+
+    one, two = (instead(content=text) for text in STAND_IN)
+    if one == two and (calls := turn.get("tool_calls")):
+        one, two = (
+            instead(
+                tool_calls=[{"type": "function", "function": {"name": text, "arguments": {}}}, *calls[1:]]
+            )
+            for text in STAND_IN
+        )
     begin, end = _common_prefix(one, two), len(whole) - _common_prefix(one[::-1], two[::-1])
     if whole[:begin] != one[:begin] or whole[end:] != one[len(one) - len(whole) + end :]:
         # The template looks into the text, and what it writes around it depends on that.

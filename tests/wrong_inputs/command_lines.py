@@ -71,6 +71,7 @@ COMMAND_LINES = [
     Case(f"{CPT} --model.base ''", ("model.base is empty", "--model.base", "path")),
     Case(f"{CPT} --trainer.default_root_dir configs/cpt.yaml/x", ("configs/cpt.yaml is a file", "folder"), 1),
     Case(f"{CPT} --trainer.devices 0", ("trainer.devices", "auto"), 1),
+    Case(f"{CPT} --model.new_tokens.tokens nowhere.txt", ("There is no file nowhere.txt", "[word, another]"), 1),
     # of the wrong kind
     Case(f"{CPT} --data.data_dir '{{data/cpt_corpus: abc}}'", ("holds 'abc'", "a number", "'data/cpt_corpus': 0.5")),
     Case(f"{CPT} --data.data_dir '{{data/cpt_corpus: 1, data/cpt_corpus: 2}}'", ("data/cpt_corpus is there twice",)),

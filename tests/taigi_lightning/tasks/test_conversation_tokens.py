@@ -50,6 +50,11 @@ BRACKETS = (  # nothing stands before an answer, and EOS ends it
     "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}"
     "{% elif m.role == 'system' %}<<SYS>>{{ m.content }}{% endif %}{% endfor %}"
 )
+CALLS_ALONE = (  # beside a call nothing that is said is written, as Llama 3.1's has it
+    "{% for m in messages %}<|start|>{{ m.role }}<|mid|>{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}"
+    "{{ m.content | tojson if m.role == 'tool' else m.content }}{% endif %}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|mid|>{% endif %}"
+)
 PLAIN_MARKS = (  # what ends a turn is no special token
     "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n***\n{% endfor %}"
     "{% if add_generation_prompt %}### assistant:\n{% endif %}"
@@ -127,6 +132,19 @@ def test_what_a_template_would_leave_out_is_refused(
         encode_conversation_example(
             tokenizer_with(BRACKETS), conversation(messages, **more), 4096, chat_template=True
         )
+
+
+def test_words_beside_a_call_that_are_left_out_are_refused_and_a_tools_in_json_are_not() -> None:
+    tokenizer = tokenizer_with(CALLS_ALONE)
+    found = [TOOLS[0], TOOLS[1], {"role": "tool", "content": '{"sky": "好"}'}, TOOLS[3]]
+    example = encode_conversation_example(tokenizer, conversation(found), 4096, chat_template=True)
+    assert example is not None
+    call, answer = taught(tokenizer, example)
+    assert "weather" in call and "台南" in call and call.endswith("<|eot|>")
+    assert answer == "好天。<|eot|>"
+    found[1] = {**TOOLS[1], "content": "我看覓。"}
+    with pytest.raises(InputError, match="leaves out what the assistant says"):
+        encode_conversation_example(tokenizer, conversation(found), 4096, chat_template=True)
 
 
 @pytest.mark.parametrize("template", [HEADERS, None])
