@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from unicodedata import normalize
 
 from corpus_tools.documents import Row
 
@@ -16,7 +17,7 @@ _CHINESE = {
 
 def _field_of(name: str) -> str:
     """The field that a name may stand for; "" if none."""
-    plain = name.strip().lower().replace(" ", "_")
+    plain = normalize("NFKC", name).strip().lower().replace(" ", "_")
     return plain if plain in Row.__struct_fields__ else _CHINESE.get(plain, "")
 
 

@@ -204,33 +204,47 @@ def _objects(value: msgspec.Raw) -> list[msgspec.Raw]:
 
 
 def _items(path: Path, text: str) -> list[bytes]:
-    """The values of a list, or one value, by the slow parser that can say where it stopped."""
-    decoder = json.JSONDecoder()
+    """The values of a list, or of lists one after the other, by the slow parser that can say where it stopped."""
     found: list[bytes] = []
-    at = len(text) - len(text.lstrip())
-    is_list = text[at : at + 1] == "["
-    at += is_list
+    at = _behind_spaces(text, 0)
+    take = _take_list if text[at : at + 1] == "[" else _take_value
     try:
-        while True:
-            while text[at : at + 1].isspace():
-                at += 1
-            if is_list and not found and text[at : at + 1] == "]":
-                return []
-            start = at
-            _, at = decoder.raw_decode(text, at)
-            found.append(text[start:at].encode(errors="surrogatepass"))
-            while text[at : at + 1].isspace():
-                at += 1
-            if text[at : at + 1] == ("]" if is_list else ""):
-                break
-            if not is_list or text[at : at + 1] != ",":
-                raise json.JSONDecodeError("expected , or ]", text, at)
-            at += 1
+        while at < len(text):
+            at = _behind_spaces(text, take(text, at, found))
     except json.JSONDecodeError as error:
         where = f"row {len(found) + 1} (line {error.lineno})"
         raise InputError(f"{path}, {where}: {error.msg}; the file is damaged or cut off; {MEND}") from error
     except RecursionError as error:
         raise InputError(f"{path}, row {len(found) + 1}: nested too deeply; wanted flat objects.") from error
-    if not is_list:
+    if take == _take_value:
         raise InputError(f"{path}: found {text.strip()[:12]!r}; wanted a list of objects, [{{...}}, ...].")
     return found
+
+
+def _behind_spaces(text: str, at: int) -> int:
+    while text[at : at + 1].isspace():
+        at += 1
+    return at
+
+
+def _take_value(text: str, at: int, found: list[bytes]) -> int:
+    """Append the value that begins at a place; where it ends."""
+    _, end = json.JSONDecoder().raw_decode(text, at)
+    found.append(text[at:end].encode(errors="surrogatepass"))
+    return end
+
+
+def _take_list(text: str, at: int, found: list[bytes]) -> int:
+    """Append the values of the list that begins at a place; where it ends."""
+    if text[at] != "[":
+        raise json.JSONDecodeError("expected the end, or another list", text, at)
+    at = _behind_spaces(text, at + 1)
+    if text[at : at + 1] == "]":
+        return at + 1
+    while True:
+        at = _behind_spaces(text, _take_value(text, at, found))
+        if text[at : at + 1] == "]":
+            return at + 1
+        if text[at : at + 1] != ",":
+            raise json.JSONDecodeError("expected , or ]", text, at)
+        at = _behind_spaces(text, at + 1)

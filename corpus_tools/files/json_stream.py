@@ -89,6 +89,11 @@ class Scanner:
             if self.take(",}") == "}":
                 return
 
+    def lists(self) -> Iterator[bytes]:
+        """The values of all lists up to the end, one list after the other."""
+        while self.peek():
+            yield from self.items()
+
     def items(self) -> Iterator[bytes]:
         """The values of the list that begins here."""
         self.take("[")

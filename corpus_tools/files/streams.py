@@ -195,7 +195,7 @@ class Stream:
     def _json(self) -> Iterator[Row] | None:
         start = self._scanner().peek()
         if start == "[" and (self._kind == ".json" or not self._has_lines()):
-            return self._records(self._scanner().items())
+            return self._records(self._scanner().lists())
         if start == "{" and not self._has_lines():
             outline = outline_of(self._scanner(), self._fields)
             if outline is None:  # objects one after the other, not one a line

@@ -90,16 +90,24 @@ def read_questions(path: Path, n: int) -> QuestionNgrams:
         raise InputError(
             f"{path}: byte {error.start} is not UTF-8; give a UTF-8 CSV file of questions.{other_encoding(data)}"
         ) from error
-    records = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [c for c in records.fieldnames or () if c.strip() in _COLUMNS]
+    records = csv.reader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in next(records, [])]
+    columns = [i for i, name in enumerate(header) if name in _COLUMNS]
     if not columns:
-        found = ", ".join(records.fieldnames or ()) or "none"
-        raise InputError(f"{path}: columns are {found}; wanted one of {', '.join(_COLUMNS)}.")
-    texts = [
-        (record.get("ID") or f"row {number}", record[column] or "")
-        for number, record in enumerate(records, 1)
-        for column in columns
-    ]
+        raise InputError(
+            f"{path}: columns are {', '.join(header) or 'none'}; wanted one of {', '.join(_COLUMNS)}."
+        )
+    names = header.index("ID") if "ID" in header else len(header)
+    texts = []
+    for number, record in enumerate(filter(None, records), 1):
+        name = record[names] if names < len(record) else f"row {number}"
+        # A comma without quotes moves what stands behind it into other columns: then all of the row counts.
+        whole = (
+            [",".join(record)]
+            if len(record) > len(header)
+            else [record[i] for i in columns if i < len(record)]
+        )
+        texts += [(name or f"row {number}", value) for value in whole]
     return index_questions(texts, n)
 
 

@@ -58,6 +58,18 @@ def test_text_of_the_questions_is_dropped_across_a_line_break(tmp_path: Path) ->
     assert read == spent + characters["edges"] + characters["kept"]
 
 
+def test_a_question_with_commas_without_quotes_is_found_whole(tmp_path: Path) -> None:
+    clauses = [clause for clause in LONG.replace("。", "，").split("，") if clause]
+    (tmp_path / "questions.csv").write_text(
+        f"ID,題幹,選項1\n7,佗一个？,{','.join(clauses)}\n", encoding="utf-8"
+    )
+    write_rows(tmp_path / "in" / "a.json", rows_of("甲", "別段，伊佇高雄。" * 20, LONG))
+    report = build_corpus(
+        tmp_path / "in", tmp_path / "out", decontaminate=tmp_path / "questions.csv", validation_fraction=0
+    )
+    assert report["rows"]["dropped"]["contaminated"] == 1 and report["overlaps"][0]["question"] == "7"
+
+
 def test_only_simplified_articles_are_converted_and_only_when_asked(tmp_path: Path) -> None:
     simplified = "这个时候，我们还没听说过这样的语言，他们说话的时候总是很认真。" * 5
     taigi = "阮佇遮食飯，伊毋知影𪜶攏欲去佗位，个个攏講台語，庄跤的人才知。" * 5
