@@ -6,8 +6,9 @@
 # make tiny-base  trains models/tiny-taigi again, as it is in git
 PYTHON ?= python3
 BIN := .venv/bin
+CHECKS := types types-windows style imports
 
-.PHONY: install real demo demo-real test test-slow test-newest lint tiny-base bench-corpus bench-gpu
+.PHONY: install real demo demo-real test interpreted test-slow test-newest lint $(CHECKS) tiny-base bench-corpus bench-gpu
 
 install: .venv/installed
 
@@ -33,8 +34,10 @@ demo-real: real
 # One thread a process: two test processes on two cores would only wait for each other's threads.
 test: install
 	PYTHONWARNDEFAULTENCODING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/taigi_lightning/kernels/test_elementwise.py tests/taigi_lightning/kernels/test_nf4_triton.py tests/taigi_lightning/kernels/test_fp8_triton.py  # GPU kernels, interpreted
-	$(MAKE) lint
+	$(MAKE) --jobs 2 interpreted $(CHECKS)
+
+interpreted:  # GPU kernels
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(addprefix tests/taigi_lightning/kernels/,test_elementwise.py test_nf4_triton.py test_fp8_triton.py)
 
 test-slow: real
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow
@@ -48,9 +51,19 @@ test-newest:
 	.newest/bin/python -m pytest tests/taigi_lightning/test_internals.py tests/taigi_lightning/lightning tests/taigi_lightning/cli/test_config_errors.py
 
 lint: install
+	$(MAKE) --jobs 2 $(CHECKS)
+
+types:
+	$(BIN)/mypy
+
+types-windows:
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+
+style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 & windows=$$!; $(BIN)/mypy; here=$$?; wait $$windows && exit $$here
+
+imports:
 	$(BIN)/lint-imports  # who may import whom
 	$(BIN)/deptry .  # what is imported is declared
 
