@@ -29,7 +29,7 @@ _ATTRIBUTES = rf"(?:\s{_BEGINS_ATTRIBUTE}{_VALUES}|\s{_BEGINS_ATTRIBUTE}[^<>{SEP
 # What may be written without its semicolon, as browsers read it; not in an address's ?a=1&amp=2 or in AT&T.
 _BARE = r"&(?:nbsp|lt|gt|amp|quot)(?![A-Za-z0-9;=])"
 _MARKUP = re.compile(
-    rf"<!--[^{SEPARATOR}]*?-->|<!\[CDATA\[|\]\]>|<!DOCTYPE\b[^<>{SEPARATOR}]*>|<\?xml\b[^<>{SEPARATOR}]*>|<(script|style)\b[^{SEPARATOR}]*?</\1\s*>"
+    rf"<!--[^{SEPARATOR}]*?-->|<!\[CDATA\[|\]\]>|<(?:!DOCTYPE|\?xml)\b[^<>{SEPARATOR}]*>|<(script|style)\b[^{SEPARATOR}]*?</\1\s*>"
     rf"|</?(?P<breaking>{_BREAKING}){_ATTRIBUTES}/?>|</?(?:{_OTHER_TAGS}){_ATTRIBUTES}/?>"
     rf"|(?P<entity>&(?:#[0-9]{{1,7}}|#[xX][0-9a-fA-F]{{1,6}}|[A-Za-z][A-Za-z0-9]{{1,31}});|{_BARE})",
     re.I,

@@ -36,8 +36,8 @@ _COUNTED_LATIN = re.compile(
     "(?:goeh|gueh|geh|jit|lit|ni|tiam|hun|biau|kang|hoe|hue|he|chiah|tsiah|e|lang|pun|tiunn|tiau|keng|king|te|khoo?|oan"
     "|uann|ban|chheng|tshing|pah|cheng|pai|kai|ui|mia|chiong|tsiong|hang|ki|liap|lui|nia|tai|chang|tsang|kiann|ku|siu"
     "|phinn|tui|siang|tng|poe|pue|kin|niu|lau|ho|bi|khau|pau|ap|bu|tah|hioh"
-    "|choa|chua|tsua|toa|tua|le-?pai|kha|chhut|tshut|chhioh|tshioh|chhun|tshun|kong-(?:li|kin|chhioh|tshioh)|tso|cho|khuan"
-    "|khoan|pang|bin|peng|ping|tong|tan|pho|sian|tin|chiok|tsiok|kau|tau|chin|tsin|phian|tsiu|pak|chhan|tshan)(?![a-z])",
+    "|choa|chua|tsua|le-?pai|kha|chhut|tshut|chhioh|tshioh|chhun|tshun|kong-(?:li|kin|chhioh|tshioh)|khuan|khoan|phian|pho)"
+    "(?![a-z])",
     re.I,
 )
 

@@ -38,6 +38,17 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"of {len(poor)} of {len(report['sources'])} files nearly nothing was kept ({names}"
                 f"{', ...' if poor[3:] else ''}); see them in report.html."
             )
+    yield from _of_texts(report)
+    for first, count in report["files_sharing_titles"].items():
+        if count >= _MANY_FILES:
+            yield (
+                f"{count} files, {first} the first, share titles by the same author and became one article each; "
+                "look at their titles."
+            )
+
+
+def _of_texts(report: Mapping[str, Any]) -> Iterator[str]:
+    """What in the texts themselves is not as it should be: said twice, or read in a wrong encoding."""
     overlapping = [source for source in report["sources"] if _overlaps(source.get("rows_are", {}))]
     if overlapping:
         seen = overlapping[0]["rows_are"]
@@ -52,12 +63,6 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
             f"{len(misread)} articles ({misread[0]['title'] or misread[0]['source']} the first) seem to be UTF-8 "
             "that was read as another encoding; get the text anew, or repair it with --optional_rules='[mojibake]'."
         )
-    for first, count in report["files_sharing_titles"].items():
-        if count >= _MANY_FILES:
-            yield (
-                f"{count} files, {first} the first, share titles by the same author and became one article each; "
-                "look at their titles."
-            )
 
 
 def _overlaps(evidence: Mapping[str, Any]) -> bool:

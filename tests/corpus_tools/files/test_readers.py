@@ -8,7 +8,6 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import astuple
 
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
@@ -16,7 +15,6 @@ from corpus_tools.files.contents import ReadLimits
 from corpus_tools.files.readers import read_rows
 from corpus_tools.files.row_values import BadRows
 from corpus_tools.files.sources import Source, find_sources
-from corpus_tools.files.streams import Stream
 
 ROWS = [Row("阮佇遮，\n好。", "甲", "林", 1), Row("Lí hó, lán.", "甲", "林", 2)]
 RECORDS = [
@@ -68,73 +66,6 @@ def test_other_names_are_mapped(tmp_path: Path) -> None:
     fields = {"text": "內容", "title": "標題"}
     (row,) = read_rows(Source("a.json", tmp_path / "a.json"), fields)
     assert (row.text, row.title) == ("阮", "甲")
-
-
-SHAPES: dict[str, tuple[bytes, list[Row]]] = {
-    "semicolons.csv": ("title;text\n甲;阮,恁\n".encode(), [Row("阮,恁", "甲")]),
-    "named.csv": ("sep=|\ntitle|text\n甲|阮\n".encode(), [Row("阮", "甲")]),
-    "tabs.csv": ("\ufefftitle\ttext\r\n甲\t阮\r\n".encode(), [Row("阮", "甲")]),
-    "commas.tsv": ("title,text\n甲,阮\n".encode(), [Row("阮", "甲")]),
-    "one_column.csv": ("text\n「阮；恁」\n".encode(), [Row("「阮；恁」")]),
-    "texts.json": ('["阮", "恁"]'.encode(), [Row("阮"), Row("恁")]),
-    "paragraphs.json": ('[{"title": "甲", "text": ["阮", "恁"]}]'.encode(), [Row("阮\n恁", "甲")]),
-    "verse.json": ('{"title": "甲", "text": ["阮", "恁"]}'.encode(), [Row("阮\n恁", "甲")]),
-    "nan.json": (b'[{"title": NaN, "text": "a: NaN", "paragraph_id": NaN}]', [Row("a: NaN")]),
-    "nan.jsonl": (b'{"title": NaN, "text": "a"}\n{"text": "b"}\n', [Row("a"), Row("b")]),
-    "objects.json": (b'{"text": "a"}{"text": "b"}', [Row("a"), Row("b")]),
-    "lists_in_turn.json": (
-        b'[{"text": "a"}]\n[{"text": "b"}, {"text": "c"}]',
-        [Row("a"), Row("b"), Row("c")],
-    ),
-    "wide_names.csv": ("ｔｉｔｌｅ,ＴＥＸＴ\n甲,阮\n".encode(), [Row("阮", "甲")]),
-    "case.json": ('[{"Title": "甲", "Text": "阮", "Paragraph ID": 1}]'.encode(), [Row("阮", "甲", None, 1)]),
-    "case.jsonl": ('{"text": "a"}\n{"text": "b", "TITLE": "甲"}\n'.encode(), [Row("a"), Row("b", "甲")]),
-    "case.csv": ("TITLE,TEXT\n甲,阮\n".encode(), [Row("阮", "甲")]),
-    "han.tsv": ("標題\t作者\t內容\n甲\t林\t阮\n".encode(), [Row("阮", "甲", "林")]),
-    "han.json": ('{"data": [{"標題": "甲", "內容": "阮"}]}'.encode(), [Row("阮", "甲")]),
-    "one.json": ('{\n "Title": "甲",\n "TEXT": "阮"\n}'.encode(), [Row("阮", "甲")]),
-    "both.json": (b'[{"text": "a", "Text": "b", "TITLE": "c", "Title": "d"}]', [Row("a")]),
-    "columns.json": (
-        '{"title": {"0": "甲", "5": null}, "text": {"0": "阮", "5": "恁"}, "n": 1}'.encode(),
-        [Row("阮", "甲"), Row("恁")],
-    ),
-    "lists.json": (
-        '{"Title": ["甲", "乙"], "Text": ["阮", "恁"]}'.encode(),
-        [Row("阮", "甲"), Row("恁", "乙")],
-    ),
-    "split.json": (
-        '{"columns": ["title", "text"], "index": [0, 1], "data": [["甲", "阮"], [null, "恁"]]}'.encode(),
-        [Row("阮", "甲"), Row("恁")],
-    ),
-    "wide.csv": ("title,text\r\n甲,阮\r\n".encode("utf-16"), [Row("阮", "甲")]),
-    "wide.json": ('[{"text": "阮"}]'.encode("utf-32"), [Row("阮")]),
-    "big_end.jsonl": (
-        b"\xfe\xff" + '{"text": "阮"}\n{"text": "恁"}\n'.encode("utf-16-be"),
-        [Row("阮"), Row("恁")],
-    ),
-    "wide.txt": (b"\xfe\xff" + "阮佇遮".encode("utf-16-be"), [Row("阮佇遮", "wide")]),
-    "a.srt": (
-        "\ufeff1\r\n00:00:01,000 --> 00:00:03,500\r\n<i>你好，</i>\r\n{\\an8}我。\r\n\r\n2\r\n0:00:04.0 --> 0:00:06.0"
-        "\r\n1\r\n".encode(),
-        [Row("你好，\n", "a"), Row("我。\n", "a"), Row("1\n", "a")],
-    ),
-    "b.vtt": (
-        "WEBVTT - 註\nKind: captions\n\nSTYLE\n::cue {}\n\nintro\n00:01.000 --> 00:03.500 line:0\n"
-        "<v.loud 阿英>食飽<00:02.000><c>未</c>？\n\nNOTE\n註\n".encode(),
-        [Row("阿英：食飽未？\n", "b")],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_shapes_that_people_have_are_read(tmp_path: Path, name: str) -> None:
-    data, rows = SHAPES[name]
-    (tmp_path / name).write_bytes(data)
-    wanted = list(map(astuple, rows))  # where names are mapped, rows are of a class of their own
-    assert list(map(astuple, read_rows(Source(name, tmp_path / name), {}))) == wanted
-    if name.endswith(("csv", "tsv", "json", "jsonl")):  # and the same from a file that is streamed
-        with Stream(Source(name, tmp_path / name), {}, ReadLimits(), BadRows()) as stream:
-            assert (found := stream.rows()) is None or list(map(astuple, found)) == wanted
 
 
 BROKEN = {
