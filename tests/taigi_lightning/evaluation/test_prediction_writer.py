@@ -3,8 +3,8 @@
 import csv
 import json
 import math
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from taigi_lightning.evaluation.prediction_writer import (
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.training.module import CausalLMModule
+from tests.warm_python import WarmPython
 
 QUESTIONS = 13
 PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早起時仔，阿母佇灶跤煮糜。" * 6, "阮兜蹛佇台南。"]
@@ -212,7 +213,9 @@ def test_averaged_orders_leave_one_answer_a_question(
     assert {len(row["AnswerByOrder"]) for row in table(probabilities_path(output))} == {4}
 
 
-def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_two_devices_write_one_file(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path, warm_python: WarmPython
+) -> None:
     """Two processes, joined by gloo; a journal that one device left is continued by two."""
     whole, output = tmp_path / "whole.csv", tmp_path / "output.csv"
     predict(questions_file, tiny_llama_dir, whole)
@@ -232,7 +235,8 @@ def test_two_devices_write_one_file(questions_file: Path, tiny_llama_dir: Path, 
         "    PredictDataModule(questions, base, batch_tokens=300), return_predictions=False)\n"
     )
     subprocess.run(
-        [sys.executable, str(script), str(questions_file), str(tiny_llama_dir), str(output)],
+        [warm_python.executable, str(script), str(questions_file), str(tiny_llama_dir), str(output)],
+        env={**os.environ, "PYTHON_EXEC": warm_python.executable},
         check=True,
         capture_output=True,
         text=True,
