@@ -19,6 +19,7 @@ from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, checkpoint_layers
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.fp8_weights import stays_in_16_bits
+from taigi_lightning.fast_path.gated_mlp import join_mlp
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.fast_path.rms_norms import fuse_norm
 from taigi_lightning.kernels import elementwise
@@ -67,9 +68,10 @@ def apply_fast_path(
     if reason is not None:
         checkpoint_layers(base, activation_budget)
         fused = compile and _runs_triton(next(base.parameters()))
+        ops = _operations(fused)
         for module in base.modules():
-            general_path.speed_up(module, _operations(fused), fused)
-            fuse_norm(module, _operations(fused))
+            if not general_path.speed_up(module, ops, fused) and not fuse_norm(module, ops):
+                join_mlp(module, ops, fused)
         base.slow_path_reason = reason
         _bring_back(base, weights_on_host, reason)
         return model

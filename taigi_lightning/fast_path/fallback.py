@@ -39,22 +39,32 @@ class _Projection(torch.autograd.Function):
         return (grad_x.view(x.shape), None, None, None, *wanted)
 
 
+def is_joinable(module: Any) -> bool:
+    """Whether a module is a 4-bit Linear with plain LoRA."""
+    if not hasattr(module, "lora_A") or refusal(module) is not None:
+        return False
+    return isinstance(module.get_base_layer().weight, bnb.nn.Params4bit)
+
+
+def draw_dropout(group: ProjectionGroup, training: bool) -> Dropout:
+    """Dropout for one pass, drawn on the host, whose state checkpointing restores before it recomputes."""
+    return Dropout(group.dropout if training else 0.0, int(torch.randint(2**31 - 1, ())))
+
+
 def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
     """Let a 4-bit Linear with LoRA train through `_Projection`, in place; False if it is anything else.
 
     Without gradients, or once its adapter is merged, switched off or joined by another, PEFT's own forward runs.
     """
-    if not hasattr(module, "lora_A") or refusal(module) is not None:
-        return False
-    if not isinstance(module.get_base_layer().weight, bnb.nn.Params4bit):
+    if not is_joinable(module):
         return False
     group, plain = ProjectionGroup([module], fused), module.forward
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
         if args or options or not torch.is_grad_enabled() or refusal(module) is not None:
             return plain(x, *args, **options)  # type: ignore[no-any-return]
-        # Drawn on the host, whose state checkpointing restores before it recomputes.
-        dropout = Dropout(group.dropout if module.training else 0.0, int(torch.randint(2**31 - 1, ())))
+        # The kernels of the backward pass take rows that lie one behind the other.
+        x, dropout = x.contiguous(), draw_dropout(group, module.training)
         y: Tensor = _Projection.apply(x, group, dropout, ops, *group.parameters())  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)  # out here, where the model may change it in place
 

@@ -14,26 +14,31 @@ FLOAT32 = 4  # bytes
 MARGIN = 0.06  # of the card, to leave free: measured peaks lie within it of what is counted
 
 
-def saved_bytes(shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2) -> int:
+def saved_bytes(
+    shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2, joined: bool = True
+) -> int:
     """Bytes that autograd keeps of one layer for its backward pass, where nothing is computed again.
 
     Of each norm its input, and of two the results, which projections take; q, k and v as attention takes them, k and
-    v repeated for every query head, with the mask (B, 1, T, T), what it gives and its log-sums; gate, its activation,
-    up and their product; LoRA's hidden activations.
+    v repeated for every query head, with the mask (B, 1, T, T), what it gives and its log-sums; gate and up; LoRA's
+    hidden activations.
 
     Args:
         rows, columns: B and T of the micro-batch.
+        joined: the MLP is one operation, which does not keep gate's activation and the product beside.
     """
     queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     norms = (shape.norms + 2) * shape.hidden * element_size
     if shape.head_norm:
         norms += (queries + pairs) * element_size
     attention = (4 * queries + columns) * element_size + FLOAT32 * shape.heads
-    wide = 4 * shape.intermediate * element_size
+    wide = (2 if joined else 4) * shape.intermediate * element_size
     return rows * columns * (norms + attention + wide + 7 * rank * element_size)
 
 
-def layer_peak_bytes(shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2) -> int:
+def layer_peak_bytes(
+    shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2, joined: bool = True
+) -> int:
     """Bytes at the peak of one layer's backward pass, with what it saved or computed again.
 
     Largest at the down projection: gradients of its input, direct and through LoRA, that input with dropout,
@@ -41,7 +46,7 @@ def layer_peak_bytes(shape: Shape, rows: int, columns: int, rank: int, element_s
     """
     transient = (3 * shape.intermediate + shape.hidden) * rows * columns
     weight = shape.intermediate * (shape.hidden + rank)
-    return saved_bytes(shape, rows, columns, rank, element_size) + (transient + weight) * element_size
+    return saved_bytes(shape, rows, columns, rank, element_size, joined) + (transient + weight) * element_size
 
 
 def input_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:

@@ -22,6 +22,7 @@ IN_TRANSIT = "weights, arriving"
 WAITING = "weights"  # those that wait on the host
 ACTIVATIONS = "activations"  # those that move to the host
 NEW_TOKENS = "rows of new tokens"
+MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 HEAD = "output head"  # where it waits on the host, and with it the input embedding if they are one
 
 
@@ -172,10 +173,12 @@ def _general_needs(
         *_trained(settings, shape),
     ]
     inputs = shape.layers * general_path.input_bytes(shape, tokens, element_size)
-    saved = general_path.saved_bytes(shape, *batch, rank, element_size)
+    mlp = [name for name in (linear.name for linear in shape.linears) if name in MLP]
+    joined = settings.quantization == "nf4" and rank > 0 and set(mlp) <= set(settings.targets)
+    saved = general_path.saved_bytes(shape, *batch, rank, element_size, joined)
     more = saved - general_path.input_bytes(shape, tokens, element_size)
     at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
-    in_backward = general_path.layer_peak_bytes(shape, *batch, rank, element_size)
+    in_backward = general_path.layer_peak_bytes(shape, *batch, rank, element_size, joined)
     static = sum(part.bytes for part in held) + memory.CONTEXT + inputs
     measured = general_path.Measured(
         *batch, (more,) * shape.layers, more, static + at_loss, static + in_backward
