@@ -86,12 +86,16 @@ class InstructionDataModule(TrainingData):
         divided = [(rows, []) if self.validation_file else self._divide(rows) for rows in read]
         tokenizer = tokenizer_for(self, self.tokenizer)
         if stage == "fit":
-            self.set_splits("train", [self._encode(tokenizer, rows) for rows, _ in divided])
+            trained = zip(self.sources, divided, strict=True)
+            self.set_splits("train", [self._encode(tokenizer, rows, source) for source, (rows, _) in trained])
         if self.validation_file:
-            self.splits["validation"] = self._encode(tokenizer, self._read(self.validation_file))
+            rows = self._read(self.validation_file)
+            self.splits["validation"] = self._encode(tokenizer, rows, self.validation_file)
         else:
+            held_out = zip(self.sources, divided, strict=True)
             self.set_splits(
-                "validation", [self._encode(tokenizer, rows) if rows else None for _, rows in divided]
+                "validation",
+                [self._encode(tokenizer, rows, source) if rows else None for source, (_, rows) in held_out],
             )
 
     def _read(self, path: str) -> list[Conversation]:
@@ -101,7 +105,7 @@ class InstructionDataModule(TrainingData):
         groups = [row.group for row in rows]
         return split_by_group(rows, groups, self.validation_fraction, "conversations are of one group")
 
-    def _encode(self, tokenizer: PreTrainedTokenizerBase, rows: list[Conversation]) -> Split:
+    def _encode(self, tokenizer: PreTrainedTokenizerBase, rows: list[Conversation], source: str) -> Split:
         chat = (
             bool(getattr(tokenizer, "chat_template", None))
             if self.chat_template == "auto"
@@ -111,8 +115,8 @@ class InstructionDataModule(TrainingData):
         examples = [example for example in found if example is not None]
         if not examples:
             raise InputError(
-                f"No conversation of {self.source} fits into max_length={self.max_length} tokens: their answers alone "
-                "are longer. Raise --data.init_args.max_length."
+                f"No conversation of {source} fits into max_length={self.max_length} tokens: their answers alone are "
+                "longer. Raise --data.init_args.max_length."
             )
         return examples_split(
             examples,

@@ -81,3 +81,7 @@ def test_answers_that_do_not_fit_are_left_out_and_counted(tmp_path: Path, tiny_l
     assert "1 examples (1 left out, as their answers do not fit)" in data.summary()
     with pytest.raises(InputError, match="fits into max_length=4"):
         module(str(path), tiny_llama_dir, validation_fraction=0, max_length=4)
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps(rows[1]) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"No conversation of {long} fits"):
+        module({str(path): 1, str(long): 1}, tiny_llama_dir, validation_fraction=0)
