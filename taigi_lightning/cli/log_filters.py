@@ -30,6 +30,7 @@ def quieten() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*You have overridden `on_before_batch_transfer`.*",
         ".*is_gradient_checkpointing` is deprecated.*",
+        ".*when logging on epoch level in distributed setting.*",  # what is logged is of all processes already
         ".*AccumulateGrad node's stream does not match.*",  # Lightning wraps in DDP on a stream of its own
     ):
         warnings.filterwarnings("ignore", message=message)

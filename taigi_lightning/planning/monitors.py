@@ -27,6 +27,7 @@ TRAINED = {
     "train/mfu": None,
 }
 NEWEST = (None, "step", "epoch")  # monitors that keep the newest checkpoints, not the best
+KEPT = 2  # of the newest checkpoints, for resuming, where others are kept as the best
 
 
 @dataclass(frozen=True)

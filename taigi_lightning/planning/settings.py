@@ -16,6 +16,7 @@ from jsonargparse.typing import restricted_string_type
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
 from taigi_lightning.planning.memory import PROJECTIONS
+from taigi_lightning.planning.monitors import KEPT, NEWEST
 from taigi_lightning.planning.new_words import read_words
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
@@ -107,7 +108,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "devices": count_devices(trainer.get("devices")),
         "precision": trainer.get("precision") and str(trainer["precision"]),
         "folder": trainer.get("default_root_dir"),
-        "checkpoints": (config.get("checkpoint") or {}).get("save_top_k"),
+        "checkpoints": _kept(config.get("checkpoint") or {}),
         "merge": (config.get("export") or {}).get("merge"),
         "batch_tokens": arguments.get("batch_tokens"),
         "answer_strategy": model.get("answer_strategy"),
@@ -124,6 +125,13 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         predicts=predicts,
         **given,
     )
+
+
+def _kept(checkpoint: Mapping[str, Any]) -> int | None:
+    """How many checkpoints are kept: the newest, or the best and beside them the newest for resuming."""
+    most = checkpoint.get("save_top_k")
+    beside = 0 if checkpoint.get("monitor") in NEWEST else KEPT
+    return most + beside if most and most > 0 else most
 
 
 def _trained_rows(chosen: Mapping[str, Any] | None, lora: Mapping[str, Any] | None) -> int:

@@ -11,11 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.planning.monitors import NEWEST, chosen_mode
+from taigi_lightning.planning.monitors import KEPT, NEWEST, chosen_mode
 from taigi_lightning.training.checkpoint_files import BEST, RunCheckpoint
 from taigi_lightning.training.checkpoints import check_trained, check_whole
-
-KEPT = 2  # of the newest checkpoints, for resuming, where others are kept as the best
 
 
 class Best(NamedTuple):

@@ -25,9 +25,10 @@ from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.prediction_needs import predict_needs
-from taigi_lightning.planning.settings import Settings, corpus_characters
+from taigi_lightning.planning.settings import Settings, corpus_characters, read_settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
+from taigi_lightning.training.best_checkpoint import checkpoint_callbacks
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan
 from tests.working_folder import link
 
@@ -214,6 +215,19 @@ def test_training_every_weight_counts_each_in_32_bits() -> None:
     assert parts["gradients"] == 4 * TAIGI.parameters
     assert "adapter" not in parts
     assert found.decisions.path_reason == "every weight trains"
+
+
+@pytest.mark.parametrize(
+    ("monitor", "most", "kept"), [("step", 2, 2), ("val/loss", 10, 12), ("val/loss", -1, -1)]
+)
+def test_the_newest_checkpoints_are_counted_beside_the_best(monitor: str, most: int, kept: int) -> None:
+    model = {"base": "models/tiny-taigi", "lora": {"r": 4}}
+    checkpoint = {"monitor": monitor, "save_top_k": most, "mode": "auto"}
+    assert read_settings({"model": model, "checkpoint": checkpoint}).checkpoints == kept
+    if most > 0:
+        section = {**checkpoint, "dirpath": "x", "save_weights_only": False}
+        section |= {"every_n_train_steps": 1, "train_time_interval": None, "enable_version_counter": False}
+        assert sum(callback.save_top_k for callback in checkpoint_callbacks(section)) == kept
 
 
 def test_rows_of_examples_are_said_to_be_filled_at_most(tmp_path: Path) -> None:
