@@ -90,6 +90,11 @@ class InstructionDataModule(TrainingData):
             self.set_splits("train", [self._encode(tokenizer, rows, source) for source, (rows, _) in trained])
         if self.validation_file:
             rows = self._read(self.validation_file)
+            known = {row.group for conversations in read for row in conversations}
+            if shared := sum(row.group in known for row in rows):
+                logger.warning(
+                    "%s: %d conversations are of a group of the training file", self.validation_file, shared
+                )
             self.splits["validation"] = self._encode(tokenizer, rows, self.validation_file)
         else:
             held_out = zip(self.sources, divided, strict=True)

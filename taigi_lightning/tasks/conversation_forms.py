@@ -162,6 +162,12 @@ FORMS: dict[tuple[str, ...], Callable[[Record], Turns]] = {
 }
 
 
+# What `columns` may call otherwise; a template takes any columns.
+FIELDS = tuple(
+    dict.fromkeys([*"|".join("|".join(form) for form in FORMS).split("|"), "system", "history", "tools"])
+)
+
+
 def _exchange(asked: str, answered: str) -> list[Message]:
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 

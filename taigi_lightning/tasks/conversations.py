@@ -10,6 +10,7 @@ from typing import Any
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.conversation_forms import (
+    FIELDS,
     InstructionTemplate,
     Message,
     Turns,
@@ -75,6 +76,8 @@ def read_conversations(
         InputError: the file cannot be read, its columns are of no form, or rows cannot be used; up to five are named.
     """
     path = Path(path)
+    if template is None and (unknown := next((name for name in columns or {} if name not in FIELDS), None)):
+        raise InputError(f"columns: there is no field {unknown!r}. The fields are {', '.join(FIELDS)}.")
     records = _renamed(read_records(path), columns or {}, path)
     names = _names(records)
     if group_by is not None and group_by not in names:

@@ -73,6 +73,17 @@ def test_a_table_and_a_template_from_python(tiny_llama_dir: Path) -> None:
     assert supervised(data, tiny_llama_dir) == ["睏", "食飯"]
 
 
+def test_validation_on_what_is_trained_on_is_said(
+    tmp_path: Path, tiny_llama_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": f"問{n}", "completion": "好"} for n in range(4)]
+    train, held_out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path, chosen in ((train, rows[:3]), (held_out, rows[2:])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+    module(str(train), tiny_llama_dir, validation_file=str(held_out))
+    assert f"{held_out}: 1 conversations are of a group of the training file" in caplog.text
+
+
 def test_answers_that_do_not_fit_are_left_out_and_counted(tmp_path: Path, tiny_llama_dir: Path) -> None:
     rows = [{"prompt": "問：", "completion": "好" * length} for length in (3, 500)]
     path = tmp_path / "a.jsonl"

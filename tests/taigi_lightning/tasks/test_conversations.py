@@ -98,6 +98,8 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ["一加一？", "二"],
         ["甲", "一？", "二"],
     ]
+    with pytest.raises(InputError, match=r"no field 'promt'. The fields are messages, .*prompt, .*tools"):
+        read_conversations(path, columns={"promt": "question"})
     with pytest.raises(InputError, match=r"prompt is called ask.*found question, response, role"):
         read_conversations(path, columns={"prompt": "ask"})
 
