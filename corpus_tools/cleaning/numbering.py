@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from corpus_tools.cleaning.syllables import TONE_DIGITS
@@ -31,14 +31,6 @@ _UNITS = {"十": 10, "百": 100, "千": 1000}
 _COUNTED_HAN = (
     "隻个個人年月日工點歲本張條間塊箍元圓萬千百擺次位名種項分秒代號樓冬頭粒蕊領台臺枝支欉座件句首篇組對雙副"
     "頓杯碗罐盒包尾門甲斤兩時週度級班期屆回番巷段世公禮%％幅頁款步聲戶棟桌頂疊站場齣部集冊架輛尊遍趟排"
-)
-_COUNTED_LATIN = re.compile(
-    "(?:goeh|gueh|geh|jit|lit|ni|tiam|hun|biau|kang|hoe|hue|he|chiah|tsiah|e|lang|pun|tiunn|tiau|keng|king|te|khoo?|oan"
-    "|uann|ban|chheng|tshing|pah|cheng|pai|kai|ui|mia|chiong|tsiong|hang|ki|liap|lui|nia|tai|chang|tsang|kiann|ku|siu"
-    "|phinn|tui|siang|tng|poe|pue|kin|niu|lau|ho|bi|khau|pau|ap|bu|tah|hioh"
-    "|choa|chua|tsua|le-?pai|kha|chhut|tshut|chhioh|tshioh|chhun|tshun|kong-(?:li|kin|chhioh|tshioh)|khuan|khoan|phian|pho)"
-    "(?![a-z])",
-    re.I,
 )
 
 
@@ -99,7 +91,20 @@ def _is_counted(text: str, at: int) -> bool:
     if text[at : at + 1] in _COUNTED_HAN:
         return True
     plain = unicodedata.normalize("NFD", text[at : at + 12])
-    return _COUNTED_LATIN.match("".join(c for c in plain if not unicodedata.combining(c))) is not None
+    return _counted_latin().match("".join(c for c in plain if not unicodedata.combining(c))) is not None
+
+
+@cache
+def _counted_latin() -> re.Pattern[str]:
+    """The counted nouns in Latin letters without tones; compiled where a number needs them."""
+    return re.compile(
+        "(?:goeh|gueh|geh|jit|lit|ni|tiam|hun|biau|kang|hoe|hue|he|chiah|tsiah|e|lang|pun|tiunn|tiau|keng|king|te|khoo?|oan"
+        "|uann|ban|chheng|tshing|pah|cheng|pai|kai|ui|mia|chiong|tsiong|hang|ki|liap|lui|nia|tai|chang|tsang|kiann|ku|siu"
+        "|phinn|tui|siang|tng|poe|pue|kin|niu|lau|ho|bi|khau|pau|ap|bu|tah|hioh"
+        "|choa|chua|tsua|le-?pai|kha|chhut|tshut|chhioh|tshioh|chhun|tshun|kong-(?:li|kin|chhioh|tshioh)|khuan|khoan|phian|pho)"
+        "(?![a-z])",
+        re.I,
+    )
 
 
 @lru_cache(4096)

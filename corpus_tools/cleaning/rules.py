@@ -118,9 +118,9 @@ def write_poj_dots(text: str, log: Log | None = None) -> str:
     >>> write_poj_dots("lô· kho·-lān ho‧ⁿ，馬克·吐溫、Mario·仔、A·O·B")
     'lô͘ kho͘-lān ho͘ⁿ，馬克·吐溫、Mario·仔、A·O·B'
     """
-    found = [match.start() for match in _MIDDLE_DOT.finditer(text) if is_poj_dot(text, match.start())]
-    if not found:
+    if not any(map(text.__contains__, MIDDLE_DOTS)):  # each is sought faster than all of them by a pattern
         return text
+    found = [match.start() for match in _MIDDLE_DOT.finditer(text) if is_poj_dot(text, match.start())]
     pieces = [text[a + 1 : b] for a, b in pairwise([-1, *found, len(text)])]
     if log is not None:
         log += [(place, [text[place]]) for place in found]
