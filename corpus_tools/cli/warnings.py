@@ -38,6 +38,8 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"of {len(poor)} of {len(report['sources'])} files nearly nothing was kept ({names}"
                 f"{', ...' if poor[3:] else ''}); see them in report.html."
             )
+    if empty := [source["source"] for source in report["sources"] if source.get("rows") == 0]:
+        yield f"{len(empty)} files have no rows ({', '.join(empty[:3])}{', ...' if empty[3:] else ''})."
     yield from _of_texts(report)
     for first, count in report["files_sharing_titles"].items():
         if count >= _MANY_FILES:

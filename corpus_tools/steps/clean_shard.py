@@ -185,8 +185,9 @@ def _clean_rows(
     ngrams = read_questions(options.questions, options.ngram) if options.questions else None
     summary.kinds = given.kinds
     counts = Counts(rows=len(given.rows))
-    for source, rows in Counter(given.of_source).items():
-        counts.sources[summary.sources[source]] = Counter(rows=rows)
+    rows_of = Counter(given.of_source)
+    for number, name in enumerate(summary.sources):  # also files that have none
+        counts.sources[name] = Counter(rows=rows_of[number])
     kinds: list[RowKind] = []
     texts: list[bytes] = []
     articles: list[CleanedArticle] = []

@@ -154,12 +154,15 @@ def test_files_that_became_one_article_or_nothing_are_named(
         write_rows(tmp_path / "in" / f"{k}.json", rows_of("無題", f"{LONG}{k}" * 4))
     write_rows(tmp_path / "in" / "short.json", [{"text": f"第{i}條，一句爾。"} for i in range(120)])
     write_rows(tmp_path / "in" / "long.json", [{"text": f"{LONG}{i}" * 4} for i in range(20)])
+    write_rows(tmp_path / "in" / "empty.json", [])
     assert main(["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]) == 0
     error = capsys.readouterr().err
-    assert "of 1 of 8 files nearly nothing was kept (short.json)" in error
+    assert "of 1 of 9 files nearly nothing was kept (short.json)" in error
+    assert "1 files have no rows (empty.json)." in error
     assert "6 files, 0.json the first, share titles" in error
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     sources = {source["source"]: source for source in report["sources"]}
+    assert sources["empty.json"]["rows"] == sources["empty.json"]["kept"] == 0
     assert sources["short.json"]["rows"] == 120 and sources["short.json"]["kept"] == 0
     assert sources["0.json"]["articles"] == 1 and sources["1.json"]["articles"] == 0
     assert sources["long.json"]["han"] == sources["long.json"]["kept"] == sources["long.json"]["characters"]
