@@ -68,11 +68,11 @@ PLANTED = [
     ),
     # ---- the model's computation
     Planted(
-        f"{T}/fast_path/fallback.py", "group.dropout if module.training else 0.0", "0.0",
+        f"{T}/fast_path/fallback.py", "group.dropout if training else 0.0", "0.0",
         f"{C}/fast_path/test_apply.py::test_their_dropout_is_that_of_the_config",
     ),
     Planted(
-        f"{T}/fast_path/fallback.py", "group.dropout if module.training else 0.0", "group.dropout",
+        f"{T}/fast_path/fallback.py", "group.dropout if training else 0.0", "group.dropout",
         f"{C}/fast_path/test_apply.py::test_their_dropout_is_that_of_the_config",
     ),
     Planted(
