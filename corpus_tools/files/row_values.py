@@ -75,13 +75,13 @@ def record_of(record: Any, fields: Mapping[str, str], number: int, bad: BadRows)
 
 
 def _text(value: Any) -> str:
-    """A text, or a list of its paragraphs or lines.
+    """A text, or a list of its paragraphs or lines, the last of which is as whole as the others.
 
     >>> _text(["一更更鼓月照山", "牽君的手摸心肝"])
-    '一更更鼓月照山\\n牽君的手摸心肝'
+    '一更更鼓月照山\\n牽君的手摸心肝\\n'
     """
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "\n".join(value)
+        return "".join(line.rstrip("\n") + "\n" for line in value)
     if not isinstance(value, str):
         raise ValueError(f"the text is {value!r:.60}; wanted text.")
     return value
