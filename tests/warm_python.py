@@ -99,7 +99,8 @@ def client(address: str) -> None:
     )  # torchrun's ranks; who reads waits for the end
     code = ask(address, arguments, str(Path.cwd()), [0, 1, 2], hand_on=(signal.SIGINT, signal.SIGTERM))
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 
