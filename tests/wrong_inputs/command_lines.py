@@ -110,7 +110,7 @@ COMMAND_LINES = [
     Case(f"{PACKAGE} plan --config configs/cpt.yaml --model.base models/none", ("models/none",), 1),
     Case(f"{PACKAGE} score", ("predictions", "answers")),
     Case(f"{PACKAGE} score a.csv b.csv", ("There is no file",), 1),
-    Case(f"{PACKAGE} score b.csv configs", ("configs is a folder",), 1),
+    Case(f"{PACKAGE} score b.csv configs", ("configs is a folder",), 1, {"b.csv": "ID,Answer\n1,1\n"}),
     Case(f"{PACKAGE} score a.csv b.csv --options 1", ("--options is 1", "2 to 10"), 1),
     Case(f"{PACKAGE} score a.csv b.csv --labels roman", ("'roman'", "digits, letters")),
     Case(f"{PACKAGE} generate", ("model", "--help")),
