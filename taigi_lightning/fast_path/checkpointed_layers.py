@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from taigi_lightning.fast_path.device_memory import CardMemory
@@ -52,6 +53,7 @@ class CheckpointedLayers:
         self._runs: list[Run] = []
         self._order: list[nn.Module] = []  # the layers as they first ran
         self._measuring = False
+        self._hooks: list[RemovableHandle] = []  # on the backward pass that is watched
         for layer in self.layers:
             layer._gradient_checkpointing_func = partial(self._run, layer)
             for inner in layer.modules():
@@ -90,6 +92,7 @@ class CheckpointedLayers:
             if counts:
                 self.counts[rows, columns] = max(counts)
         self._measuring, self._runs = (rows, columns) not in self.counts, []
+        self._forget()  # a backward pass that was expected and did not come to its end
         self._keep(self.counts.get((rows, columns), 0))
 
     def _count(self, measured: Measured, rows: int, columns: int) -> int:
@@ -124,14 +127,20 @@ class CheckpointedLayers:
             self.memory.forget_peak()
 
         def at_end(_: Any) -> None:
-            after.remove()
-            end.remove()
+            self._forget()
             if at_loss:
                 peaks = at_loss[0], self.memory.peak()
                 self._decide(Measured(rows, columns, layers, last, *peaks, coming))
 
-        after = hidden.register_hook(after_loss)  # type: ignore[no-untyped-call]
-        end = register_multi_grad_hook(trained, at_end)
+        self._hooks = [
+            hidden.register_hook(after_loss),  # type: ignore[no-untyped-call]
+            register_multi_grad_hook(trained, at_end),
+        ]
+
+    def _forget(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def _decide(self, measured: Measured) -> None:
         self.measured.append(measured)

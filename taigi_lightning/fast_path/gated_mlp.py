@@ -90,11 +90,9 @@ def join_mlp(module: Any, ops: ModuleType, fused: bool) -> bool:
     Args:
         ops: `elementwise`, or `elementwise_triton`.
     """
-    children = [*module.children()]
-    projections = [child for child in children if is_joinable(child)]
-    if len(projections) not in (2, 3) or any(
-        [*child.parameters()] for child in children if child not in projections
-    ):
+    projections = [child for child in module.children() if is_joinable(child)]
+    known = {parameter for projection in projections for parameter in projection.parameters()}
+    if len(projections) not in (2, 3) or not known.issuperset(module.parameters()):
         return False
     found = next(_ways(module, projections), None)
     if found is None:

@@ -157,6 +157,22 @@ def test_a_larger_micro_batch_is_measured_anew_and_a_smaller_one_is_not() -> Non
     assert layers.news() is None
 
 
+def test_a_backward_pass_that_breaks_off_decides_nothing() -> None:
+    model = apply_fast_path(small("stablelm"), activation_budget=0.0)
+    layers = on_card(model, Card(10**9, peaks=(1,) * 6))
+
+    def fail(_: Tensor) -> None:
+        raise MemoryError("as if out of memory")
+
+    handle = checkpointable(causal_lm(model))[0].register_full_backward_pre_hook(lambda _, grad: fail(grad))
+    with pytest.raises(MemoryError):
+        loss_of(model).backward()  # type: ignore[no-untyped-call]
+    handle.remove()
+    assert not layers.measured
+    loss_of(model, TOKENS[:1], TOKENS[:1] * 0).backward()  # type: ignore[no-untyped-call]
+    assert [(found.rows, found.columns) for found in layers.measured] == [(1, 12)]
+
+
 def test_no_layer_is_measured_without_gradients_or_outside_training() -> None:
     model = apply_fast_path(small("stablelm"), activation_budget=0.5)
     layers: Any = checkpointed_layers(model)
