@@ -110,7 +110,7 @@ def check_run(command: str, config: Any) -> None:
 
 
 def check_products(config: Any) -> None:
-    """Refuse products in fp8 that nothing here could make, before texts are read; what Lightning alone knows waits.
+    """Refuse products in 8 bits that nothing here could make, before texts are read; what Lightning alone knows waits.
 
     Raises:
         InputError: as `check_matmul`.

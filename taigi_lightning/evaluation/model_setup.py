@@ -14,9 +14,10 @@ from taigi_lightning.evaluation.self_check import Findings, explained, self_chec
 from taigi_lightning.fast_path.apply import apply_fast_path, compute_in
 from taigi_lightning.fast_path.decoder import Budget
 from taigi_lightning.fast_path.device_memory import allowed_bytes
+from taigi_lightning.fast_path.eight_bit_weights import matmul_fault
 from taigi_lightning.fast_path.families import FAMILIES
 from taigi_lightning.fast_path.prefill import unpack_what_fits
-from taigi_lightning.kernels.fp8 import Matmul, fp8_fault
+from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
 from taigi_lightning.model.frozen_update import add_frozen_updates
@@ -63,7 +64,7 @@ def working_place(
 def check_matmul(
     matmul: Matmul, base: str, quantization: Quantization, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Refuse fp8 where nothing could be multiplied in it.
+    """Refuse 8 bits where nothing could be multiplied in them.
 
     Args:
         dtype: what everything else is computed in.
@@ -73,7 +74,7 @@ def check_matmul(
     """
     if matmul == "bf16":
         return
-    reason = fp8_fault(device, dtype)
+    reason = matmul_fault(matmul, device, dtype)
     if quantization != "nf4":
         reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
     if reason is None:
@@ -207,7 +208,7 @@ def take_fast_path(
         row_tokens: of the longest row to come, for which a GPU outside training unpacks the layers that fit; None
             unpacks none.
         matmul: what products with frozen weights are computed in, once the check, in the stage's own precision, is
-            through; `check_matmul` says where fp8 can be.
+            through; `check_matmul` says where 8 bits can be.
 
     Raises:
         InputError: the model cannot be run, or gives other results than its own.

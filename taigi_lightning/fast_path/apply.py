@@ -18,13 +18,13 @@ from taigi_lightning.fast_path import families, lora_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, checkpoint_layers
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
-from taigi_lightning.fast_path.fp8_weights import stays_in_16_bits
+from taigi_lightning.fast_path.eight_bit_weights import stays_in_16_bits
 from taigi_lightning.fast_path.gated_mlp import join_mlp
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.fast_path.rms_norms import fuse_norm
 from taigi_lightning.kernels import elementwise
-from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
+from taigi_lightning.kernels.matmul import Matmul, format_of
 from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.placement import WeightsOnHost
@@ -108,13 +108,13 @@ def _bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
 
 
 def compute_in(model: Any, matmul: Matmul) -> list[str]:
-    """Make the products with frozen 4-bit weights in fp8 from now on, or in 16 bits, as after `apply_fast_path`.
+    """Make the products with frozen 4-bit weights in 8 bits from now on, or in 16, as after `apply_fast_path`.
 
     Returns:
-        of fp8, one sentence for each kind of projection whose products stay in 16 bits.
+        of 8 bits, one sentence for each kind of projection whose products stay in 16 bits.
 
     Raises:
-        InputError: fp8 is wanted and no product can be in it.
+        InputError: 8 bits are wanted and no product can be in them.
     """
     base = causal_lm(model)
     decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
@@ -127,18 +127,19 @@ def compute_in(model: Any, matmul: Matmul) -> list[str]:
             )
         return []
     decoder.compute_in(matmul)
-    if matmul == "bf16":
+    form = format_of(matmul)
+    if form is None:
         return []
     layer = decoder.layers[0]
     names = ("q, k and v", "the attention's output", "gate and up", "the MLP's output")
     left = {
         name: reason
         for name, group in zip(names, layer.groups(), strict=True)
-        if (reason := stays_in_16_bits(group.members)) is not None
+        if (reason := stays_in_16_bits(group.members, form)) is not None
     }
     if len(left) == len(names):
         raise InputError(
-            f"model.matmul is {matmul}, but no product can be in fp8: of {names[0]}, {left[names[0]]}. Set "
+            f"model.matmul is {matmul}, but no product can be in {form}: of {names[0]}, {left[names[0]]}. Set "
             "--model.matmul bf16."
         )
     return [f"the products of {name} stay in 16 bits: {reason}" for name, reason in left.items()]

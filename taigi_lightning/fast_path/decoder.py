@@ -23,8 +23,8 @@ from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.vocabulary import Tables
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Norm
-from taigi_lightning.kernels.fp8 import Matmul
 from taigi_lightning.kernels.host_memory import available_bytes
+from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.planning import activation_plan, placement
 from taigi_lightning.planning.activation_plan import Saving
 from taigi_lightning.planning.memory import Shape
@@ -124,7 +124,7 @@ class FastDecoder:
         self.unpacked = layers
 
     def compute_in(self, matmul: Matmul) -> None:
-        """Make the products with frozen weights in fp8 or in 16 bits; what memory they may take is decided anew."""
+        """Make the products with frozen weights in 8 or in 16 bits; what memory they may take is decided anew."""
         self.keep_unpacked(0)
         for layer in self.layers:
             for group in layer.groups():

@@ -8,8 +8,10 @@ from functools import cache
 
 import torch
 
-from taigi_lightning.kernels.fp8 import Matmul, fp8_product, quantise_rows
+from taigi_lightning.fast_path.eight_bit_weights import FORMATS
 from taigi_lightning.kernels.host_memory import host_tensor
+from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits
+from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.step_time import Machine
 
 COPIED = 64 * 2**20  # bytes
@@ -21,7 +23,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, matmul: Matmul = "
     """The host link's bytes a second towards a card, and its floating-point operations a second in a product.
 
     Args:
-        matmul: "fp8" has products counted in that, of results in dtype.
+        matmul: where the forward pass is in 8 bits, products are counted in those, of results in dtype.
 
     Takes a tenth of a second and 100 MiB of the card, given back at once. A CPU has no link: copies cost nothing.
     """
@@ -31,8 +33,12 @@ def measure_machine(device: torch.device, dtype: torch.dtype, matmul: Matmul = "
     there = torch.empty(COPIED, dtype=torch.uint8, device=device)
     link = COPIED / _seconds(lambda: there.copy_(host, non_blocking=True))
     a, b = torch.randn(2, SIZE, SIZE, device=device).to(dtype)
-    rounded = *quantise_rows(a), *quantise_rows(b)
-    multiply = (lambda: fp8_product(*rounded, dtype)) if matmul == "fp8" else (lambda: torch.mm(a, b))
+    multiply: Callable[[], object] = lambda: torch.mm(a, b)  # noqa: E731
+    name = format_of(matmul)
+    if name is not None and forward_in_8_bits(matmul):
+        form, fused = FORMATS[name], triton_fault() is None
+        rounded = *form.quantise_rows(a, fused), *form.quantise_rows(b, fused)
+        multiply = lambda: form.product(*rounded, dtype, None, fused)  # noqa: E731
     rate = 2 * SIZE**3 / _seconds(multiply)
     return Machine(link=link, rate=rate)
 

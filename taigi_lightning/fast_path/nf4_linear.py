@@ -9,7 +9,7 @@ and the gradient of its input falls out of the same matrix: g [W | B] = [gradien
 The 4-bit weights are dequantised into [W | B] inside the product and dropped after it. The projections of a group
 share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
 An earlier stage's frozen update has columns of its own between the two (`frozen_columns.py`).
-In fp8 the products with W are made by themselves (`fp8_weights.py`), and only those with B are in 16 bits.
+In 8 bits W is a matrix of its own (`eight_bit_weights.py`), and only what B multiplies is in 16.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning.fast_path.fp8_weights import Fp8Weights, stays_in_16_bits
+from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, stays_in_16_bits
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.kernels.dropout import LoraGradient
-from taigi_lightning.kernels.fp8 import Matmul
+from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits
 from taigi_lightning.kernels.products import float32_product
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
@@ -44,8 +44,8 @@ class ProjectionGroup:
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
         self.device = self.members[0].device
-        self.fp8: Fp8Weights | None = None  # W, if products with it are in fp8
-        self.forward_in_fp8 = False  # those of the forward pass too
+        self.eight_bit: EightBitWeights | None = None  # W, if products with it are in 8 bits
+        self.forward_in_8_bits = False  # those of the forward pass too
         self.resident: Tensor | None = (
             None  # [W | Bf | B], if it is held; without W where no product in 16 bits reads it
         )
@@ -72,16 +72,20 @@ class ProjectionGroup:
         return [p for m in self.members if m.lora is not None for p in m.lora]
 
     def compute_in(self, matmul: Matmul) -> None:
-        """Make the products with the frozen weights in fp8 from now on, where it can be, or in 16 bits again."""
+        """Make the products with the frozen weights in 8 bits from now on, where it can be, or in 16 again."""
         if self.resident is not None:
             self.drop_unpacked()
-        wanted = matmul != "bf16" and stays_in_16_bits(self.members) is None
-        self.fp8 = Fp8Weights(self.members, self.fused) if wanted else None
-        self.forward_in_fp8 = wanted and matmul == "fp8"
+        name = format_of(matmul)
+        if name is not None and stays_in_16_bits(self.members, name) is not None:
+            name = None
+        self.eight_bit = None if name is None else EightBitWeights(self.members, name, self.fused)
+        self.forward_in_8_bits = name is not None and forward_in_8_bits(matmul)
 
     def unpacked_bytes(self, element_size: int, backward: bool = True) -> int:
-        """Bytes that `keep_unpacked` takes, of weights in 16 bits or in fp8."""
-        each = (1 if self.forward_in_fp8 else element_size) + (1 if self.fp8 is not None and backward else 0)
+        """Bytes that `keep_unpacked` takes, of weights in 16 bits or in 8."""
+        each = (1 if self.forward_in_8_bits else element_size) + (
+            1 if self.eight_bit is not None and backward else 0
+        )
         sides = self.width - self.in_features
         return self.out_features * (self.in_features * each + sides * element_size)
 
@@ -89,19 +93,19 @@ class ProjectionGroup:
         """Hold the frozen weights dequantised from now on; packed, they wait on the host or where they are.
 
         Args:
-            backward: there will be a backward pass, for which fp8 holds the weights transposed.
+            backward: there will be a backward pass, for which 8 bits are held transposed.
         """
-        self.resident = self._new_sides(dtype) if self.forward_in_fp8 else self._unpacked(dtype)
-        if self.fp8 is not None:
-            self.fp8.keep(self.forward_in_fp8, backward)
+        self.resident = self._new_sides(dtype) if self.forward_in_8_bits else self._unpacked(dtype)
+        if self.eight_bit is not None:
+            self.eight_bit.keep(self.forward_in_8_bits, backward)
         for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
 
     def drop_unpacked(self) -> None:
         """Dequantise the weights for each product again."""
         self.resident = self._resident_a = None
-        if self.fp8 is not None:
-            self.fp8.drop()
+        if self.eight_bit is not None:
+            self.eight_bit.drop()
         for member in self.members:
             member.send_packed(self.device)
 
@@ -121,7 +125,7 @@ class ProjectionGroup:
         return sides
 
     def _sides(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
-        """[Bf | B], (N, F + R), beside weights in fp8; as `_joined`."""
+        """[Bf | B], (N, F + R), beside weights in 8 bits; as `_joined`."""
         held = self.resident
         sides = (
             self._new_sides(dtype)
@@ -196,11 +200,12 @@ class ProjectionGroup:
 
     def _product(self, inputs: Tensor) -> Tensor:
         """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N)."""
-        if self.fp8 is None or not self.forward_in_fp8:
+        if self.eight_bit is None or not self.forward_in_8_bits:
             return torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
-        y = self.fp8.forward(inputs[:, : self.in_features])
+        beside = None
         if self.width > self.in_features:
-            y.addmm_(inputs[:, self.in_features :], self._sides(inputs.dtype).t())
+            beside = inputs[:, self.in_features :], self._sides(inputs.dtype)
+        y = self.eight_bit.forward(inputs[:, : self.in_features], beside)
         return y if self.bias is None else y.add_(self.bias)
 
     def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
@@ -211,7 +216,7 @@ class ProjectionGroup:
             torch.mm(inputs[:, : self.in_features], a.t(), out=inputs[:, self.plain :])
         if onto is None:
             return self._product(inputs)
-        if self.forward_in_fp8 or onto.dtype != inputs.dtype:
+        if self.forward_in_8_bits or onto.dtype != inputs.dtype:
             return onto.add_(self._product(inputs))
         onto.addmm_(inputs, self._joined(inputs.dtype).t())
         return onto if self.bias is None else onto.add_(self.bias)
@@ -221,11 +226,11 @@ class ProjectionGroup:
 
         Without a mask the second is None, already added into the first.
         """
-        if self.fp8 is None:
+        if self.eight_bit is None:
             both = grad @ self._joined(grad.dtype, fresh=False)
             direct, sides = both[:, : self.in_features], both[:, self.in_features :]
         else:
-            direct, sides = self.fp8.backward(grad), grad @ self._sides(grad.dtype, fresh=False)
+            direct, sides = self.eight_bit.backward(grad), grad @ self._sides(grad.dtype, fresh=False)
         self.frozen.add_gradient(direct, sides)
         hidden_grad = sides[:, self.frozen.count :]
         if not self.rank:
@@ -238,7 +243,7 @@ class ProjectionGroup:
 
     def hidden_gradient(self, grad: Tensor) -> Tensor:
         """The gradient of hidden (M, R) alone: for the first layer, whose input needs none."""
-        if self.fp8 is None:
+        if self.eight_bit is None:
             return grad @ self._joined(grad.dtype, fresh=False)[:, self.plain :]
         return grad @ self._sides(grad.dtype, fresh=False)[:, self.frozen.count :]
 

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taigi_lightning.kernels.fp8 import E4M3
-from taigi_lightning.kernels.nf4_triton import dequantised
+from taigi_lightning.kernels.fp8 import DTYPE
+from taigi_lightning.kernels.nf4_triton import dequantised, state_parts
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _quantise_kernel(x, out, scales, K, x_stride, BLOCK: tl.constexpr):
     tl.store(out + row * K + column, (value * _inverse(scale)).to(out.dtype.element_ty), mask=column < K)
 
 
-def quantise_rows(x: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
+def quantise_rows(x: Tensor, dtype: torch.dtype = DTYPE) -> tuple[Tensor, Tensor]:
     """x (M, K), its rows perhaps apart, in e4m3, and the scale of each row, float32 (M, 1)."""
     rows, columns = x.shape
     out = torch.empty(rows, columns, dtype=dtype, device=x.device)
@@ -71,7 +71,7 @@ def _columns_kernel(
     even, odd = dequantised(
         packed, code, scales, scale_code, scale_scales, offset, row[:, None], byte[None, :], inside, K, NESTED
     )
-    # Two columns of one byte are of one block, which is of one scale: see `Fp8Weights`.
+    # Two columns of one byte are of one block, which is of one scale: see `fp8.largest`.
     inverse = _inverse(tl.load(column_scales + 2 * byte, mask=byte < K // 2, other=1.0))[None, :]
     # Tiles of even and of odd columns are turned by themselves: their rows go to every other row of the result.
     place = out + row[None, :]
@@ -81,19 +81,10 @@ def _columns_kernel(
     tl.store(even_at + out_stride, tl.trans((odd * inverse).to(out.dtype.element_ty)), mask=turned)
 
 
-def _parts(state: "object") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
-    """Code, scales, and the scales' own code, scales and offset if they are quantised too."""
-    scales = state.absmax  # type: ignore[attr-defined]
-    if not state.nested:  # type: ignore[attr-defined]
-        return state.code, scales, scales, scales, scales, False  # type: ignore[attr-defined]
-    nested = state.state2  # type: ignore[attr-defined]
-    return state.code, scales, nested.code, nested.absmax, state.offset, True  # type: ignore[attr-defined]
-
-
 def unpack_rows(packed: Tensor, state: "object", row_scales: Tensor, out: Tensor) -> None:
     """Write an NF4 weight, each row divided by its scale (N,), into out (N, K). K is a multiple of 64."""
     rows, columns = out.shape
-    *parts, nested = _parts(state)
+    *parts, nested = state_parts(state)
     _rows_kernel[(rows, triton.cdiv(columns, 2048))](packed, *parts, row_scales, out, columns, nested, 2048)
 
 
@@ -103,7 +94,7 @@ def unpack_columns(packed: Tensor, state: "object", column_scales: Tensor, out: 
     Rows of out may lie apart; K is a multiple of 64, and so is the number of columns that share a scale.
     """
     columns, rows = out.shape
-    *parts, nested = _parts(state)
+    *parts, nested = state_parts(state)
     _columns_kernel[(triton.cdiv(rows, 128), triton.cdiv(columns, 64))](
         packed, *parts, column_scales, out, rows, columns, out.stride(0), nested, 128, 64, num_warps=4
     )

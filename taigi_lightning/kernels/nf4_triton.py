@@ -25,6 +25,15 @@ def dequantised(
     return tl.load(code + (pair >> 4)) * scale, tl.load(code + (pair & 15)) * scale
 
 
+def state_parts(state: "object") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
+    """Code, scales, and the scales' own code, scales and offset if they are quantised too."""
+    scales = state.absmax  # type: ignore[attr-defined]
+    if not state.nested:  # type: ignore[attr-defined]
+        return state.code, scales, scales, scales, scales, False  # type: ignore[attr-defined]
+    nested = state.state2  # type: ignore[attr-defined]
+    return state.code, scales, nested.code, nested.absmax, state.offset, True  # type: ignore[attr-defined]
+
+
 @triton.jit
 def _unpack_kernel(
     packed, code, scales, scale_code, scale_scales, offset, out, K, out_stride,
@@ -107,11 +116,7 @@ def stack_rows(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
 def unpack(packed: Tensor, state: "object", out: Tensor) -> None:
     """Write the dequantised weight into out (N, K), whose rows may lie apart. K is a multiple of 64."""
     rows, columns = out.shape
-    nested = state.state2 if state.nested else None  # type: ignore[attr-defined]
-    scales = state.absmax  # type: ignore[attr-defined]
+    *parts, nested = state_parts(state)
     _unpack_kernel[(rows, triton.cdiv(columns, 2048))](
-        packed, state.code, scales, scales if nested is None else nested.code,  # type: ignore[attr-defined]
-        scales if nested is None else nested.absmax,
-        scales if nested is None else state.offset,  # type: ignore[attr-defined]
-        out, columns, out.stride(0), nested is not None, 2048,
-    )  # fmt: skip
+        packed, *parts, out, columns, out.stride(0), nested, 2048
+    )

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.planning.memory import Shape
 
 INPUT, QKV, ATTENTION, MIDDLE, GATE_UP = "input", "qkv", "attention", "middle", "gate_up"
@@ -136,12 +137,12 @@ def transient_bytes(shape: Shape, tokens: int, element_size: int = 2, head_on_ho
 
 
 def held_size(matmul: str, element_size: int = 2, backward: bool = True) -> int:
-    """Bytes of a weight held dequantised: fp8 takes 1, and 1 more, transposed, where there is a backward pass.
+    """Bytes of a weight held dequantised: 8 bits take 1, and 1 more, transposed, where there is a backward pass.
 
-    >>> [held_size(matmul) for matmul in ("bf16", "fp8_backward", "fp8")], held_size("fp8", backward=False)
+    >>> [held_size(matmul) for matmul in ("bf16", "int8_backward", "int8")], held_size("int8", backward=False)
     ([2, 3, 2], 1)
     """
-    forward = 1 if matmul == "fp8" else element_size
+    forward = 1 if forward_in_8_bits(matmul) else element_size
     return forward + (1 if matmul != "bf16" and backward else 0)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.kernels.matmul import format_of, forward_in_8_bits
 from taigi_lightning.planning.disk_needs import disk_needs, download_needs
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part
@@ -25,6 +26,8 @@ from taigi_lightning.planning.training_needs import (
     margin,
     needs,
 )
+
+CARDS = {"fp8": "8.9 or more (Ada, Hopper, Blackwell)", "int8": "8.0 or more (Ampere and later)"}
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,10 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         general: why the base's layers take the general path; None: they take the fast one.
 
     Raises:
-        InputError: the config predicts by generating, for which nothing counts, or wants products in fp8 of a base that
-            allows none.
+        InputError: the config predicts by generating, for which nothing counts, or wants products in 8 bits of a base
+            that allows none.
     """
-    _refuse_fp8(settings, general)
+    _refuse_8_bits(settings, general)
     if general is None:
         shape = shape.computed_in(settings.precision)
     found = replace(found, machine=found.machine.computing_in(settings.matmul))
@@ -192,7 +195,7 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     )
 
 
-def _refuse_fp8(settings: Settings, general: str | None) -> None:
+def _refuse_8_bits(settings: Settings, general: str | None) -> None:
     if settings.matmul == "bf16":
         return
     reason = None if general is None else f"this model's layers run through transformers' own code: {general}"
@@ -257,11 +260,12 @@ def _folders(needed: Mapping[str, Mapping[str, int]], disks: Mapping[str, Disk])
 
 def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
     notes = []
-    if settings.matmul != "bf16":
-        which = "Products" if settings.matmul == "fp8" else "The gradients' products"
+    name = format_of(settings.matmul)
+    if name is not None:
+        which = "Products" if forward_in_8_bits(settings.matmul) else "The gradients' products"
         notes.append(
-            f"{which} with the 4-bit weights are in fp8, which takes a card of compute capability 8.9 or more (Ada, "
-            "Hopper, Blackwell) and trainer.precision bf16-mixed."
+            f"{which} with the 4-bit weights are in {name}, which takes a card of compute capability {CARDS[name]} and "
+            "trainer.precision bf16-mixed."
         )
     if need.decisions.path_reason is not None:
         what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.planning import memory
 from taigi_lightning.planning.activation_plan import held_size, unpacked_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
@@ -49,7 +50,7 @@ def predict_needs(
     held = projections + rest + frozen.bytes + 4 * sum(adapter) + memory.CONTEXT
     size, bits = (
         held_size(settings.matmul, element_size, backward=False),
-        8 if settings.matmul == "fp8" else 16,
+        8 if forward_in_8_bits(settings.matmul) else 16,
     )
     # Its 4 bits stay on the card as well.
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False, weight_size=size)

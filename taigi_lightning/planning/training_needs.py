@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+from taigi_lightning.kernels.matmul import format_of, forward_in_8_bits
 from taigi_lightning.planning import activation_plan, general_path, memory, placement
 from taigi_lightning.planning.earlier_stages import frozen_part
 from taigi_lightning.planning.memory import GIB, Shape
@@ -116,7 +117,9 @@ def _fast_needs(
         note = f"all of {shape.layers} layers"
     moved = _movable_embedding(settings, shape, element_size) if decision.embedding_on_host else 0
     head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
-    bits = {"fp8": "8 bits in two layouts", "fp8_backward": "16 and 8 bits"}.get(settings.matmul, "16 bits")
+    bits = "16 bits" if format_of(settings.matmul) is None else "16 and 8 bits"
+    if forward_in_8_bits(settings.matmul):
+        bits = "8 bits in two layouts"
     dequantised = f"{bits} instead, of {decision.unpacked} of {shape.layers} layers"
     device = [
         *_weights(settings, projections - waiting, rest - moved - head),

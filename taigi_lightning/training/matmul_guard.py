@@ -1,4 +1,4 @@
-"""A watch on products in fp8: a run's first steps are computed in 16 bits too, and what differs is said."""
+"""A watch on products in 8 bits: a run's first steps are computed in 16 bits too, and what differs is said."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from taigi_lightning.fast_path.apply import compute_in, fast_decoder
-from taigi_lightning.kernels.fp8 import Matmul
+from taigi_lightning.kernels.matmul import Matmul, format_of
 from taigi_lightning.planning.activation_plan import layer_bytes, plan_savings
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.training.distributed import sum_over_ranks
@@ -23,11 +23,11 @@ NAMES = ("input_ids", "labels", "position_ids")
 
 
 class MatmulGuard(Callback):
-    """Compare the adapter's gradients of one row, in fp8 and in 16 bits, before each of the first steps.
+    """Compare the adapter's gradients of one row, in 8 bits and in 16, before each of the first steps.
 
-    Logs the cosine of the two as `fp8/gradient_cosine`, and how much more the loss is, as a share of it, as
-    `fp8/loss_difference`, each the mean over all ranks. Below `LEAST_COSINE` the run says so and goes on in 16 bits. It
-    draws no random numbers of the run's, and no layer holds its weights dequantised until it is through.
+    Logs the cosine of the two as `int8/gradient_cosine`, and how much more the loss is, as a share of it, as
+    `int8/loss_difference` (or `fp8/`), each the mean over all ranks. Below `LEAST_COSINE` the run says so and goes on
+    in 16 bits. It draws no random numbers of the run's, and no layer holds its weights dequantised until it is through.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class MatmulGuard(Callback):
         self._fill = False  # what the decoder did before about holding weights
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch, if there is anything in fp8."""
+        """Begin to watch, if there is anything in 8 bits."""
         decoder = fast_decoder(pl_module.model)
         self._left = CHECKED if decoder is not None and decoder.matmul != "bf16" else 0
         if decoder is not None and self._left:
@@ -49,6 +49,8 @@ class MatmulGuard(Callback):
         if not self._left or trainer.global_step == self._last:
             return
         self._last = trainer.global_step
+        decoder = fast_decoder(pl_module.model)
+        name = format_of("bf16" if decoder is None else decoder.matmul)
         row = one_row(batch)
         difference = None if row is None else self._compare(trainer, pl_module, row)
         found = [0.0, 0.0, 0.0] if difference is None else [*difference, 1.0]
@@ -59,12 +61,12 @@ class MatmulGuard(Callback):
             cosine, loss = cosine / ranks, loss / ranks
             right = cosine >= LEAST_COSINE  # and not where it is no number
             for logger in trainer.loggers:  # what the module logs is logged again in every step that follows
-                metrics = {"fp8/gradient_cosine": cosine, "fp8/loss_difference": loss}
+                metrics = {f"{name}/gradient_cosine": cosine, f"{name}/loss_difference": loss}
                 logger.log_metrics(metrics, step=trainer.global_step)
         if not right:
             self._left = 0
             pl_module.print(
-                f"Products in fp8 turn the gradients too far: of one row their cosine to those in 16 bits is "
+                f"Products in {name} turn the gradients too far: of one row their cosine to those in 16 bits is "
                 f"{cosine:.3f}, and {LEAST_COSINE} is wanted; the loss differs by {loss:+.1%}. The run goes on in 16 "
                 "bits, as with --model.matmul bf16."
             )
@@ -81,7 +83,7 @@ class MatmulGuard(Callback):
     def _compare(
         self, trainer: pl.Trainer, module: Any, row: dict[str, Tensor]
     ) -> tuple[float, float] | None:
-        """Cosine of the gradients, and the share by which fp8's loss is larger; None if memory does not allow it."""
+        """Cosine of the gradients, and the share by which the loss in 8 bits is larger; None if memory is short."""
         decoder = fast_decoder(module.model)
         assert decoder is not None
         matmul, plans = decoder.matmul, decoder.plans
@@ -90,7 +92,7 @@ class MatmulGuard(Callback):
                 *(self._gradients(trainer, module, row, way) for way in ("bf16", matmul)), strict=True
             )
         except torch.OutOfMemoryError:
-            module.print("Too little memory is left to compare fp8 with 16 bits in this step.")
+            module.print("Too little memory is left to compare 8 bits with 16 in this step.")
             return None
         finally:
             compute_in(module.model, matmul)

@@ -21,7 +21,7 @@ from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.fast_path.apply import forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
-from taigi_lightning.kernels.fp8 import Matmul
+from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
@@ -72,7 +72,7 @@ class CausalLMModule(pl.LightningModule):
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         weights_on_host: layers whose 4-bit weights wait in host memory; auto: as costs least time, none if all fits.
         packed_cache: a folder that keeps the base's 4-bit weights, so that the next start need not pack them.
-        matmul: of frozen 4-bit weights. fp8_backward: gradients' products in 8 bits (compute capability 8.9); fp8: all.
+        matmul: of frozen 4-bit weights. int8_backward: gradients' products in 8 bits; int8: all. fp8: less exact.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
         hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
             with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter

@@ -15,7 +15,7 @@ from taigi_lightning.training.step_metrics import StepMetrics
 
 
 def module_callbacks(there: list[Callback]) -> list[Callback]:
-    """What compares settings on resume, logs each step, has optimizers show the weights to use, and watches fp8.
+    """What compares settings on resume, logs each step, has optimizers show the weights to use, and watches 8 bits.
 
     Args:
         there: the trainer's callbacks; averaging ones are replaced by such as average what trains.

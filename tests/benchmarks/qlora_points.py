@@ -7,7 +7,8 @@ before it; the median of --steps is taken, and the peaks are those since the poi
 Keys of a point:
   budget=auto|0..1   limit=GiB, enforced   unpacked=layers (none: as the budget decides)   profile=1
   matmul=bf16|fp8_backward|fp8   of products with frozen weights
-  path=fast|peft     through the fast path, or transformers + PEFT with every layer checkpointed; this one last
+  path=fast|general|peft     through the fast path, through that of architectures whose layers are not written out, or
+                     transformers + PEFT with every layer checkpointed; the last two in this order, at the end
   data=rows          one document a row of random tokens
   data=lengths       4 random documents a micro-batch, as long as the longest of them: every one another length
   data=equal         the same tokens in micro-batches of equal length
@@ -118,6 +119,7 @@ def start_over(model: Any, optimizer: Any, limit: float) -> None:
 
 def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tensor]:
     """What computes a micro-batch's mean loss."""
+    from taigi_lightning.fast_path import families
     from taigi_lightning.fast_path.apply import (
         apply_fast_path,
         causal_lm,
@@ -140,6 +142,8 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
             return out.loss  # type: ignore[no-any-return]
 
         return plain
+    if point.path == "general":
+        families.FAMILIES.pop(type(causal_lm(model)).__name__, None)
     apply_fast_path(
         model,
         compile=True,
@@ -192,7 +196,7 @@ def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) 
         times, losses = zip(*(run(i) for i in steps), strict=True)
         median = sorted(times)[len(times) // 2]
         found = {
-            "variant": "taigi-lightning" if point.path == "fast" else "transformers + PEFT", **vars(point),
+            "variant": "transformers + PEFT" if point.path == "peft" else "taigi-lightning", **vars(point),
             "first_s": round(first, 2), "step_s": round(median, 4),
             "tok_s": round(sum(computed) / len(computed) / median) if point.data == "rows"
             else round(sum(computed) / sum(times)),
@@ -201,7 +205,7 @@ def measure(model: Any, point: Point, optimizer: Any, args: argparse.Namespace) 
             "loss": round(losses[-1], 3), "peak_alloc": round(torch.cuda.max_memory_allocated() / GIB, 2),
             "peak_res": round(torch.cuda.max_memory_reserved() / GIB, 2), "card": torch.cuda.get_device_name(),
         }  # fmt: skip
-        if point.path == "fast":
+        if point.path != "peft":
             found["slow_path_reason"] = getattr(causal_lm(model), "slow_path_reason", None)
         if (decoder := getattr(causal_lm(model), "fast_decoder", None)) is not None:
             plan = next(iter(decoder.plans.values()))

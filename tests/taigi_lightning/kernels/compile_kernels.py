@@ -14,9 +14,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from taigi_lightning.kernels import elementwise_triton as ops
-from taigi_lightning.kernels import fp8_triton, nf4_triton, projection_triton
+from taigi_lightning.kernels import fp8_triton, int8_triton, nf4_triton, projection_triton
 from taigi_lightning.kernels.elementwise import Activation, Dropout, HeadNorms, LoraGradient, Norm
-from taigi_lightning.kernels.fp8 import E4M3
+from taigi_lightning.kernels.fp8 import DTYPE
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 # --few: the oldest, one between and the newest, and each dtype once.
@@ -111,15 +111,32 @@ def weights(dtype: torch.dtype) -> None:
     nf4_triton.stack_rows([torch.ones(16, 512)] * 3, 48, dtype)
 
 
-def eight_bits(dtype: torch.dtype) -> None:
+def floats_of_8_bits(dtype: torch.dtype) -> None:
     """Those of fp8, which cards of 8.9 and more have, beside bfloat16 alone."""
     fp8_triton.quantise_rows(torch.ones(ROWS, WIDE, dtype=dtype))
     for nested in (True, False):
         packed, state = bnb.functional.quantize_4bit(
             torch.ones(128, 512), quant_type="nf4", blocksize=64, compress_statistics=nested
         )
-        fp8_triton.unpack_rows(packed, state, torch.ones(128, 1), torch.empty(128, 512, dtype=E4M3))
-        fp8_triton.unpack_columns(packed, state, torch.ones(512, 1), torch.empty(512, 128, dtype=E4M3))
+        fp8_triton.unpack_rows(packed, state, torch.ones(128, 1), torch.empty(128, 512, dtype=DTYPE))
+        fp8_triton.unpack_columns(packed, state, torch.ones(512, 1), torch.empty(512, 128, dtype=DTYPE))
+
+
+def integers_of_8_bits(dtype: torch.dtype, capability: int) -> None:
+    """Those of int8, which cards of 8.0 and more have, beside bfloat16 alone."""
+    for columns in (8192, 57344):  # read once, and twice
+        int8_triton.quantise_rows(torch.ones(ROWS, columns, dtype=dtype))
+    packed, state = bnb.functional.quantize_4bit(
+        torch.ones(128, 512), quant_type="nf4", blocksize=64, compress_statistics=True
+    )
+    int8_triton.largest(packed, state)
+    for shape, transposed in (((128, 512), False), ((512, 128), True)):
+        scale = torch.ones(shape[0], 1)
+        int8_triton.write(packed, state, scale, torch.empty(shape, dtype=torch.int8), transposed)
+    x, w, scale = (*torch.ones(2, 128, 256, dtype=torch.int8), torch.ones(128, 1))
+    tile = int8_triton.WIDE_TILE if capability == 90 else int8_triton.SMALL_TILE
+    for beside in (None, (torch.ones(128, 64, dtype=dtype), torch.ones(128, 64, dtype=dtype))):
+        int8_triton.product(x, scale, w, scale, dtype, beside, tile)
 
 
 def launch_all(dtype: torch.dtype, everything: bool) -> None:
@@ -151,8 +168,10 @@ def main() -> None:
             row.update(capability=capability, dtype=str(dtype))
             # Where shared memory is least: other generations differ in instructions, not in sizes.
             launch_all(dtype, everything=dtype is dtypes[0] and capability in (75, 120))
+            if capability >= 80 and dtype == torch.bfloat16:
+                integers_of_8_bits(dtype, capability)
             if capability >= 89 and dtype == torch.bfloat16:
-                eight_bits(dtype)
+                floats_of_8_bits(dtype)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from taigi_lightning.kernels.fp8 import E4M3, fp8_fault, fp8_product, power_of_two_scale, quantise_rows
+from taigi_lightning.kernels.fp8 import DTYPE, fault, product, quantise_rows, scale_of
 
-LARGEST = torch.finfo(E4M3).max
+LARGEST = torch.finfo(DTYPE).max
 
 
 @pytest.mark.parametrize("size", [1e-30, 3e-4, 1.0, 447.9, 448.0, 448.1, 1e30])
 def test_a_scale_is_the_least_power_of_two_that_fits(size: float) -> None:
     amax = torch.tensor([size])
-    scale = power_of_two_scale(amax)
+    scale = scale_of(amax)
     assert float(torch.frexp(scale).mantissa) == 0.5
     assert amax / scale <= LARGEST < 2 * amax / scale
 
@@ -20,7 +20,7 @@ def test_no_row_is_lost_to_its_neighbours() -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 96) * torch.tensor([1e-12, 1e-3, 1.0, 1e6, 0.0])[:, None]
     rounded, scale = quantise_rows(x)
-    assert rounded.dtype == E4M3 and scale.shape == (5, 1)
+    assert rounded.dtype == DTYPE and scale.shape == (5, 1)
     back = rounded.float() * scale
     # Three bits of mantissa: half a unit in the last place is a sixteenth, of numbers that are not the row's smallest.
     assert ((back - x).abs() <= x.abs() / 16 + scale * 2**-10).all()
@@ -33,7 +33,7 @@ def test_what_is_not_finite_does_not_come_out_finite(bad: float) -> None:
     x = torch.ones(2, 32)
     x[1, 3] = bad
     w = quantise_rows(torch.ones(16, 32))
-    y = fp8_product(*quantise_rows(x), *w, torch.float32)
+    y = product(*quantise_rows(x), *w, torch.float32)
     assert torch.isfinite(y[0]).all() and not torch.isfinite(y[1]).any()
 
 
@@ -41,12 +41,12 @@ def test_a_product_of_numbers_that_e4m3_holds_is_exact() -> None:
     torch.manual_seed(0)
     x, w = (torch.randint(-8, 9, size).float() for size in ((6, 64), (32, 64)))
     x[:, 0] = 14.0  # of which the scale is none of the others'
-    y = fp8_product(*quantise_rows(4 * x), *quantise_rows(w / 1024), torch.float32)
+    y = product(*quantise_rows(4 * x), *quantise_rows(w / 1024), torch.float32)
     assert torch.equal(y, (4 * x) @ (w / 1024).t())
 
 
 def test_a_cpu_is_no_place_for_fp8() -> None:
-    assert "CPU" in str(fp8_fault(torch.device("cpu"), torch.bfloat16))
+    assert "CPU" in str(fault(torch.device("cpu"), torch.bfloat16))
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_a_card_must_multiply_it_and_the_rest_be_in_bfloat16(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "A card")
-    found = fp8_fault(torch.device("cuda"), dtype)
+    found = fault(torch.device("cuda"), dtype)
     assert (found is None) if said is None else (said in str(found))

@@ -37,7 +37,7 @@ def test_rows_get_the_scales_and_values_of_plain_torch(
     found, scales = kernels.quantise_rows(x, torch.float32)
     rounded, wanted = fp8.quantise_rows(x)
     assert torch.equal(scales, wanted)
-    assert torch.equal(found.to(fp8.E4M3).float(), rounded.float())
+    assert torch.equal(found.to(fp8.DTYPE).float(), rounded.float())
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -50,9 +50,9 @@ def test_a_weight_is_the_same_in_both_layouts(
         torch.randn(rows, columns), quant_type="nf4", blocksize=64, compress_statistics=nested
     )
     whole = bnb.functional.dequantize_4bit(packed, state)
-    by_row = fp8.power_of_two_scale(whole.abs().amax(1))
+    by_row = fp8.scale_of(whole.abs().amax(1))
     blocks = whole.abs().amax(0).view(-1, 64).amax(1)
-    by_column = fp8.power_of_two_scale(blocks).repeat_interleave(64)
+    by_column = fp8.scale_of(blocks).repeat_interleave(64)
     forward = torch.empty(rows, columns)
     kernels.unpack_rows(packed, state, by_row, forward)
     wide = torch.full((columns, rows + 16), 7.0)
@@ -60,5 +60,5 @@ def test_a_weight_is_the_same_in_both_layouts(
     torch.testing.assert_close(forward * by_row[:, None], whole, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(wide[:, 16:].t() * by_column, whole, rtol=1e-6, atol=1e-7)
     assert (wide[:, :16] == 7.0).all()
-    one, other = (x.to(fp8.E4M3).float() for x in (forward, wide[:, 16:].t()))
+    one, other = (x.to(fp8.DTYPE).float() for x in (forward, wide[:, 16:].t()))
     assert torch.equal(one * by_row[:, None], other * by_column)

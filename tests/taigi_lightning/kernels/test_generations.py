@@ -19,12 +19,12 @@ ROOT = FOLDER.parents[1]
 
 def written_kernels(capability: int, dtype: str) -> set[str]:
     """Names of the functions that Triton compiles and that are launched on a generation: the others are called by
-    these. Products in fp8 begin with 8.9, and all else is in bfloat16 then."""
-    eight_bits = capability >= 89 and dtype == "bfloat16"
+    these. Products in int8 begin with 8.0 and in fp8 with 8.9, and all else is in bfloat16 then."""
+    begin = {"int8_triton.py": 80, "fp8_triton.py": 89}
     return {
         node.name
         for file in FOLDER.glob("*_triton.py")
-        if eight_bits or file.name != "fp8_triton.py"
+        if file.name not in begin or (capability >= begin[file.name] and dtype == "bfloat16")
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
     }

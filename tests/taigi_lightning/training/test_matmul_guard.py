@@ -1,4 +1,4 @@
-"""A run in fp8, emulated: its first steps are compared with 16 bits, and it goes on in these where that differs."""
+"""A run in 8 bits, emulated: its first steps are compared with 16 bits, and it goes on in these where that differs."""
 
 import csv
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.fast_path.apply import fast_decoder
+from taigi_lightning.fast_path.eight_bit_weights import FORMATS
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training import matmul_guard, stage_model
 from taigi_lightning.training.matmul_guard import cosine_of, one_row
@@ -34,7 +35,9 @@ def train(home: Path, matmul: str, name: str) -> tuple[str, Weights, list[dict[s
     trainer.fit(module, data)
     decoder: Any = fast_decoder(module.model)
     with (home / name / "metrics.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("fp8/gradient_cosine")]
+        rows = [
+            row for row in csv.DictReader(file) if any(row.get(f"{form}/gradient_cosine") for form in FORMATS)
+        ]
     return decoder.matmul, {n: value.clone() for n, value in module.state_dict().items()}, rows
 
 
@@ -49,17 +52,18 @@ def same(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
-def test_a_run_that_agrees_goes_on_in_fp8_and_is_not_touched(
-    emulating: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("form", "least"), [("fp8", 0.95), ("int8", 0.995)])
+def test_a_run_that_agrees_goes_on_in_8_bits_and_is_not_touched(
+    emulating: Path, monkeypatch: pytest.MonkeyPatch, form: str, least: float
 ) -> None:
-    matmul, watched, rows = train(emulating, "fp8", "watched")
-    assert matmul == "fp8"
-    cosines = [float(row["fp8/gradient_cosine"]) for row in rows]
+    matmul, watched, rows = train(emulating, form, "watched")
+    assert matmul == form
+    cosines = [float(row[f"{form}/gradient_cosine"]) for row in rows]
     assert len(cosines) == matmul_guard.CHECKED
-    assert all(0.95 < cosine < 0.99999 for cosine in cosines)
-    assert all(0 < abs(float(row["fp8/loss_difference"])) < 0.05 for row in rows)
+    assert all(least < cosine < 0.99999 for cosine in cosines)
+    assert all(0 < abs(float(row[f"{form}/loss_difference"])) < 0.05 for row in rows)
     monkeypatch.setattr(matmul_guard, "CHECKED", 0)
-    _, alone, none = train(emulating, "fp8", "alone")
+    _, alone, none = train(emulating, form, "alone")
     assert not none
     assert same(watched, alone)
 

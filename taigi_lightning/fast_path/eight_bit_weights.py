@@ -1,0 +1,102 @@
+"""Frozen 4-bit weights of a group of projections, multiplied in 8 bits: `kernels/fp8.py`, or `kernels/int8.py`.
+
+The forward product sums over inputs and reads W (N, K); the gradient of the inputs sums over outputs and reads its
+transpose (K, N), since the matrix units read 8 bits along the sum alone. Either is made of the 4 bits when it is
+needed, in one kernel, or both are held, which takes what one copy in 16 bits would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from taigi_lightning.fast_path.lora_linear import LoraLinear
+from taigi_lightning.kernels import fp8, int8
+from taigi_lightning.kernels.matmul import Format, format_of
+
+FORMATS: dict[Format, ModuleType] = {"fp8": fp8, "int8": int8}
+BLOCK = 64  # weights that share a scale in 4 bits
+
+
+def matmul_fault(matmul: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why products cannot be made so on a device where all else is in some dtype, or None if they can."""
+    name = format_of(matmul)
+    fault: str | None = None if name is None else FORMATS[name].fault(device, dtype)
+    return fault
+
+
+def stays_in_16_bits(members: Sequence[LoraLinear], name: Format) -> str | None:
+    """Why a group's products are not made in an 8-bit format, or None if they can be."""
+    inputs, form = members[0].in_features, FORMATS[name]
+    if not all(m.packed for m in members):
+        return "its weights are not in 4 bits"
+    if any(m.base.weight.quant_state.blocksize != BLOCK for m in members):
+        return f"its 4-bit blocks are not of {BLOCK} weights"
+    if inputs % BLOCK or any(m.out_features % form.ALIGNMENT for m in members):
+        return f"its inputs are no multiple of {BLOCK}, or its outputs none of {form.ALIGNMENT}"
+    if max(inputs, sum(m.out_features for m in members)) > form.LONGEST:
+        return f"sums of more than {form.LONGEST} products do not fit 32 bits"
+    return None
+
+
+class EightBitWeights:
+    """The stacked weights W (N, K) of projections that read one input."""
+
+    def __init__(self, members: Sequence[LoraLinear], name: Format, fused: bool) -> None:
+        self._members, self._form, self._fused = members, FORMATS[name], fused
+        self._inputs = members[0].in_features
+        self._outputs = sum(m.out_features for m in members)
+        self._scales: tuple[Tensor, Tensor] | None = None
+        self._held: dict[bool, Tensor] = {}  # whether transposed
+
+    def keep(self, forward: bool, backward: bool) -> None:
+        """Hold the weights from now on, or their transpose, or both, as products will read them."""
+        wanted = [transposed for transposed, read in ((False, forward), (True, backward)) if read]
+        self._held = {transposed: self._matrix(transposed) for transposed in wanted}
+
+    def drop(self) -> None:
+        """Make them anew for each product."""
+        self._held = {}
+
+    def forward(self, x: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x W^T (M, N) from x (M, K), in its dtype; beside: h (M, R) and b (N, R), of which h b^T is added."""
+        return self._product(x, transposed=False, beside=beside)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """grad W (M, K) from grad (M, N), in its dtype."""
+        return self._product(grad, transposed=True)
+
+    def _product(self, x: Tensor, transposed: bool, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        matrix = self._held[transposed] if transposed in self._held else self._matrix(transposed)
+        rounded, scale = self._form.quantise_rows(x, self._fused)
+        y: Tensor = self._form.product(
+            rounded, scale, matrix, self._scale(transposed), x.dtype, beside, self._fused
+        )
+        return y
+
+    def _scale(self, transposed: bool) -> Tensor:
+        """Of each row of W (N, 1), or of each of its columns (K, 1): found once, since the weights never change."""
+        device = self._members[0].device
+        if self._scales is None or self._scales[0].device != device:
+            weights = [m.base.weight for m in self._members]
+            found = [self._form.largest(w.data, w.quant_state, self._fused) for w in weights]
+            rows = torch.cat([by_row for by_row, _ in found])
+            columns = torch.stack([by_column for _, by_column in found]).amax(0)
+            self._scales = self._form.scale_of(rows)[:, None], self._form.scale_of(columns)[:, None]
+        return self._scales[transposed]
+
+    def _matrix(self, transposed: bool) -> Tensor:
+        """W (N, K) or its transpose (K, N) in 8 bits."""
+        scale, device = self._scale(transposed), self._members[0].device
+        shape = (self._inputs, self._outputs) if transposed else (self._outputs, self._inputs)
+        matrix = torch.empty(shape, dtype=self._form.DTYPE, device=device)
+        row = 0
+        for member in self._members:
+            rows, weight = slice(row, row + member.out_features), member.base.weight
+            out, its = (matrix[:, rows], scale) if transposed else (matrix[rows], scale[rows])
+            self._form.write(weight.data, weight.quant_state, its, out, transposed, self._fused)
+            row += member.out_features
+        return matrix
