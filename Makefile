@@ -37,7 +37,7 @@ test: install
 	$(MAKE) --jobs 2 interpreted $(CHECKS)
 
 interpreted:  # GPU kernels
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(addprefix tests/taigi_lightning/kernels/,test_elementwise.py test_nf4_triton.py test_fp8_triton.py)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(addprefix tests/taigi_lightning/kernels/,test_elementwise.py test_nf4_triton.py test_fp8_triton.py test_int8_triton.py)
 
 test-slow: real
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow

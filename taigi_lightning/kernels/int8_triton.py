@@ -18,8 +18,10 @@ from taigi_lightning.kernels.nf4_triton import dequantised, state_parts
 EIGHTH = BLOCK**-0.5
 WIDE_TILE = (128, 256, 128, 3)  # of the product: rows, columns, of the sum; stages in shared memory
 SMALL_TILE = (128, 128, 64, 3)  # 64 KiB, which every card has
-ROWS_A_PROGRAM = 4
-BLOCKS_A_PROGRAM = 16  # along a row of a weight
+WIDEST = 16384  # columns of a row that one program rotates at once, in 82 KiB of shared memory; of others
+PART = 128  # so many blocks
+ROWS_A_PROGRAM, BLOCKS_A_STEP = 4, 16  # of a weight, along its rows
+SHARES = 8  # programs for a weight's 64 rows
 
 
 @triton.jit
@@ -29,54 +31,55 @@ def _turn(B: tl.constexpr):
 
 
 @triton.jit
-def _rotated(x, at, K, hadamard):
-    """A part of a row, (blocks, B), float32; zeros beyond its end."""
-    return tl.dot(tl.load(x + at, mask=at < K, other=0.0), hadamard, input_precision="ieee")
-
-
-@triton.jit
-def _absolute(value, SMALLEST: tl.constexpr):
-    """Its largest absolute value, and what is no number if any of it is none: a maximum may skip that."""
-    return tl.maximum(tl.max(tl.max(tl.abs(value), 1), 0), SMALLEST), tl.sum(tl.sum(value * 0.0, 1), 0)
-
-
-@triton.jit
 def _rotate_kernel(
-    x, out, scales, turn, M, K, x_stride, PROGRAMS: tl.constexpr, WHOLE: tl.constexpr, BLOCKS: tl.constexpr,
-    B: tl.constexpr, STEPS: tl.constexpr, SMALLEST: tl.constexpr, EIGHTH: tl.constexpr,
+    x, out, scales, tops, turn, M, K, x_stride, PROGRAMS: tl.constexpr, PARTS: tl.constexpr, FIND: tl.constexpr,
+    KNOWN: tl.constexpr, BLOCKS: tl.constexpr, B: tl.constexpr, STEPS: tl.constexpr, SMALLEST: tl.constexpr,
+    EIGHTH: tl.constexpr,
 ):  # fmt: skip
     hadamard = tl.load(turn + _turn(B))
-    at = tl.arange(0, BLOCKS)[:, None] * B + tl.arange(0, B)[None, :]
+    part = tl.program_id(1)
+    at = (part * BLOCKS + tl.arange(0, BLOCKS))[:, None] * B + tl.arange(0, B)[None, :]
     for index in range(tl.program_id(0), M, PROGRAMS):
         row = tl.cast(index, tl.int64)
-        if WHOLE:
-            value = _rotated(x + row * x_stride, at, K, hadamard)
-            top, spoilt = _absolute(value, SMALLEST)
+        value = tl.load(x + row * x_stride + at, mask=at < K, other=0.0)
+        value = tl.dot(value, hadamard, input_precision="ieee")
+        # A maximum may skip what is no number: then a sum that is none is added to it.
+        if KNOWN:
+            others = tl.arange(0, PARTS)
+            found = tl.load(
+                tops + row * tl.num_programs(1) + others, mask=others < tl.num_programs(1), other=0.0
+            )
+            top, spoilt = tl.maximum(tl.max(found, 0), SMALLEST), tl.sum(found * 0.0, 0)
+        else:
+            top = tl.maximum(tl.max(tl.max(tl.abs(value), 1), 0), SMALLEST)
+            spoilt = tl.sum(tl.sum(value * 0.0, 1), 0)
+        if FIND:
+            tl.store(tops + row * tl.num_programs(1) + part, top + spoilt)
+        else:
+            tl.store(scales + row, top / STEPS * EIGHTH + spoilt)
             value = tl.floor(value * (STEPS / top) + 0.5)
             tl.store(out + row * K + at, value.to(tl.int8), mask=at < K)
-        else:  # read twice, the second time from the cache: a wide row does not fit shared memory
-            top, spoilt = SMALLEST, 0.0
-            for first in range(0, K, BLOCKS * B):
-                found, more = _absolute(_rotated(x + row * x_stride, first + at, K, hadamard), SMALLEST)
-                top, spoilt = tl.maximum(top, found), spoilt + more
-            for first in range(0, K, BLOCKS * B):
-                value = _rotated(x + row * x_stride, first + at, K, hadamard)
-                value = tl.floor(value * (STEPS / top) + 0.5)
-                tl.store(out + row * K + first + at, value.to(tl.int8), mask=first + at < K)
-        tl.store(scales + row, top / STEPS * EIGHTH + spoilt)
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x (M, K), its rows perhaps apart, rotated and in int8, and the scale of each row, float32 (M, 1)."""
+    """x (M, K), its rows perhaps apart, rotated and in int8, and the scale of each row, float32 (M, 1).
+
+    A row that one program cannot hold is read twice: its parts' largest values are found first.
+    """
     rows, columns = x.shape
     out = torch.empty(rows, columns, dtype=DTYPE, device=x.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
-    blocks = min(128, max(16, triton.next_power_of_2(columns // BLOCK)))
+    whole = columns <= WIDEST
+    blocks = max(16, triton.next_power_of_2(columns // BLOCK)) if whole else PART
+    parts = triton.cdiv(columns, blocks * BLOCK)
+    tops = scales if whole else torch.empty(rows, parts, dtype=torch.float32, device=x.device)
     programs = min(rows, 4 * _multiprocessors(x.device))
-    _rotate_kernel[(programs,)](
-        x, out, scales, hadamard(x.device, x.dtype), rows, columns, x.stride(0), programs,
-        columns <= blocks * BLOCK, blocks, BLOCK, STEPS, SMALLEST, EIGHTH, num_warps=8,
-    )  # fmt: skip
+    for find in (False,) if whole else (True, False):
+        _rotate_kernel[(programs, parts)](
+            x, out, scales, tops, hadamard(x.device, x.dtype), rows, columns, x.stride(0), programs,
+            triton.next_power_of_2(parts), find, not (whole or find), blocks, BLOCK, STEPS, SMALLEST, EIGHTH,
+            num_warps=8,
+        )  # fmt: skip
     return out, scales
 
 
@@ -86,21 +89,36 @@ def _rotated_rows_kernel(
     NESTED: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    byte = tl.program_id(1) * (BLOCKS * B // 2) + tl.arange(0, BLOCKS * B // 2)
-    inside = (row < N)[:, None] & (byte < K // 2)[None, :]
-    even, odd = dequantised(
-        packed, code, scales, scale_code, scale_scales, offset, row[:, None], byte[None, :], inside, K, NESTED
-    )
-    value = tl.reshape(tl.interleave(even, odd), (ROWS * BLOCKS, B)).to(tl.float16)
-    value = tl.reshape(tl.dot(value, tl.load(turn + _turn(B))), (ROWS, BLOCKS * B))
-    column = tl.program_id(1) * (BLOCKS * B) + tl.arange(0, BLOCKS * B)
-    inside = (row < N)[:, None] & (column < K)[None, :]
+    hadamard = tl.load(turn + _turn(B))
+    top = tl.zeros((ROWS,), tl.float32)
+    factor = tl.load(inverse + row, mask=row < N, other=0.0)[:, None] if not LARGEST else 1.0
+    for first in range(0, K, BLOCKS * B):
+        byte = first // 2 + tl.arange(0, BLOCKS * B // 2)
+        inside = (row < N)[:, None] & (byte < K // 2)[None, :]
+        even, odd = dequantised(
+            packed,
+            code,
+            scales,
+            scale_code,
+            scale_scales,
+            offset,
+            row[:, None],
+            byte[None, :],
+            inside,
+            K,
+            NESTED,
+        )
+        value = tl.reshape(tl.interleave(even, odd), (ROWS * BLOCKS, B)).to(tl.float16)
+        value = tl.reshape(tl.dot(value, hadamard), (ROWS, BLOCKS * B))
+        column = first + tl.arange(0, BLOCKS * B)
+        inside = (row < N)[:, None] & (column < K)[None, :]
+        if LARGEST:
+            top = tl.maximum(top, tl.max(tl.where(inside, tl.abs(value), 0.0), 1))
+        else:
+            value = tl.floor(value * factor + 0.5)
+            tl.store(out + row[:, None] * K + column[None, :], value.to(tl.int8), mask=inside)
     if LARGEST:
-        found = tl.max(tl.where(inside, tl.abs(value), 0.0), 1)
-        tl.store(out + row * tl.num_programs(1) + tl.program_id(1), found, mask=row < N)
-    else:
-        value = tl.floor(value * tl.load(inverse + row, mask=row < N, other=0.0)[:, None] + 0.5)
-        tl.store(out + row[:, None] * K + column[None, :], value.to(tl.int8), mask=inside)
+        tl.store(out + row, top, mask=row < N)
 
 
 @triton.jit
@@ -109,39 +127,49 @@ def _rotated_columns_kernel(
     NESTED: tl.constexpr, LARGEST: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     row = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
-    byte = tl.program_id(1) * (B // 2) + tl.arange(0, B // 2)  # K is a multiple of B
-    inside = (row >= 0)[:, None] & (byte < K // 2)[None, :]
-    even, odd = dequantised(
-        packed, code, scales, scale_code, scale_scales, offset, row[:, None], byte[None, :], inside, K, NESTED
-    )
     hadamard = tl.load(turn + _turn(B))
-    # Even and odd columns are turned by themselves: their rows go to every other row of the result.
-    even, odd = tl.dot(hadamard, even.to(tl.float16)), tl.dot(hadamard, odd.to(tl.float16))
-    column = 2 * byte.to(tl.int64)
-    if LARGEST:
-        found = out + tl.program_id(0).to(tl.int64) * K + column
-        tl.store(found, tl.max(tl.abs(even), 0))
-        tl.store(found + 1, tl.max(tl.abs(odd), 0))
-    else:
-        even = tl.floor(even * tl.load(inverse + column)[None, :] + 0.5)
-        odd = tl.floor(odd * tl.load(inverse + column + 1)[None, :] + 0.5)
-        place = out + column[:, None] * out_stride + row[None, :]
-        tl.store(place, tl.trans(even.to(tl.int8)))
-        tl.store(place + out_stride, tl.trans(odd.to(tl.int8)))
+    for first in range(tl.program_id(1) * (B // 2), K // 2, tl.num_programs(1) * (B // 2)):
+        byte = first + tl.arange(0, B // 2)  # K is a multiple of B
+        inside = (row >= 0)[:, None] & (byte < K // 2)[None, :]
+        even, odd = dequantised(
+            packed,
+            code,
+            scales,
+            scale_code,
+            scale_scales,
+            offset,
+            row[:, None],
+            byte[None, :],
+            inside,
+            K,
+            NESTED,
+        )
+        # Even and odd columns are turned by themselves: their rows go to every other row of the result.
+        even, odd = tl.dot(hadamard, even.to(tl.float16)), tl.dot(hadamard, odd.to(tl.float16))
+        column = 2 * byte.to(tl.int64)
+        if LARGEST:
+            found = out + tl.program_id(0).to(tl.int64) * K + column
+            tl.store(found, tl.max(tl.abs(even), 0))
+            tl.store(found + 1, tl.max(tl.abs(odd), 0))
+        else:
+            even = tl.floor(even * tl.load(inverse + column)[None, :] + 0.5)
+            odd = tl.floor(odd * tl.load(inverse + column + 1)[None, :] + 0.5)
+            place = out + column[:, None] * out_stride + row[None, :]
+            tl.store(place, tl.trans(even.to(tl.int8)))
+            tl.store(place + out_stride, tl.trans(odd.to(tl.int8)))
 
 
 def _rows(packed: Tensor, state: "object", inverse: Tensor, out: Tensor, shape: torch.Size) -> None:
     *parts, nested = state_parts(state)
-    grid = triton.cdiv(shape[0], ROWS_A_PROGRAM), triton.cdiv(shape[1], BLOCKS_A_PROGRAM * BLOCK)
-    _rotated_rows_kernel[grid](
+    _rotated_rows_kernel[(triton.cdiv(shape[0], ROWS_A_PROGRAM),)](
         packed, *parts, hadamard(packed.device, torch.float16), inverse, out, *shape, nested,
-        out.dtype == torch.float32, ROWS_A_PROGRAM, BLOCKS_A_PROGRAM, BLOCK,
+        out.dtype == torch.float32, ROWS_A_PROGRAM, BLOCKS_A_STEP, BLOCK,
     )  # fmt: skip
 
 
 def _columns(packed: Tensor, state: "object", inverse: Tensor, out: Tensor, shape: torch.Size) -> None:
     *parts, nested = state_parts(state)
-    _rotated_columns_kernel[(shape[0] // BLOCK, shape[1] // BLOCK)](
+    _rotated_columns_kernel[(shape[0] // BLOCK, min(SHARES, shape[1] // BLOCK))](
         packed, *parts, hadamard(packed.device, torch.float16), inverse, out, shape[1], out.stride(0), nested,
         out.dtype == torch.float32, BLOCK,
     )  # fmt: skip
@@ -150,12 +178,11 @@ def _columns(packed: Tensor, state: "object", inverse: Tensor, out: Tensor, shap
 def largest(packed: Tensor, state: "object") -> tuple[Tensor, Tensor]:
     """`int8.largest` on the card. Both sides of the weight (N, K) are multiples of 64."""
     shape = state.shape  # type: ignore[attr-defined]
-    parts = triton.cdiv(shape[1], BLOCKS_A_PROGRAM * BLOCK)
-    by_row = torch.empty(shape[0], parts, dtype=torch.float32, device=packed.device)
+    by_row = torch.empty(shape[0], dtype=torch.float32, device=packed.device)
     by_column = torch.empty(shape[0] // BLOCK, shape[1], dtype=torch.float32, device=packed.device)
     _rows(packed, state, by_row, by_row, shape)
     _columns(packed, state, by_column, by_column, shape)
-    return by_row.amax(1), by_column.amax(0)
+    return by_row, by_column.amax(0)
 
 
 def write(packed: Tensor, state: "object", scale: Tensor, out: Tensor, transposed: bool) -> None:

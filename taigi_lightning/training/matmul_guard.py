@@ -17,7 +17,7 @@ from taigi_lightning.training.distributed import sum_over_ranks
 
 CHECKED = 3  # optimizer steps, of a new run as of a resumed one
 # Of 500 steps on a real model, gradients of cosine 0.994 ended as in 16 bits, and such of 0.82 at 1.7 % more held-out
-# loss (tests/benchmarks/fp8_fidelity.py): the line is drawn between.
+# loss (tests/benchmarks/matmul_fidelity.py): the line is drawn between.
 LEAST_COSINE = 0.95
 NAMES = ("input_ids", "labels", "position_ids")
 

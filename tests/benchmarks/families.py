@@ -1,6 +1,6 @@
 """The training step of each family's shape beside a peer's, on one CUDA GPU.
 
-python tests/benchmarks/families.py --peer ../step.py --families Qwen3-8B Gemma-3-12B
+python tests/benchmarks/families.py --peer ../step.py --families Qwen3-8B Gemma-3-12B --matmul bf16 int8
 
 Of each family a 4-bit base with random weights and 16 layers is made and written. Then every process of a family is
 started at once: this project and the peer, with everything kept and with checkpointing, this project under the peer's
@@ -39,6 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--families", nargs="+", default=list(PEAKS))
     parser.add_argument("--kinds", nargs="+", default=list(WORDS), help="of checkpointing: none, all")
+    parser.add_argument(
+        "--matmul", nargs="+", default=["bf16"], help="what our products are in, each by itself"
+    )
     parser.add_argument("--peer", help="a script; see above")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("families-work"), help="for bases and logs")
@@ -51,11 +54,11 @@ def commands(family: str, base: Path, args: argparse.Namespace) -> dict[str, lis
     """Of each process, by its name."""
     found = {}
     for kind in args.kinds:
-        for who in ("ours", "peer") if args.peer else ("ours",):
+        for who in (*args.matmul, "peer") if args.peer else args.matmul:
             name = f"{who}-{kind}"
             rest = ["--model", str(base), "--gate", str(base), "--turns", str(args.turns)]
-            if who == "ours":
-                point = f"{name}:limit={PEAKS[family][kind]}"
+            if who != "peer":
+                point = f"{name}:limit={PEAKS[family][kind]},matmul={who}"
                 found[name] = [str(HERE / "qlora_points.py"), point, *rest, "--steps", "9"]
             else:
                 found[name] = [args.peer, "--variant", "unsloth", "--ckpt", kind, "--name", name, *rest]
@@ -92,16 +95,17 @@ def measure(family: str, args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def family_lines(family: str, rows: list[Row]) -> list[str]:
+def family_lines(family: str, rows: list[Row], matmuls: list[str]) -> list[str]:
     """Of the table: tokens a second at GiB reserved, and the ratio of medians."""
     lines = []
     for kind, words in WORDS.items():
-        sides = [[r for r in rows if r["process"] == f"{who}-{kind}"] for who in ("ours", "peer")]
-        if any(sides):
-            cells = [" ; ".join(f"{r['tok_s']:,} @ {r['peak_res']:.1f}" for r in side) for side in sides]
-            medians = [statistics.median(r["tok_s"] for r in side) for side in sides if side]
-            ratio = f"{medians[0] / medians[1]:.3f}" if len(medians) == 2 else ""
-            lines.append(f"| {family}, {words} | {cells[0]} | {cells[1]} | {ratio} |")
+        for matmul in matmuls:
+            sides = [[r for r in rows if r["process"] == f"{who}-{kind}"] for who in (matmul, "peer")]
+            if any(sides):
+                cells = [" ; ".join(f"{r['tok_s']:,} @ {r['peak_res']:.1f}" for r in side) for side in sides]
+                medians = [statistics.median(r["tok_s"] for r in side) for side in sides if side]
+                ratio = f"{medians[0] / medians[1]:.3f}" if len(medians) == 2 else ""
+                lines.append(f"| {family}, {words}, {matmul} | {cells[0]} | {cells[1]} | {ratio} |")
     return lines
 
 
@@ -112,7 +116,7 @@ def main() -> None:
     lines = ["| shape, 16 layers | ours, tokens/s @ GiB | peer | ratio |", "|-|-|-|-|"]
     for family in args.families:
         started = time.monotonic()
-        lines += family_lines(family, measure(family, args))
+        lines += family_lines(family, measure(family, args), args.matmul)
         args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(*lines[2:], f"{family}: {time.monotonic() - started:.0f} s", sep="\n", flush=True)
 

@@ -124,7 +124,7 @@ def floats_of_8_bits(dtype: torch.dtype) -> None:
 
 def integers_of_8_bits(dtype: torch.dtype, capability: int) -> None:
     """Those of int8, which cards of 8.0 and more have, beside bfloat16 alone."""
-    for columns in (8192, 57344):  # read once, and twice
+    for columns in (16384, 57344):  # read once, and twice
         int8_triton.quantise_rows(torch.ones(ROWS, columns, dtype=dtype))
     packed, state = bnb.functional.quantize_4bit(
         torch.ones(128, 512), quant_type="nf4", blocksize=64, compress_statistics=True

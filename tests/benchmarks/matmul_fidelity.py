@@ -1,10 +1,10 @@
-"""What fp8 does to training and to answers, on a real model: gradients, held-out loss, next tokens.
+"""What products in 8 bits do to training and to answers, on a real model: gradients, held-out loss, next tokens.
 
-    python -m tests.benchmarks.fp8_fidelity gradients BASE TEXTS
-    python -m tests.benchmarks.fp8_fidelity train BASE TEXTS --matmul fp8 --seed 1 --steps 500
+    python -m tests.benchmarks.matmul_fidelity gradients BASE TEXTS
+    python -m tests.benchmarks.matmul_fidelity train BASE TEXTS --matmul int8 --seed 1 --steps 500
 
 BASE is a model's folder, as `demo-real` leaves it in `models/demo-real/base`; TEXTS a folder of Parquet files that
-`corpus_tools clean` wrote. On a CPU everything is in float32 and fp8 is emulated.
+`corpus_tools clean` wrote. On a CPU everything is in float32 and 8 bits are emulated.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import torch
@@ -21,12 +21,14 @@ from torch import Tensor
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, compute_in, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
+from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter
 from taigi_lightning.model.base_model import load_base_model, load_tokenizer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
-WAYS = ("bf16", "fp8_backward", "fp8")
+WAYS = get_args(Matmul)
+HELD = ("bf16", "int8", "fp8")  # what the held-out loss is computed in
 Grads = dict[str, Tensor]
 
 
@@ -158,7 +160,7 @@ def train(args: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     model.eval()
     found = {}
-    for way in WAYS[::2]:
+    for way in HELD:
         compute_in(model, way)
         found[way] = held_out(model, held)
     norm = sum(float((m.lora_B["default"].weight @ m.lora_A["default"].weight).square().sum())
@@ -166,7 +168,8 @@ def train(args: argparse.Namespace) -> None:
     line = {
         "matmul": args.matmul, "seed": args.seed, "rows": len(ids), "last 50": round(sum(losses[-50:]) / 50, 4),
         "first": round(losses[0], 4), **{f"held out, {way}": round(loss, 4) for way, (loss, _) in found.items()},
-        "next tokens agree": round(float((found["bf16"][1] == found["fp8"][1]).float().mean()), 4),
+        **{f"next tokens agree, {way}": round(float((found["bf16"][1] == likeliest).float().mean()), 4)
+           for way, (_, likeliest) in found.items()},
         "update": round(norm, 3), "seconds": round(seconds, 1),
     }  # fmt: skip
     print("TRAINED", json.dumps(line), flush=True)
