@@ -18,10 +18,9 @@ from taigi_lightning.kernels.nf4_triton import dequantised, state_parts
 EIGHTH = BLOCK**-0.5
 WIDE_TILE = (128, 256, 128, 3)  # of the product: rows, columns, of the sum; stages in shared memory
 SMALL_TILE = (128, 128, 64, 3)  # 64 KiB, which every card has
-WIDEST = 16384  # columns of a row that one program rotates at once, in 82 KiB of shared memory; of others
-PART = 128  # so many blocks
-ROWS_A_PROGRAM, BLOCKS_A_STEP = 4, 16  # of a weight, along its rows
-SHARES = 8  # programs for a weight's 64 rows
+WIDEST = 16384  # columns of a row that one program rotates at once, in 82 KiB of shared memory
+PART = 64  # blocks, of a wider row
+ROWS_A_PROGRAM, BLOCKS_A_PROGRAM = 4, 16  # of a weight, along its rows
 
 
 @triton.jit
@@ -78,7 +77,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
         _rotate_kernel[(programs, parts)](
             x, out, scales, tops, hadamard(x.device, x.dtype), rows, columns, x.stride(0), programs,
             triton.next_power_of_2(parts), find, not (whole or find), blocks, BLOCK, STEPS, SMALLEST, EIGHTH,
-            num_warps=8,
+            num_warps=8 if whole else 4, num_stages=2,
         )  # fmt: skip
     return out, scales
 
@@ -89,36 +88,21 @@ def _rotated_rows_kernel(
     NESTED: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    hadamard = tl.load(turn + _turn(B))
-    top = tl.zeros((ROWS,), tl.float32)
-    factor = tl.load(inverse + row, mask=row < N, other=0.0)[:, None] if not LARGEST else 1.0
-    for first in range(0, K, BLOCKS * B):
-        byte = first // 2 + tl.arange(0, BLOCKS * B // 2)
-        inside = (row < N)[:, None] & (byte < K // 2)[None, :]
-        even, odd = dequantised(
-            packed,
-            code,
-            scales,
-            scale_code,
-            scale_scales,
-            offset,
-            row[:, None],
-            byte[None, :],
-            inside,
-            K,
-            NESTED,
-        )
-        value = tl.reshape(tl.interleave(even, odd), (ROWS * BLOCKS, B)).to(tl.float16)
-        value = tl.reshape(tl.dot(value, hadamard), (ROWS, BLOCKS * B))
-        column = first + tl.arange(0, BLOCKS * B)
-        inside = (row < N)[:, None] & (column < K)[None, :]
-        if LARGEST:
-            top = tl.maximum(top, tl.max(tl.where(inside, tl.abs(value), 0.0), 1))
-        else:
-            value = tl.floor(value * factor + 0.5)
-            tl.store(out + row[:, None] * K + column[None, :], value.to(tl.int8), mask=inside)
+    byte = tl.program_id(1) * (BLOCKS * B // 2) + tl.arange(0, BLOCKS * B // 2)
+    inside = (row < N)[:, None] & (byte < K // 2)[None, :]
+    even, odd = dequantised(
+        packed, code, scales, scale_code, scale_scales, offset, row[:, None], byte[None, :], inside, K, NESTED
+    )
+    value = tl.reshape(tl.interleave(even, odd), (ROWS * BLOCKS, B)).to(tl.float16)
+    value = tl.reshape(tl.dot(value, tl.load(turn + _turn(B))), (ROWS, BLOCKS * B))
+    column = tl.program_id(1) * (BLOCKS * B) + tl.arange(0, BLOCKS * B)
+    inside = (row < N)[:, None] & (column < K)[None, :]
     if LARGEST:
-        tl.store(out + row, top, mask=row < N)
+        found = tl.max(tl.where(inside, tl.abs(value), 0.0), 1)
+        tl.store(out + row * tl.num_programs(1) + tl.program_id(1), found, mask=row < N)
+    else:
+        value = tl.floor(value * tl.load(inverse + row, mask=row < N, other=0.0)[:, None] + 0.5)
+        tl.store(out + row[:, None] * K + column[None, :], value.to(tl.int8), mask=inside)
 
 
 @triton.jit
@@ -127,49 +111,39 @@ def _rotated_columns_kernel(
     NESTED: tl.constexpr, LARGEST: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     row = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
+    byte = tl.program_id(1) * (B // 2) + tl.arange(0, B // 2)  # K is a multiple of B
+    inside = (row >= 0)[:, None] & (byte < K // 2)[None, :]
+    even, odd = dequantised(
+        packed, code, scales, scale_code, scale_scales, offset, row[:, None], byte[None, :], inside, K, NESTED
+    )
     hadamard = tl.load(turn + _turn(B))
-    for first in range(tl.program_id(1) * (B // 2), K // 2, tl.num_programs(1) * (B // 2)):
-        byte = first + tl.arange(0, B // 2)  # K is a multiple of B
-        inside = (row >= 0)[:, None] & (byte < K // 2)[None, :]
-        even, odd = dequantised(
-            packed,
-            code,
-            scales,
-            scale_code,
-            scale_scales,
-            offset,
-            row[:, None],
-            byte[None, :],
-            inside,
-            K,
-            NESTED,
-        )
-        # Even and odd columns are turned by themselves: their rows go to every other row of the result.
-        even, odd = tl.dot(hadamard, even.to(tl.float16)), tl.dot(hadamard, odd.to(tl.float16))
-        column = 2 * byte.to(tl.int64)
-        if LARGEST:
-            found = out + tl.program_id(0).to(tl.int64) * K + column
-            tl.store(found, tl.max(tl.abs(even), 0))
-            tl.store(found + 1, tl.max(tl.abs(odd), 0))
-        else:
-            even = tl.floor(even * tl.load(inverse + column)[None, :] + 0.5)
-            odd = tl.floor(odd * tl.load(inverse + column + 1)[None, :] + 0.5)
-            place = out + column[:, None] * out_stride + row[None, :]
-            tl.store(place, tl.trans(even.to(tl.int8)))
-            tl.store(place + out_stride, tl.trans(odd.to(tl.int8)))
+    # Even and odd columns are turned by themselves: their rows go to every other row of the result.
+    even, odd = tl.dot(hadamard, even.to(tl.float16)), tl.dot(hadamard, odd.to(tl.float16))
+    column = 2 * byte.to(tl.int64)
+    if LARGEST:
+        found = out + tl.program_id(0).to(tl.int64) * K + column
+        tl.store(found, tl.max(tl.abs(even), 0))
+        tl.store(found + 1, tl.max(tl.abs(odd), 0))
+    else:
+        even = tl.floor(even * tl.load(inverse + column)[None, :] + 0.5)
+        odd = tl.floor(odd * tl.load(inverse + column + 1)[None, :] + 0.5)
+        place = out + column[:, None] * out_stride + row[None, :]
+        tl.store(place, tl.trans(even.to(tl.int8)))
+        tl.store(place + out_stride, tl.trans(odd.to(tl.int8)))
 
 
 def _rows(packed: Tensor, state: "object", inverse: Tensor, out: Tensor, shape: torch.Size) -> None:
     *parts, nested = state_parts(state)
-    _rotated_rows_kernel[(triton.cdiv(shape[0], ROWS_A_PROGRAM),)](
+    grid = triton.cdiv(shape[0], ROWS_A_PROGRAM), triton.cdiv(shape[1], BLOCKS_A_PROGRAM * BLOCK)
+    _rotated_rows_kernel[grid](
         packed, *parts, hadamard(packed.device, torch.float16), inverse, out, *shape, nested,
-        out.dtype == torch.float32, ROWS_A_PROGRAM, BLOCKS_A_STEP, BLOCK,
+        out.dtype == torch.float32, ROWS_A_PROGRAM, BLOCKS_A_PROGRAM, BLOCK,
     )  # fmt: skip
 
 
 def _columns(packed: Tensor, state: "object", inverse: Tensor, out: Tensor, shape: torch.Size) -> None:
     *parts, nested = state_parts(state)
-    _rotated_columns_kernel[(shape[0] // BLOCK, min(SHARES, shape[1] // BLOCK))](
+    _rotated_columns_kernel[(shape[0] // BLOCK, shape[1] // BLOCK)](
         packed, *parts, hadamard(packed.device, torch.float16), inverse, out, shape[1], out.stride(0), nested,
         out.dtype == torch.float32, BLOCK,
     )  # fmt: skip
@@ -178,11 +152,12 @@ def _columns(packed: Tensor, state: "object", inverse: Tensor, out: Tensor, shap
 def largest(packed: Tensor, state: "object") -> tuple[Tensor, Tensor]:
     """`int8.largest` on the card. Both sides of the weight (N, K) are multiples of 64."""
     shape = state.shape  # type: ignore[attr-defined]
-    by_row = torch.empty(shape[0], dtype=torch.float32, device=packed.device)
+    parts = triton.cdiv(shape[1], BLOCKS_A_PROGRAM * BLOCK)
+    by_row = torch.empty(shape[0], parts, dtype=torch.float32, device=packed.device)
     by_column = torch.empty(shape[0] // BLOCK, shape[1], dtype=torch.float32, device=packed.device)
     _rows(packed, state, by_row, by_row, shape)
     _columns(packed, state, by_column, by_column, shape)
-    return by_row, by_column.amax(0)
+    return by_row.amax(1), by_column.amax(0)
 
 
 def write(packed: Tensor, state: "object", scale: Tensor, out: Tensor, transposed: bool) -> None:
