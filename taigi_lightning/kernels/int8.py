@@ -27,6 +27,7 @@ CAPABILITY = (8, 0)  # the first cards with bfloat16, and with these products at
 BLOCK = 64  # values that are rotated together; as many weights share a scale in 4 bits
 ALIGNMENT = BLOCK  # both sides of a weight must be its multiples: they are rotated along either
 LONGEST = (2**31 - 1) // STEPS**2  # of sums that fit 32 bits
+EIGHT = 8.0  # the root of that: by so much sums and differences are too large for a rotation
 SMALLEST = 1e-30  # a row of zeros is divided by this
 
 
@@ -55,18 +56,17 @@ def hadamard(device: torch.device, dtype: torch.dtype) -> Tensor:
 def transformed(x: Tensor) -> Tensor:
     """Sums and differences of each 64 values of x's rows (M, K), float32: eight times the rotated values."""
     wide = x.float().reshape(x.shape[0], -1, BLOCK)
-    found: Tensor = wide @ hadamard(x.device, torch.float32)
-    return found.reshape(x.shape)
+    return (wide @ hadamard(x.device, torch.float32)).reshape(x.shape)
 
 
 def scale_of(amax: Tensor) -> Tensor:
-    """What int8 values times give rotated ones, float32; amax: the largest of `transformed`."""
-    return amax.clamp(min=SMALLEST) / (STEPS * BLOCK**0.5)
+    """By what int8 values are multiplied to be rotated ones again, float32; amax: the largest of `transformed`."""
+    return amax.clamp(min=SMALLEST) / (STEPS * EIGHT)
 
 
 def rounded(values: Tensor, scale: Tensor) -> Tensor:
     """What `transformed` gave, in int8."""
-    return torch.floor(values / (scale * BLOCK**0.5) + 0.5).to(DTYPE)
+    return torch.floor(values / (scale * EIGHT) + 0.5).to(DTYPE)
 
 
 def quantise_rows(x: Tensor, fused: bool = False) -> tuple[Tensor, Tensor]:

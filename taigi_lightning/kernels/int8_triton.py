@@ -12,10 +12,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from taigi_lightning.kernels.int8 import BLOCK, DTYPE, SMALLEST, STEPS, hadamard
+from taigi_lightning.kernels.int8 import BLOCK, DTYPE, EIGHT, SMALLEST, STEPS, hadamard
 from taigi_lightning.kernels.nf4_triton import dequantised, state_parts
 
-EIGHTH = BLOCK**-0.5
+EIGHTH = 1 / EIGHT
 WIDE_TILE = (128, 256, 128, 3)  # of the product: rows, columns, of the sum; stages in shared memory
 SMALL_TILE = (128, 128, 64, 3)  # 64 KiB, which every card has
 WIDEST = 16384  # columns of a row that one program rotates at once, in 82 KiB of shared memory
