@@ -169,8 +169,11 @@ class Shelf:
         return self.asked
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: it has run."""
+        """Nothing, as it has run; but a folder that was made then is another for every command."""
         module.__spec__ = self.specs[module.__name__]
+        if module.__name__ == "wandb":
+            media = sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP
+            media.__init__("wandb-media")
 
 
 def tell_what_was_loaded(stream: int, shelf: Shelf) -> None:
