@@ -80,7 +80,7 @@ class Lines(NamedTuple):
 
     `numbers` are their places among all lines, `starts` and `ends` (before the line break) in characters; the
     first line of article k has the number `firsts[k]`, and a line of it that is not among these may be numbered if
-    `numbered[k]`.
+    `numbered[k]`. `middle_dots`: whether the text has any.
     """
 
     numbers: list[int]
@@ -88,6 +88,7 @@ class Lines(NamedTuple):
     ends: list[int]
     firsts: list[int]
     numbered: list[bool]
+    middle_dots: bool
 
 
 def lines_to_clean(text: str) -> Lines:
@@ -108,7 +109,8 @@ def lines_to_clean(text: str) -> Lines:
     starts, ends = breaks[numbers] + 1, breaks[numbers + 1]
     firsts = np.flatnonzero(edges)[:-1]
     numbered = np.logical_or.reduceat(look_up(_starts_number(), codes[breaks[:-1] + 1]) & ~touched, firsts)
-    return Lines(numbers.tolist(), starts.tolist(), ends.tolist(), firsts.tolist(), numbered.tolist())
+    dots = bool((kinds == _Kind.MIDDLE_DOT).any())
+    return Lines(numbers.tolist(), starts.tolist(), ends.tolist(), firsts.tolist(), numbered.tolist(), dots)
 
 
 def _twin_stops(text: str) -> Places:

@@ -118,8 +118,6 @@ def write_poj_dots(text: str, log: Log | None = None) -> str:
     >>> write_poj_dots("lô· kho·-lān ho‧ⁿ，馬克·吐溫、Mario·仔、A·O·B")
     'lô͘ kho͘-lān ho͘ⁿ，馬克·吐溫、Mario·仔、A·O·B'
     """
-    if not any(map(text.__contains__, MIDDLE_DOTS)):  # each is sought faster than all of them by a pattern
-        return text
     found = [match.start() for match in _MIDDLE_DOT.finditer(text) if is_poj_dot(text, match.start())]
     pieces = [text[a + 1 : b] for a, b in pairwise([-1, *found, len(text)])]
     if log is not None:
@@ -236,6 +234,7 @@ class Rule(NamedTuple):
 
 # The one rule that looks at other lines than its own.
 NUMBERING = Rule("numbering", remove_numbering, repeats=True)
+POJ_DOTS = Rule("poj_dots", write_poj_dots)
 # Dashes, dots and composition follow the removals that bring characters together; numbering sees uniform marks and
 # spaces.
 # A rule may be left out here. `prefilter` must select every line that a new rule changes; numbering stays last.
@@ -243,7 +242,7 @@ RULES = (
     Rule("characters", replace_characters),
     Rule("urls", remove_urls, repeats=True),
     Rule("dashes", replace_box_dashes),
-    Rule("poj_dots", write_poj_dots),
+    POJ_DOTS,
     Rule("composition", compose),
     Rule("half_width", widen_marks),
     Rule("ellipses", unify_ellipses),

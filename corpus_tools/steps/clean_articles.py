@@ -11,7 +11,16 @@ from operator import ne, sub
 from corpus_tools.cleaning.language import looks_simplified
 from corpus_tools.cleaning.numbering import NUMBER_STARTS
 from corpus_tools.cleaning.prefilter import Lines, lines_to_clean
-from corpus_tools.cleaning.rules import LINE_BREAK, NUMBERING, RULES, SEPARATOR, Rule, Step, rule_steps
+from corpus_tools.cleaning.rules import (
+    LINE_BREAK,
+    NUMBERING,
+    POJ_DOTS,
+    RULES,
+    SEPARATOR,
+    Rule,
+    Step,
+    rule_steps,
+)
 from corpus_tools.documents import Article, CleanedArticle, Counts, Cut
 from corpus_tools.filtering.decontamination import QuestionNgrams, drop_overlaps
 
@@ -75,7 +84,10 @@ def _clean_lines(
         whole = _by_extra_rules(whole, articles, counts, extra)
     lines = lines_to_clean(whole)
     text = SEPARATOR + "".join([whole[s : e + 1] for s, e in zip(lines.starts, lines.ends, strict=True)])
-    for rule in [rule for rule in RULES if rule != NUMBERING]:
+    needless = (
+        {NUMBERING} if lines.middle_dots else {NUMBERING, POJ_DOTS}
+    )  # the latter seeks long for what is rare
+    for rule in [rule for rule in RULES if rule not in needless]:
         for number, step in enumerate(rule_steps(rule, text)):
             _count(step, counts)
             if rule.name in _LISTED:
