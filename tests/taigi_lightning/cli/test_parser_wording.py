@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
@@ -37,7 +37,20 @@ class Model:
         weights: int | dict[str, float] = 1,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         callbacks: list[Callback] | Callback | None = None,
+        only: Callback | None = None,
     ) -> None: ...
+
+
+class First:
+    """Holds a class whose name another has too."""
+
+    class Twin(Callback): ...
+
+
+class Second:
+    """Holds the other."""
+
+    class Twin(Callback): ...
 
 
 # The pattern by its module and name, and a command line whose refusal it reads.
@@ -47,6 +60,8 @@ READS: list[tuple[Any, str, list[str]]] = [
     (config_errors, "REQUIRED", []),
     (config_errors, "NO_SECTION", ["--config", ""]),
     (config_errors, "LINKED", ["--copy", "c"]),
+    (config_errors, "BASE_CLASS", ["--model.only.patience", "3"]),
+    (value_errors, "AMBIGUOUS", ["--model.only", "Twin"]),
     (value_errors, "KEYS", ["--model.steps", "x"]),
     (value_errors, "EXPECTED", ["--model.kind", "x"]),
     (value_errors, "VALUE", ["--model.steps", "x"]),
@@ -54,6 +69,7 @@ READS: list[tuple[Any, str, list[str]]] = [
     (value_errors, "SUBTYPE", ["--model.lora", "64"]),
     (value_errors, "ITEM", ["--model.weights", "{a: x}"]),
     (class_errors, "NOT_THERE", ["--model.callbacks", "Nonesuch"]),
+    (class_errors, "NOT_CALLABLE", ["--model.optimizer", "torch.nn.Linear"]),
     (class_errors, "DENIED", ["--model.callbacks", "os.system"]),
     (class_errors, "OTHER_KIND", ["--model.callbacks", "torch.nn.Linear"]),
     (class_errors, "NEEDS", ["--model.callbacks", "lightning.pytorch.callbacks.EarlyStopping"]),
@@ -92,3 +108,10 @@ def test_the_pattern_finds_what_it_reads(
         parser.parse_args(arguments)
     pattern: re.Pattern[str] = getattr(module, name)
     assert pattern.search(refusals[-1]), refusals[-1]
+
+
+def test_help_names_the_classes_that_are_left_out() -> None:
+    parser = SuggestingParser()
+    parser.add_class_arguments(Model, "model")
+    assert config_errors.KNOWN_SUBCLASSES.search(ArgumentParser.format_help(parser))
+    assert "known subclasses" not in " ".join(parser.format_help().split())
