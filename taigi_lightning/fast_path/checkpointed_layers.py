@@ -170,9 +170,11 @@ class CheckpointedLayers:
         kept: dict[int, Tensor] = {}  # the tensor itself, so that no address comes twice
 
         def note(tensor: Tensor) -> Tensor:
-            if _address(tensor) not in known:
-                kept[_address(tensor)] = tensor
-            return tensor
+            # Not the tensor itself: one that its own function saves would keep that alive, which keeps the tensor.
+            bare = tensor.detach()
+            if _address(bare) not in known:
+                kept[_address(bare)] = bare
+            return bare
 
         devices = {t.device for t in (*given, *layer.parameters()) if t.is_cuda}
         held = self.memory.held()

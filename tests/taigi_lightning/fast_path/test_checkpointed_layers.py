@@ -1,5 +1,6 @@
 """As many of transformers' own layers keep their activations as memory holds, and the gradients stay the same."""
 
+import gc
 from itertools import pairwise
 from typing import Any
 
@@ -186,3 +187,18 @@ def test_a_cpu_keeps_everything() -> None:
     model = apply_fast_path(small("stablelm"))
     assert checkpointed_layers(model) is None
     assert kept_by(model) == [True] * LAYERS
+
+
+@pytest.mark.parametrize("kind", ["phi3", "qwen3_moe", "bloom"])
+def test_nothing_that_was_measured_stays(kind: str) -> None:
+    """Of a function that saves its own result, autograd would keep what a hook gives back, and be kept by it."""
+    model = small(kind)
+    apply_fast_path(model, activation_budget=0.5)
+    layers: Any = checkpointed_layers(model)
+    alive = []
+    for _ in range(3):
+        layers.counts, layers.measured = {}, []
+        loss_of(model).backward()
+        gc.collect()
+        alive.append(sum(isinstance(found, Tensor) for found in gc.get_objects()))
+    assert alive[1] == alive[2]
