@@ -185,9 +185,7 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     )
 
 
-def _tone_digits(
-    codes: npt.NDArray[np.uint32], counters: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.int64]:
+def _tone_digits(codes: npt.NDArray[np.uint32], counters: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Places of the digits that are tones of romanised syllables: goeh8, kiaN2, Tai5-lam5, GOA2; not 2010 or MP3."""
     flagged = np.flatnonzero(counters >= _DIGIT)
     digits = flagged[counters[flagged] < _RARE]

@@ -16,6 +16,7 @@ from taigi_lightning.fast_path.decoder import Budget
 from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.eight_bit_weights import matmul_fault
 from taigi_lightning.fast_path.families import FAMILIES
+from taigi_lightning.fast_path.machine_speed import slow_products
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
@@ -227,7 +228,8 @@ def take_fast_path(
     precision = torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32)
     with torch.device("cpu"), precision:
         findings = self_check(model, answers=answers, generating=generating)
-    for said in compute_in(model, matmul):
+    slow = slow_products(matmul, device, compute_dtype)
+    for said in [*compute_in(model, matmul), *([] if slow is None else [slow])]:
         print_line(said)
     if not training and device.type == "cuda" and row_tokens is not None:
         unpack_what_fits(model, tokens=row_tokens)
