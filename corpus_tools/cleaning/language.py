@@ -99,12 +99,12 @@ def taigi_score(text: str) -> float:
     return measure_spans([text], [[(0, len(text))]]).scores[0] if text else 0.0
 
 
-_BITS = 10  # of a counter of characters; five of them, one of bytes and two flags share 64 bits
+_BITS = 10  # of a counter of characters; five of them, one of bytes and a flag share 64 bits
 _MOST = (1 << _BITS) - 1
 _SHIFTS = np.arange(0, 6 * _BITS, _BITS, dtype=np.uint64)
-# Bytes have all that is left below the flags: four for each of the most characters.
-_MASKS = np.array([_MOST] * 5 + [(1 << 62 - 5 * _BITS) - 1], np.uint64)
-_RARE, _DIGIT = np.uint64(1 << 63), np.uint64(1 << 62)
+# Bytes have all that is left below the flag.
+_MASKS = np.array([_MOST] * 5 + [(1 << 63 - 5 * _BITS) - 1], np.uint64)
+_FLAG = np.uint64(1 << 63)  # of what is looked at one by one: digits, and the rare kinds
 _LEAST_SIMPLIFIED = 10  # characters
 _TONE_DIGIT = np.uint64((1 << 2 * _BITS) + (1 << 3 * _BITS))  # a letter and a tone, see `_counters`
 _LETTERS_AT_END, _LONGEST_SYLLABLE = re.compile(r"[A-Za-z]+\Z"), 9
@@ -127,11 +127,11 @@ def _counters() -> npt.NDArray[np.uint64]:
         )
     ):
         of_kind[list(counted)] += np.uint64(1 << (_BITS * place))
-    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT, Kind.OLD_FONT]] = _RARE
+    of_kind[[Kind.PRIVATE, Kind.REPLACEMENT, Kind.OLD_FONT]] = _FLAG
     counters = of_kind[kinds()]
     for first in (0, 0x80, 0x800, 0x10000):  # from which on a character has a byte more
         counters[first:] += np.uint64(1 << 5 * _BITS)
-    counters[list(map(ord, TONE_DIGITS))] |= _DIGIT
+    counters[list(map(ord, TONE_DIGITS))] |= _FLAG
     return counters
 
 
@@ -165,7 +165,9 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
         return Measures([], [], [], [Found(False, False)] * len(texts))
     codes = codes_of("".join(texts))
     counters = look_up(_counters(), codes)
-    digits = _tone_digits(codes, counters)
+    flagged = np.flatnonzero(counters >= _FLAG)
+    is_digit = look_up(_is_digit(), codes[flagged])
+    digits = _tone_digits(codes, flagged[is_digit])
     counters[digits] += _TONE_DIGIT
     begins = np.repeat(np.cumsum([0, *map(len, texts[:-1])]), counts)  # of the text of each span
     starts, ends = np.array([span for of_text in spans for span in of_text]).T + begins
@@ -175,7 +177,8 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     first_spans = np.cumsum([0, *counts[:-1]])[np.array(counts) > 0]
     _, taigi, _, _, simplified, _ = np.add.reduceat(sums, first_spans, axis=0).T
     maybe = (simplified >= _LEAST_SIMPLIFIED) & (simplified > 4 * taigi)
-    rare = np.maximum.reduceat(counters, starts[first_spans]) >= _RARE
+    edges = np.searchsorted(flagged[~is_digit], np.append(starts[first_spans], len(codes)))
+    rare = np.diff(edges) > 0
     found = map(Found, maybe.tolist(), rare.tolist())
     return Measures(
         list(map(_score, *sums[:, :4].T.tolist())),
@@ -185,10 +188,16 @@ def measure_spans(texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]
     )
 
 
-def _tone_digits(codes: npt.NDArray[np.uint32], counters: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Places of the digits that are tones of romanised syllables: goeh8, kiaN2, Tai5-lam5, GOA2; not 2010 or MP3."""
-    flagged = np.flatnonzero(counters >= _DIGIT)
-    digits = flagged[counters[flagged] < _RARE]
+@cache
+def _is_digit() -> npt.NDArray[np.bool_]:
+    """Which code points may be the digit of a tone, [0x110000] bool."""
+    table = np.zeros(0x110000, np.bool_)
+    table[list(map(ord, TONE_DIGITS))] = True
+    return table
+
+
+def _tone_digits(codes: npt.NDArray[np.uint32], digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Those of the digits' places that are tones of romanised syllables: goeh8, kiaN2, Tai5-lam5; not 2010 or MP3."""
     before = codes[digits - 1]
     behind = codes[np.minimum(digits + 1, len(codes) - 1)] | np.uint32(0x20)
     is_letter = (before - np.uint32(ord("a")) < 26) | np.isin(before, _NASALS)
