@@ -72,7 +72,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     blocks = max(16, triton.next_power_of_2(columns // BLOCK)) if whole else PART
     parts = triton.cdiv(columns, blocks * BLOCK)
     tops = scales if whole else torch.empty(rows, parts, dtype=torch.float32, device=x.device)
-    programs = min(rows, 4 * _multiprocessors(x.device))
+    programs = 4 * _multiprocessors(x.device)  # of few rows some have none: one kernel for all
     for find in (False,) if whole else (True, False):
         _rotate_kernel[(programs, parts)](
             x, out, scales, tops, hadamard(x.device, x.dtype), rows, columns, x.stride(0), programs,
@@ -209,7 +209,7 @@ def product(
     rank = 16 if beside is None else min(64, max(16, triton.next_power_of_2(beside[0].shape[1])))
     described = TensorDescriptor.from_tensor
     h, b = (None, None) if beside is None else beside
-    programs = min(_multiprocessors(x.device), triton.cdiv(rows, high) * triton.cdiv(columns, wide))
+    programs = _multiprocessors(x.device)
     _product_kernel[(programs,)](
         described(x, [high, depth]),
         described(w, [wide, depth]),

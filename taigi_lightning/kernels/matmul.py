@@ -5,6 +5,8 @@ from typing import Literal, get_args
 # "..._backward" makes those of the gradients alone in 8 bits, and leaves the forward pass in 16.
 Matmul = Literal["bf16", "fp8_backward", "fp8", "int8_backward", "int8"]
 Format = Literal["fp8", "int8"]
+# The compute capabilities that multiply it.
+CARDS = {"fp8": "8.9 or more (Ada, Hopper, Blackwell)", "int8": "8.0 or more (Ampere and later)"}
 
 
 def format_of(matmul: str) -> Format | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.kernels.matmul import format_of, forward_in_8_bits
+from taigi_lightning.kernels.matmul import CARDS, format_of, forward_in_8_bits
 from taigi_lightning.planning.disk_needs import disk_needs, download_needs
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part
@@ -26,8 +26,6 @@ from taigi_lightning.planning.training_needs import (
     margin,
     needs,
 )
-
-CARDS = {"fp8": "8.9 or more (Ada, Hopper, Blackwell)", "int8": "8.0 or more (Ampere and later)"}
 
 
 @dataclass(frozen=True)
