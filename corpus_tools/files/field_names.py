@@ -21,6 +21,11 @@ def _field_of(name: str) -> str:
     return plain if plain in Row.__struct_fields__ else _CHINESE.get(plain, "")
 
 
+def names_of(field: str) -> list[str]:
+    """The names that may stand for a field, in lower case."""
+    return [field, *(name for name, stands_for in _CHINESE.items() if stands_for == field)]
+
+
 def names_found(fields: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """`fields` and, for each field that neither they nor the file names, the one name in the file that stands for it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +14,7 @@ import msgspec
 from corpus_tools.documents import Row
 from corpus_tools.errors import InputError
 from corpus_tools.files.contents import MEND, decode
-from corpus_tools.files.field_names import names_found
+from corpus_tools.files.field_names import names_found, names_of
 from corpus_tools.files.json_columns import holds_columns, rows_of_columns
 from corpus_tools.files.row_values import ROWS, BadRows, record_of
 
@@ -33,16 +34,37 @@ def read_json(path: Path, fields: Mapping[str, str], data: bytes, bad: BadRows, 
     """
     start = data.lstrip()[:1]
     lines = lines or start == b"{"
-    kind = row_type(names_found(fields, _first_keys(data)))
+    found = names_found(fields, _first_keys(data))
+    kind = row_type(found)
     try:
         if lines:
-            return msgspec.json.Decoder(kind, strict=False).decode_lines(data)
-        return msgspec.json.Decoder(list[kind], strict=False).decode(data)  # type: ignore[valid-type]
+            rows = msgspec.json.Decoder(kind, strict=False).decode_lines(data)
+        else:
+            rows = msgspec.json.Decoder(list[kind], strict=False).decode(data)  # type: ignore[valid-type]
+        if all(row.title is not None for row in rows) or not other_title(found).search(data):
+            return rows
     except WRONG:
         decode(path, data)  # names the line of a byte that is not UTF-8
     records = _split(path, fields, data, lines)
-    fields = names_found(fields, keys_of(records))
-    return [record_at(record, fields, number, bad) for number, record in enumerate(records, 1)]
+    found = names_found(fields, keys_of(records))
+    other = other_title(found)
+    return [
+        record_at(raw, names_found(fields, keys_of([raw])) if other.search(raw) else found, number, bad)
+        for number, raw in enumerate(records, 1)
+    ]
+
+
+@cache
+def _title_names(used: str) -> re.Pattern[bytes]:
+    names = b"|".join(re.escape(name.encode()) for name in names_of("title"))
+    return re.compile(
+        rb'"(?!(?-i:' + re.escape(used.encode()) + rb')"\s*:)\s*(?:' + names + rb')\s*"\s*:', re.IGNORECASE
+    )
+
+
+def other_title(fields: Mapping[str, str]) -> re.Pattern[bytes]:
+    """Finds a key that could be a title's and is none that a file's first rows use: later ones may name it so."""
+    return _title_names(fields.get("title", "title"))
 
 
 def _first_keys(data: bytes) -> list[str]:

@@ -25,6 +25,7 @@ from corpus_tools.files.json_rows import (
     holds_table,
     is_row,
     keys_of,
+    other_title,
     record_at,
     row_type,
     rows_under,
@@ -229,10 +230,15 @@ class Stream:
                 break
             first.append(value)
         fields = names_found(self._fields, keys_of([raw for raw, _ in first]))
-        decoder = msgspec.json.Decoder(row_type(fields), strict=False)
+        decoder, other = msgspec.json.Decoder(row_type(fields), strict=False), other_title(fields)
         for number, (raw, self._line) in enumerate(chain(first, numbered), 1):
+            names = fields
             try:
-                yield decoder.decode(raw)
+                row = decoder.decode(raw)
+                if row.title is not None or not other.search(raw):
+                    yield row
+                    continue
+                names = names_found(self._fields, keys_of([raw]))
             except WRONG:
                 self._decoded(raw)
-                yield record_at(raw, fields, number, self._bad)
+            yield record_at(raw, names, number, self._bad)

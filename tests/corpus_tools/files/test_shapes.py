@@ -12,6 +12,7 @@ from corpus_tools.files.row_values import BadRows
 from corpus_tools.files.sources import Source
 from corpus_tools.files.streams import Stream
 
+MANY = 30 * '{"title": "甲", "text": "阮"}\n'.encode()
 SHAPES: dict[str, tuple[bytes, list[Row]]] = {
     "semicolons.csv": ("title;text\n甲;阮,恁\n".encode(), [Row("阮,恁", "甲")]),
     "named.csv": ("sep=|\ntitle|text\n甲|阮\n".encode(), [Row("阮", "甲")]),
@@ -31,6 +32,17 @@ SHAPES: dict[str, tuple[bytes, list[Row]]] = {
     "wide_names.csv": ("ｔｉｔｌｅ,ＴＥＸＴ\n甲,阮\n".encode(), [Row("阮", "甲")]),
     "case.json": ('[{"Title": "甲", "Text": "阮", "Paragraph ID": 1}]'.encode(), [Row("阮", "甲", None, 1)]),
     "case.jsonl": ('{"text": "a"}\n{"text": "b", "TITLE": "甲"}\n'.encode(), [Row("a"), Row("b", "甲")]),
+    # Where the first rows' names are not the later ones'.
+    "later_case.jsonl": (
+        MANY + '{"Title": "乙", "text": "恁"}\n{"標題": "丙", "text": "\\"Title\\": "}\n'.encode(),
+        [Row("阮", "甲")] * 30 + [Row("恁", "乙"), Row('"Title": ', "丙")],
+    ),
+    "later_case.json": (
+        b"["
+        + MANY.replace(b"\n", b",")
+        + '{"title": null, "text": "伊"}, {"TITLE": "乙", "text": "恁"}]'.encode(),
+        [Row("阮", "甲")] * 30 + [Row("伊"), Row("恁", "乙")],
+    ),
     "case.csv": ("TITLE,TEXT\n甲,阮\n".encode(), [Row("阮", "甲")]),
     "han.tsv": ("標題\t作者\t內容\n甲\t林\t阮\n".encode(), [Row("阮", "甲", "林")]),
     "han.json": ('{"data": [{"標題": "甲", "內容": "阮"}]}'.encode(), [Row("阮", "甲")]),
