@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
 from taigi_lightning.data.collate import pad_left
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import GENERATE_ALONE
+from taigi_lightning.evaluation.greedy_answers import GENERATE_ALONE
 from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.tasks.conversation_tokens import answer_ends, encode_open_conversation
 from taigi_lightning.tasks.conversations import Conversation

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.evaluation.answers import GENERATE_ALONE, READ_ALONE, hidden_states, left_padded_logits
+from taigi_lightning.evaluation.answers import READ_ALONE, hidden_states
+from taigi_lightning.evaluation.greedy_answers import GENERATE_ALONE, left_padded_logits
 from taigi_lightning.fast_path.apply import causal_lm, device_of, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import in_eval_mode, output_head

@@ -18,7 +18,6 @@ from taigi_lightning.kernels import fp8, int8
 from taigi_lightning.kernels.matmul import Format, format_of
 
 FORMATS: dict[Format, ModuleType] = {"fp8": fp8, "int8": int8}
-BLOCK = 64  # weights that share a scale in 4 bits
 
 
 def matmul_fault(matmul: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -33,10 +32,10 @@ def stays_in_16_bits(members: Sequence[LoraLinear], name: Format) -> str | None:
     inputs, form = members[0].in_features, FORMATS[name]
     if not all(m.packed for m in members):
         return "its weights are not in 4 bits"
-    if any(m.base.weight.quant_state.blocksize != BLOCK for m in members):
-        return f"its 4-bit blocks are not of {BLOCK} weights"
-    if inputs % BLOCK or any(m.out_features % form.ALIGNMENT for m in members):
-        return f"its inputs are no multiple of {BLOCK}, or its outputs none of {form.ALIGNMENT}"
+    if any(m.base.weight.quant_state.blocksize != form.BLOCK for m in members):
+        return f"its 4-bit blocks are not of {form.BLOCK} weights"
+    if inputs % form.BLOCK or any(m.out_features % form.ALIGNMENT for m in members):
+        return f"its inputs are no multiple of {form.BLOCK}, or its outputs none of {form.ALIGNMENT}"
     if max(inputs, sum(m.out_features for m in members)) > form.LONGEST:
         return f"sums of more than {form.LONGEST} products do not fit 32 bits"
     return None

@@ -14,6 +14,8 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
+from taigi_lightning.kernels.card_fault import card_fault
+
 DTYPE = torch.float8_e4m3fn  # 3 bits of mantissa, largest 448 = 1.75 * 2^8
 CAPABILITY = (8, 9)  # the first cards that multiply it: Ada; Hopper has 9.0
 ALIGNMENT = 16  # both sides of a weight must be its multiples
@@ -24,15 +26,8 @@ FAST_ACCUMULATION = False  # keep partial sums in fewer bits than float32
 
 def fault(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why products cannot be in fp8 on a device where all else is in some dtype, or None if they can."""
-    if device.type != "cuda":
-        return f"this is a {device.type.upper()}, and only NVIDIA cards of compute capability 8.9 or more multiply it"
-    found = torch.cuda.get_device_capability(device)
-    if found < CAPABILITY:
-        name = torch.cuda.get_device_name(device)
-        return f"{name} has compute capability {found[0]}.{found[1]}, and fp8 begins with 8.9 (Ada, Hopper, Blackwell)"
-    if dtype != torch.bfloat16:
-        return f"all else is in {str(dtype).removeprefix('torch.')}, and its results are in bfloat16 (bf16-mixed)"
-    return None
+    others = "only NVIDIA cards of compute capability 8.9 or more multiply it"
+    return card_fault(device, dtype, CAPABILITY, others, "fp8 begins with 8.9 (Ada, Hopper, Blackwell)")
 
 
 def scale_of(amax: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
+from taigi_lightning.kernels.card_fault import card_fault
 from taigi_lightning.kernels.triton_support import triton_fault
 
 DTYPE = torch.int8
@@ -33,15 +34,8 @@ SMALLEST = 1e-30  # a row of zeros is divided by this
 
 def fault(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why products cannot be in int8 on a device where all else is in some dtype, or None if they can."""
-    if device.type != "cuda":
-        return f"this is a {device.type.upper()}, and the kernel that multiplies it is for NVIDIA cards"
-    found = torch.cuda.get_device_capability(device)
-    if found < CAPABILITY:
-        name = torch.cuda.get_device_name(device)
-        return f"{name} has compute capability {found[0]}.{found[1]}, and this begins with 8.0 (Ampere)"
-    if dtype != torch.bfloat16:
-        return f"all else is in {str(dtype).removeprefix('torch.')}, and its results are in bfloat16 (bf16-mixed)"
-    return triton_fault()
+    others = "the kernel that multiplies it is for NVIDIA cards"
+    return card_fault(device, dtype, CAPABILITY, others, "this begins with 8.0 (Ampere)") or triton_fault()
 
 
 @cache

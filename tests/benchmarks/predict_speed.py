@@ -26,7 +26,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from taigi_lightning.evaluation.answers import answer_log_probabilities, generate_tokens
+from taigi_lightning.evaluation.answers import answer_log_probabilities
+from taigi_lightning.evaluation.greedy_answers import generate_tokens
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, fast_decoder
 from taigi_lightning.model.adapters import LoraSettings

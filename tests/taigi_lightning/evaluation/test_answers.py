@@ -18,9 +18,9 @@ from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.evaluation.answers import (
     answer_log_probabilities,
     choice_accuracy_batch,
-    generate_tokens,
     predict_batch,
 )
+from taigi_lightning.evaluation.greedy_answers import generate_tokens
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.planning.memory import PROJECTIONS

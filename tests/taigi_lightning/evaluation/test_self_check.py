@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation import self_check as self_check_module
-from taigi_lightning.evaluation.answers import answer_log_probabilities, generate_tokens
+from taigi_lightning.evaluation.answers import answer_log_probabilities
+from taigi_lightning.evaluation.greedy_answers import generate_tokens
 from taigi_lightning.evaluation.self_check import self_check
 from taigi_lightning.fast_path.apply import apply_fast_path
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch

@@ -1,8 +1,6 @@
 """The row-wise operations: dropout that is really random, and the Triton kernels against their specification."""
 
 import importlib
-import os
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.elementwise import Dropout, HeadNorms, Norm, drop, keep_mask
+from tests.taigi_lightning.kernels.interpreted import interpreted
 
 CPU = torch.device("cpu")
 
@@ -71,14 +70,7 @@ def test_rotating_back_undoes_the_rotation_of_q_and_k_and_leaves_v() -> None:
 
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
-    """The kernels, interpreted on the CPU: Triton decides that when it is first imported."""
-    if "triton" in sys.modules and not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
-    os.environ["TRITON_INTERPRET"] = "1"
-    pytest.importorskip(
-        "triton", reason="Triton comes with torch for CUDA; its interpreter runs these anywhere"
-    )
-    return importlib.import_module("taigi_lightning.kernels.elementwise_triton")
+    return interpreted("elementwise_triton")
 
 
 def wide(rows: int, columns: int) -> Tensor:

@@ -3,9 +3,6 @@
 Triton's interpreter rounds to e4m3 otherwise than cards do: here the kernels store wider numbers, and torch rounds.
 """
 
-import importlib
-import os
-import sys
 from types import ModuleType
 
 import bitsandbytes as bnb
@@ -13,16 +10,12 @@ import pytest
 import torch
 
 from taigi_lightning.kernels import fp8
+from tests.taigi_lightning.kernels.interpreted import interpreted
 
 
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
-    """The kernels, interpreted on the CPU: Triton decides that when it is first imported."""
-    if "triton" in sys.modules and not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
-    os.environ["TRITON_INTERPRET"] = "1"
-    pytest.importorskip("triton")
-    return importlib.import_module("taigi_lightning.kernels.fp8_triton")
+    return interpreted("fp8_triton")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(5, 96), (3, 1100)])

@@ -1,8 +1,5 @@
 """The kernels of int8 products, interpreted on the CPU, against plain torch."""
 
-import importlib
-import os
-import sys
 from types import ModuleType
 
 import bitsandbytes as bnb
@@ -10,18 +7,14 @@ import pytest
 import torch
 
 from taigi_lightning.kernels import int8
+from tests.taigi_lightning.kernels.interpreted import interpreted
 
 TILE = (16, 32, 32, 1)
 
 
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
-    """The kernels, interpreted on the CPU: Triton decides that when it is first imported."""
-    if "triton" in sys.modules and not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
-    os.environ["TRITON_INTERPRET"] = "1"
-    pytest.importorskip("triton")
-    return importlib.import_module("taigi_lightning.kernels.int8_triton")
+    return interpreted("int8_triton")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 64), (3, 1152), (3, 16448)])

@@ -1,23 +1,17 @@
 """The kernels that prepare [W | B], interpreted on the CPU, against bitsandbytes and plain torch."""
 
-import importlib
-import os
-import sys
 from types import ModuleType
 
 import bitsandbytes as bnb
 import pytest
 import torch
 
+from tests.taigi_lightning.kernels.interpreted import interpreted
+
 
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
-    """The kernels, interpreted on the CPU: Triton decides that when it is first imported."""
-    if "triton" in sys.modules and not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("Triton was imported to compile: run with TRITON_INTERPRET=1")
-    os.environ["TRITON_INTERPRET"] = "1"
-    pytest.importorskip("triton")
-    return importlib.import_module("taigi_lightning.kernels.nf4_triton")
+    return interpreted("nf4_triton")
 
 
 @pytest.mark.parametrize("nested", [True, False])
