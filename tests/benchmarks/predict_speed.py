@@ -1,6 +1,7 @@
 """Questions a second of `predict` in the 13B shape: against the way of a usual notebook, and the matrix bound.
 
     python -m tests.benchmarks.predict_speed                       # one GPU with 80 GB, about three minutes
+    python -m tests.benchmarks.predict_speed --matmul bf16 int8 fp8 --on_host   # only these, in turn; two minutes
     python -m tests.benchmarks.predict_speed --layers 2 --hidden 64 --questions 40   # a dry run anywhere
 
 The model has random weights, made in memory: NF4 with double quantisation and a LoRA adapter of rank 16. Ours is
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -29,7 +30,9 @@ import torch
 from taigi_lightning.evaluation.answers import answer_log_probabilities
 from taigi_lightning.evaluation.greedy_answers import generate_tokens
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter
-from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, fast_decoder
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, compute_in, fast_decoder
+from taigi_lightning.fast_path.prefill import unpack_what_fits
+from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.tasks.question_batches import EncodedQuestion, QuestionBatch, plan_batches
 from taigi_lightning.training.module import CausalLMModule
@@ -46,8 +49,16 @@ def tree_tokens(questions: Sequence[EncodedQuestion], share: bool) -> int:
 class Clock(pl.Callback):
     """Times `predict` from its first batch to its files, and runs what else is to be measured after it."""
 
-    def __init__(self, questions: list[EncodedQuestion], batch_tokens: int, profile: bool) -> None:
+    def __init__(
+        self,
+        questions: list[EncodedQuestion],
+        batch_tokens: int,
+        profile: bool,
+        ways: Sequence[Matmul],
+        on_host: bool,
+    ) -> None:
         self.questions, self.batch_tokens, self.profile = questions, batch_tokens, profile
+        self.ways, self.on_host = ways, on_host
         self.began = self.first = 0.0
         self.steps: list[float] = []
         self.bound: Any = None
@@ -59,10 +70,7 @@ class Clock(pl.Callback):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.01)
-        held = sum(
-            group.resident is not None for layer in fast_decoder(model).layers for group in layer.groups()
-        )
-        say(what="weights held unpacked", groups=held)
+        say(what="weights held unpacked", groups=held(model))
         if CUDA:
             torch.cuda.reset_peak_memory_stats()
         self.bound = Bound(model, self.batch_tokens)
@@ -83,7 +91,9 @@ class Clock(pl.Callback):
         self.report("predict, passages shared", took, shared=True)
         say(what="inside steps", seconds=sum(self.steps), batches=len(self.steps))
         # Transformers' own pass, which the last two take, gives up weights held unpacked.
-        for work in (self.profiled, self.others, self.agreement, self.notebook):
+        for work in (
+            (self.turns,) if self.ways else (self.profiled, self.others, self.agreement, self.notebook)
+        ):
             try:
                 work(pl_module.model, len(self.questions) / took)
             except Exception as error:  # one measurement less
@@ -97,6 +107,40 @@ class Clock(pl.Callback):
             what=what, seconds=took, questions_per_s=count / took, tokens=tokens, tokens_per_s=tokens / took,
             **self.bound.shares(tokens, count, took), peak_gib=peak,
         )  # fmt: skip
+
+    def turns(self, model: Any, ours: float) -> None:
+        """Products in each way in turn, the first again at the end; then with all packed weights on the host."""
+        wanted = log_probabilities(model, plan_batches(self.questions[:64], 8192))
+        self.bound.in_8_bits(self.ways)
+        rates: list[dict[int, float]] = []
+        for way in (*self.ways, self.ways[0]):
+            compute_in(model, way)
+            unpack_what_fits(model, self.batch_tokens)
+            rates.append(self.turn(model, way, rates))
+            self.profiled(model, ours)
+            found = log_probabilities(model, plan_batches(self.questions[:64], 8192))
+            difference = (found - wanted).abs().mean().item()
+            say(what=f"{way} against {self.ways[0]}", mean_difference=difference)
+        for way in self.ways if self.on_host else ():
+            compute_in(model, way)
+            fast_decoder(model).keep_on_host(set(range(len(fast_decoder(model).layers))))
+            self.turn(model, f"{way}, weights on the host", rates)
+
+    def turn(self, model: Any, way: str, before: Sequence[dict[int, float]]) -> dict[int, float]:
+        """Questions a second by tokens a batch."""
+        found = {}
+        for size, count in ((self.batch_tokens, len(self.questions)), (512, 96)):
+            batches = plan_batches(self.questions[:count], size)
+            choose_all(model, batches[:: max(1, len(batches) - 1)])  # kernels compiled
+            if CUDA:
+                torch.cuda.reset_peak_memory_stats()
+            found[size] = count / seconds(lambda batches=batches: choose_all(model, batches))  # type: ignore[misc]
+            say(
+                what=f"RESULT {way}, {size} tokens a batch", questions_per_s=found[size],
+                times_the_first=found[size] / (before[0] if before else found)[size], groups_held=held(model),
+                peak_gib=torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0,
+            )  # fmt: skip
+        return found
 
     def agreement(self, model: Any, ours: float) -> None:
         """Whether shared passages, no sharing and transformers' own layers agree on some questions."""
@@ -157,6 +201,12 @@ class Clock(pl.Callback):
             print(f"{total / 1e3:9.2f} ms {count:5d} {total / count:9.1f} us  {event.key[:90]}", flush=True)
 
 
+def held(model: Any) -> int:
+    """Groups of projections whose weights are held as products read them."""
+    groups = [group for layer in fast_decoder(model).layers for group in layer.groups()]
+    return sum(group.resident is not None for group in groups)
+
+
 def choose_all(model: Any, batches: Sequence[QuestionBatch]) -> None:
     """Answer every batch, results brought to the CPU as `predict` does."""
     for batch in batches:
@@ -186,6 +236,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1001)
     parser.add_argument("--batch-tokens", type=int, default=16384)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--matmul", nargs="+", choices=get_args(Matmul), default=[])
+    parser.add_argument("--on_host", action="store_true", help="with --matmul: then with weights on the host")
     options = parser.parse_args()
     began = time.perf_counter()
     base = make_model(options.layers, options.hidden)
@@ -205,7 +257,7 @@ def main() -> None:
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
             callbacks=[
                 PredictionWriter(Path(folder) / "output.csv"),
-                Clock(questions, options.batch_tokens, options.profile),
+                Clock(questions, options.batch_tokens, options.profile, options.matmul, options.on_host),
             ],
         )  # fmt: skip
         trainer.predict(module, data, return_predictions=False)
