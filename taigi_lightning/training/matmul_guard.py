@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,24 +15,33 @@ from taigi_lightning.kernels.matmul import Matmul, format_of
 from taigi_lightning.planning.activation_plan import layer_bytes, plan_savings
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.training.distributed import sum_over_ranks
+from taigi_lightning.training.run_summary import add_to_how_it_trains
 
 CHECKED = 3  # optimizer steps, of a new run as of a resumed one
 # Of 500 steps on a real model, gradients of cosine 0.994 ended as in 16 bits, and such of 0.82 at 1.7 % more held-out
 # loss (tests/benchmarks/matmul_fidelity.py): the line is drawn between.
 LEAST_COSINE = 0.95
 NAMES = ("input_ids", "labels", "position_ids")
+# What is nearer to 16 bits than each, and its speed beside it, by the same measurements.
+NEARER = {
+    "fp8": ("int8", "as fast"),
+    "int8": ("int8_backward", "slower"),
+    "fp8_backward": ("int8_backward", "as fast"),
+}
 
 
 class MatmulGuard(Callback):
     """Compare the adapter's gradients of one row, in 8 bits and in 16, before each of the first steps.
 
     Logs the cosine of the two as `int8/gradient_cosine`, and how much more the loss is, as a share of it, as
-    `int8/loss_difference` (or `fp8/`), each the mean over all ranks. Below `LEAST_COSINE` the run says so and goes on
-    in 16 bits. It draws no random numbers of the run's, and no layer holds its weights dequantised until it is through.
+    `int8/loss_difference` (or `fp8/`), each the mean over all ranks. Then the run says what 8 bits cost, on the
+    terminal and in its report; below `LEAST_COSINE` it goes on in 16 bits. It draws no random numbers of the run's, and
+    no layer holds its weights dequantised until it is through.
     """
 
     def __init__(self) -> None:
         self._left = 0
+        self._found: list[tuple[float, float]] = []  # cosine and difference of the loss, of each step
         self._last = -1
         self._fill = False  # what the decoder did before about holding weights
 
@@ -40,7 +50,7 @@ class MatmulGuard(Callback):
         decoder = fast_decoder(pl_module.model)
         self._left = CHECKED if decoder is not None and decoder.matmul != "bf16" else 0
         if decoder is not None and self._left:
-            self._fill, decoder.fill, self._last = decoder.fill, False, -1
+            self._fill, decoder.fill, self._last, self._found = decoder.fill, False, -1, []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -50,7 +60,7 @@ class MatmulGuard(Callback):
             return
         self._last = trainer.global_step
         decoder = fast_decoder(pl_module.model)
-        name = format_of("bf16" if decoder is None else decoder.matmul)
+        matmul = "bf16" if decoder is None else decoder.matmul
         row = one_row(batch)
         difference = None if row is None else self._compare(trainer, pl_module, row)
         found = [0.0, 0.0, 0.0] if difference is None else [*difference, 1.0]
@@ -59,19 +69,28 @@ class MatmulGuard(Callback):
         right = True
         if ranks:
             cosine, loss = cosine / ranks, loss / ranks
+            self._found.append((cosine, loss))
             right = cosine >= LEAST_COSINE  # and not where it is no number
+            name = format_of(matmul)
             for logger in trainer.loggers:  # what the module logs is logged again in every step that follows
                 metrics = {f"{name}/gradient_cosine": cosine, f"{name}/loss_difference": loss}
                 logger.log_metrics(metrics, step=trainer.global_step)
         if not right:
             self._left = 0
-            pl_module.print(
-                f"Products in {name} turn the gradients too far: of one row their cosine to those in 16 bits is "
-                f"{cosine:.3f}, and {LEAST_COSINE} is wanted; the loss differs by {loss:+.1%}. The run goes on in 16 "
-                "bits, as with --model.matmul bf16."
-            )
         if not self._left:
             self._let_be(pl_module, right)
+            self._say(trainer, pl_module, matmul)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what was found in a run of fewer steps."""
+        decoder = fast_decoder(pl_module.model)
+        if self._left and decoder is not None:
+            self._say(trainer, pl_module, decoder.matmul)
+
+    def _say(self, trainer: pl.Trainer, module: Any, matmul: str) -> None:
+        said = verdict(matmul, self._found)
+        module.print(said)
+        add_to_how_it_trains(trainer, said)
 
     def _let_be(self, module: Any, right: bool) -> None:
         """Decide what memory may hold anew, and in what products are made."""
@@ -115,6 +134,35 @@ class MatmulGuard(Callback):
             loss = module.loss_sum(row)
             found = torch.autograd.grad(loss, trained, allow_unused=True)
         return float(loss), [g for g in found if g is not None]
+
+
+def verdict(matmul: str, found: list[tuple[float, float]]) -> str:
+    """What a run says of its products in 8 bits once they have been compared.
+
+    Args:
+        found: of each step the cosine of the gradients and the difference of the loss; the last may be too far.
+
+    >>> print(verdict("int8_backward", [(0.9996, 0.0), (0.9994, 0.0)]))
+    Products in int8_backward, against 16 bits: of one row the adapter's gradients have a cosine of 0.9995 (steps \
+compared: 2; below 0.95 the run would go on in 16 bits), and the loss differs by +0.00%.
+    """
+    if not found:
+        return f"Products in {matmul} were not compared with 16 bits: no row of the first steps could be."
+    other, speed = NEARER.get(matmul, ("", ""))
+    nearer = f" Nearer to 16 bits than {matmul}, and {speed}: --model.matmul {other}." if other else ""
+    if not found[-1][0] >= LEAST_COSINE:
+        cosine, loss = found[-1]
+        return (
+            f"Products in {matmul} turn the gradients too far: of one row their cosine to those in 16 bits is "
+            f"{cosine:.3f}, and {LEAST_COSINE} is wanted; the loss differs by {loss:+.1%}. The run goes on in 16 bits, "
+            f"as with --model.matmul bf16.{nearer}"
+        )
+    cosine, loss = (statistics.fmean(values) for values in zip(*found, strict=True))
+    return (
+        f"Products in {matmul}, against 16 bits: of one row the adapter's gradients have a cosine of {cosine:.4f} "
+        f"(steps compared: {len(found)}; below {LEAST_COSINE} the run would go on in 16 bits), and the loss differs by "
+        f"{loss:+.2%}.{nearer}"
+    )
 
 
 def one_row(batch: Any) -> dict[str, Tensor] | None:

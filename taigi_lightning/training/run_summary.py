@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.data.cpt import CPTDataModule
-from taigi_lightning.fast_path.apply import causal_lm, checkpointed_layers
+from taigi_lightning.fast_path.apply import causal_lm, checkpointed_layers, fast_decoder
 from taigi_lightning.fast_path.checkpointed_layers import checkpointable
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
 from taigi_lightning.planning.pieces import count_pieces, sample_texts
-from taigi_lightning.planning.run_files import HOW_TRAINED
+from taigi_lightning.planning.run_files import HOW_TRAINED, read_json
 from taigi_lightning.terminal import joined
 from taigi_lightning.training.machine_notes import machine_notes
 
@@ -85,6 +85,13 @@ def leave_how_it_trains(trainer: pl.Trainer, module: Any, pieces: list[str]) -> 
     write_json(folder / HOW_TRAINED, said)
 
 
+def add_to_how_it_trains(trainer: pl.Trainer, sentence: str) -> None:
+    """Let the run's report, if it says anything of the model, say this too."""
+    file = Path(trainer.default_root_dir) / HOW_TRAINED
+    if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False) and file.is_file():
+        write_json(file, [*read_json(file), sentence])
+
+
 def pieces_of(module: Any, data: Any) -> list[str]:
     """How many tokens the characters and syllables of a corpus take, before and with new tokens."""
     texts = sample_texts(data.sources[0]) if isinstance(data, CPTDataModule) else []
@@ -110,7 +117,8 @@ def what_stays(start: Start) -> list[str]:
 
 
 def how_it_trains(model: Any) -> list[str]:
-    """Which of a model's matrices have LoRA and which have none, and why it is on the general path if it is."""
+    """Which of a model's matrices have LoRA and which have none, what multiplies in 8 bits, and why the model is on the
+    general path if it is."""
     base = causal_lm(model)
     lines = []
     adapted = [name for name, module in base.named_modules() if hasattr(module, "lora_A") and module.lora_A]
@@ -120,6 +128,11 @@ def how_it_trains(model: Any) -> list[str]:
         lines.append(
             f"LoRA on {len(adapted)} projections: {', '.join(names)}; "
             + (f"none on {', '.join(rest)}" if rest else "all that the text model has")
+        )
+    decoder = fast_decoder(model)
+    if decoder is not None and decoder.matmul != "bf16":
+        lines.append(
+            f"products with the 4-bit weights in {decoder.matmul}: the first steps compare it with 16 bits"
         )
     reason = getattr(base, "slow_path_reason", None)
     if reason:

@@ -1,7 +1,9 @@
 """A run in 8 bits, emulated: its first steps are compared with 16 bits, and it goes on in these where that differs."""
 
 import csv
+import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,27 @@ from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.eight_bit_weights import FORMATS
 from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.training import matmul_guard, stage_model
-from taigi_lightning.training.matmul_guard import cosine_of, one_row
+from taigi_lightning.training.matmul_guard import cosine_of, one_row, verdict
 from taigi_lightning.training.module import CausalLMModule
+from taigi_lightning.training.run_summary import Announcement
 
 Weights = dict[str, Tensor]
 
 
 def train(home: Path, matmul: str, name: str) -> tuple[str, Weights, list[dict[str, str]]]:
-    """Five optimizer steps of two micro-batches: what products are in at the end, the adapter, and what was logged."""
+    """Five optimizer steps of two micro-batches: what products are in at the end, the adapter, and what was logged.
+
+    home then has what the run's report says of the model.
+    """
     pl.seed_everything(1, verbose=False)
     module = CausalLMModule("models/base", lora=LoraSettings(r=4, lora_dropout=0.1), matmul=matmul)  # type: ignore[arg-type]
     data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=2, max_length=64, validation_split=None)
     trainer = pl.Trainer(
         max_steps=5, accumulate_grad_batches=2, accelerator="cpu", logger=CSVLogger(home, name=name, version=""),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-        default_root_dir=home,
+        default_root_dir=home, callbacks=[Announcement()],
     )  # fmt: skip
     trainer.fit(module, data)
     decoder: Any = fast_decoder(module.model)
@@ -54,10 +61,25 @@ def same(one: Weights, other: Weights) -> bool:
 
 @pytest.mark.parametrize(("form", "least"), [("fp8", 0.95), ("int8", 0.995)])
 def test_a_run_that_agrees_goes_on_in_8_bits_and_is_not_touched(
-    emulating: Path, monkeypatch: pytest.MonkeyPatch, form: str, least: float
+    emulating: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+    least: float,
 ) -> None:
     matmul, watched, rows = train(emulating, form, "watched")
     assert matmul == form
+    said = capsys.readouterr().out
+    assert f"products with the 4-bit weights in {form}: the first steps compare it" in said
+    cosine = statistics.fmean(float(row[f"{form}/gradient_cosine"]) for row in rows)
+    found = next(
+        line for line in said.splitlines() if line.startswith(f"Products in {form}, against 16 bits")
+    )
+    assert (
+        f"have a cosine of {cosine:.4f} (steps compared: 3; below 0.95" in found
+        and "--model.matmul int8" in found
+    )
+    assert json.loads((emulating / HOW_TRAINED).read_text())[-1] == found
     cosines = [float(row[f"{form}/gradient_cosine"]) for row in rows]
     assert len(cosines) == matmul_guard.CHECKED
     assert all(least < cosine < 0.99999 for cosine in cosines)
@@ -75,10 +97,17 @@ def test_a_run_that_differs_is_a_run_in_16_bits(
     matmul, found, rows = train(emulating, "fp8", "differs")
     said = capsys.readouterr().out
     assert "their cosine to those in 16 bits is 0.9" in said and "goes on in 16 bits" in said
+    assert "Nearer to 16 bits than fp8, and as fast: --model.matmul int8." in said
     assert (matmul, len(rows)) == ("bf16", 1)
     _, wanted, none = train(emulating, "bf16", "plain")
     assert not none
     assert same(found, wanted)
+
+
+def test_a_run_that_could_not_be_compared_says_so() -> None:
+    assert verdict("int8", []).startswith("Products in int8 were not compared")
+    assert "Nearer" not in verdict("int8_backward", [(0.9995, 0.0)])
+    assert "is nan, and 0.95 is wanted" in verdict("int8", [(0.99, 0.0), (float("nan"), 0.0)])
 
 
 def test_the_row_with_most_to_learn_is_taken() -> None:
