@@ -10,6 +10,7 @@ What the backward pass needs, and what of it is saved, is said in `layer_backwar
 so y is handed on as its two terms, before the last norm in brackets, and whoever takes them adds while reading.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -175,27 +176,31 @@ class DecoderLayer:
 
     def project_o(self, attended: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """What joins the residual stream, before its norm if it has one, and LoRA's hidden activations."""
+        return self.o.multiply(self.o_inputs(attended, step.ops, self.dropout(step, 1)))
+
+    def o_inputs(self, attended: Tensor, ops: ModuleType, dropout: Dropout) -> Tensor:
+        """What the attention's last projection reads: attended, and beside it LoRA's hidden activations."""
         inputs = self.o.buffer(attended)
         copy = inputs[:, : self.o.in_features]
         if self.o.rank:
-            step.ops.copy_project(attended, copy, *self.o.sides(inputs), self.dropout(step, 1))
+            ops.copy_project(attended, copy, *self.o.sides(inputs), dropout)
         else:
             copy.copy_(attended)
-        return self.o.multiply(inputs)
+        return inputs
 
     def project_gate_up(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """(middle, gate_up, hidden) from middle = x, or x + delta."""
         x, inputs, dropped = self._normed(1, x, delta, step)
         return (x, *self.gate_up.forward(inputs, dropped))
 
-    def down_inputs(self, gate_up: Tensor, step: Step) -> Tensor:
+    def down_inputs(self, gate_up: Tensor, ops: ModuleType, dropout: Dropout) -> Tensor:
         """What the last projection reads: the product, and beside it LoRA's hidden activations."""
         inputs = self.down.buffer(gate_up)
-        product, dropout = inputs[:, : self.down.in_features], self.dropout(step, 3)
+        product = inputs[:, : self.down.in_features]
         if self.down.rank:
-            step.ops.glu_project(gate_up, product, *self.down.sides(inputs), dropout, self.activation)
+            ops.glu_project(gate_up, product, *self.down.sides(inputs), dropout, self.activation)
         else:
-            step.ops.glu(gate_up, product, dropout, self.activation)
+            ops.glu(gate_up, product, dropout, self.activation)
         return inputs
 
     def forward(self, x: Tensor, delta: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
@@ -216,7 +221,7 @@ class DecoderLayer:
         step.save(self.index, MIDDLE, middle if self.post_norm(0) is None else delta, hidden)
         step.save(self.index, GATE_UP, gate_up, gate_up_hidden)
         del delta
-        inputs = self.down_inputs(gate_up, step)
+        inputs = self.down_inputs(gate_up, step.ops, self.dropout(step, 3))
         del gate_up
         if step.stash is not None and step.savings:
             step.stash.settle(len(step.savings[self.index].host))

@@ -86,7 +86,8 @@ def _through_post_norm(layer: DecoderLayer, grad: Tensor, gate_up: Tensor, step:
     if post is None:
         return grad.to(layer.dtype)
     saved = step.load(layer.index, OUTPUT)
-    output = saved[0] if saved else layer.down.multiply(layer.down_inputs(gate_up, step))[0]
+    dropout = layer.dropout(step, 3)
+    output = saved[0] if saved else layer.down.product(layer.down_inputs(gate_up, step.ops, dropout))
     return step.ops.norm_gradient(grad, output, post)  # type: ignore[no-any-return]
 
 

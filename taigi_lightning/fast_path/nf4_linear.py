@@ -195,11 +195,11 @@ class ProjectionGroup:
 
         inputs (M, K + F + R) holds x in its first K columns and d A^T in its last; the rest is filled here.
         """
-        self.frozen.fill(inputs)
-        return self._product(inputs), inputs[:, self.plain :] * self.scale
+        return self.product(inputs), inputs[:, self.plain :] * self.scale
 
-    def _product(self, inputs: Tensor) -> Tensor:
-        """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N)."""
+    def product(self, inputs: Tensor) -> Tensor:
+        """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N), from inputs as for `multiply`."""
+        self.frozen.fill(inputs)
         if self.eight_bit is None or not self.forward_in_8_bits:
             return torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
         beside = None
@@ -208,18 +208,22 @@ class ProjectionGroup:
         y = self.eight_bit.forward(inputs[:, : self.in_features], beside)
         return y if self.bias is None else y.add_(self.bias)
 
-    def predict(self, inputs: Tensor, onto: Tensor | None = None) -> Tensor:
-        """y (M, N) as from `forward`, without dropout; added to onto (M, N) in place if that is given."""
-        self.frozen.fill(inputs)
+    def predict(self, inputs: Tensor) -> Tensor:
+        """y (M, N) as from `forward`, without dropout."""
         if self.rank:
-            a = self._stacked_a(inputs.dtype)
-            torch.mm(inputs[:, : self.in_features], a.t(), out=inputs[:, self.plain :])
-        if onto is None:
-            return self._product(inputs)
+            hidden, a = self.sides(inputs)
+            torch.mm(inputs[:, : self.in_features], a.t(), out=hidden)
+        return self.product(inputs)
+
+    def add_product(self, onto: Tensor, inputs: Tensor) -> Tensor | None:
+        """Add `product` to onto (M, N) as it is made; where that cannot be, return it."""
         if self.forward_in_8_bits or onto.dtype != inputs.dtype:
-            return onto.add_(self._product(inputs))
+            return self.product(inputs)
+        self.frozen.fill(inputs)
         onto.addmm_(inputs, self._joined(inputs.dtype).t())
-        return onto if self.bias is None else onto.add_(self.bias)
+        if self.bias is not None:
+            onto.add_(self.bias)
+        return None
 
     def backward(self, grad: Tensor, with_mask: bool) -> tuple[Tensor, LoraGradient | None, Tensor]:
         """From the gradient of y (M, N): of x (M, K), of x through LoRA before its mask, of hidden (M, R).

@@ -1,6 +1,6 @@
 """One forward pass over trees of tokens laid end to end: no padding, and nothing kept for a backward pass.
 
-It computes what `decoder_layer` does, with what only prediction allows: residuals are added inside the products,
+It computes what `decoder_layer` does, with what only prediction allows: residuals are added inside 16-bit products,
 the last layer goes on with the few wanted tokens alone, and where memory allows the weights stay unpacked.
 """
 
@@ -127,21 +127,20 @@ def _layer(
 ) -> tuple[Tensor, Tensor | None]:
     """y [M, H] from x [M, H], whose memory it takes; with wanted [P], only those tokens' y [P, H].
 
-    Both as one tensor and None, or, where a norm follows the MLP, as the two terms that are yet to be added.
+    Both as one tensor and None, or, where a norm follows the MLP or its product is in 8 bits, as the two terms that are
+    yet to be added.
     """
     layer.enter(again=True)
     x, inputs = _normed(x, delta, layer, 0, row.ops)
     attended = _attend(layer.qkv.predict(inputs), layer, row)
     if wanted is not None:
         x, attended = x[wanted], attended[wanted]
-    inputs = layer.o.buffer(attended)
-    row.ops.copy_drop(attended, inputs[:, : layer.o.in_features], NO_DROPOUT)
+    inputs = layer.o_inputs(attended, row.ops, NO_DROPOUT)
     del attended
     x, delta = _project_onto(layer.o, inputs, x, layer.post_norm(0))
     x, inputs = _normed(x, delta, layer, 1, row.ops)
     gate_up = layer.gate_up.predict(inputs)
-    inputs = layer.down.buffer(x, layer.dtype)
-    row.ops.glu(gate_up, inputs[:, : layer.down.in_features], NO_DROPOUT, layer.activation)
+    inputs = layer.down_inputs(gate_up, row.ops, NO_DROPOUT)
     del gate_up
     return _project_onto(layer.down, inputs, x, layer.post_norm(1))
 
@@ -149,8 +148,8 @@ def _layer(
 def _project_onto(
     group: ProjectionGroup, inputs: Tensor, x: Tensor, post: Norm | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The residual stream with a product added to it, or, where a norm comes first, beside it."""
-    return (group.predict(inputs, onto=x), None) if post is None else (x, group.predict(inputs))
+    """The residual stream with a product added to it, or, where a norm comes first or the next one adds, beside it."""
+    return x, group.add_product(x, inputs) if post is None else group.product(inputs)
 
 
 def _normed(

@@ -254,8 +254,10 @@ def test_weights_from_the_host_go_straight_to_8_bits(tmp_path: Path, where: Any,
 
 
 @both
-def test_prediction_rounds_as_training_does(nf4_folder: Path, form: str) -> None:
-    model = in_8_bits(with_lora(nf4_llama(nf4_folder)).eval(), form, activation_budget=1.0)
+@pytest.mark.parametrize("adapted", [True, False])
+def test_prediction_rounds_as_training_does(nf4_folder: Path, adapted: bool, form: str) -> None:
+    base = nf4_llama(nf4_folder)
+    model = in_8_bits((with_lora(base) if adapted else base).eval(), form, activation_budget=1.0)
     decoder = fast_decoder(model)
     assert decoder is not None
     sequence = [5, 6, 7, 8, 9]
