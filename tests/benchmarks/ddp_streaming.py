@@ -4,8 +4,10 @@ python -m tests.benchmarks.ddp_streaming --work /tmp/ddp        # 16 layers of t
 
 Writes a base with random 16-bit weights, then trains it in turn on one card and on two with the same rows an optimizer
 step, every layer's packed weights on the host, without dropout. The first run packs and keeps the packed weights, the
-second reads them. Each rank notes its steps, its card's peak, and its share of the host's memory: shared pages are
-divided among those that map them. Prints RESULT lines and the share of linear scaling.
+second reads them. Each rank notes its steps, its card's peak, what the plan chose, and its share of the host's memory:
+shared pages are divided among those that map them. Prints RESULT lines and the share of linear scaling, which says
+something of two cards only where both runs chose the same. --grow touches that much memory first, for a machine whose
+memory is given to it as it is used: a plan counts what is there when it is made.
 
 Rehearsal on a CPU: --tiny
 """
@@ -28,6 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from transformers import LlamaForCausalLM
 
 from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.planning.activation_plan import keeps_everything
 from tests.benchmarks.random_base import TAIGI_13B, llama_config
 from tests.working_folder import ROOT, TEXT, environment, lay_out
 
@@ -66,6 +69,8 @@ class Meter(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module: Any = pl_module
+        decoder = causal_lm(module.model).fast_decoder
+        plan = next(iter(decoder.plans.values()))
         lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()]
         held = {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if line[0].startswith("Pss_")}
         found: dict[str, Any] = {
@@ -73,7 +78,9 @@ class Meter(Callback):
             "seconds": [round(b - a, 3) for a, b in zip(self.ends, self.ends[1:], strict=False)],
             "losses": self.losses,
             "host_gib": {name: round(size / GIB, 3) for name, size in held.items()},
-            "weights_gib": round(causal_lm(module.model).fast_decoder.stream.host_bytes() / GIB, 3),
+            "weights_gib": round(decoder.stream.host_bytes() / GIB, 3),
+            "kept_layers": sum(map(keeps_everything, plan)),
+            "activations_on_host": sorted(plan[0].host),
         }
         if CUDA:
             found["reserved_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 2)
@@ -174,9 +181,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps")
     parser.add_argument("--limit", type=float, default=5.0, help="GiB of each card")
     parser.add_argument("--patience", type=float, default=110, help="seconds for each run")
+    parser.add_argument("--grow", type=int, default=0, help="GiB of the host's memory to touch first")
     parser.add_argument("--tiny", action="store_true", help="narrow layers: a rehearsal without a GPU")
     args = parser.parse_args()
     args.work.mkdir(parents=True)
+    torch.ones(args.grow * GIB // 8, dtype=torch.float64)
     began = time.perf_counter()
     prepare(args.work, args.layers, args.tiny)
     print(f"RESULT base written in {time.perf_counter() - began:.0f} s", flush=True)
