@@ -18,6 +18,7 @@ from taigi_lightning.evaluation.model_setup import build_model, take_fast_path
 from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.base_model import Quantization, load_tokenizer
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
+from taigi_lightning.model.longest_row import check_row_length
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
@@ -74,7 +75,7 @@ def check_models(models: Mapping[str, str], settings: Settings) -> None:
         check_base(base, plus=True)
         if adapter:
             check_adapter(adapter)
-        settings.start(path)
+        check_row_length(settings.start(path).weights, settings.max_length, "--max_length")
         if settings.written is not None:
             check_task(name, base, settings.written)
 

@@ -106,7 +106,8 @@ def pad_trees(trees: Sequence[TokenTree]) -> tuple[Tensor, Tensor, Tensor | None
 
     Returns:
         input_ids [B, T] int64, position_ids [B, T] int64, mask [B, 1, T, T] bool or None when plain
-        causal attention is correct. Padding holds token 0 and sees itself alone where there is a mask.
+        causal attention is correct. Padding holds token 0; where there is a mask it sees itself alone, at place 0,
+        since a wide tree may have more nodes than a model has places.
     """
     width = max(len(tree.tokens) for tree in trees)
     input_ids = torch.zeros(len(trees), width, dtype=torch.int64)
@@ -119,6 +120,7 @@ def pad_trees(trees: Sequence[TokenTree]) -> tuple[Tensor, Tensor, Tensor | None
     mask = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1, 1)  # [B, 1, T, T]
     for row, tree in enumerate(trees):
         length = len(tree.tokens)
+        position_ids[row, length:] = 0
         mask[row, 0, :length, :length] = ancestor_mask(tree.parents)
     return input_ids, position_ids, mask
 

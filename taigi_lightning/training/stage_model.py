@@ -25,6 +25,7 @@ from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
 from taigi_lightning.model.lineage import check_identity
+from taigi_lightning.model.longest_row import MAX_LENGTH, check_row_length
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.terminal import joined
 from taigi_lightning.training.checkpoints import check_resumable, check_trained, check_whole
@@ -155,6 +156,8 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     data: Any = getattr(trainer, "datamodule", None)
     if not training and hasattr(data, "prompt"):
         check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
+    if (longest := getattr(data, "max_length", None)) is not None:
+        check_row_length(module.start.weights, longest, MAX_LENGTH)
     check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype)
     model = build_model(
         module.start.weights,

@@ -48,7 +48,7 @@ def test_rows_without_branches_need_no_mask() -> None:
 def test_every_padding_token_sees_something() -> None:
     """A query that sees nothing would give NaN, and NaN spreads."""
     _, position_ids, mask = pad_trees([token_tree([[5, 6], [5, 7]]), token_tree([[8]])])
-    assert position_ids.tolist() == [[0, 1, 1], [0, 1, 2]]
+    assert position_ids.tolist() == [[0, 1, 1], [0, 0, 0]]
     assert mask is not None
     assert bool(mask.any(dim=-1).all())
     assert torch.equal(mask[1, 0], torch.eye(3, dtype=torch.bool))
