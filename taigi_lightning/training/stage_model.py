@@ -203,6 +203,11 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         say(findings.packing)
     # What trains says it in its summary.
     notes = [] if training else machine_notes(device, module.compile_layers)
+    if generates and module.matmul != "bf16":
+        notes.append(
+            f"Answers are generated through transformers' own layers, whose products stay in 16 bits: model.matmul "
+            f"{module.matmul} changes nothing here. It does with --model.answer_strategy choice."
+        )
     for found in (findings.sharing, findings.padding, *notes):
         if found:
             say(found)

@@ -24,6 +24,7 @@ from taigi_lightning.fast_path.apply import causal_lm
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.planning.placement import WeightsOnHost
+from taigi_lightning.training import stage_model
 from taigi_lightning.training.module import CausalLMModule
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -135,3 +136,13 @@ def test_the_check_makes_its_questions_where_a_run_does_whatever_lightning_sets(
             compute_dtype=torch.float32, answers=True,
         )  # fmt: skip
     assert findings == Findings()
+
+
+@pytest.mark.parametrize(("strategy", "said"), [("generate", True), ("choice", False)])
+def test_generated_answers_are_said_to_stay_in_16_bits(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str, said: bool
+) -> None:
+    monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)  # a CPU would be refused
+    module = CausalLMModule("models/base", matmul="int8", answer_strategy=strategy, weights_on_host="all")  # type: ignore[arg-type]
+    stage_model.make_model(module, CPU, torch.float32, training=False)
+    assert ("generated through transformers' own layers" in capsys.readouterr().out) == said
