@@ -22,8 +22,8 @@ from taigi_lightning.evaluation.answers import READ_ALONE, hidden_states
 from taigi_lightning.evaluation.greedy_answers import GENERATE_ALONE, left_padded_logits
 from taigi_lightning.fast_path.apply import causal_lm, device_of, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
-from taigi_lightning.fast_path.output_head import in_eval_mode, output_head
-from taigi_lightning.fast_path.own_pass import own_hidden
+from taigi_lightning.fast_path.output_head import output_head
+from taigi_lightning.fast_path.own_pass import in_eval_mode, own_hidden
 from taigi_lightning.tasks.prefix_tree import token_tree
 
 FIRST, SECOND = 19, 23  # tokens of the two documents

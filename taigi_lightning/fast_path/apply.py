@@ -1,7 +1,7 @@
 """Make a PEFT model over a frozen base train fast, without changing its names, files or results.
 
 Decoders of the `families` run layer by layer, written out; any other architecture keeps transformers'
-own forward pass with activation checkpointing, each of its 4-bit projections with LoRA as one product. Either
+own forward pass with activation checkpointing, its 4-bit projections with LoRA as one product for each input. Either
 way parameters, and `generate`, stay untouched.
 """
 
@@ -22,6 +22,7 @@ from taigi_lightning.fast_path.eight_bit_weights import stays_in_16_bits
 from taigi_lightning.fast_path.gated_mlp import join_mlp
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.fast_path.rms_norms import fuse_norm
+from taigi_lightning.fast_path.shared_inputs import join_siblings
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
 from taigi_lightning.kernels.matmul import Matmul, format_of
@@ -67,13 +68,9 @@ def apply_fast_path(
     reason = unsupported(model)
     if reason is not None:
         checkpoint_layers(base, activation_budget)
-        fused = compile and _runs_triton(next(base.parameters()))
-        ops = _operations(fused)
-        for module in base.modules():
-            if not general_path.speed_up(module, ops, fused) and not fuse_norm(module, ops):
-                join_mlp(module, ops, fused)
         base.slow_path_reason = reason
         _bring_back(base, weights_on_host, reason)
+        _speed_up_parts(base, compile and _runs_triton(next(base.parameters())))
         return model
     fused = compile and _runs_triton(base.get_decoder().norm.weight)
     base.fast_decoder = FastDecoder(
@@ -88,6 +85,19 @@ def apply_fast_path(
         weights_on_host=weights_on_host,
     )
     return model
+
+
+def _speed_up_parts(base: Any, fused: bool) -> None:
+    """Let what is known of transformers' own layers train as one operation each: projections, norms, gated MLPs."""
+    ops = _operations(fused)
+    others = [
+        module
+        for module in base.modules()
+        if not general_path.speed_up(module, ops, fused)
+        and not fuse_norm(module, ops)
+        and not join_mlp(module, ops, fused)
+    ]
+    join_siblings(base, others, ops, fused)
 
 
 def _bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:

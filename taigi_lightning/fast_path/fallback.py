@@ -1,5 +1,6 @@
-"""4-bit projections with LoRA, one by one, for architectures whose layers are not written out."""
+"""4-bit projections with LoRA, for architectures whose layers are not written out."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -12,31 +13,50 @@ from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.elementwise import Dropout
 
 
-class _Projection(torch.autograd.Function):
-    """One projection with its LoRA."""
+class _Projections(torch.autograd.Function):
+    """Projections of one input with their LoRA: for each of them y (M, N)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *_: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, group.in_features)
         inputs = group.buffer(rows)
         with torch.autocast(x.device.type, enabled=False):
             ops.copy_project(rows, inputs[:, : group.in_features], *group.sides(inputs), dropout)
-            y, hidden = group.multiply(inputs)
+            results, hidden = group.multiply_apart(inputs)
         ctx.save_for_backward(x, hidden)
         ctx.group, ctx.dropout, ctx.ops = group, dropout, ops
-        return y
+        ctx.set_materialize_grads(False)
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         (x, hidden), group, dropout = ctx.saved_tensors, ctx.group, ctx.dropout
-        rows, flat = x.reshape(-1, group.in_features), grad.reshape(-1, group.out_features)
-        direct, side, hidden_grad = group.backward(flat, bool(dropout))
+        rows, grad = x.reshape(-1, group.in_features), _beside(grads, group, x)
+        direct, side, hidden_grad = group.backward(grad, bool(dropout))
         grad_x, grad_a = ctx.ops.drop_backward_project(direct, side, hidden_grad, rows, dropout)
-        found = group.gradients(flat, hidden, grad_a)
-        wanted = [g.to(p.dtype) for g, p in zip(found, group.parameters(), strict=True)]
-        return (grad_x.view(x.shape), None, None, None, *wanted)
+        found = group.gradients(grad, hidden, grad_a)
+        # Nothing for LoRA whose result nobody used: of zeros the optimizer would make a step.
+        used = [grad is not None for grad, m in zip(grads, group.members, strict=True) for _ in m.lora or ()]
+        parameters = zip(found, group.parameters(), used, strict=True)
+        return (
+            grad_x.view(x.shape),
+            None,
+            None,
+            None,
+            *(g.to(p.dtype) if u else None for g, p, u in parameters),
+        )
+
+
+def _beside(grads: Sequence[Tensor | None], group: ProjectionGroup, like: Tensor) -> Tensor:
+    """Gradients of each member's y, (M, N) in all; zeros where a result was not used."""
+    if len(grads) == 1 and grads[0] is not None:
+        return grads[0]
+    rows = like.numel() // group.in_features
+    pairs = zip(grads, group.members, strict=True)
+    parts = [like.new_zeros(rows, member.out_features) if grad is None else grad for grad, member in pairs]
+    return torch.cat(parts, dim=1)
 
 
 def is_joinable(module: Any) -> bool:
@@ -51,8 +71,17 @@ def draw_dropout(group: ProjectionGroup, training: bool) -> Dropout:
     return Dropout(group.dropout if training else 0.0, int(torch.randint(2**31 - 1, ())))
 
 
+def project(group: ProjectionGroup, x: Tensor, training: bool, ops: ModuleType) -> list[Tensor]:
+    """Of each of a group's projections what it makes of x (..., K): (..., N)."""
+    # The kernels of the backward pass take rows that lie one behind the other.
+    x, dropout = x.contiguous(), draw_dropout(group, training)
+    results = _Projections.apply(x, group, dropout, ops, *group.parameters())  # type: ignore[no-untyped-call]
+    # Out here, where the model may change them in place.
+    return [y.view(*x.shape[:-1], y.shape[-1]) for y in results]
+
+
 def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
-    """Let a 4-bit Linear with LoRA train through `_Projection`, in place; False if it is anything else.
+    """Let a 4-bit Linear with LoRA train through `_Projections`, in place; False if it is anything else.
 
     Without gradients, or once its adapter is merged, switched off or joined by another, PEFT's own forward runs.
     """
@@ -63,10 +92,7 @@ def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
         if args or options or not torch.is_grad_enabled() or refusal(module) is not None:
             return plain(x, *args, **options)  # type: ignore[no-any-return]
-        # The kernels of the backward pass take rows that lie one behind the other.
-        x, dropout = x.contiguous(), draw_dropout(group, module.training)
-        y: Tensor = _Projection.apply(x, group, dropout, ops, *group.parameters())  # type: ignore[no-untyped-call]
-        return y.view(*x.shape[:-1], -1)  # out here, where the model may change it in place
+        return project(group, x, module.training, ops)[0]
 
     module.forward = forward
     return True

@@ -8,8 +8,6 @@ our choice in place of the product, and what it makes of them is read off.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import causal_lm, device_of
-from taigi_lightning.fast_path.own_pass import between_decoder_and_head, own_decoder
+from taigi_lightning.fast_path.own_pass import between_decoder_and_head, in_eval_mode, own_decoder
 from taigi_lightning.fast_path.vocabulary import parts_of
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.planning.memory import HEAD_CHUNK
@@ -154,15 +152,3 @@ def _factor(hidden: Tensor, scaled: Tensor) -> float | None:
 def _rounded(value: float) -> float:
     """Without the last digits of float32; 1 where it is that but for the rounding of 16 bits."""
     return 1.0 if abs(value - 1.0) < 4e-3 else float(f"{value:.6g}")
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """A model in eval mode, for a question to it, and afterwards each of its modules as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -62,3 +62,9 @@ def gradients(model: Any) -> dict[str, Tensor]:
 def worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     assert found.keys() == wanted.keys()
     return max(float((found[n] - wanted[n]).norm() / wanted[n].norm()) for n in wanted)
+
+
+def behind(module: Any, kind: type) -> list[Any]:
+    """What of a class a module's own forward pass was replaced with."""
+    cells = getattr(vars(module).get("forward"), "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, kind)]

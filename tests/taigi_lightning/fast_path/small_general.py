@@ -1,13 +1,20 @@
 """Random models of architectures whose layers are not written out, each of three layers, with LoRA adapters."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.taigi_lightning.fast_path.small_decoders import SIZES, with_lora
+from taigi_lightning.fast_path.apply import checkpointed_layers
+from tests.taigi_lightning.fast_path.small_decoders import SIZES, TOKENS, loss_of, with_lora
 
 LAYERS = 3
+HANDED_ON = (
+    TOKENS.numel() * SIZES["hidden_size"] * 4
+)  # bytes that one layer gives the next: they may count for either
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 SMALL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "phi3": ({"resid_pdrop": 0.1}, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
@@ -38,3 +45,28 @@ def small(kind: str, dropout: float = 0.0) -> Any:
     config = AutoConfig.for_model(kind, **{**SIZES, "num_hidden_layers": LAYERS, **changes})
     base = AutoModelForCausalLM.from_config(config, dtype=torch.float32).requires_grad_(False)
     return with_lora(base, dropout=dropout, targets=targets)
+
+
+def _saved(model: Any) -> int:
+    """Bytes of all that autograd keeps of a pass, parameters aside."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    found: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if (address := tensor.untyped_storage().data_ptr()) not in known:
+            found[address] = tensor
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        loss_of(model)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+def kept_by_each(model: Any) -> list[int]:
+    """Bytes that autograd keeps more with each layer that is not checkpointed, the first layer's first."""
+    layers: Any = checkpointed_layers(model)
+    totals = []
+    for count in range(len(layers.layers) + 1):
+        layers.counts[tuple(TOKENS.shape)] = count
+        totals.append(_saved(model))
+    return [after - before for before, after in pairwise(totals)][::-1]
