@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -66,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--held_rows", type=int, default=24)
     parser.add_argument("--questions", type=int, default=10**6, help="held-out ones at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--patience", type=float, default=900, help="seconds for all processes together")
     parser.add_argument("--alone", action="store_true", help="one base, one way, in this process")
     return parser.parse_args()
 
@@ -223,8 +225,29 @@ def against(given: Sequence[int], others: Sequence[int], right: Sequence[int]) -
     }  # fmt: skip
 
 
+def watch(running: dict[Path, "subprocess.Popen[bytes]"], patience: float) -> None:
+    """Print the result lines of processes as they come, until all have ended or have had their time."""
+    end, shown = time.monotonic() + patience, dict.fromkeys(running, 0)
+    while True:
+        ended = [process.poll() is not None for process in running.values()]
+        for log in running:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            found = [line for line in lines if line.startswith("RESULT")]
+            print(*found[shown[log] :], sep="\n", end="\n" if found[shown[log] :] else "", flush=True)
+            shown[log] = len(found)
+        if all(ended) or time.monotonic() > end:
+            break
+        time.sleep(0.5)
+    for log, process in running.items():
+        if process.poll() is None:
+            process.kill()
+        if process.wait():
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            print(f"FAILED {log.name}, {process.returncode}: {' / '.join(lines[-4:])[-800:]}", flush=True)
+
+
 def every(args: argparse.Namespace) -> None:
-    """All bases in all ways, each in a process of its own at once; then the ways beside the first."""
+    """All bases in all ways, each in a process of its own at once; then the ways beside each other."""
     args.output.mkdir(parents=True, exist_ok=True)
     names = (
         "cpt_steps",
@@ -239,28 +262,24 @@ def every(args: argparse.Namespace) -> None:
         "seed",
     )
     passed = [f"--{name}={getattr(args, name)}" for name in names]
-    running = []
+    running: dict[Path, subprocess.Popen[bytes]] = {}
     for base in args.bases:
         for way in args.ways:
             command = ["-m", "tests.benchmarks.matmul_answers", str(args.data), str(args.output), "--alone"]
             command += ["--bases", base, "--ways", way, *passed]
-            log = (args.output / f"{Path(base).name}-{way}.log").open("w")
-            running.append(
-                (log.name, subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT))
-            )
-    for name, process in running:
-        code, lines = process.wait(), Path(name).read_text(encoding="utf-8").splitlines()
-        print(*[line for line in lines if line.startswith("RESULT")], sep="\n", flush=True)
-        if code:
-            print(f"FAILED {name}: {' / '.join(lines[-4:])[-800:]}", flush=True)
+            log = args.output / f"{Path(base).name}-{way}.log"
+            with log.open("wb") as file:
+                running[log] = subprocess.Popen(
+                    [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT
+                )
+    watch(running, args.patience)
     for base in args.bases:
         files = {way: args.output / f"{Path(base).name}-{way}" / "answers.json" for way in args.ways}
         read = {
             way: json.loads(file.read_text(encoding="utf-8")) for way, file in files.items() if file.exists()
         }
-        first = args.ways[0]
-        for way in [way for way in read if way != first and first in read]:
-            for form in dict.fromkeys(("bf16", "int8" if way == "int8" else "bf16")):
+        for first, way in combinations(read, 2):
+            for form in dict.fromkeys(("bf16", way if way in ASKED_IN else "bf16")):
                 found = against(read[way]["given"][form], read[first]["given"]["bf16"], read[first]["right"])
                 say(
                     "ways", base=Path(base).name, trained_in=way, asked_in=form, beside=f"{first} in bf16", **found

@@ -127,9 +127,9 @@ class Clock(pl.Callback):
             self.turn(model, f"{way}, weights on the host", rates)
 
     def turn(self, model: Any, way: str, before: Sequence[dict[int, float]]) -> dict[int, float]:
-        """Questions a second by tokens a batch."""
+        """Questions a second by tokens a batch: long batches, short ones, and of one question each."""
         found = {}
-        for size, count in ((self.batch_tokens, len(self.questions)), (512, 96)):
+        for size, count in ((self.batch_tokens, len(self.questions)), (512, 96), (1, 32)):
             batches = plan_batches(self.questions[:count], size)
             choose_all(model, batches[:: max(1, len(batches) - 1)])  # kernels compiled
             if CUDA:
