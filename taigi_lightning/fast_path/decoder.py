@@ -213,6 +213,7 @@ class FastDecoder:
             available += self.unpacked * each
         trained = (p for layer in self.layers for p in layer.parameters())
         missing = sum(p.nbytes for p in trained if p.grad is None) + self.optimizer_state
+        missing += sum(g.missing_bytes(self.element_size) for layer in self.layers for g in layer.groups())
         taken = limit - available + missing
         return activation_plan.headroom_left(
             limit, taken, self.shape, tokens, self.element_size, margin(), self.tables.head_on_host

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path.lora_linear import LoraLinear
+from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels import fp8, int8
 from taigi_lightning.kernels.matmul import Format, format_of
 
@@ -42,10 +43,16 @@ def stays_in_16_bits(members: Sequence[LoraLinear], name: Format) -> str | None:
 
 
 class EightBitWeights:
-    """The stacked weights W (N, K) of projections that read one input."""
+    """The stacked weights W (N, K) of projections that read one input.
 
-    def __init__(self, members: Sequence[LoraLinear], name: Format, fused: bool) -> None:
-        self._members, self._form, self._fused = members, FORMATS[name], fused
+    Args:
+        strong: the directions of the input whose part of the forward product stays in 16 bits.
+    """
+
+    def __init__(
+        self, members: Sequence[LoraLinear], name: Format, fused: bool, strong: StrongDirections | None = None
+    ) -> None:
+        self._members, self._form, self._fused, self._strong = members, FORMATS[name], fused, strong
         self._inputs = members[0].in_features
         self._outputs = sum(m.out_features for m in members)
         self._scales: tuple[Tensor, Tensor] | None = None
@@ -62,6 +69,8 @@ class EightBitWeights:
 
     def forward(self, x: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """x W^T (M, N) from x (M, K), in its dtype; beside: h (M, R) and b (N, R), of which h b^T is added."""
+        if self._strong is not None:
+            x, beside = self._strong.split(x, beside)
         return self._product(x, transposed=False, beside=beside)
 
     def backward(self, grad: Tensor) -> Tensor:

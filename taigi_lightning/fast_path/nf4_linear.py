@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, stays_in_16_bits
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
 from taigi_lightning.fast_path.lora_linear import LoraLinear
+from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels.dropout import LoraGradient
-from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits
+from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits, strong_directions
 from taigi_lightning.kernels.products import float32_product
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
@@ -46,6 +47,7 @@ class ProjectionGroup:
         self.device = self.members[0].device
         self.eight_bit: EightBitWeights | None = None  # W, if products with it are in 8 bits
         self.forward_in_8_bits = False  # those of the forward pass too
+        self._strong: StrongDirections | None = None  # found once, whatever products are in meanwhile
         self.resident: Tensor | None = (
             None  # [W | Bf | B], if it is held; without W where no product in 16 bits reads it
         )
@@ -78,8 +80,15 @@ class ProjectionGroup:
         name = format_of(matmul)
         if name is not None and stays_in_16_bits(self.members, name) is not None:
             name = None
-        self.eight_bit = None if name is None else EightBitWeights(self.members, name, self.fused)
+        strong = None
+        if name is not None and strong_directions(matmul):
+            strong = self._strong = self._strong or StrongDirections(self.members, self.fused)
+        self.eight_bit = None if name is None else EightBitWeights(self.members, name, self.fused, strong)
         self.forward_in_8_bits = name is not None and forward_in_8_bits(matmul)
+
+    def missing_bytes(self, element_size: int) -> int:
+        """Bytes that the input's strongest directions will take, if products want them, but do not yet."""
+        return 0 if self._strong is None else self._strong.missing_bytes(element_size)
 
     def unpacked_bytes(self, element_size: int, backward: bool = True) -> int:
         """Bytes that `keep_unpacked` takes, of weights in 16 bits or in 8."""

@@ -62,8 +62,9 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
         bring_what_fits(decoder, unallocated - row)
         return 0
     a_row = prefill_bytes(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
+    missing = sum(g.missing_bytes(weight.element_size()) for layer in decoder.layers for g in layer.groups())
     a_layer = sum(group.unpacked_bytes(weight.element_size(), backward=False) for group in first.groups())
-    layers = min(len(decoder.layers), max(0, int((unallocated - a_row) / a_layer)))
+    layers = min(len(decoder.layers), max(0, int((unallocated - missing - a_row) / a_layer)))
     # To the host and, when Lightning moves the model, back again they would take longer than they save in a thousand
     # questions; where they stay is counted as taken.
     decoder.keep_unpacked(layers, packed_on_host=False, backward=False)

@@ -16,6 +16,7 @@ from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.placement import HOST_SHARE, head_bytes, place_prediction, slot_bytes
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine, prefill_seconds
+from taigi_lightning.planning.strong_part import strong_part
 from taigi_lightning.planning.training_needs import CUDA, DEQUANTISED, HEAD, IN_TRANSIT, WAITING
 
 ROW = "headroom for one pass"
@@ -47,7 +48,8 @@ def predict_needs(
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     adapter = memory.adapter_sizes(shape, rank, settings.targets)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
-    held = projections + rest + frozen.bytes + 4 * sum(adapter) + memory.CONTEXT
+    strong = strong_part("bf16" if general else settings.matmul, shape, element_size)
+    held = projections + rest + frozen.bytes + strong.bytes + 4 * sum(adapter) + memory.CONTEXT
     size, bits = (
         held_size(settings.matmul, element_size, backward=False),
         8 if forward_in_8_bits(settings.matmul) else 16,
@@ -69,6 +71,7 @@ def predict_needs(
         ),
         Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
         frozen,
+        strong,
         Part(
             ROW, choice.row, f"of {tokens:,} tokens: {'at its peak' if waiting else 'kept free, generously'}"
         ),

@@ -15,6 +15,7 @@ from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.placement import Placement
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine, step_seconds
+from taigi_lightning.planning.strong_part import strong_part
 from taigi_lightning.planning.trained_sizes import trained_sizes, with_new_tokens
 
 CUDA = Part("CUDA itself", memory.CONTEXT, "about")
@@ -64,6 +65,7 @@ def _place(
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
     held = projections + rest + frozen.bytes + 2 * 4 * sum(sizes) + state + memory.CONTEXT
     held += memory.token_place_bytes(shape, settings.new_tokens)
+    held += strong_part(settings.matmul, shape, element_size).bytes
     by_itself = card is None and settings.weights_on_host == "auto"
     return placement.place(
         shape,
@@ -128,6 +130,7 @@ def _fast_needs(
             IN_TRANSIT, placement.slot_bytes(shape, placed.on_host), "two layers, on their way from the host"
         ),
         Part(DEQUANTISED, decision.unpacked * a_layer, dequantised),
+        strong_part(settings.matmul, shape, element_size),
         *_trained(settings, shape),
         Part("activations kept", kept, note),
         *_transients(settings, sizes, kept, transient),

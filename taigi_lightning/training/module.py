@@ -72,7 +72,8 @@ class CausalLMModule(pl.LightningModule):
             computed again; auto fills the GPU's free memory, with unpacked weights where all of them fit.
         weights_on_host: layers whose 4-bit weights wait in host memory; auto: as costs least time, none if all fits.
         packed_cache: a folder that keeps the base's 4-bit weights, so that the next start need not pack them.
-        matmul: of frozen 4-bit weights. int8_backward: gradients' products in 8 bits; int8: all. fp8: less exact.
+        matmul: of frozen 4-bit weights. int8_backward: gradients' products in 8 bits; int8: all; int8_mixed: all, but
+            for each input's 64 strongest directions. fp8: less exact.
         answer_strategy: how `predict` and `test` answer: compare four probabilities, or generate text.
         hand_off: what a merged model that was trained in 4 bits is in 4 bits again. stack: its own base in 4 bits
             with its adapter frozen beside it, exactly what was trained; continue: the same, and that adapter

@@ -6,7 +6,7 @@ NAME:KEY=VALUE,..., one RESULT line of JSON is printed. A step is one micro-batc
 before it; the median of --steps is taken, and the peaks are those since the point began, its first step included.
 Keys of a point:
   budget=auto|0..1   limit=GiB, enforced   unpacked=layers (none: as the budget decides)   profile=1
-  matmul=bf16|int8_backward|int8|fp8_backward|fp8   of products with frozen weights
+  matmul=bf16|int8_backward|int8_mixed|int8|fp8_backward|fp8   of products with frozen weights
   path=fast|general|peft     through the fast path, through that of architectures whose layers are not written out, or
                      transformers + PEFT with every layer checkpointed; the last two in this order, at the end
   data=rows          one document a row of random tokens

@@ -303,6 +303,30 @@ def test_fp8_is_planned_said_and_refused() -> None:
         make_plan(replace(settings, matmul="fp8"), TAIGI, Found(card, disks=disks), "a reason")
 
 
+def test_directions_in_16_bits_are_counted_and_cost_dequantised_layers() -> None:
+    card = Card("a card", 24 * GIB)
+    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    settings = Settings(rank=64, folder="models/cpt_model")
+    int8, mixed = (
+        make_plan(replace(settings, matmul=m), TAIGI, Found(card, disks=disks))
+        for m in ("int8", "int8_mixed")
+    )
+    size = 40 * 64 * 2 * (3 * 5120 + 13824 + 3 * 5120 + 5120 + 2 * 13824 + 5120)
+    purpose = "inputs' strongest directions"
+    assert {p.purpose: p.bytes for p in mixed.memory}[purpose] == size
+    assert purpose not in {p.purpose for p in int8.memory}
+    assert "64 of each input, 16 bits" in render(mixed) and mixed.fits
+    asked = [
+        predict_needs(replace(settings, predicts=True, matmul=m), TAIGI, 24 * GIB)
+        for m in ("int8", "int8_mixed")
+    ]
+    assert [sum(p.bytes for p in need.device if p.purpose == purpose) for need in asked] == [0, size]
+    assert (
+        asked[1].total <= 24 * GIB
+        and asked[1].decisions.layers_dequantised <= asked[0].decisions.layers_dequantised
+    )
+
+
 def test_json_holds_the_plan_under_the_names_of_its_fields(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
