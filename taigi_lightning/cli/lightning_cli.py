@@ -60,6 +60,7 @@ from taigi_lightning.training.progress_bar import StepProgress
 from taigi_lightning.training.run_folder import RunFolder
 from taigi_lightning.training.run_identity import read_run
 from taigi_lightning.training.run_summary import Announcement
+from taigi_lightning.training.stage_model import check_start
 from taigi_lightning.training.throughput import Throughput
 from taigi_lightning.training.wandb_artifacts import AnswersByStep, name_stage
 
@@ -241,16 +242,16 @@ class TaigiCLI(LightningCLI):
         return super()._instantiate_trainer(config, [*kept, *others])
 
     def after_instantiate_classes(self) -> None:
-        """Refuse the folder of another run before anything is loaded.
+        """Refuse the folder of another run, and a base that is not whole, before anything is loaded.
 
         Raises:
-            InputError: a run is in the folder already.
+            InputError: a run is in the folder already, or `check_start`'s.
         """
+        checkpoint = self._get(self.config, "ckpt_path") or ""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
-                callback.check_start(
-                    self.trainer, str(self.subcommand), self._get(self.config, "ckpt_path") or ""
-                )
+                callback.check_start(self.trainer, str(self.subcommand), checkpoint)
+        check_start(self.model, self.datamodule)
 
     def validate(self, verbose: bool = True, **options: Any) -> None:
         """Run `validate` and show each metric once; Lightning's table shows all of them for every dataloader.

@@ -23,7 +23,6 @@ from taigi_lightning.data.tokenized_corpus import check_template, corpus_files
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.model_setup import COMPUTE_DTYPES, check_matmul
 from taigi_lightning.model.adapters import check_adapter
-from taigi_lightning.model.longest_row import MAX_LENGTH, check_row_length
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
 from taigi_lightning.planning.new_words import read_words
@@ -108,9 +107,6 @@ def check_run(command: str, config: Any) -> None:
     check_outputs(command, config)
     check_optimizer(config.model)
     check_products(config)
-    longest = config.data.init_args.get("max_length")
-    if longest is not None and Path(config.model.base).is_dir():  # one of the Hub is asked once it is fetched
-        check_row_length(str(config.model.base), longest, MAX_LENGTH)
 
 
 def check_products(config: Any) -> None:

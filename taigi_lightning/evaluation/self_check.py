@@ -96,10 +96,7 @@ def self_check(model: Any, *, answers: bool, generating: PreTrainedTokenizerBase
         alone = _hidden(model, second)
         limits = Limits.of(alone, base.get_output_embeddings().weight)
         if not torch.isfinite(alone).all():
-            raise InputError(
-                f"{name} gives numbers that are not finite in {alone.dtype}. Use a GPU that computes in bfloat16, or "
-                "--trainer.precision 32-true."
-            )
+            raise InputError(f"{name} gives numbers that are not finite in {alone.dtype}. {_advice(base)}")
         ahead = _hidden(model, second, first)[:SECOND], _hidden(model, second, changed)[:SECOND]
         roughest = limits.other_shape if limits.exact else ROUGHEST
         if differs(*ahead, limits.same_shape) or differs(ahead[0], alone, roughest):
@@ -129,6 +126,14 @@ def self_check(model: Any, *, answers: bool, generating: PreTrainedTokenizerBase
         base.__dict__[GENERATE_ALONE] = padding is not None
     base.__dict__["findings"] = findings = Findings(packing, sharing, padding)
     return findings
+
+
+def _advice(base: Any) -> str:
+    """What to do about numbers that are not finite: they are in the weights, or too large for 16 bits."""
+    faults = (name for name, p in base.named_parameters() if p.is_floating_point() and not p.isfinite().all())
+    if (name := next(faults, None)) is not None:
+        return f"So are some of {name}: download or write the base again."
+    return "Use a GPU that computes in bfloat16, or --trainer.precision 32-true."
 
 
 def differs(found: Tensor, wanted: Tensor, limit: float) -> bool:

@@ -24,12 +24,9 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from taigi_lightning.errors import InputError
 from taigi_lightning.model.packed_cache import find_entry, origin, write_entry
 from taigi_lightning.model.packed_loading import OnHostConfig, loading, of_packed_files, settle
-from taigi_lightning.model.safetensors_files import base_folder, read_header, weight_files
-from taigi_lightning.model.text_model import (
-    found_in_whole,
-    is_wrapped,
-    text_model_class,
-)
+from taigi_lightning.model.safetensors_files import base_folder
+from taigi_lightning.model.text_model import text_model_class
+from taigi_lightning.model.weight_check import check_weights
 from taigi_lightning.planning.base_files import (
     check_base,
     check_precision,
@@ -90,9 +87,8 @@ def load_base_model(
         scratch: PreTrainedModel = architecture._from_config(config, dtype=torch.float32)
         return scratch.to(device)
     check_precision(base, AutoConfig.from_pretrained(base, trust_remote_code=False).to_dict())
-    for shard in weight_files(base_folder(base)):
-        read_header(shard)  # refuses one that is cut off or too long
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}, "use_safetensors": True}
+    options["key_mapping"] = check_weights(base)
     if quantization == "none":
         loaded = _from_files(base, architecture, config, options)
     else:
@@ -118,9 +114,10 @@ def _packed(
         write_entry(Path(cache), made_from, model)
         return model
     config.quantization_config, generation = of_packed_files(packing), _generation(base)
+    options |= {"generation_config": generation, "key_mapping": None}
     with _no_load_report():
         model, found = architecture.from_pretrained(
-            str(entry), config=config, output_loading_info=True, generation_config=generation, **options
+            str(entry), config=config, output_loading_info=True, **options
         )
     _check_complete(str(entry), architecture, found)
     model.generation_config = generation  # transformers took a copy that no longer tells where it is from
@@ -138,8 +135,6 @@ def _generation(base: str) -> GenerationConfig:
 
 def _from_files(base: str, architecture: Any, config: Any, options: dict[str, Any]) -> PreTrainedModel:
     """A base's text model as transformers reads it, frozen."""
-    if is_wrapped(base):
-        options["key_mapping"] = found_in_whole(base)
     try:
         # transformers itself chooses what the class can do: sdpa, or eager where there are caps or sinks.
         with _no_load_report():

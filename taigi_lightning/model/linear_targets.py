@@ -6,7 +6,6 @@ their experts in one tensor that is no layer at all.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -22,6 +21,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
 from taigi_lightning.kernels.host_memory import at_hand, held_in_place
+from taigi_lightning.model.text_model import without_numbers
 
 LINEAR = (nn.Linear, Conv1D)
 
@@ -51,7 +51,9 @@ def used_projections(model: PreTrainedModel) -> dict[str, nn.Module]:
         places = _places(model.train(), with_gradient=resident) & _places(model.eval(), with_gradient=False)
     finally:
         model.train(was)
-    return {name: layer for name, layer in linear_projections(model).items() if _place(name) in places}
+    return {
+        name: layer for name, layer in linear_projections(model).items() if without_numbers(name) in places
+    }
 
 
 def _places(model: PreTrainedModel, with_gradient: bool) -> set[str]:
@@ -65,7 +67,7 @@ def _places(model: PreTrainedModel, with_gradient: bool) -> set[str]:
             product = (
                 output.detach().requires_grad_() if with_gradient and not output.requires_grad else output
             )
-            products.append((_place(name), product))
+            products.append((without_numbers(name), product))
             return product.clone() if with_gradient else None  # a clone, which the model may change in place
 
         return note
@@ -121,7 +123,7 @@ def without_lora(model: nn.Module, adapted: Collection[str]) -> list[str]:
             continue
         packed = parameter.dtype is torch.uint8  # a 4-bit matrix has lost its shape
         if parameter.dim() > 1 and (packed or min(parameter.shape) > 1):
-            found[_place(module if leaf == "weight" else f"{module}.{leaf}")] = None
+            found[without_numbers(module if leaf == "weight" else f"{module}.{leaf}")] = None
     return list(found)
 
 
@@ -132,15 +134,6 @@ def _tables(model: Any) -> Iterable[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             yield from module.parameters()
-
-
-def _place(name: str) -> str:
-    """A module's name without the numbers of layers and experts.
-
-    >>> _place("model.layers.17.mlp.experts.3.w1")
-    'model.layers.*.mlp.experts.*.w1'
-    """
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def _renamed(model: PreTrainedModel, names: Collection[str]) -> set[str]:

@@ -105,18 +105,36 @@ def weight_files(folder: Path) -> list[Path]:
     elif (folder / SINGLE).is_file():
         names = [SINGLE]
     else:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        found = (
-            f"only {', '.join(pickles[:3])}, pickled weights that can run code" if pickles else "no weights"
-        )
-        raise InputError(
-            f"{folder} holds {found}; wanted {SINGLE} or {INDEX}. "
-            "Save the model once with save_pretrained(folder, safe_serialization=True) and give that folder."
-        )
+        raise InputError(f"{folder} holds {_weights_instead(folder)}")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing[:3])}, which its {INDEX} names. Copy it again.")
     return [folder / name for name in names]
+
+
+def _weights_instead(folder: Path) -> str:
+    """What weights a folder holds that are not read here, what was wanted, and what to do."""
+    names = sorted(path.name for path in folder.iterdir())
+    shards = [name for name in names if name.endswith(".safetensors")]
+    if shards:
+        return (
+            f"{shards[0]}, but neither {SINGLE} nor {INDEX}, which says what lies where. Download the folder again; "
+            f"files of which one is the whole model must be called {SINGLE}."
+        )
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        return (
+            f"{gguf[0]} alone: GGUF is what other programs run a model from, and is not trained. Give the 16-bit "
+            "model that it was made of."
+        )
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    others = [name for name in names if name.endswith((".onnx", ".h5", ".msgpack", ".npz"))]
+    found = f"only {', '.join(pickles[:3])}, pickled weights that can run code" if pickles else "no weights"
+    if others and not pickles:
+        found = f"only {others[0]}, weights in a form that is not read here"
+    return (
+        f"{found}; wanted {SINGLE} or {INDEX}. Save the model once with save_pretrained(folder, "
+        "safe_serialization=True) and give that folder."
+    )
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -131,7 +149,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         with safe_open(path, framework="np"):
             pass
     except SafetensorError as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error}). Copy it again.") from error
+        raise InputError(
+            f"{path} is damaged or no safetensors file ({error}){_pointer(path)}. Copy it again."
+        ) from error
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -144,6 +164,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         for name, value in header.items()
     ]
     return {entry.name: entry for entry in sorted(entries, key=lambda entry: (entry.start, entry.end))}
+
+
+def _pointer(path: Path) -> str:
+    """A word on files that only name what Git LFS has not fetched."""
+    with path.open("rb") as file:
+        return ": it is a pointer of Git LFS, for `git lfs pull`" if file.read(12) == b"version http" else ""
 
 
 def read_tensor(file: BinaryIO, entry: TensorEntry) -> "torch.Tensor":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.safetensors_files import TensorEntry, base_folder, read_header, weight_files
+from taigi_lightning.model.safetensors_files import TensorEntry, read_header, weight_files
 from taigi_lightning.planning.base_files import LOOKING_AHEAD, refuse_code
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ def _configuration(base: str | Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(str(base), trust_remote_code=False)
-    except (ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is wrong with one of its values, the classes say in their own ways
         refuse_code(str(base), PreTrainedConfig.get_config_dict(str(base))[0])
-        reason = str(error).strip().partition("\n")[0]
+        reason = f"{' '.join(str(error).split())[:200].rstrip('.')}."
         raise InputError(f"The configuration of {base} cannot be used: {reason} Use another base.") from error
 
 
@@ -180,26 +182,6 @@ def key_mapping(model: PreTrainedModel, entries: Mapping[str, TensorEntry]) -> d
     return mapping
 
 
-def found_in_whole(base: str) -> dict[str, str] | None:
-    """How the text model's weights are called in the files of a model that wraps it.
-
-    Raises:
-        InputError: some of them are not there under any name that is understood here.
-    """
-    model, entries = skeleton(base), stored_entries(base_folder(base))
-    mapping = key_mapping(model, entries)
-    found = stored_weights_of(model, entries, mapping)
-    lacking = [
-        name for name in model.state_dict() if name not in found and name not in model.all_tied_weights_keys
-    ]
-    if lacking:
-        raise InputError(
-            f"{base} holds no weights for {len(lacking)} parameters of {type(model).__name__} under any name that is "
-            f"understood here, such as {lacking[0]}. Download or write it again, or use its text-only version."
-        )
-    return mapping
-
-
 def common_prefix(found: Iterable[str], wanted: Collection[str]) -> str | None:
     """The prefix under which most of the wanted names are found; None if none of them is found.
 
@@ -224,19 +206,44 @@ def stored_weights_of(
     Args:
         mapping: from `key_mapping`.
     """
+    from transformers.pytorch_utils import Conv1D
+
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    modules = dict(model.named_modules())
+    found = {}
+    for key, (name, joined) in names_in_memory(model, entries, mapping).items():
+        if name in shapes:
+            transposed = isinstance(modules[name.rpartition(".")[0]], Conv1D)
+            found[name] = StoredWeight(entries[key], transposed, joined or entries[key].shape != shapes[name])
+    return found
+
+
+def names_in_memory(
+    model: PreTrainedModel, entries: Mapping[str, TensorEntry], mapping: Mapping[str, str] | None
+) -> dict[str, tuple[str, bool]]:
+    """What transformers calls each stored tensor in a text model, and whether it makes it of several, or cuts it.
+
+    Args:
+        mapping: from `key_mapping`.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-    from transformers.pytorch_utils import Conv1D
 
     transforms = get_model_conversion_mapping(model, key_mapping=None if mapping is None else dict(mapping))
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    modules = dict(model.named_modules())
     found = {}
-    for key, entry in entries.items():
+    for key in entries:
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, shapes)
-        if name in shapes:
-            transposed = isinstance(modules[name.rpartition(".")[0]], Conv1D)
-            found[name] = StoredWeight(entry, transposed, pattern is not None or entry.shape != shapes[name])
+        found[key] = (name, pattern is not None)
     return found
+
+
+def without_numbers(name: str) -> str:
+    """A module's name without the numbers of layers and experts.
+
+    >>> without_numbers("model.layers.17.mlp.experts.3.w1")
+    'model.layers.*.mlp.experts.*.w1'
+    """
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)

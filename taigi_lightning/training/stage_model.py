@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -26,6 +27,7 @@ from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
 from taigi_lightning.model.lineage import check_identity
 from taigi_lightning.model.longest_row import MAX_LENGTH, check_row_length
+from taigi_lightning.model.weight_check import check_weights
 from taigi_lightning.planning.base_files import check_base
 from taigi_lightning.terminal import joined
 from taigi_lightning.training.checkpoints import check_resumable, check_trained, check_whole
@@ -83,6 +85,25 @@ def what_trains(
         return base, None, lora
     saved = adapter_settings(adapter)
     return base, adapter, saved if lora is None else replace(saved, lora_dropout=lora.lora_dropout)
+
+
+def check_start(module: Any, data: Any) -> None:
+    """Refuse a folder that is no whole base, or reads shorter rows than there will be, before the data are read.
+
+    Args:
+        module: any; of a `CausalLMModule`'s base on the Hub that is asked once it is fetched.
+        data: any.
+
+    Raises:
+        InputError: as `check_weights`, or `check_row_length`.
+    """
+    base = getattr(module, "base", None)
+    if base is None or not Path(base).is_dir():
+        return
+    if not module.from_scratch:
+        check_weights(base)
+    if (longest := getattr(data, "max_length", None)) is not None:
+        check_row_length(base, longest, MAX_LENGTH)
 
 
 def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
