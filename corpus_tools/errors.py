@@ -1,6 +1,8 @@
 """The one error a user of corpus_tools is meant to see, and what may be shown of foreign text."""
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -21,3 +23,18 @@ def printable(text: str) -> str:
         else c
         for c in text
     )
+
+
+@contextmanager
+def optional_import(library: str, extra: str, wanted_for: str) -> Iterator[None]:
+    """Around the import of a library that plain `pip install .` does not bring: where it is missing, say what does.
+
+    Raises:
+        InputError: The library is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{wanted_for} needs {library}; install it with: pip install '.[{extra}]'."
+        ) from error

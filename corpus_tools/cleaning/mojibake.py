@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from corpus_tools.cleaning.rules import LINE_BREAK, SEPARATOR, Log
-from corpus_tools.errors import InputError
+from corpus_tools.errors import optional_import
 
 # A byte of UTF-8 that begins a character, and one that goes on with it, as either encoding shows them.
 _BEGINS = "[Â-ô]"
@@ -20,17 +20,13 @@ _RUN = re.compile("[^\n\u2e80-\U0010ffff]+")
 
 @cache
 def library() -> Any:
-    """The library.
+    """ftfy.
 
     Raises:
         InputError: It is not installed.
     """
-    try:
+    with optional_import("ftfy", "mojibake", "the rule mojibake"):
         import ftfy
-    except ImportError as error:
-        raise InputError(
-            "the rule mojibake needs ftfy; install it with: pip install '.[mojibake]'."
-        ) from error
     return ftfy
 
 

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 from corpus_tools.cleaning.syllables import PLAIN_DIGITS, TONE_DIGITS, is_syllable
-from corpus_tools.errors import InputError
+from corpus_tools.errors import optional_import
 
 Orthography = Literal["tailo", "poj"]
 _LETTER = r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff\u207f\u1d3a\u0300-\u036f]"
@@ -18,17 +18,13 @@ WORD = re.compile(rf"(?<![0-9_\-])(?![A-Z][0-9](?!-)){_SYLLABLE}(?:--?{_SYLLABLE
 
 @cache
 def library() -> Any:
-    """The library.
+    """kesi.
 
     Raises:
         InputError: It is not installed.
     """
-    try:
+    with optional_import("kesi", "romanisation", "converting romanisation"):
         import kesi
-    except ImportError as error:
-        raise InputError(
-            "converting romanisation needs kesi; install it with: pip install '.[romanisation]'."
-        ) from error
     return kesi
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 
-from corpus_tools.errors import InputError
+from corpus_tools.errors import InputError, optional_import
 
 
 @contextmanager
@@ -35,10 +35,8 @@ def executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
 
 @contextmanager
 def _cluster(scheduler: str) -> Iterator[Executor]:
-    try:
+    with optional_import("Dask", "cluster", "--scheduler"):
         from distributed import Client
-    except ImportError as error:
-        raise InputError("--scheduler needs Dask; install it with: pip install '.[cluster]'.") from error
     try:
         client = Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:

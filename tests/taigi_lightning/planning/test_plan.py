@@ -1,4 +1,4 @@
-"""A plan as a value: on corpora that `corpus_tools clean` wrote, on each path, and as JSON for scripts."""
+"""A plan as a value: on corpora that `corpus_tools clean` wrote, and as JSON for scripts."""
 
 import json
 import os
@@ -13,14 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import transformers
-from transformers import LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, StableLmConfig
+from huggingface_hub.constants import HF_HUB_CACHE
+from transformers import LlamaConfig
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path.families import FAMILIES
-from taigi_lightning.planning.base_shape import KNOWN, read_base
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.command import plan_config
-from taigi_lightning.planning.decoder_path import FAST_TYPES, off_fast_path
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
@@ -29,15 +27,11 @@ from taigi_lightning.planning.settings import Settings, corpus_characters, read_
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
 from taigi_lightning.training.best_checkpoint import checkpoint_callbacks
+from tests.taigi_lightning.planning.small_plans import BIG, planned, saved_base
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan
 from tests.working_folder import link
 
 TAIGI = KNOWN["Bohanlu/Taigi-Llama-2-13B"]
-DISKS = {"models/cpt_model": Disk(1, 80 * GIB), "hub": Disk(1, 80 * GIB)}
-BIG: dict[str, Any] = {
-    "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 32,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +52,6 @@ def home(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(corpus, tmp_path / "data" / "cpt_corpus")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def saved_base(folder: Path, config: Any) -> str:
-    """A folder with just a base's config.json, as transformers writes it."""
-    config.save_pretrained(folder)
-    return str(folder)
-
-
-def planned(base: str, **more: Any) -> Plan:
-    """The plan of LoRA r 16 on a base, for a card of 80 GiB."""
-    model = {"base": base, "lora": {"r": 16}, "activation_budget": more.pop("budget", "auto")}
-    config = {"model": model, "data": {"class_path": "CPTDataModule"}, "gpu_memory": "80GiB"}
-    return plan_config({**config, **more})
 
 
 # ---- the corpus ------------------------------------------------------------------------------------
@@ -100,73 +81,9 @@ def test_no_passes_are_said_of_what_is_not_there(tmp_path: Path) -> None:
     assert corpus_characters(str(tmp_path)) is None
 
 
-# ---- the two paths ---------------------------------------------------------------------------------
-
-
-def test_a_llama_base_takes_the_fast_path_and_fills_the_card(tmp_path: Path) -> None:
-    found = planned(saved_base(tmp_path, LlamaConfig(**BIG)))
-    assert (found.decisions.path, found.decisions.path_reason) == ("fast", None)
-    assert found.decisions.layers_kept == found.decisions.layers_dequantised == 32
-    assert any(part.purpose == "weights, dequantised" for part in found.memory)
-
-
-@pytest.mark.parametrize(
-    ("config", "reason"),
-    [
-        (StableLmConfig(**BIG), "its type stablelm is not one of"),
-        (Phi3Config(**BIG, partial_rotary_factor=0.75), "it rotates a part of each head"),
-        (LlamaConfig(**BIG, hidden_act="gelu"), "its activation is gelu"),
-    ],
-)
-def test_a_base_off_the_fast_path_is_promised_nothing_of_it(config: Any, reason: str, tmp_path: Path) -> None:
-    base = saved_base(tmp_path, config)
-    least, most = planned(base, budget=0.0), planned(base, budget=1.0)
-    assert least.decisions.path == "general"
-    assert reason in str(least.decisions.path_reason)
-    for found in (least, most):
-        assert found.decisions.layers_dequantised == 0
-        assert not found.host_memory
-        assert not any(part.purpose == "weights, dequantised" for part in found.memory)
-        assert "not on the fast path" in " ".join(found.notes)
-    assert least.memory_total_bytes < most.memory_total_bytes
-    prediction = planned(base, data={"class_path": "PredictDataModule"})
-    assert prediction.decisions.layers_dequantised == 0
-    assert "no layer is dequantised" in " ".join(prediction.notes)
-
-
-def test_a_budget_of_one_is_what_a_general_base_gives_up_first(tmp_path: Path) -> None:
-    base = saved_base(tmp_path, StableLmConfig(**BIG))
-    assert planned(base, budget=1.0, gpu_memory="16GiB").advice[0] == "--model.activation_budget 0"
-    tight = planned(base, gpu_memory="6GiB").advice
-    assert tight
-    assert not any("activation_budget" in flag for flag in tight)
-
-
-def test_plan_and_training_step_agree_on_the_families_of_the_fast_path() -> None:
-    described = {getattr(transformers, name).config_class.model_type for name in FAMILIES}
-    assert described == set(FAST_TYPES)
-
-
-@pytest.mark.parametrize("kind", [Qwen2Config, MistralConfig, Phi3Config])
-def test_a_familys_config_on_disk_says_what_the_loaded_one_says(kind: Any, tmp_path: Path) -> None:
-    assert read_base(saved_base(tmp_path, kind(**BIG)))[1] is off_fast_path(kind(**BIG).to_dict()) is None
-
-
-@pytest.mark.parametrize(
-    "base, large", [("google/gemma-3-12b-it", True), ("meta-llama/Llama-2-7b-hf", False)]
-)
-def test_a_large_residual_stream_is_counted_in_float32_where_a_card_has_no_bfloat16(
-    base: str, large: bool
-) -> None:
-    plans = [planned(base, trainer={"precision": name}, budget=1.0) for name in ("bf16-mixed", "16-mixed")]
-    assert (plans[1].memory_total_bytes > plans[0].memory_total_bytes) == large
-
-
-def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
-    config = LlamaConfig(**BIG).to_dict() | {"model_type": "qwen3_moe", "num_experts": 128}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="num_experts 128: a mixture of experts"):
-        read_base(str(tmp_path))
+def one_disk(free: int) -> dict[str, Disk]:
+    """A disk with so many bytes free, which the run's folder and the Hub's cache share."""
+    return dict.fromkeys(["models/cpt_model", HF_HUB_CACHE], Disk(1, free))
 
 
 # ---- the value -------------------------------------------------------------------------------------
@@ -174,7 +91,7 @@ def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_is_the_same_value_whenever_it_is_made() -> None:
     settings = Settings(rank=64, accumulate=4, max_steps=1000, folder="models/cpt_model")
-    disks = {folder: Disk(1, 50 * GIB) for folder in ("models/cpt_model", *_hub())}
+    disks = one_disk(50 * GIB)
     found = Found(Card("a card", 24 * GIB), 4_000_000, 8000.0, disks)
     first = make_plan(settings, TAIGI, found)
     assert first == make_plan(settings, TAIGI, found)
@@ -192,7 +109,7 @@ def test_a_plan_is_the_same_value_whenever_it_is_made() -> None:
 
 def test_what_does_not_fit_says_what_would() -> None:
     settings = Settings(rank=64, accumulate=4, max_steps=1000, folder="models/cpt_model")
-    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    disks = one_disk(500 * GIB)
     short = make_plan(settings, TAIGI, Found(Card("a card", 6 * GIB), disks=disks))
     assert short.fits is False
     assert short.spare_bytes is not None
@@ -208,7 +125,7 @@ def test_what_does_not_fit_says_what_would() -> None:
 
 def test_training_every_weight_counts_each_in_32_bits() -> None:
     settings = Settings(from_scratch=True, quantization="nf4", folder="models/cpt_model")
-    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    disks = one_disk(500 * GIB)
     found = make_plan(settings, TAIGI, Found(disks=disks))
     parts = {part.purpose: part.bytes for part in found.memory}
     assert parts["weights, projections"] + parts["weights, the rest"] == 4 * TAIGI.parameters
@@ -258,7 +175,7 @@ def test_weights_on_the_host_are_planned_as_they_were_measured(
 
 def test_a_plan_says_what_waits_on_the_host_and_what_a_slow_link_costs() -> None:
     settings = Settings(rank=64, folder="models/cpt_model")
-    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    disks = one_disk(500 * GIB)
     fast = make_plan(settings, TAIGI, Found(Card("a card", 8 * GIB), disks=disks))
     slow = make_plan(
         settings, TAIGI, Found(Card("a card", 8 * GIB), disks=disks, machine=replace(ASSUMED, link=1e9))
@@ -275,7 +192,7 @@ def test_a_plan_says_what_waits_on_the_host_and_what_a_slow_link_costs() -> None
 
 def test_fp8_is_planned_said_and_refused() -> None:
     card = Card("a card", 80 * GIB)
-    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    disks = one_disk(500 * GIB)
     settings = Settings(rank=64, folder="models/cpt_model")
     plans = [make_plan(replace(settings, matmul=m), TAIGI, Found(card, disks=disks)) for m in ("bf16", "fp8")]
     assert plans[0].memory_total_bytes == plans[1].memory_total_bytes  # two layouts of one byte, one of two
@@ -341,9 +258,3 @@ def test_json_holds_the_plan_under_the_names_of_its_fields(
     assert found | free == json.loads(json.dumps(asdict(expected))) | free
     assert found["decisions"]["layers_kept"] == 16
     assert found["schedule"]["corpus_passes"] > 100
-
-
-def _hub() -> list[str]:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return [HF_HUB_CACHE]

@@ -19,27 +19,10 @@ from taigi_lightning.training.checkpoint_files import AsideCheckpointIO
 from taigi_lightning.training.checkpoints import find_checkpoint
 from taigi_lightning.training.step_metrics import check_early_stopping
 from tests.taigi_lightning.cli.test_lightning_cli import call
+from tests.taigi_lightning.training.one_weight import OneWeight
 from tests.working_folder import CPT
 
 LOSSES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.5, 10: 0.5, 12: 4.0}  # by the step they are measured at
-
-
-class OneWeight(pl.LightningModule):
-    """A model of one weight, which says how many steps it was trained; its losses are given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return self.weight * batch.sum()
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val/loss", torch.tensor(LOSSES.get(self.global_step, 9.0)))
-        self.log("val/accuracy", -torch.tensor(LOSSES.get(self.global_step, 9.0)))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
 class Killed(Callback):
@@ -75,7 +58,7 @@ def fit(
         val_check_interval=2, accumulate_grad_batches=window, num_sanity_val_steps=0, check_val_every_n_epoch=None,
     )  # fmt: skip
     data: DataLoader[Tensor] = DataLoader(torch.ones(100, 1))  # type: ignore[arg-type]
-    module = OneWeight()
+    module = OneWeight(lambda step: LOSSES.get(step, 9.0))
     trainer.fit(module, data, data, ckpt_path=resume, weights_only=True)
     return trainer
 

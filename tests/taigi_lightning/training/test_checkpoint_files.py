@@ -8,29 +8,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.training.checkpoint_files import AsideCheckpointIO, RunCheckpoint
+from tests.taigi_lightning.training.one_weight import OneWeight
 from tests.working_folder import environment
-
-
-class OneWeight(pl.LightningModule):
-    """A model of one weight, whose validation measures how many steps it was trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return self.weight * batch.sum()
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val/loss", torch.tensor(float(self.global_step)))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def saved(folder: Path, *, epoch: int = 3, validate: bool = True, **options: Any) -> set[str]:
@@ -42,7 +25,7 @@ def saved(folder: Path, *, epoch: int = 3, validate: bool = True, **options: Any
     pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
         callbacks=[checkpoint], plugins=[AsideCheckpointIO()], num_sanity_val_steps=0, **trainer,
-    ).fit(OneWeight(), data, data if validate else None)  # fmt: skip
+    ).fit(OneWeight(float), data, data if validate else None)  # fmt: skip
     return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.ckpt")}
 
 
