@@ -108,7 +108,7 @@ def test_versions_files_and_options_are_those_that_there_are(readme: str) -> Non
     assert torch == pinned["torch"]
     assert "triton-windows" in text and "triton-windows" in pinned
     files = re.findall(r"\btests/\w+\.py", text)
-    assert len(files) == 3 and all((ROOT / file).is_file() for file in files)
+    assert len(files) == 4 and all((ROOT / file).is_file() for file in files)
     for command in re.findall(r"`(\w+) --excel true`", text):
         if command in TOOLS:
             module, name, _ = TOOLS[command]
