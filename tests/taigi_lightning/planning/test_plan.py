@@ -222,7 +222,7 @@ def test_fp8_is_planned_said_and_refused() -> None:
 
 def test_directions_in_16_bits_are_counted_and_cost_dequantised_layers() -> None:
     card = Card("a card", 24 * GIB)
-    disks = {folder: Disk(1, 500 * GIB) for folder in ("models/cpt_model", *_hub())}
+    disks = one_disk(500 * GIB)
     settings = Settings(rank=64, folder="models/cpt_model")
     int8, mixed = (
         make_plan(replace(settings, matmul=m), TAIGI, Found(card, disks=disks))
