@@ -118,9 +118,13 @@ class Clock(pl.Callback):
             unpack_what_fits(model, self.batch_tokens)
             rates.append(self.turn(model, way, rates))
             self.profiled(model, ours)
-            found = log_probabilities(model, plan_batches(self.questions[:64], 8192))
-            difference = (found - wanted).abs().mean().item()
-            say(what=f"{way} against {self.ways[0]}", mean_difference=difference)
+            long, short = (
+                log_probabilities(model, plan_batches(self.questions[:64], size)) for size in (8192, 512)
+            )
+            say(
+                what=f"{way}, mean difference of log-probabilities", from_the_first=(long - wanted).abs().mean().item(),
+                of_short_batches=(short - long).abs().mean().item(),
+            )  # fmt: skip
         for way in self.ways if self.on_host else ():
             compute_in(model, way)
             fast_decoder(model).keep_on_host(set(range(len(fast_decoder(model).layers))))
