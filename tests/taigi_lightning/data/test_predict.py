@@ -1,6 +1,5 @@
 """Question files into batches: encoded once, shared out over the ranks."""
 
-import csv
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from taigi_lightning.data.predict import PredictDataModule, encode_questions
 from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.prompts import render_prompt
 from taigi_lightning.tasks.questions import Question
+from tests.taigi_lightning.question_csv import TO_ANSWER, write_csv
 
 PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早起時仔，阿母佇灶跤煮糜。" * 4, "阮兜蹛佇台南。"]
 
@@ -20,14 +20,12 @@ PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早�
 @pytest.fixture
 def test_file(tmp_path: Path) -> Path:
     """Twelve questions as a test file has them: BOM, quoted newlines, an empty option, equal options."""
-    path = tmp_path / "questions.csv"
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["ID", "前文", "題幹", "選項1", "選項2", "選項3", "選項4"])
-        for row in range(12):
-            options = ["市仔", "學校", f"厝{row}", "" if row == 3 else "學校" if row == 5 else "海邊"]
-            writer.writerow([f"{row}2537", PASSAGES[row % 3], f"第{row}个問題？", *options])
-    return path
+    last = {3: "", 5: "學校"}
+    rows = [
+        [f"{n}2537", PASSAGES[n % 3], f"第{n}个問題？", "市仔", "學校", f"厝{n}", last.get(n, "海邊")]
+        for n in range(12)
+    ]
+    return write_csv(tmp_path / "questions.csv", TO_ANSWER, rows, "utf-8-sig")
 
 
 def data_module(

@@ -1,6 +1,5 @@
 """EleutherAI's harness, run on our task file, agrees with us question by question."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.question_batches import QuestionBatch
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE, QuestionPrompt
 from taigi_lightning.tasks.questions import Question, read_questions
+from tests.taigi_lightning.question_csv import WITH_ANSWERS, write_csv
 
 TASK = Path("configs/lm_eval/taigi_reading.yaml")
 pytest.importorskip("lm_eval", reason="pip install lm-eval")
@@ -25,15 +25,12 @@ pytest.importorskip("lm_eval", reason="pip install lm-eval")
 
 @pytest.fixture
 def answered_file(tmp_path: Path) -> Path:
-    path = tmp_path / "AI_conv.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"])
-        for row in range(24):
-            passage = ("早起時仔，\n阿母佇灶跤煮糜。" * (1 + row % 5), "阮兜蹛佇台南。")[row % 2]
-            option = "" if row == 5 else f"厝{row}"
-            writer.writerow([passage, f"第{row}个問題？", "市仔", "學校", option, "海邊", row % 4 + 1])
-    return path
+    rows = []
+    for n in range(24):
+        passage = ("早起時仔，\n阿母佇灶跤煮糜。" * (1 + n % 5), "阮兜蹛佇台南。")[n % 2]
+        options = "市仔", "學校", "" if n == 5 else f"厝{n}", "海邊"
+        rows.append([passage, f"第{n}个問題？", *options, n % 4 + 1])
+    return write_csv(tmp_path / "AI_conv.csv", WITH_ANSWERS, rows)
 
 
 def test_the_harness_gives_the_same_answers(
@@ -62,12 +59,12 @@ def test_a_task_of_another_prompt_gives_the_same_answers(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     style = QuestionPrompt("{passage}\n{question}\n{options}Answer: ", "{label}) {option}\n", 3, "letters")
     for name in ("asked", "solved"):
-        with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "正確答案"])
-            for row in range(12):
-                passage = f"阮{name}兜{{{{蹛}}}} {{% if %}}佇台南{row}。" * (1 + row % 3)
-                writer.writerow([passage, f"第{row}个？", "市仔", "學校", f"厝{row}", "ABC"[row % 3]])
+        rows = []
+        for n in range(12):
+            passage = f"阮{name}兜{{{{蹛}}}} {{% if %}}佇台南{n}。" * (1 + n % 3)
+            rows.append([passage, f"第{n}个？", "市仔", "學校", f"厝{n}", "ABC"[n % 3]])
+        columns = [column for column in WITH_ANSWERS if column != "選項4"]
+        write_csv(tmp_path / f"{name}.csv", columns, rows)
     asked, examples = tmp_path / "asked.csv", tmp_path / "solved.csv"
     harness_command(
         asked, tmp_path / "task", name="mine", prompt=style, shots=shots, examples=examples if shots else None

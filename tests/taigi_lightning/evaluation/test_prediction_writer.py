@@ -22,6 +22,7 @@ from taigi_lightning.evaluation.prediction_writer import (
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.training.module import CausalLMModule
+from tests.taigi_lightning.question_csv import TO_ANSWER, write_csv
 from tests.warm_python import WarmPython
 
 QUESTIONS = 13
@@ -30,15 +31,11 @@ PASSAGES = ["阿明下晡欲去市仔買菜。\n伊毋知影按怎行。", "早�
 
 @pytest.fixture
 def questions_file(tmp_path: Path) -> Path:
-    path = tmp_path / "questions.csv"
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["ID", "前文", "題幹", "選項1", "選項2", "選項3", "選項4"])
-        for row in range(QUESTIONS):
-            writer.writerow(
-                [f"{row}2537", PASSAGES[row % 3], f"第{row}个問題？", "市仔", "學校", f"厝{row}", "海邊"]
-            )
-    return path
+    rows = [
+        [f"{n}2537", PASSAGES[n % 3], f"第{n}个問題？", "市仔", "學校", f"厝{n}", "海邊"]
+        for n in range(QUESTIONS)
+    ]
+    return write_csv(tmp_path / "questions.csv", TO_ANSWER, rows, "utf-8-sig")
 
 
 class KilledError(Exception):

@@ -1,6 +1,5 @@
 """What the report shows of held-out questions is what the trained model answers to them."""
 
-import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,18 +15,15 @@ from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.reports.training_report import ANSWERS
 from taigi_lightning.tasks.question_batches import plan_batches
 from taigi_lightning.training.module import CausalLMModule
+from tests.taigi_lightning.question_csv import WITH_ANSWERS, write_csv
 
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
     """Forty questions, each with a passage of its own."""
-    path = tmp_path / "questions.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"])
-        for n in range(40):
-            writer.writerow([f"阿明第{n}工去市仔。", "阿明去佗位？", "市仔", "學校", "厝", "海邊", 1 + n % 4])
-    return path
+    options = "市仔", "學校", "厝", "海邊"
+    rows = [[f"阿明第{n}工去市仔。", "阿明去佗位？", *options, 1 + n % 4] for n in range(40)]
+    return write_csv(tmp_path / "questions.csv", WITH_ANSWERS, rows)
 
 
 def test_the_trained_model_answers_a_few_of_the_held_out_questions(

@@ -1,6 +1,5 @@
 """What `test` reports."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,17 @@ from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.test_report import AnswerReport, by_question
 from taigi_lightning.training.module import CausalLMModule
+from tests.taigi_lightning.question_csv import WITH_ANSWERS, write_csv
 
 
 @pytest.fixture
 def answered_file(tmp_path: Path) -> Path:
     """Ten questions with their answers, in the training file's columns and without IDs."""
-    path = tmp_path / "AI_conv.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"])
-        for row in range(10):
-            passage = ("早起時仔，阿母佇灶跤煮糜。" * 5, "阮兜蹛佇台南。")[row % 2]
-            writer.writerow([passage, f"第{row}个問題？", "市仔", "學校", f"厝{row}", "海邊", row % 4 + 1])
-    return path
+    passages = "早起時仔，阿母佇灶跤煮糜。" * 5, "阮兜蹛佇台南。"
+    rows = [
+        [passages[n % 2], f"第{n}个問題？", "市仔", "學校", f"厝{n}", "海邊", n % 4 + 1] for n in range(10)
+    ]
+    return write_csv(tmp_path / "AI_conv.csv", WITH_ANSWERS, rows)
 
 
 def run_test(path: Path, base: Path, **options: Any) -> tuple[AnswerReport, list[Any]]:

@@ -76,11 +76,17 @@ def test_other_architectures_keep_transformers_own_pass() -> None:
     assert worst(gradients(model), wanted) < 1e-5
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_their_4_bit_projections_take_the_joined_product(tmp_path: Path, dropout: float) -> None:
+@pytest.fixture
+def stablelm(tmp_path: Path) -> Path:
+    """A base whose layers are not written out."""
     torch.manual_seed(0)
     StableLmForCausalLM(StableLmConfig(**SIZES)).save_pretrained(tmp_path)
-    model = with_lora(nf4_llama(tmp_path, StableLmForCausalLM), dropout=dropout)
+    return tmp_path
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_their_4_bit_projections_take_the_joined_product(stablelm: Path, dropout: float) -> None:
+    model = with_lora(nf4_llama(stablelm, StableLmForCausalLM), dropout=dropout)
     wanted = gradients(model)
     apply_fast_path(model, activation_budget=0.0)
     torch.manual_seed(7)
@@ -91,12 +97,10 @@ def test_their_4_bit_projections_take_the_joined_product(tmp_path: Path, dropout
     assert (worst(recomputed, wanted) < 1e-5) == (dropout == 0.0)
 
 
-def test_their_dropout_is_that_of_the_config(tmp_path: Path) -> None:
+def test_their_dropout_is_that_of_the_config(stablelm: Path) -> None:
     """An update is computed from inputs of which the configured share is left out, the others scaled by the rest."""
-    torch.manual_seed(0)
-    StableLmForCausalLM(StableLmConfig(**SIZES)).save_pretrained(tmp_path)
     model = apply_fast_path(
-        with_lora(nf4_llama(tmp_path, StableLmForCausalLM), dropout=0.5), activation_budget=0.0
+        with_lora(nf4_llama(stablelm, StableLmForCausalLM), dropout=0.5), activation_budget=0.0
     )
     projection = causal_lm(model).model.layers[0].mlp.up_proj
     x = torch.ones(4000, 64)

@@ -57,15 +57,21 @@ def earlier(tmp_path: Path, nf4_folder: Path) -> Path:
     return save_adapter(nf4_folder, tmp_path / "earlier", **EARLIER)
 
 
+@pytest.fixture
+def updated(nf4_folder: Path, earlier: Path) -> Any:
+    """The base with the earlier stage's update beside its weights."""
+    base = evaluated(nf4_folder)
+    add_frozen_updates(base, [earlier], torch.float32)
+    return base
+
+
 @pytest.mark.parametrize("saving", [EVERYTHING, INPUT_ONLY, RESIDUAL])
 @pytest.mark.parametrize("unpacked", [0, 1])
 def test_gradients_beside_a_frozen_update(
-    nf4_folder: Path, earlier: Path, saving: Any, unpacked: int
+    nf4_folder: Path, earlier: Path, updated: Any, saving: Any, unpacked: int
 ) -> None:
     wanted = gradients(two_adapters(with_lora(nf4_llama(nf4_folder)), earlier))
-    base = nf4_llama(nf4_folder)
-    add_frozen_updates(base, [earlier], torch.float32)
-    model = with_lora(base)
+    model = with_lora(updated)
     assert worst(gradients(model), wanted) < 1e-5  # transformers' own pass, through the hooks
     apply_fast_path(model, unpacked_layers=unpacked)
     causal_lm(model).fast_decoder.plans[(2, 12)] = [saving] * 2
@@ -84,10 +90,8 @@ def test_two_stages_before_make_one_update_of_the_summed_rank(
     assert worst(gradients(apply_fast_path(with_lora(base))), wanted) < 1e-5
 
 
-def test_dropout_leaves_the_frozen_update_alone(nf4_folder: Path, earlier: Path) -> None:
-    base = evaluated(nf4_folder)
-    add_frozen_updates(base, [earlier], torch.float32)
-    model = with_lora(base, dropout=0.5)
+def test_dropout_leaves_the_frozen_update_alone(updated: Any) -> None:
+    model = with_lora(updated, dropout=0.5)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.zeros_(parameter)  # what is left of the output has no dropout
@@ -112,12 +116,8 @@ def test_other_architectures_have_it_too(tmp_path: Path, architecture: str) -> N
 
 
 @pytest.mark.parametrize("adapted", [True, False])
-def test_prediction_has_it_with_and_without_an_adapter(
-    nf4_folder: Path, earlier: Path, adapted: bool
-) -> None:
-    base = evaluated(nf4_folder)
-    add_frozen_updates(base, [earlier], torch.float32)
-    model = (with_lora(base) if adapted else base).eval()
+def test_prediction_has_it_with_and_without_an_adapter(nf4_folder: Path, updated: Any, adapted: bool) -> None:
+    model = (with_lora(updated) if adapted else updated).eval()
     sequence = [5, 6, 7, 8, 9, 10]
     wanted = model(torch.tensor([sequence]), output_hidden_states=True).hidden_states[-1][0]
     plain = evaluated(nf4_folder)
@@ -129,12 +129,8 @@ def test_prediction_has_it_with_and_without_an_adapter(
     torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-5)
 
 
-def test_no_saved_adapter_holds_it_and_nothing_of_it_trains(
-    tmp_path: Path, nf4_folder: Path, earlier: Path
-) -> None:
-    base = nf4_llama(nf4_folder)
-    add_frozen_updates(base, [earlier], torch.float32)
-    model = with_lora(base)
+def test_no_saved_adapter_holds_it_and_nothing_of_it_trains(tmp_path: Path, updated: Any) -> None:
+    model = with_lora(updated)
     assert not any("frozen" in name for name, p in model.named_parameters() if p.requires_grad)
     model.save_pretrained(tmp_path / "adapter")
     with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:

@@ -1,6 +1,5 @@
 """Solved examples."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.tasks.few_shot import solved_examples
 from taigi_lightning.tasks.prompts import encode_prompt, encode_text, render_prompt
 from taigi_lightning.tasks.questions import Question
+from tests.taigi_lightning.question_csv import WITH_ANSWERS, write_csv
 
 ASKED = [Question("1", "文章零", "問？", ("一", "二", "三", "四"), 1, 1)]
 
@@ -17,15 +17,11 @@ ASKED = [Question("1", "文章零", "問？", ("一", "二", "三", "四"), 1, 1
 @pytest.fixture
 def examples(tmp_path: Path) -> Path:
     """Seven passages, the first also asked about (but for its spaces), the last very long."""
-    path = tmp_path / "AI_conv.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["文章", "問題", "選項1", "選項2", "選項3", "選項4", "正確答案"])
-        for row, number in enumerate("零一二三四五六"):
-            writer.writerow(
-                [f"文章 {number}" * (100 if row == 6 else 1), "問？", "甲", "乙", "丙", "丁", row % 4 + 1]
-            )
-    return path
+    rows = [
+        [f"文章 {number}" * (100 if row == 6 else 1), "問？", *"甲乙丙丁", row % 4 + 1]
+        for row, number in enumerate("零一二三四五六")
+    ]
+    return write_csv(tmp_path / "AI_conv.csv", WITH_ANSWERS, rows)
 
 
 def test_an_example_is_the_training_text_with_its_answer(
