@@ -1,12 +1,14 @@
 """Trees end to end through the written-out layers give what transformers gives for each sequence alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, fast_decoder
+from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, compute_in, fast_decoder
 from taigi_lightning.fast_path.prefill import last_hidden, unpack_what_fits
+from taigi_lightning.model.base_model import load_base_model
 from taigi_lightning.tasks.prefix_tree import pack_trees, token_tree
 from tests.taigi_lightning.fast_path.small_decoders import with_lora
 from tests.taigi_lightning.fast_path.small_families import BASES, family_base, lora_targets
@@ -52,3 +54,23 @@ def test_only_a_gpu_holds_weights_unpacked_for_it(model: Any) -> None:
     assert unpack_what_fits(model, tokens=100) == 0
     apply_fast_path(model, activation_budget=1.0)
     assert unpack_what_fits(model, tokens=100) == 0
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+@pytest.mark.parametrize(
+    "family", ["Phi 3", "Qwen 2", "Gemma 3"]
+)  # joined weights; biases; norms after products
+def test_answering_rounds_to_8_bits_as_training_does(tmp_path: Path, family: str, form: Any) -> None:
+    """With weights on the host, whatever part of the products their widths leave in 16 bits."""
+    family_base(family).save_pretrained(tmp_path)
+    cpu = torch.device("cpu")
+    base = load_base_model(str(tmp_path), quantization="nf4", compute_dtype=torch.float32, device=cpu)
+    model = apply_fast_path(with_lora(base, targets=lora_targets(family)).eval(), weights_on_host="all")
+    compute_in(model, form)
+    decoder = fast_decoder(model)
+    assert decoder is not None and any(group.forward_in_8_bits for group in decoder.layers[0].groups())
+    sequence = [5, 6, 7, 8, 9]
+    wanted = decoder.hidden(torch.tensor([sequence]), torch.arange(5)[None])[0].detach()
+    for places in (torch.arange(5), torch.tensor([4])):
+        found = last_hidden(decoder, pack_trees([token_tree([sequence])]), places)
+        torch.testing.assert_close(found, wanted[places], rtol=1e-3, atol=1e-4)
