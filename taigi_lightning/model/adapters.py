@@ -13,13 +13,15 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load, load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.linear_targets import LINEAR, default_targets, used_projections
+from taigi_lightning.model.linear_targets import LINEAR, default_targets, linear_projections, used_projections
+from taigi_lightning.model.lora_deltas import check_ranks
 from taigi_lightning.model.merge_places import adapted_shapes, text_names
 from taigi_lightning.model.new_tokens import save_tokenizer
-from taigi_lightning.model.safetensors_files import read_header
+from taigi_lightning.model.safetensors_files import TensorEntry, read_header
 from taigi_lightning.model.text_model import wrapper_prefixes
 from taigi_lightning.model.token_rows import load_rows, rows_to_save
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, TOKEN_INDICES, adapter_config
@@ -115,9 +117,11 @@ def load_adapter(
     """
     check_adapter(adapter)
     header = read_header(Path(adapter) / "adapter_model.safetensors")
+    check_ranks(Path(adapter), adapter_config(Path(adapter)), header)
     prefix, ending = "base_model.model.", ".lora_A.weight"
     saved = [name.removeprefix(prefix).removesuffix(ending) for name in header if name.endswith(ending)]
     names = text_names(saved, {name for name, _ in model.named_modules()})
+    _check_sizes(model, adapter, header, names)
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = not trainable
     if dropout is not None:
@@ -144,6 +148,27 @@ def load_adapter(
     _restore(loaded, Path(adapter) / "adapter_model.safetensors", names)
     load_rows(loaded.get_base_model(), Path(adapter), trainable=trainable)
     return loaded
+
+
+def _check_sizes(
+    model: PreTrainedModel, adapter: str, header: Mapping[str, TensorEntry], names: Mapping[str, str]
+) -> None:
+    """Refuse matrices that do not fit the layers of their names: those of a base of other sizes."""
+    layers = linear_projections(model)
+    for name, inner in names.items():
+        layer: Any = layers.get(inner)
+        if layer is None:
+            continue  # which names are there is compared when all is loaded
+        wanted = (
+            (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
+        )
+        a, b = (header.get(f"base_model.model.{name}.{part}.weight") for part in ("lora_A", "lora_B"))
+        if a is None or b is None or (b.shape[0], a.shape[1]) != wanted:
+            found = "no lora_B" if a is None or b is None else f"[{b.shape[0]}, {a.shape[1]}]"
+            raise InputError(
+                f"{adapter} does not fit {type(model).__name__}: it changes {name} as {found}, and the layer is "
+                f"{list(wanted)}. Give the base that the adapter was trained on."
+            )
 
 
 def _restore(model: PeftModel, file: Path, names: Mapping[str, str]) -> None:

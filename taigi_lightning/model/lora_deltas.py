@@ -93,6 +93,7 @@ def read_updates(adapter: Path) -> dict[str, LoraUpdate]:
     if not file.is_file():
         raise InputError(f"{adapter} holds no {WEIGHTS}; save the adapter with save_pretrained.")
     header = read_header(file)
+    check_ranks(adapter, config, header)
     updates = {}
     for name, a in header.items():
         module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
@@ -113,13 +114,39 @@ def read_updates(adapter: Path) -> dict[str, LoraUpdate]:
     return updates
 
 
+def check_ranks(adapter: Path, config: Mapping[str, Any], header: Mapping[str, TensorEntry]) -> None:
+    """Refuse settings of another adapter than the matrices beside them: its scale would be a guess.
+
+    Raises:
+        InputError: the rank is another, or rank and alpha are no numbers.
+    """
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
+        raise InputError(
+            f"{adapter / ADAPTER_CONFIG} says r {rank!r} and lora_alpha {alpha!r}; wanted numbers, as PEFT writes them."
+        )
+    for name, entry in header.items():
+        module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        wanted = _by_pattern(config.get("rank_pattern") or {}, module, rank)
+        if name == f"{PREFIX}{module}.lora_A.weight" and entry.shape[0] != wanted:
+            raise InputError(
+                f"{adapter / ADAPTER_CONFIG} says rank {wanted}, and {WEIGHTS} beside it holds {name} of rank "
+                f"{entry.shape[0]}: one of them is of another adapter. Copy both from one place."
+            )
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+    """What PEFT takes for a module of settings by names or patterns."""
+    return next(
+        (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise
+    )
+
+
 def lora_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """Return PEFT's factor of B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
 
     >>> lora_scale({"lora_alpha": 128, "alpha_pattern": {"q_proj": 32}}, "model.layers.0.q_proj", rank=64)
     0.5
     """
-    patterns = config.get("alpha_pattern") or {}
-    matches = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
-    alpha = next(matches, config["lora_alpha"])
+    alpha = _by_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.adapters import load_adapter
 from taigi_lightning.model.lineage import adapter_hash, base_identity, read_lineage, write_lineage
 from taigi_lightning.model.merge import merge_adapter
 from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
@@ -102,3 +104,33 @@ def test_an_adapter_of_another_run_is_refused_and_the_lineage_goes_with_the_mode
     retrained = save_base(tmp_path / "retrained", initializer_range=0.2)
     with pytest.raises(InputError, match="its config and weights differ"):
         merge_adapter(retrained, adapter, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"r": 4}, "says rank 4, and adapter_model.safetensors beside it holds .* of rank 8"),
+        ({"rank_pattern": {"v_proj": 2}}, "says rank 2"),
+        ({"r": "8"}, "says r '8'"),
+        ({"lora_alpha": None}, "lora_alpha None"),
+    ],
+)
+def test_settings_of_another_adapter_are_refused_before_it_is_merged_or_loaded(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = edited(save_adapter(base, tmp_path / "adapter"), **changes)
+    with pytest.raises(InputError, match=named):
+        merge_adapter(base, adapter, tmp_path / "merged")
+    with pytest.raises(InputError, match=named):
+        load_adapter(AutoModelForCausalLM.from_pretrained(base), str(adapter), trainable=False)
+
+
+@pytest.mark.parametrize("config", [{"intermediate_size": 192}, {"num_key_value_heads": 4}])
+def test_an_adapter_for_other_sizes_is_refused_before_it_is_loaded(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    adapter = save_adapter(save_base(tmp_path / "base"), tmp_path / "adapter")
+    other = AutoModelForCausalLM.from_pretrained(save_base(tmp_path / "other", **config))
+    with pytest.raises(InputError, match=r"does not fit LlamaForCausalLM: it changes .* as \[\d+, \d+\]"):
+        load_adapter(other, str(adapter), trainable=False)
