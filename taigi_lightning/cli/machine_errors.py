@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _paragraph(error: BaseException) -> str | None:
         ),
         (kind == "ModuleNotFoundError" and "wandb" in text, NO_WANDB),
         (_asks_for_cuda(kind, text), NO_CUDA),
-        (isinstance(error, OSError) and _disk_is_full(error), DISK_FULL),
+        (_disk_is_full(error), DISK_FULL),
         (_no_place(error), NO_PLACE),
         (isinstance(error, MemoryError) or "can't allocate memory" in text, HOST_MEMORY),
         (kind in ("GatedRepoError", "RepositoryNotFoundError"), GATED),
@@ -108,8 +109,11 @@ def _paragraph(error: BaseException) -> str | None:
     return next((paragraph for applies, paragraph in told_apart if applies), None)
 
 
-def _disk_is_full(error: OSError) -> bool:
-    return error.errno == errno.ENOSPC or getattr(error, "winerror", None) in (39, 112)
+def _disk_is_full(error: BaseException) -> bool:
+    if type(error).__name__ == "SafetensorError":  # no OSError, but its number is in the text
+        return re.search(r"\(os error (28|112)\)", str(error)) is not None
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return full or getattr(error, "winerror", None) in (39, 112)
 
 
 def _no_place(error: BaseException) -> bool:

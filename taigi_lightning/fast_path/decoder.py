@@ -62,7 +62,9 @@ class FastDecoder:
     ) -> None:
         self.backbone, self.family, self.ops, self.budget = base.get_decoder(), family, ops, budget
         config = self.backbone.config
-        self.shape = Shape.from_config(config.to_dict())
+        # The modules say it: files may hold a head of its own where the config calls it tied.
+        tied = base.get_output_embeddings().weight is self.backbone.embed_tokens.weight
+        self.shape = replace(Shape.from_config(config.to_dict()), tied=tied)
         self.layers: list[DecoderLayer] = []
         for index, layer in enumerate(self.backbone.layers):
             previous = self.layers[-1] if self.layers else None

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning.fast_path import attention
-from taigi_lightning.fast_path.families import Family, activation_of
+from taigi_lightning.fast_path.families import Family
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Dropout, HeadNorms, Norm
 from taigi_lightning.planning.activation_plan import ATTENTION, GATE_UP, INPUT, MIDDLE, OUTPUT, QKV
-from taigi_lightning.planning.decoder_path import ACTIVATIONS
+from taigi_lightning.planning.decoder_path import ACTIVATIONS, activation_name
 from taigi_lightning.planning.memory import Shape
 
 
@@ -64,7 +64,7 @@ class DecoderLayer:
         self.scores = attention.Scores(float(attn.scaling), family.window_of(attn, config))
         self.table = family.table_of(attn, config)
         self.dtype: torch.dtype = next(n for n in (*self._before, *self._after) if n is not None).weight.dtype
-        self.activation = ACTIVATIONS[activation_of(config)]
+        self.activation = ACTIVATIONS[str(activation_name(config.to_dict()))]
         self.stream: WeightStream | None = None  # brings the base weights, if they wait on the host
 
     # ---- what it is made of -------------------------------------------------------------------------

@@ -78,8 +78,3 @@ FAMILIES = {
     "Olmo2ForCausalLM": NORMS_AFTER,
     "Olmo3ForCausalLM": replace(NORMS_AFTER, window="layer", rotary_by_type=True),
 }
-
-
-def activation_of(config: Any) -> str:
-    """The MLP's activation as transformers names it."""
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -102,7 +103,7 @@ def write_entry(cache: Path, made_from: Mapping[str, str], model: Any) -> None:
         shutil.rmtree(entry, ignore_errors=True)  # a damaged one
         aside.rename(entry)
         _remove_oldest(cache)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # as the library calls a full disk
         warnings.warn(f"The packed weights were not kept in {cache}: {error}.", stacklevel=2)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

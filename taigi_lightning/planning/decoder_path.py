@@ -46,7 +46,7 @@ def off_fast_path(config: Mapping[str, Any]) -> str | None:
     if kind not in FAST_TYPES:
         return f"its type {kind} is not one of {', '.join(FAST_TYPES)}"
     text = config.get("text_config") or config
-    activation = text.get("hidden_activation") or text.get("hidden_act")
+    activation = activation_name({"model_type": kind, **text})
     if activation and activation not in ACTIVATIONS:
         return f"its activation is {activation}, not one of {', '.join(ACTIVATIONS)}"
     reason = next((reason for name, reason in OTHER_LAYERS.items() if text.get(name)), None)
@@ -54,3 +54,13 @@ def off_fast_path(config: Mapping[str, Any]) -> str | None:
     if (text.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0) != 1.0:
         return "it rotates a part of each head"
     return reason
+
+
+def activation_name(settings: Mapping[str, Any]) -> str | None:
+    """The MLP's activation as its class reads it: Gemma 3 in `hidden_activation`, all others in `hidden_act`.
+
+    >>> activation_name({"model_type": "gemma", "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"})
+    'gelu'
+    """
+    gemma3 = str(settings.get("model_type", "")).startswith("gemma3")
+    return settings.get("hidden_activation" if gemma3 else "hidden_act")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from safetensors import SafetensorError
 
 from taigi_lightning.cli.config_errors import SuggestingParser
 from taigi_lightning.cli.config_locations import check_config_files
@@ -121,6 +122,7 @@ def named(name: str, text: str) -> Exception:
         (RuntimeError("CUDA error: no kernel image is available for execution"), "bitsandbytes"),
         (ModuleNotFoundError("No module named 'wandb'"), "--trainer.logger null"),
         (OSError(28, "No space left on device"), "--checkpoint.save_top_k 1"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "--checkpoint.save_top_k 1"),
         (MemoryError(), "own memory"),
     ],
 )

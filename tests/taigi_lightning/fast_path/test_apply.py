@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     StableLmConfig,
@@ -172,3 +174,21 @@ def test_switched_off_adapters_are_left_out() -> None:
             off = forward_hidden(model, TOKENS, PACKED)
         torch.testing.assert_close(off, forward_hidden(llama(), TOKENS, PACKED))
         assert not torch.allclose(off, forward_hidden(model, TOKENS, PACKED))
+
+
+def test_a_head_of_its_own_is_none_that_its_config_calls_tied() -> None:
+    model = with_lora(llama())
+    causal_lm(
+        model
+    ).config.tie_word_embeddings = True  # as of files that hold both, which transformers keeps apart
+    tables = causal_lm(apply_fast_path(model)).fast_decoder.tables
+    assert not tables.tied
+
+
+def test_the_activation_is_the_one_that_the_class_reads() -> None:
+    torch.manual_seed(0)
+    config = GemmaConfig(**SIZES, head_dim=16, hidden_act="silu", hidden_activation="gelu_pytorch_tanh")
+    model = with_lora(GemmaForCausalLM(config).requires_grad_(False))
+    wanted = gradients(model)
+    assert unsupported(model) is None
+    assert worst(gradients(apply_fast_path(model)), wanted) < 1e-5

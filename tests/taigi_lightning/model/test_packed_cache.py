@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from taigi_lightning.kernels.host_memory import held_in_place
@@ -186,14 +187,21 @@ def test_a_full_disk_or_a_folder_that_cannot_be_written_stops_nothing(
     assert entries(tmp_path / "cache") == []
 
 
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
 def test_a_disk_that_fills_while_it_is_written_leaves_nothing(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Exception, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save, written = packed_cache.save_file, []
 
     def until_full(*args: Any) -> None:
         if written:
-            raise OSError(28, "No space left on device")
+            raise full
         written.append(save(*args))
 
     monkeypatch.setattr(packed_cache, "save_file", until_full)
