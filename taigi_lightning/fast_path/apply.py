@@ -22,6 +22,7 @@ from taigi_lightning.fast_path.eight_bit_weights import stays_in_16_bits
 from taigi_lightning.fast_path.gated_mlp import join_mlp
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.fast_path.rms_norms import fuse_norm
+from taigi_lightning.fast_path.rotations import fuse_rotation
 from taigi_lightning.fast_path.shared_inputs import join_siblings
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
@@ -88,7 +89,7 @@ def apply_fast_path(
 
 
 def _speed_up_parts(base: Any, fused: bool) -> None:
-    """Let what is known of transformers' own layers train as one operation each: projections, norms, gated MLPs."""
+    """Let projections, norms, gated MLPs and rotations of transformers' own layers train as one operation each."""
     ops = _operations(fused)
     others = [
         module
@@ -97,6 +98,8 @@ def _speed_up_parts(base: Any, fused: bool) -> None:
         and not fuse_norm(module, ops)
         and not join_mlp(module, ops, fused)
     ]
+    for module in others:
+        fuse_rotation(module, ops)
     join_siblings(base, others, ops, fused)
 
 

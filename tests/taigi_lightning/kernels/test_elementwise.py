@@ -165,6 +165,10 @@ CASES: dict[str, Callable[[Any, Dropout], Any]] = {
             X.view(7, 8, 12), COS[:, :6].repeat(1, 2), COS[:, :6].repeat(1, 2), out.unflatten(1, (8, 12))
         )
     ),
+    "rotate, rows and heads in any order": lambda o, d: [
+        out_and(lambda out, x=x: o.rotate(x, COS, COS, out.unflatten(1, (-1, 16))[:, : x.shape[1]]))  # type: ignore[misc]
+        for x in after_rotation(7, 6, 2, 16)
+    ],
     "rotate_back, half a head no power of two": lambda o, d: rotated_back(o, 6, 2, size=12),
     "rotate_back": lambda o, d: [rotated_back(o, *heads) for heads in ((6, 6), (12, 3), (16, 8), (3, 1))],
     "softmax_loss_": lambda o, d: (
