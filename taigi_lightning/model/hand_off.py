@@ -138,7 +138,8 @@ def _lineage_beside(base: str) -> dict[str, Any] | None:
 
 
 def _same_weights(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    return all(one.get(key) == other.get(key) for key in ("config", "weights"))
+    keys = ["config", "weights", *(["tensors"] if "tensors" in one and "tensors" in other else [])]
+    return all(one.get(key) == other.get(key) for key in keys)
 
 
 def _parent(base: str, lineage: Mapping[str, Any]) -> str:

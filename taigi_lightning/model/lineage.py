@@ -2,19 +2,21 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from taigi_lightning.atomic_write import write_json
 from taigi_lightning.errors import InputError
-from taigi_lightning.model.safetensors_files import base_folder, weight_files
+from taigi_lightning.model.safetensors_files import TensorEntry, base_folder, read_header, weight_files
+from taigi_lightning.model.text_model import without_numbers
 from taigi_lightning.planning.run_files import LINEAGE, lineage_file
 from taigi_lightning.windows import portable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTIZATION = {"none": "none", "nf4": "nf4, double quantisation, blocks of 64"}
-COMPARED = ("config", "weights", "quantization")
-SAMPLES = 32  # pieces read of each file, besides its header
+COMPARED = ("config", "weights", "tensors", "quantization")
+SAMPLES = 32  # pieces read of each file, besides its header; of each kind of tensor as many
 PIECE = 4096  # bytes
 
 
@@ -23,20 +25,25 @@ def base_identity(base: str | Path, quantization: Literal["nf4", "none"] = "none
 
     Keys: `name` as given; `config`, the SHA-256 of config.json; `weights`, a SHA-256 over each safetensors
     file's name, size, header and 32 pieces of 4 KiB spread evenly over it (a second or less for 26 GB: a
-    retrained or rounded model differs in nearly every byte); `quantization` in words. A base without
-    weights, to be trained from scratch, has `weights: none`.
+    retrained or rounded model differs in nearly every byte); `tensors`, one over a piece of each tensor, or of 32 of
+    those that are called alike in all layers and experts (a merge may change two percent of a mixture of experts, which
+    such pieces of files all miss); `quantization` in words. A base without weights, to be trained from scratch, has
+    `none` for both.
 
     Raises:
-        InputError: there is no such base, or its weights are incomplete or pickled.
+        InputError: there is no such base, or its weights are incomplete, damaged or pickled.
     """
     folder = base_folder(base)
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"{folder} holds no config.json; wanted a model in the transformers format.")
+    bare = not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin"))
+    files = [] if bare else weight_files(folder)
     return {
         "name": portable(base),
         "config": hashlib.sha256(config.read_bytes()).hexdigest(),
-        "weights": _hash_weights(folder),
+        "weights": "none" if bare else _hash_files(files),
+        "tensors": "none" if bare else _hash_tensors(files),
         "quantization": QUANTIZATION[quantization],
     }
 
@@ -53,8 +60,9 @@ def check_identity(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     """
     keys = [key for key in COMPARED if key in wanted and found.get(key) != wanted[key]]
     if keys:
+        what = dict.fromkeys("weights" if key == "tensors" else key for key in keys)
         raise InputError(
-            f"The base is not the one this was trained on: its {' and '.join(keys)} differ. Found "
+            f"The base is not the one this was trained on: its {' and '.join(what)} differ. Found "
             f"{describe(found)}; wanted {describe(wanted)}. Give the base that was used then, or train again."
         )
 
@@ -64,9 +72,17 @@ def describe(identity: Mapping[str, str]) -> str:
 
     >>> describe({"name": "models/cpt_model", "weights": "cd" * 32, "quantization": "none"})
     'models/cpt_model (weights cdcdcdcd, quantization none)'
+    >>> describe({"name": "models/cpt_model", "weights": "cd" * 32, "tensors": "ab" * 32})
+    'models/cpt_model (weights cdcdcdcd-abababab)'
     """
-    parts = {key: identity[key] for key in COMPARED if key in identity}
-    words = (f"{key} {value if key == 'quantization' else value[:8]}" for key, value in parts.items())
+    parts = {
+        key: identity[key] if key == "quantization" else identity[key][:8]
+        for key in COMPARED
+        if key in identity
+    }
+    if (tensors := parts.pop("tensors", "none")) != "none":
+        parts["weights"] += f"-{tensors}"
+    words = (f"{key} {value}" for key, value in parts.items())
     return f"{identity.get('name', 'an unnamed base')} ({', '.join(words)})"
 
 
@@ -164,12 +180,6 @@ def adapter_hash(adapter: Path) -> str:
     return _hash_files([adapter / ADAPTER_WEIGHTS])
 
 
-def _hash_weights(folder: Path) -> str:
-    if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin")):
-        return "none"
-    return _hash_files(weight_files(folder))
-
-
 def _hash_files(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
@@ -182,6 +192,23 @@ def _hash_files(paths: Sequence[Path]) -> str:
             for number in range(SAMPLES):
                 file.seek(header + max(0, size - header - PIECE) * number // (SAMPLES - 1))
                 digest.update(file.read(PIECE))
+    return digest.hexdigest()
+
+
+def _hash_tensors(files: Sequence[Path]) -> str:
+    alike: dict[str, list[tuple[Path, TensorEntry]]] = {}
+    for path in files:
+        for name, entry in read_header(path).items():
+            alike.setdefault(without_numbers(name), []).append((path, entry))
+    chosen = [one for found in alike.values() for one in found[:: -(-len(found) // SAMPLES)]]
+    digest = hashlib.sha256()
+    for path, entries in groupby(
+        sorted(chosen, key=lambda one: (one[0], one[1].start)), key=lambda one: one[0]
+    ):
+        with path.open("rb") as file:
+            for _, entry in entries:
+                file.seek(max(entry.start, (entry.start + entry.end - PIECE) // 2))
+                digest.update(f"{entry.name}\n".encode() + file.read(min(PIECE, entry.end - entry.start)))
     return digest.hexdigest()
 
 

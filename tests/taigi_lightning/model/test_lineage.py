@@ -41,11 +41,28 @@ def base(tmp_path: Path) -> Path:
 def test_identity_is_plain_text_and_survives_a_move(base: Path) -> None:
     before = base_identity(base, "nf4")
     moved = base_identity(shutil.move(base, base.with_name("moved")), "nf4")
-    assert set(before) == {"name", "config", "weights", "quantization"}
+    assert set(before) == {"name", "config", "weights", "tensors", "quantization"}
     assert all(isinstance(value, str) for value in before.values())
     assert before["config"] == hashlib.sha256(b'{"model_type": "llama"}').hexdigest()
     assert moved == {**before, "name": str(base.with_name("moved"))}
     check_identity(moved, before)
+
+
+def test_a_change_of_one_small_tensor_in_a_large_file_makes_another_base(tmp_path: Path) -> None:
+    """As a merge into a mixture of experts: pieces spread over the file fall into the experts."""
+    (tmp_path / "config.json").write_text("{}")
+    found = {f"layers.{n}.experts": torch.randn(2048, 1024).bfloat16() for n in range(4)}
+    found |= {f"layers.{n}.q_proj": torch.randn(8, 8).bfloat16() for n in range(4)}
+    save_file(found, tmp_path / "model.safetensors")
+    before = base_identity(tmp_path)
+    found["layers.1.q_proj"] += 1
+    save_file(found, tmp_path / "model.safetensors")
+    after = base_identity(tmp_path)
+    assert after["weights"] == before["weights"]
+    with pytest.raises(InputError, match="its weights differ"):
+        check_identity(found=after, wanted=before)
+    del before["tensors"]  # as earlier versions recorded it
+    check_identity(found=after, wanted=before)
 
 
 def test_a_base_trained_further_is_refused_with_both_identities(base: Path) -> None:
