@@ -8,7 +8,8 @@ diagonal, x the input and d the same input with dropout, the group computes
 and the gradient of its input falls out of the same matrix: g [W | B] = [gradient of x | gradient of d A^T].
 The 4-bit weights are dequantised into [W | B] inside the product and dropped after it. The projections of a group
 share one dropout mask, where PEFT draws one for each; every mask is still independent Bernoulli noise.
-An earlier stage's frozen update has columns of its own between the two (`frozen_columns.py`).
+LoRA's part is in `lora_columns.py`; an earlier stage's frozen update has columns of its own between the two
+(`frozen_columns.py`).
 In 8 bits W is a matrix of its own (`eight_bit_weights.py`), and only what B multiplies is in 16.
 """
 
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 
 from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, stays_in_16_bits
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
+from taigi_lightning.fast_path.lora_columns import LoraColumns
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels.dropout import LoraGradient
 from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits, strong_directions
-from taigi_lightning.kernels.products import float32_product
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
 
@@ -36,21 +37,20 @@ class ProjectionGroup:
         self.fused = fused
         self.in_features = self.members[0].in_features
         self.out_features = sum(m.out_features for m in self.members)
-        self.rank = -(-sum(m.rank for m in self.members) // ALIGNMENT) * ALIGNMENT
+        self.lora = LoraColumns(self.members, ALIGNMENT, fused)
+        self.rank = self.lora.count
         self.frozen = FrozenColumns([m.base for m in self.members], ALIGNMENT)
         self.plain = self.in_features + self.frozen.count  # columns before LoRA's
         self.width = self.plain + self.rank
         self.dropout = max(m.dropout for m in self.members)
-        self.scale = self._common_scale()
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
         self.device = self.members[0].device
         self.eight_bit: EightBitWeights | None = None  # W, if products with it are in 8 bits
         self.forward_in_8_bits = False  # those of the forward pass too
         self._strong: StrongDirections | None = None  # found once, whatever products are in meanwhile
-        self.resident: Tensor | None = (
-            None  # [W | Bf | B], if it is held; without W where no product in 16 bits reads it
-        )
+        # [W | Bf | B], if it is held; without W where no product in 16 bits reads it.
+        self.resident: Tensor | None = None
         self._resident_a: Tensor | None = None
 
     def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
@@ -58,20 +58,9 @@ class ProjectionGroup:
         pairs = zip(self.members, biases, strict=True)
         return torch.cat([like.new_zeros(m.out_features) if b is None else b.detach() for m, b in pairs])
 
-    def _common_scale(self) -> float | Tensor:
-        """LoRA's scale; where members have different ones, that of each column (R,)."""
-        scales = {m.scale for m in self.members if m.lora is not None}
-        if len(scales) <= 1:
-            return next(iter(scales), 1.0)
-        columns = [m.scale for m in self.members for _ in range(m.rank)]
-        columns += [0.0] * (self.rank - len(columns))
-        weight = self.members[0].base.weight
-        dtype = weight.quant_state.dtype if self.members[0].packed else weight.dtype
-        return torch.tensor(columns, dtype=dtype, device=self.members[0].device)
-
     def parameters(self) -> list[nn.Parameter]:
         """A and B of each member that has LoRA, in order: the order `gradients` answers in."""
-        return [p for m in self.members if m.lora is not None for p in m.lora]
+        return self.lora.parameters()
 
     def compute_in(self, matmul: Matmul) -> None:
         """Make the products with the frozen weights in 8 bits from now on, where it can be, or in 16 again."""
@@ -142,45 +131,21 @@ class ProjectionGroup:
             else held[:, held.shape[1] - self.width + self.in_features :]
         )
         if self.rank and (fresh or self.resident is None):
-            self._write_sides(sides[:, self.frozen.count :])
+            self.lora.write_b(sides[:, self.frozen.count :])
         return sides
 
     def _joined(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
         """[W | Bf | B], (N, K + F + R). Weights held dequantised have B beside them since forward, unless fresh."""
         joined = self._unpacked(dtype) if self.resident is None else self.resident
         if self.rank and (fresh or self.resident is None):
-            self._write_sides(joined[:, self.plain :])
+            self.lora.write_b(joined[:, self.plain :])
         return joined
 
-    def _write_sides(self, side: Tensor) -> None:
-        """Write B, scaled, into side (N, R): each member's rows have their own columns, and zeros beside them."""
-        if self.fused and side.is_cuda:
-            from taigi_lightning.kernels.nf4_triton import write_sides
-
-            found = [(None if m.lora is None else m.lora[1].detach(), m.scale) for m in self.members]
-            write_sides(found, [m.out_features for m in self.members], side)
-            return
-        side.zero_()
-        row = column = 0
-        for member in self.members:
-            if member.lora is not None:
-                place = side[row : row + member.out_features, column : column + member.rank]
-                place.copy_(member.lora[1].detach() * member.scale)
-            column += member.rank
-            row += member.out_features
-
     def _stacked_a(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
-        """A, (R, K), zero rows at its end where R was rounded up. Where weights are held, so is forward's A."""
+        """A (R, K). Where weights are held, so is forward's A."""
         if self._resident_a is not None and not fresh:
             return self._resident_a
-        parts = [m.lora[0].detach() for m in self.members if m.lora is not None]
-        if self.fused and parts[0].is_cuda:
-            from taigi_lightning.kernels.nf4_triton import stack_rows
-
-            stacked = stack_rows(parts, self.rank, dtype)
-        else:
-            missing = self.rank - sum(p.shape[0] for p in parts)
-            stacked = torch.cat([*parts, parts[0].new_zeros(missing, self.in_features)]).to(dtype)
+        stacked = self.lora.stacked_a(dtype)
         self._resident_a = stacked if self.resident is not None else None
         return stacked
 
@@ -204,7 +169,7 @@ class ProjectionGroup:
 
         inputs (M, K + F + R) holds x in its first K columns and d A^T in its last; the rest is filled here.
         """
-        return self.product(inputs), inputs[:, self.plain :] * self.scale
+        return self.product(inputs), inputs[:, self.plain :] * self.lora.scale
 
     def multiply_apart(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
         """As `multiply`, in 16 bits, but with each member's y (M, Ni) in memory of its own.
@@ -219,7 +184,7 @@ class ProjectionGroup:
             torch.nn.functional.linear(inputs, weight, bias)
             for weight, bias in zip(weights, biases, strict=True)
         ]
-        return results, inputs[:, self.plain :] * self.scale
+        return results, inputs[:, self.plain :] * self.lora.scale
 
     def product(self, inputs: Tensor) -> Tensor:
         """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N), from inputs as for `multiply`."""
@@ -277,26 +242,4 @@ class ProjectionGroup:
 
     def gradients(self, grad: Tensor, hidden: Tensor, grad_a: Tensor) -> list[Tensor]:
         """Gradients of `parameters()`, in float32, from that of y, `multiply`'s hidden and that of A (R, K)."""
-        if not self.rank:
-            return []
-        trained = [m for m in self.members if m.lora is not None]
-        parts_a = torch.split(grad_a[: sum(m.rank for m in trained)], [m.rank for m in trained])
-        parts_b = self._gradients_of_b(grad, hidden)
-        return [g for pair in zip(parts_a, parts_b, strict=True) for g in pair]
-
-    def _gradients_of_b(self, grad: Tensor, hidden: Tensor) -> list[Tensor]:
-        """Of each B, float32; members of one shape take one product together."""
-        count, first = len(self.members), self.members[0]
-        if count > 1 and len({(m.rank, m.out_features) for m in self.members}) == 1:
-            of_outputs = grad.view(-1, count, first.out_features).permute(1, 2, 0)  # (n, N / n, M)
-            by_member = hidden[:, : count * first.rank].view(-1, count, first.rank).transpose(0, 1)
-            return list(float32_product(of_outputs, by_member).unbind())
-        found = []
-        row = column = 0
-        for member in self.members:
-            if member.lora is not None:
-                rows, columns = slice(row, row + member.out_features), slice(column, column + member.rank)
-                found.append(float32_product(grad[:, rows].t(), hidden[:, columns]))
-            column += member.rank
-            row += member.out_features
-        return found
+        return self.lora.gradients(grad, hidden, grad_a)
