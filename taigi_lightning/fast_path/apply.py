@@ -13,19 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from taigi_lightning.errors import InputError
-from taigi_lightning.fast_path import fallback as general_path
 from taigi_lightning.fast_path import families, lora_linear
 from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, checkpoint_layers
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.eight_bit_weights import stays_in_16_bits
-from taigi_lightning.fast_path.gated_mlp import join_mlp
+from taigi_lightning.fast_path.own_layers import bring_back, speed_up_layers
 from taigi_lightning.fast_path.own_pass import own_hidden
-from taigi_lightning.fast_path.rms_norms import fuse_norm
-from taigi_lightning.fast_path.rotations import fuse_rotation
-from taigi_lightning.fast_path.shared_inputs import join_siblings
 from taigi_lightning.kernels import elementwise
-from taigi_lightning.kernels.host_memory import held_in_place, let_move
 from taigi_lightning.kernels.matmul import Matmul, format_of
 from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.decoder_path import off_fast_path
@@ -68,10 +63,11 @@ def apply_fast_path(
         earlier.release()
     reason = unsupported(model)
     if reason is not None:
-        checkpoint_layers(base, activation_budget)
         base.slow_path_reason = reason
-        _bring_back(base, weights_on_host, reason)
-        _speed_up_parts(base, compile and _runs_triton(next(base.parameters())))
+        bring_back(base, weights_on_host, reason)
+        checkpoint_layers(base, activation_budget)
+        fused = compile and _runs_triton(next(base.parameters()))
+        speed_up_layers(base, _operations(fused), fused)
         return model
     fused = compile and _runs_triton(base.get_decoder().norm.weight)
     base.fast_decoder = FastDecoder(
@@ -86,38 +82,6 @@ def apply_fast_path(
         weights_on_host=weights_on_host,
     )
     return model
-
-
-def _speed_up_parts(base: Any, fused: bool) -> None:
-    """Let projections, norms, gated MLPs and rotations of transformers' own layers train as one operation each."""
-    ops = _operations(fused)
-    others = [
-        module
-        for module in base.modules()
-        if not general_path.speed_up(module, ops, fused)
-        and not fuse_norm(module, ops)
-        and not join_mlp(module, ops, fused)
-    ]
-    for module in others:
-        fuse_rotation(module, ops)
-    join_siblings(base, others, ops, fused)
-
-
-def _bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
-    """Where layers are not written out nothing brings weights from the host: those that wait there return for good.
-
-    Raises:
-        InputError: they were asked to wait there.
-    """
-    if weights_on_host not in ("auto", "none", 0):
-        raise InputError(
-            f"weights_on_host is {weights_on_host}, but this model's layers run through transformers' own code: "
-            f"{reason}. Set --model.weights_on_host none."
-        )
-    for module in base.modules():
-        if held_in_place(module):
-            let_move(module)
-            module.weight.data = module.weight.data.to(module.weight.quant_state.absmax.device)
 
 
 def compute_in(model: Any, matmul: Matmul) -> list[str]:

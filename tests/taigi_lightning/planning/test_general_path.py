@@ -8,9 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Olmo2Config, Qwen3Config
 
-from taigi_lightning.fast_path import fallback
-from taigi_lightning.fast_path.gated_mlp import join_mlp
-from taigi_lightning.fast_path.rms_norms import fuse_norm
+from taigi_lightning.fast_path.own_layers import speed_up_layers
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter
 from taigi_lightning.model.base_model import load_base_model
@@ -33,10 +31,7 @@ def saved_by(config: Any, folder: Path) -> int:
     options: dict[str, Any] = {"compute_dtype": torch.bfloat16, "device": torch.device("cpu")}
     base = load_base_model(str(folder), quantization="nf4", **options)
     model = attach_adapter(base, LoraSettings(RANK, 2 * RANK, 0.05)).train()
-    for module in model.modules():
-        fallback.speed_up(module, elementwise, False)
-        fuse_norm(module, elementwise)
-        join_mlp(module, elementwise, False)
+    speed_up_layers(base, elementwise, False)
     held = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     sizes: dict[int, tuple[int, torch.Tensor]] = {}  # the tensor with it, so that no address comes twice
 

@@ -1,0 +1,59 @@
+"""Transformers' own layers made to train fast, part by part, for architectures that are not written out here.
+
+No list says what a module is: each part is compared with what we would compute in its place, and left alone if that
+differs. Without gradients, and wherever something has changed since, transformers' and PEFT's own code runs.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path.fallback import speed_up
+from taigi_lightning.fast_path.gated_mlp import join_mlp
+from taigi_lightning.fast_path.rms_norms import fuse_norm
+from taigi_lightning.fast_path.rotations import fuse_rotation
+from taigi_lightning.fast_path.shared_inputs import join_siblings
+from taigi_lightning.kernels.host_memory import held_in_place, let_move
+from taigi_lightning.planning.placement import WeightsOnHost
+
+
+def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
+    """Let projections, norms, gated MLPs and rotations train as one operation each, in place.
+
+    Args:
+        base: the transformers causal language model, its LoRA attached.
+        ops: `elementwise`, or `elementwise_triton`.
+        fused: read and write weights in Triton as well.
+    """
+    others = [
+        module
+        for module in base.modules()
+        if not speed_up(module, ops, fused)
+        and not fuse_norm(module, ops)
+        and not join_mlp(module, ops, fused)
+    ]
+    for module in others:
+        fuse_rotation(module, ops)
+    join_siblings(base, others, ops, fused)
+
+
+def bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
+    """Where layers are not written out nothing brings weights from the host: those that wait there return for good.
+
+    Args:
+        base: the transformers causal language model.
+        weights_on_host: as for `apply_fast_path`.
+        reason: why the layers are not written out.
+
+    Raises:
+        InputError: weights were asked to wait there.
+    """
+    if weights_on_host not in ("auto", "none", 0):
+        raise InputError(
+            f"weights_on_host is {weights_on_host}, but this model's layers run through transformers' own code: "
+            f"{reason}. Set --model.weights_on_host none."
+        )
+    for module in base.modules():
+        if held_in_place(module):
+            let_move(module)
+            module.weight.data = module.weight.data.to(module.weight.quant_state.absmax.device)
