@@ -79,14 +79,39 @@ def check_matmul(
     if quantization != "nf4":
         reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
     if reason is None:
-        architecture, config = text_model_class(base)
-        general = off_fast_path(config.to_dict())
-        if architecture.__name__ not in FAMILIES:
-            general = f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
+        general = _general_path(base)
         if general is None:
             return
         reason = f"this model's layers run through transformers' own code: {general}"
     raise InputError(f"model.matmul is {matmul}, but {reason}. Set --model.matmul bf16.")
+
+
+def _general_path(base: str) -> str | None:
+    """Why a base's layers will run as transformers wrote them, by its configuration; None if the fast path's will."""
+    architecture, config = text_model_class(base)
+    if architecture.__name__ not in FAMILIES:
+        return f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
+    return off_fast_path(config.to_dict())
+
+
+def check_weights_on_host(weights_on_host: WeightsOnHost, base: str, quantization: Quantization) -> None:
+    """Refuse to let weights wait that cannot, before they load.
+
+    Raises:
+        InputError: they are asked to and are not in 4 bits, or nothing would bring them.
+    """
+    if weights_on_host in ("auto", "none", 0):
+        return
+    if quantization != "nf4":
+        raise InputError(
+            f"weights_on_host is {weights_on_host}, but with quantization {quantization} no weights are in 4 bits, and "
+            "only such can wait there. Set --model.quantization nf4, or --model.weights_on_host none."
+        )
+    if (reason := _general_path(base)) is not None:
+        raise InputError(
+            f"weights_on_host is {weights_on_host}, but this model's layers run through transformers' own code: "
+            f"{reason}. Set --model.weights_on_host none."
+        )
 
 
 def build_model(
@@ -121,13 +146,9 @@ def build_model(
 
     Raises:
         InputError: the base or an adapter cannot be read, they do not fit each other, nothing would train, or weights
-            are to wait on the host that are not in 4 bits.
+            are to wait on the host that cannot.
     """
-    if quantization != "nf4" and weights_on_host not in ("auto", "none", 0):
-        raise InputError(
-            f"weights_on_host is {weights_on_host}, but with quantization {quantization} no weights are in 4 bits, and "
-            "only such can wait there. Set --model.quantization nf4, or --model.weights_on_host none."
-        )
+    check_weights_on_host(weights_on_host, base, quantization)
     on_host = quantization == "nf4" and starts_on_host(
         base, weights_on_host, lora.r if lora else 0, device=device, tokens=tokens, training=training
     )

@@ -105,7 +105,7 @@ def _packed(
     base: str, architecture: Any, config: Any, options: dict[str, Any], packing: Any, cache: str | None
 ) -> PreTrainedModel:
     """A base in 4 bits: from a cache if its weights lie there; else packed now, and kept there for the next time."""
-    if cache is None:
+    if not cache:
         return _from_files(base, architecture, config, options | {"quantization_config": packing})
     made_from = origin(base, options["dtype"], options["device_map"][""])
     entry = find_entry(Path(cache), made_from)

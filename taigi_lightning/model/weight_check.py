@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 AGAIN = "Download or write it again."
+WHOLE = "Download or write it again, or use its text-only version."
 # What tensors beside packed weights are called by those who pack them, where config.json does not say who did.
 PACKED = re.compile(r"(qweight|qzeros|weight_packed|weight_scale(_inv)?|_blocks|weight\.absmax)$")
 
@@ -64,7 +65,7 @@ def _check_missing(base: str | Path, model: PreTrainedModel, names: Mapping[str,
     if lacking:
         raise InputError(
             f"{base} holds no weights for {len(lacking)} parameters of {type(model).__name__} under any name that is "
-            f"understood here, such as {lacking[0]}. {AGAIN}"
+            f"understood here, such as {lacking[0]}. {WHOLE if is_wrapped(base) else AGAIN}"
         )
 
 

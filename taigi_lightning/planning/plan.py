@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from taigi_lightning.errors import InputError
 from taigi_lightning.kernels.matmul import CARDS, format_of, forward_in_8_bits
 from taigi_lightning.planning.disk_needs import disk_needs, download_needs
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part
 from taigi_lightning.planning.placement import HOST_SHARE
 from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
-from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.settings import Settings, check_options
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import (
     ACTIVATIONS,
@@ -152,10 +151,10 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         general: why the base's layers take the general path; None: they take the fast one.
 
     Raises:
-        InputError: the config predicts by generating, for which nothing counts, or wants products in 8 bits of a base
-            that allows none.
+        InputError: the config predicts by generating, for which nothing counts, or wants of a base products in
+            8 bits, or weights to wait on the host, that it does not allow.
     """
-    _refuse_8_bits(settings, general)
+    check_options(settings, general)
     if general is None:
         shape = shape.computed_in(settings.precision)
     found = replace(found, machine=found.machine.computing_in(settings.matmul))
@@ -191,16 +190,6 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         disk=_folders(_disk_needs(settings, shape), found.disks),
         notes=tuple(_notes(settings, need, found.machine)),
     )
-
-
-def _refuse_8_bits(settings: Settings, general: str | None) -> None:
-    if settings.matmul == "bf16":
-        return
-    reason = None if general is None else f"this model's layers run through transformers' own code: {general}"
-    if settings.quantization != "nf4":
-        reason = f"with quantization {settings.quantization} no weights are in 4 bits, and only those are multiplied"
-    if reason is not None:
-        raise InputError(f"model.matmul is {settings.matmul}, but {reason}. Set --model.matmul bf16.")
 
 
 def folders(settings: Settings, shape: Shape) -> list[str]:

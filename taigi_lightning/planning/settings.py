@@ -127,6 +127,30 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     )
 
 
+def check_options(settings: Settings, general: str | None) -> None:
+    """Refuse what a run would refuse of its options once the path of its layers is known.
+
+    Args:
+        general: why the base's layers take the general path; None: they take the fast one.
+
+    Raises:
+        InputError: products are to be in 8 bits, or weights to wait on the host, that cannot.
+    """
+    asked: list[tuple[str, object, str, str]] = []
+    if settings.matmul != "bf16":
+        asked.append(("matmul", settings.matmul, "bf16", "those are multiplied"))
+    if settings.weights_on_host not in ("auto", "none", 0):
+        asked.append(("weights_on_host", settings.weights_on_host, "none", "such can wait there"))
+    for name, value, otherwise, done in asked:
+        reason = (
+            None if general is None else f"this model's layers run through transformers' own code: {general}"
+        )
+        if settings.quantization != "nf4":
+            reason = f"with quantization {settings.quantization} no weights are in 4 bits, and only {done}"
+        if reason is not None:
+            raise InputError(f"model.{name} is {value}, but {reason}. Set --model.{name} {otherwise}.")
+
+
 def _kept(checkpoint: Mapping[str, Any]) -> int | None:
     """How many checkpoints are kept: the newest, or the best and beside them the newest for resuming."""
     most = checkpoint.get("save_top_k")

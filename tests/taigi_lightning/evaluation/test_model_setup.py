@@ -26,6 +26,7 @@ from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.training import stage_model
 from taigi_lightning.training.module import CausalLMModule
+from tests.taigi_lightning.architectures.small_configs import small_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -122,6 +123,15 @@ def test_weights_in_16_bits_do_not_wait_and_nobody_is_left_to_believe_so(
         build_model(
             str(tiny_llama_dir), lora=LoraSettings(r=4), adapter=None, quantization="none", from_scratch=False,
             compute_dtype=torch.float32, device=CPU, training=True, weights_on_host=option,
+        )  # fmt: skip
+
+
+def test_weights_that_nothing_would_bring_are_refused_before_they_load(tmp_path: Path) -> None:
+    small_config("gpt2").save_pretrained(tmp_path)  # its settings alone
+    with pytest.raises(InputError, match=r"transformers' own code: GPT2LMHeadModel .*weights_on_host none"):
+        build_model(
+            str(tmp_path), lora=LoraSettings(r=4), adapter=None, quantization="nf4", from_scratch=False,
+            compute_dtype=torch.float32, device=CPU, training=True, weights_on_host="all",
         )  # fmt: skip
 
 

@@ -244,6 +244,16 @@ def test_directions_in_16_bits_are_counted_and_cost_dequantised_layers() -> None
     )
 
 
+def test_weights_that_a_run_would_not_let_wait_are_not_planned_either() -> None:
+    shape = KNOWN["Bohanlu/Taigi-Llama-2-7B"]
+    for options, general in (({}, "its type gemma2 is another"), ({"quantization": "none"}, None)):
+        settings = Settings(weights_on_host=3, **options)  # type: ignore[arg-type]
+        with pytest.raises(
+            InputError, match=r"model\.weights_on_host is 3, but .*--model\.weights_on_host none"
+        ):
+            make_plan(settings, shape, Found(), general)
+
+
 def test_json_holds_the_plan_under_the_names_of_its_fields(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
