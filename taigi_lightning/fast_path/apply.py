@@ -48,7 +48,7 @@ def apply_fast_path(
             is available there, or so many GiB.
         embedding_on_host: keep the input embedding in host memory, from the first training step on; None: on
             CUDA with a budget of 0, or of "auto" where it would not fit otherwise.
-        unpacked_layers: how many layers hold their base weights unpacked to 16 bits, for speed; None: none, but
+        unpacked_layers: how many layers hold their base weights dequantised to 16 bits, for speed; None: none, but
             with a budget of "auto" on CUDA as many as fit when every activation is kept.
         weights_on_host: how many layers' 4-bit weights wait in host memory and arrive while the layer before
             computes, or all or none; "auto": on CUDA, what costs least time at the first training step.

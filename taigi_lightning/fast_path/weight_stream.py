@@ -149,8 +149,7 @@ class WeightStream:
     def _drop_slots(self) -> None:
         for slot in self.slots:
             self._evict(slot)
-        if (
-            self.copies is not None
-        ):  # whoever gets the slots' memory next waits for what is still arriving there
+        # Whoever gets the slots' memory next waits for what is still arriving there.
+        if self.copies is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.copies)
         self.slots = []

@@ -215,9 +215,8 @@ def save_adapter(
     model.peft_config["default"].base_model_name_or_path = portable(base)
     with written_aside(folder) as aside:
         model.save_pretrained(str(aside), save_embedding_layers=False)
-        (aside / "README.md").unlink(
-            missing_ok=True
-        )  # PEFT's template, which names a folder as the base's home
+        # PEFT's template, which names a folder as the base's home.
+        (aside / "README.md").unlink(missing_ok=True)
         _add_rows(model, aside, tokenizer)
         if prefixes := wrapper_prefixes(base):
             _name_as_wrapped(aside, *prefixes)

@@ -52,7 +52,7 @@ MEASURED_VALUES = 1 << 23  # of a weight at most, in rows spread evenly: keeps t
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did; as text, what it kept. `retention.py` defines the fractions."""
+    """What a merge did; as text, what it kept. `merge_precision.py` defines the fractions."""
 
     folder: Path
     base: str
@@ -103,8 +103,8 @@ def merge_adapter(
         output_dir: where the merged model goes; an earlier merged model there is replaced.
         onto: add to the original weights, or to the 4-bit weights that training saw, dequantised. The second
             is exactly the trained function as long as the model stays in 16 bits, but a second 4-bit
-            quantisation takes nearly all of the update away; the first loses nothing to it (measured in
-            tests/benchmarks/merge_retention.py), and the next stage does quantise.
+            quantisation, which the next stage makes, takes nearly all of the update away. The first keeps most
+            of it: the report says how much, and tests/benchmarks/merge_retention.py measures it.
         device: where the sums are computed, such as "cpu" or "cuda".
 
     Returns:

@@ -76,9 +76,8 @@ def check_mergeable(base: str | Path, targets: Collection[str] | None) -> None:
     for name, module in linear_projections(skeleton(base)).items():
         if targets is None or any(name == target or name.endswith(f".{target}") for target in targets):
             shape: tuple[int, ...] = tuple(module.weight.shape)  # type: ignore[arg-type]
-            shapes[f"{name}.weight"] = (
-                shape if isinstance(module, nn.Linear) else shape[::-1]
-            )  # Conv1D: [in, out]
+            # Conv1D holds [in, out].
+            shapes[f"{name}.weight"] = shape if isinstance(module, nn.Linear) else shape[::-1]
     find_places(base, shapes)
 
 

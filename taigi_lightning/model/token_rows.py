@@ -31,9 +31,8 @@ class TokenRows(nn.Module):
         self.scale = scale
         # No buffers, since DDP would send those to every process again in each forward pass.
         self.ids = torch.tensor(list(ids), device=rows.device)
-        self.places = torch.full(
-            (size,), len(self.ids), device=rows.device
-        )  # [V]: which row a token has, or none
+        # [V]: which row a token has, or none.
+        self.places = torch.full((size,), len(self.ids), device=rows.device)
         self.places[self.ids] = torch.arange(len(self.ids), device=rows.device)
 
     @torch.no_grad()

@@ -209,9 +209,8 @@ def plan_savings(layers: int, sizes: dict[str, int], headroom: float, host_headr
         each = sum(sizes[name] for name in moved.host)
         if layers * each <= host_headroom and (not optional or 2 * each <= headroom):
             least = moved
-    headroom -= 2 * sum(
-        sizes[name] for name in least.host
-    )  # one on its way out or in while another is in use
+    # Of what moves, one layer's is on its way out or in while another's is in use.
+    headroom -= 2 * sum(sizes[name] for name in least.host)
     fixed = sum(sizes[name] for name in least.device)
     more = sum(sizes.values()) - fixed
     keeping = max(0, min(layers, int((headroom - fixed * layers) / more)))
