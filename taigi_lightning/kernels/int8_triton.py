@@ -29,7 +29,7 @@ def _turn(B: tl.constexpr):
     return tl.arange(0, B)[:, None] * B + tl.arange(0, B)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # one kernel for all lengths of a batch
 def _rotate_kernel(
     x, out, scales, tops, turn, M, K, x_stride, PROGRAMS: tl.constexpr, PARTS: tl.constexpr, FIND: tl.constexpr,
     KNOWN: tl.constexpr, BLOCKS: tl.constexpr, B: tl.constexpr, STEPS: tl.constexpr, SMALLEST: tl.constexpr,
@@ -165,7 +165,7 @@ def write(packed: Tensor, state: "object", scale: Tensor, out: Tensor, transpose
     (_columns if transposed else _rows)(packed, state, EIGHTH / scale, out, state.shape)  # type: ignore[attr-defined]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # one kernel for all lengths of a batch
 def _product_kernel(
     x, w, h, b, y, x_scales, w_scales, M, N, K, R, BESIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr, RANK: tl.constexpr, PROGRAMS: tl.constexpr, GROUP: tl.constexpr,
