@@ -103,8 +103,8 @@ def merge_adapter(
         output_dir: where the merged model goes; an earlier merged model there is replaced.
         onto: add to the original weights, or to the 4-bit weights that training saw, dequantised. The second
             is exactly the trained function as long as the model stays in 16 bits, but a second 4-bit
-            quantisation, which the next stage makes, takes nearly all of the update away. The first keeps most
-            of it: the report says how much, and tests/benchmarks/merge_retention.py measures it.
+            quantisation, as with `hand_off: merge`, takes nearly all of the update away. Of the first it keeps
+            most: the report says how much, and tests/benchmarks/merge_retention.py measures it.
         device: where the sums are computed, such as "cpu" or "cuda".
 
     Returns:
