@@ -33,6 +33,10 @@ KNOWN = {
 SELF_CONTAINED = ("llama", "mistral", "qwen2")
 
 
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+)
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -60,10 +64,20 @@ def read_base(base: str) -> tuple[Shape, str | None]:
             f"{path} is of type {kind}, whose layers are not counted here; counted are {', '.join(COUNTED_TYPES)}. "
             "A run of `fit` with --trainer.max_steps 1 shows what it takes."
         )
+    _check_numbers(path, config)
     try:
         return Shape.from_config(config), off_fast_path(config)
     except KeyError as error:
         raise InputError(f"{path} has no {error}: only Llama-shaped bases can be planned.") from error
+
+
+def _check_numbers(path: Path, config: dict[str, Any]) -> None:
+    """Refuse sizes that are none."""
+    for name in SIZES:
+        value = config.get(name)
+        optional = name in ("num_key_value_heads", "head_dim") and value is None
+        if name in config and not optional and not (type(value) is int and value > 0):
+            raise InputError(f"{path} says {name} {value!r}; wanted a whole number above 0.")
 
 
 def _text_settings(path: Path) -> dict[str, Any]:
@@ -77,6 +91,10 @@ def _text_settings(path: Path) -> dict[str, Any]:
         whole = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except (ValueError, KeyError):  # a class of its own, which is counted by what it says
         return config
+    except Exception as error:  # a value of another type, which each class says in its own way
+        raise InputError(
+            f"{path} cannot be used: {' '.join(str(error).split())[:200].rstrip('.')}."
+        ) from error
     found = whole.get_text_config(decoder=True)
     tied = {"tie_word_embeddings": True} if getattr(whole, "tie_word_embeddings", False) else {}
     # The file's own names too: what is said of it should be found in it.

@@ -1,5 +1,6 @@
 """What a plan counts of a base: exact but for norms and biases, or refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,4 +28,24 @@ def test_parameters_are_counted_as_transformers_makes_them(kind: str, tmp_path: 
 def test_layers_of_another_kind_are_refused(kind: str, tmp_path: Path) -> None:
     small_config(kind).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"of type {kind}, whose layers are not counted here"):
+        read_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("llama", {"hidden_size": "64"}, "says hidden_size '64'; wanted a whole number"),
+        ("llama", {"num_hidden_layers": 0}, "says num_hidden_layers 0"),
+        ("llama", {"intermediate_size": None}, "says intermediate_size None"),
+        ("qwen3", {"hidden_size": "64"}, "cannot be used: .* expected int, got str"),
+        ("qwen3", {"dtype": "fp8"}, "cannot be used: .* 'fp8'"),
+    ],
+)
+def test_sizes_that_are_none_are_named(
+    kind: str, changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    small_config(kind).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(InputError, match=words):
         read_base(str(tmp_path))
