@@ -242,8 +242,13 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except InputError:
         raise
-    except (OSError, ValueError) as error:
-        raise InputError(_unreachable(folder, error)) from error
+    except Exception as error:  # the reader of tokenizer.json raises errors of many classes
+        if not Path(folder).is_dir():
+            raise InputError(_unreachable(folder, error)) from error
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"The tokenizer in {folder} cannot be read: {reason}. Download or copy it again."
+        ) from error
     return tokenizer
 
 
@@ -259,20 +264,21 @@ def _check_vocabulary(base: str, tokenizer: PreTrainedTokenizerBase) -> None:
     Special tokens that nothing here writes, such as Gemma's for pictures in its text-only sizes, may lie beyond.
     """
     rows = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config(decoder=True).vocab_size
-    if len(tokenizer) <= rows:
+    vocabulary = tokenizer.get_vocab()
+    if (
+        max(vocabulary.values(), default=0) < rows
+    ):  # numbers may be left out, so that its length does not tell
         return
     ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
     unwritten = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} - {
         *ends
     }
-    beyond = [
-        token for token, number in tokenizer.get_vocab().items() if number >= rows and token not in unwritten
-    ]
+    beyond = [token for token, number in vocabulary.items() if number >= rows and token not in unwritten]
     if beyond:
         raise InputError(
-            f"The tokenizer of {base} has {len(tokenizer)} tokens, but the model embeddings for {rows}: {beyond[0]!r} "
-            f"and {len(beyond) - 1} more have none. Use the tokenizer that the model came with, or enlarge the model's "
-            "embeddings once with resize_token_embeddings and save it."
+            f"The tokenizer of {base} has {len(tokenizer)} tokens, but the model embeddings for {rows}: {beyond[0]!r}, "
+            f"number {vocabulary[beyond[0]]}, and {len(beyond) - 1} more have none. Use the tokenizer that the model "
+            "came with, or enlarge the model's embeddings once with resize_token_embeddings and save it."
         )
 
 

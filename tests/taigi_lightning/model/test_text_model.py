@@ -130,6 +130,37 @@ def test_a_tokenizer_that_is_longer_than_the_embedding_is_refused(tmp_path: Path
         load_tokenizer(str(tmp_path / "base"))
 
 
+def as_json(base: Path, change: Any) -> Path:
+    """Let a base's tokenizer be read from tokenizer.json alone, changed."""
+    load_tokenizer(str(base)).save_pretrained(base)
+    (base / "tokenizer.model").unlink()
+    (base / "tokenizer.json").write_text(
+        json.dumps(change(json.loads((base / "tokenizer.json").read_text())))
+    )
+    return base
+
+
+def test_a_token_whose_number_lies_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
+    """In a vocabulary that leaves numbers out, and so is no longer than the embedding."""
+
+    def apart(settings: dict[str, Any]) -> dict[str, Any]:
+        settings["model"]["vocab"][list(settings["model"]["vocab"])[-1]] = 4000
+        return settings
+
+    base = as_json(save_base(small_config("llama"), tmp_path / "base"), apart)
+    with pytest.raises(
+        InputError, match=r"has 1225 tokens, but the model embeddings for 1280: .*, number 4000,"
+    ):
+        load_tokenizer(str(base))
+
+
+@pytest.mark.parametrize("content", [[], {"version": "1.0"}, {"model": {"type": "of tomorrow"}}])
+def test_a_tokenizer_in_another_format_is_refused_in_a_sentence(content: Any, tmp_path: Path) -> None:
+    base = as_json(save_base(small_config("llama"), tmp_path / "base"), lambda _: content)
+    with pytest.raises(InputError, match=r"The tokenizer in .* cannot be read: .* copy it again\."):
+        load_tokenizer(str(base))
+
+
 def test_special_tokens_that_nothing_writes_may_lie_beyond(tmp_path: Path) -> None:
     base = save_base(small_config("llama", vocab_size=1225), tmp_path / "base")
     tokenizer = load_tokenizer(str(base))
