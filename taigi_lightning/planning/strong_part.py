@@ -14,4 +14,4 @@ def strong_part(matmul: str, shape: Shape, element_size: int = 2) -> Part:
     outputs = sum(linear.outputs for linear in shape.linears)
     count = strong_directions(matmul)
     size = count * shape.layers * (inputs + outputs) * element_size
-    return Part("inputs' strongest directions", size, f"{count} of each input, 16 bits")
+    return Part("strongest directions", size, f"{count} of each input, 16 bits")

@@ -28,7 +28,7 @@ from taigi_lightning.model.base_model import load_base_model, load_tokenizer
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 WAYS = get_args(Matmul)
-HELD = ("bf16", "int8", "fp8")  # what the held-out loss is computed in
+HELD: tuple[Matmul, ...] = ("bf16", "int8_mixed", "int8", "fp8")  # what the held-out loss is computed in
 Grads = dict[str, Tensor]
 
 
@@ -59,8 +59,8 @@ def blocks(args: argparse.Namespace, split: str) -> Tensor:
     return torch.tensor(ids[: rows * args.length]).view(rows, args.length)
 
 
-def make_model(args: argparse.Namespace) -> Any:
-    base = load_base_model(args.base, quantization="nf4", compute_dtype=DTYPE, device=DEVICE)
+def make_model(args: argparse.Namespace, dtype: torch.dtype = DTYPE) -> Any:
+    base = load_base_model(args.base, quantization="nf4", compute_dtype=dtype, device=DEVICE)
     model = attach_adapter(base, LoraSettings(64, 128, 0.05)).to(DEVICE).train()
     return apply_fast_path(model, compile=DEVICE.type == "cuda")
 
@@ -110,6 +110,8 @@ def gradients(args: argparse.Namespace) -> None:
     here, others = ids[: args.rows], ids[args.rows : 2 * args.rows]
     loss, wanted = gradients_of(model, here)
     found = {"other rows": gradients_of(model, others)}
+    compute_in(model, "int8_mixed")
+    gradients_of(model, others)  # whose strongest directions are kept
     for way in WAYS:
         compute_in(model, way)
         found[way] = gradients_of(model, here)

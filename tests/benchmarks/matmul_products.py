@@ -4,8 +4,9 @@
 
 BASE and TEXTS are as for `matmul_fidelity.py`. An adapter trains for some steps in 16 bits, or comes from FILE, which
 is written if it is not there. Then its gradients are computed with some products in 8 bits, the backward pass being
-exact, and compared with those that nothing rounds: by kind of projection, by depth, by side. Beside each line is the
-share of the forward products' operations that stays in 16 bits. All is in float32.
+exact, and compared with those that nothing rounds: by kind of projection, by depth, by side; at last in each way as it
+is. Beside each line is the share of the forward products' operations that stays in 16 bits. All is in float32; with
+--bf16 some ways are computed in bf16 as well, and compared with float32 too: how exact is what they are compared with?
 """
 
 import argparse
@@ -21,7 +22,7 @@ from torch import Tensor
 from taigi_lightning.fast_path.apply import causal_lm, compute_in
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels import int8
-from tests.benchmarks.matmul_fidelity import Grads, blocks, compare, fit, gradients_of, make_model
+from tests.benchmarks.matmul_fidelity import Grads, blocks, compare, fit, gradients_of, held_out, make_model
 
 KINDS = ("q, k, v", "o", "gate, up", "down")
 Chosen = Callable[[float, str], bool]  # by depth, from 0 to 1, and kind
@@ -35,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("base")
     parser.add_argument("texts", type=Path)
     parser.add_argument("--adapter", type=Path, required=True)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=256)
@@ -114,6 +116,18 @@ def report(name: str, kept: float, model: Any, ids: Tensor, wanted: tuple[float,
     print("PRODUCTS", json.dumps(line), flush=True)
 
 
+def in_bf16(args: argparse.Namespace, wanted: tuple[float, Grads]) -> None:
+    """What bf16 itself makes of the gradients, which is what a card's are compared with."""
+    model = make_model(args, torch.bfloat16)
+    ids = blocks(args, "train")
+    train_or_load(model, ids, args)
+    for way in ("bf16", "int8_mixed", "int8"):
+        compute_in(model, way)
+        if way == "int8_mixed":
+            gradients_of(model, ids[10 : 10 + args.rows])
+        report(f"{way}, in bf16", float(way == "bf16"), model, ids[: args.rows], wanted)
+
+
 def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
@@ -139,9 +153,23 @@ def main() -> None:
             weights: Any = group.eight_bit
             weights.forward = partial(one_side, group, activations)
         report("activations alone" if activations else "weights alone", 0.0, model, here, wanted)
+    answer(model, here, blocks(args, "validation")[: 2 * args.rows], wanted)
+    if args.bf16:
+        in_bf16(args, wanted)
+
+
+def answer(model: Any, here: Tensor, held: Tensor, wanted: tuple[float, Grads]) -> None:
+    """The ways as they are, with their backward pass; and in how many next tokens they agree with 16 bits."""
+    model.eval()
+    compute_in(model, "bf16")
+    _, likeliest = held_out(model, held)
     for way in ("int8_backward", "int8_mixed", "int8"):
-        compute_in(model, way)  # type: ignore[arg-type]
-        report(f"{way}, its backward pass in int8 too", float(way == "int8_backward"), model, here, wanted)
+        compute_in(model, way)
+        model.train()
+        report(f"{way}, as it is", float(way == "int8_backward"), model, here, wanted)
+        model.eval()
+        agree = (held_out(model, held)[1] == likeliest).float().mean()
+        print("NEXT TOKENS", way, f"{float(agree):.4f} of {likeliest.numel():,}", flush=True)
 
 
 if __name__ == "__main__":

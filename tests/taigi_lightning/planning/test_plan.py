@@ -229,7 +229,7 @@ def test_directions_in_16_bits_are_counted_and_cost_dequantised_layers() -> None
         for m in ("int8", "int8_mixed")
     )
     size = 40 * 64 * 2 * (3 * 5120 + 13824 + 3 * 5120 + 5120 + 2 * 13824 + 5120)
-    purpose = "inputs' strongest directions"
+    purpose = "strongest directions"
     assert {p.purpose: p.bytes for p in mixed.memory}[purpose] == size
     assert purpose not in {p.purpose for p in int8.memory}
     assert "64 of each input, 16 bits" in render(mixed) and mixed.fits
