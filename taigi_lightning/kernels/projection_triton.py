@@ -21,7 +21,7 @@ WIDEST = 64  # LoRA columns that a program holds
 FEWEST = 4096  # rows: fewer leave multiprocessors idle where a program streams through whole rows
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["M", "seed"])
 def _project_kernel(
     x, a, out, hidden, M, K, R, x_stride, out_stride, hidden_stride, seed,
     THRESHOLD: tl.constexpr, SCALE: tl.constexpr, GLU: tl.constexpr, TANH: tl.constexpr, RANK: tl.constexpr,

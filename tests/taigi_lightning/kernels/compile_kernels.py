@@ -22,6 +22,7 @@ CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 # --few: the oldest, one between and the newest, and each dtype once.
 FEW = {75: torch.float16, 90: torch.bfloat16, 120: torch.float32}
 ROWS, WIDE, VOCABULARY = 4, 1408, 5000
+ANY_ROWS = (128, 100, 1)  # of questions: Triton would compile a kernel for each kind of number
 HIDDEN, HEAD_SIZES = (8192, 3840, 640), (256, 128, 64)  # the widest programs first
 DROPOUT = Dropout(0.1, 7)
 
@@ -125,7 +126,8 @@ def floats_of_8_bits(dtype: torch.dtype) -> None:
 def integers_of_8_bits(dtype: torch.dtype, capability: int) -> None:
     """Those of int8, which cards of 8.0 and more have, beside bfloat16 alone."""
     for columns in (16384, 57344):  # read once, and twice
-        int8_triton.quantise_rows(torch.ones(ROWS, columns, dtype=dtype))
+        for rows in ANY_ROWS:
+            int8_triton.quantise_rows(torch.ones(rows, columns, dtype=dtype))
     packed, state = bnb.functional.quantize_4bit(
         torch.ones(128, 512), quant_type="nf4", blocksize=64, compress_statistics=True
     )
@@ -133,10 +135,12 @@ def integers_of_8_bits(dtype: torch.dtype, capability: int) -> None:
     for shape, transposed in (((128, 512), False), ((512, 128), True)):
         scale = torch.ones(shape[0], 1)
         int8_triton.write(packed, state, scale, torch.empty(shape, dtype=torch.int8), transposed)
-    x, w, scale = (*torch.ones(2, 128, 256, dtype=torch.int8), torch.ones(128, 1))
+    w, scale = torch.ones(128, 256, dtype=torch.int8), torch.ones(128, 1)
     tile = int8_triton.WIDE_TILE if capability == 90 else int8_triton.SMALL_TILE
-    for beside in (None, (torch.ones(128, 64, dtype=dtype), torch.ones(128, 64, dtype=dtype))):
-        int8_triton.product(x, scale, w, scale, dtype, beside, tile)
+    for rows in ANY_ROWS:
+        x = torch.ones(rows, 256, dtype=torch.int8)
+        for beside in (None, (torch.ones(rows, 64, dtype=dtype), torch.ones(128, 64, dtype=dtype))):
+            int8_triton.product(x, scale, w, scale, dtype, beside, tile)
 
 
 def launch_all(dtype: torch.dtype, everything: bool) -> None:
@@ -155,7 +159,8 @@ def main() -> None:
 
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         compiled = real(kernel, *args, grid=grid, warmup=True, **options)
-        print(json.dumps({**row, "kernel": kernel.__name__, "shared": compiled.metadata.shared}))
+        found = {"kernel": kernel.__name__, "module": kernel.__module__, "hash": compiled.hash}
+        print(json.dumps({**row, **found, "shared": compiled.metadata.shared}))
         return compiled
 
     JITFunction.run = compile_only

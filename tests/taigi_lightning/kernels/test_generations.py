@@ -59,7 +59,12 @@ def check(rows: list[dict[str, Any]], dtypes: dict[int, set[str]]) -> None:
 
 
 def test_every_kernel_compiles_for_old_and_new_cards_and_fits_shared_memory(tmp_path: Path) -> None:
-    check(compiled(tmp_path, "--few"), {75: {"float16"}, 90: {"bfloat16"}, 120: {"float32"}})
+    rows = compiled(tmp_path, "--few")
+    check(rows, {75: {"float16"}, 90: {"bfloat16"}, 120: {"float32"}})
+    # One for any number of rows, with LoRA's part and without; and of rows that are read once, or twice, for two ends.
+    of_int8 = [row for row in rows if row["capability"] == 90 and row["module"].endswith("int8_triton")]
+    for kernel, wanted in (("_product_kernel", 2), ("_rotate_kernel", 3)):
+        assert len({row["hash"] for row in of_int8 if row["kernel"] == kernel}) == wanted
 
 
 @pytest.mark.slow
