@@ -105,7 +105,7 @@ PLANTED = [
         f"{T}/model/lineage.py", "_sha256(weights) != wanted", "False", f"{C}/model/test_lineage.py",
     ),
     Planted(
-        f"{T}/model/base_model.py", "        read_header(shard)", "        pass",
+        f"{T}/model/safetensors_files.py", 'with safe_open(path, framework="np"):', 'with path.open("rb"):',
         f"{C}/model/test_base_model.py::test_a_shard_of_another_size_is_named",
     ),
     Planted(
