@@ -228,6 +228,8 @@ def test_all_private_ground_is_listed() -> None:
         "lightning.pytorch.cli:LightningCLI._get",
         "jsonargparse._paths:Path.read_text",
         "transformers:PreTrainedModel._from_config",
+        "transformers:PreTrainedModel._keys_to_ignore_on_load_missing",
+        "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",
         "transformers:AutoModelForCausalLM._model_mapping",
         "transformers.quantizers.quantizer_bnb_4bit:Bnb4BitHfQuantizer._process_model_before_weight_loading",
         "peft.tuners.tuners_utils:_check_lora_target_modules_mamba",
