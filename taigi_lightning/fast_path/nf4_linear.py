@@ -48,7 +48,7 @@ class ProjectionGroup:
         self.device = self.members[0].device
         self.eight_bit: EightBitWeights | None = None  # W, if products with it are in 8 bits
         self.forward_in_8_bits = False  # those of the forward pass too
-        self._strong: StrongDirections | None = None  # found once, whatever products are in meanwhile
+        self.strong: StrongDirections | None = None  # found once, whatever products are in meanwhile
         # [W | Bf | B], if it is held; without W where no product in 16 bits reads it.
         self.resident: Tensor | None = None
         self._resident_a: Tensor | None = None
@@ -71,13 +71,13 @@ class ProjectionGroup:
             name = None
         strong = None
         if name is not None and strong_directions(matmul):
-            strong = self._strong = self._strong or StrongDirections(self.members, self.fused)
+            strong = self.strong = self.strong or StrongDirections(self.members, self.fused)
         self.eight_bit = None if name is None else EightBitWeights(self.members, name, self.fused, strong)
         self.forward_in_8_bits = name is not None and forward_in_8_bits(matmul)
 
     def missing_bytes(self, element_size: int) -> int:
         """Bytes that the input's strongest directions will take, if products want them, but do not yet."""
-        return 0 if self._strong is None else self._strong.missing_bytes(element_size)
+        return 0 if self.strong is None else self.strong.missing_bytes(element_size)
 
     def unpacked_bytes(self, element_size: int, backward: bool = True) -> int:
         """Bytes that `keep_unpacked` takes, of weights in 16 bits or in 8."""

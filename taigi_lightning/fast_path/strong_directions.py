@@ -26,16 +26,25 @@ ROUNDS = 4  # of subspace iteration: one more changes a product's error by less 
 
 
 class StrongDirections:
-    """Those of one input (M, K) and what its projections make of them (N, R), found in the first input that is seen."""
+    """Those of one input (M, K) and what its projections make of them (N, R).
+
+    Attributes:
+        directions: P (R, K), found in the first input of enough rows, or put there; None before.
+    """
 
     def __init__(self, members: Sequence[LoraLinear], fused: bool) -> None:
         self._members, self._fused = members, fused
-        self._found: tuple[Tensor, Tensor] | None = None  # P (R, K) and W P^T (N, R)
+        self.directions: Tensor | None = None
+        self._found: tuple[Tensor, Tensor] | None = None  # P as inputs are, and W P^T (N, R)
 
     def missing_bytes(self, element_size: int) -> int:
         """Bytes that they will take, but do not yet."""
         sides = self._members[0].in_features + sum(m.out_features for m in self._members)
         return STRONG * sides * element_size if self._found is None else 0
+
+    def use(self, directions: Tensor | None) -> None:
+        """Split inputs along P (R, K) from now on, as a run did before it stopped; None: look for them again."""
+        self.directions, self._found = directions, None
 
     def split(
         self, x: Tensor, beside: tuple[Tensor, Tensor] | None
@@ -45,11 +54,15 @@ class StrongDirections:
         Args:
             beside: what is to be added anyway, in the same form.
         """
+        if self.directions is None and x.shape[0] >= FEWEST:
+            directions = strongest(x, STRONG).to(x.dtype)
+            self.directions = directions if directions.isfinite().all() else None
+        if self.directions is None:
+            return x, beside
         found = self._found
         if found is None or (found[0].device, found[0].dtype) != (x.device, x.dtype):
-            found = self._found = self._find(x) if x.shape[0] >= FEWEST else None
-        if found is None:
-            return x, beside
+            self.directions = self.directions.to(x)
+            found = self._found = self.directions, self._products(self.directions)
         directions, products = found
         along = x @ directions.t()
         rest = torch.addmm(x, along, directions, alpha=-1)
@@ -57,20 +70,18 @@ class StrongDirections:
             return rest, (along, products)
         return rest, (torch.cat([beside[0], along], 1), torch.cat([beside[1], products], 1))
 
-    def _find(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """None where x holds something not finite."""
-        directions = strongest(x, STRONG).to(x.dtype)
-        if not directions.isfinite().all():
-            return None
+    def _products(self, directions: Tensor) -> Tensor:
+        """W P^T (N, R)."""
         parts = []
         for member in self._members:
             held = member.base.weight.data  # where weights are dequantised, it may wait on the host
-            member.send_packed(x.device)
-            whole = torch.empty(member.out_features, member.in_features, dtype=x.dtype, device=x.device)
+            member.send_packed(directions.device)
+            shape = (member.out_features, member.in_features)
+            whole = torch.empty(shape, dtype=directions.dtype, device=directions.device)
             member.unpack(whole, self._fused)
             member.base.weight.data = held
             parts.append(whole @ directions.t())
-        return directions, torch.cat(parts)
+        return torch.cat(parts)
 
 
 def strongest(x: Tensor, count: int) -> Tensor:

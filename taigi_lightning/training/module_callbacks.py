@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import BaseFinetuning, Callback, ModelPruning
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.training.averaging import AVERAGING, average_what_trains
+from taigi_lightning.training.kept_directions import KeptDirections
 from taigi_lightning.training.matmul_guard import MatmulGuard
 from taigi_lightning.training.optimizer_modes import OptimizerModes
 from taigi_lightning.training.resume import CompareSettings
@@ -15,7 +16,8 @@ from taigi_lightning.training.step_metrics import StepMetrics
 
 
 def module_callbacks(there: list[Callback]) -> list[Callback]:
-    """What compares settings on resume, logs each step, has optimizers show the weights to use, and watches 8 bits.
+    """What compares settings on resume, logs each step, has optimizers show the weights to use, watches 8 bits
+    and keeps what they were split along.
 
     Args:
         there: the trainer's callbacks; averaging ones are replaced by such as average what trains.
@@ -25,7 +27,7 @@ def module_callbacks(there: list[Callback]) -> list[Callback]:
     """
     average_what_trains(there)
     check_callbacks(there)
-    kinds = (CompareSettings, StepMetrics, OptimizerModes, MatmulGuard)
+    kinds = (CompareSettings, StepMetrics, OptimizerModes, MatmulGuard, KeptDirections)
     return [kind() for kind in kinds if not any(type(callback) is kind for callback in there)]
 
 

@@ -98,14 +98,14 @@ def test_gradients_are_nearer_to_those_in_16_bits(folder: Path) -> None:
         away[matmul] = float((gradients(model) - wanted).norm() / wanted.norm())
     assert 0.001 < away["int8_mixed"] < 0.7 * away["int8"], away
     groups = decoder.layers[0].groups()
-    held = [t for g in groups for t in g._strong._found]
+    held = [t for g in groups for t in g.strong._found]
     assert 2 * sum(t.nbytes for t in held) == coming and {t.shape[1] for t in held} > {STRONG}
     assert not any(g.missing_bytes(4) for g in groups)
     # What was found stays through other kinds of products, and through weights that are held.
     found = gradients(model)
     for matmul in ("bf16", "int8_mixed"):
         compute_in(model, matmul)  # type: ignore[arg-type]
-    assert groups[0]._strong._found[0] is held[0]
+    assert groups[0].strong._found[0] is held[0]
     decoder.keep_unpacked(1)
     torch.testing.assert_close(gradients(model), found)
 

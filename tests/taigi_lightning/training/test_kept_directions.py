@@ -1,0 +1,80 @@
+"""A run in int8_mixed, emulated, that is stopped and resumed: the same weights as without a stop."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from taigi_lightning.data.cpt import CPTDataModule
+from taigi_lightning.model.adapters import LoraSettings
+from taigi_lightning.training import stage_model
+from taigi_lightning.training.kept_directions import KEY, KeptDirections, strong_parts
+from taigi_lightning.training.module import CausalLMModule
+
+
+class Stop(Callback):
+    """Save the run after its second step, as if it were stopped there."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.file)
+
+
+def train(
+    home: Path, matmul: str, steps: int, checkpoint: Path | None = None, *callbacks: Callback
+) -> pl.Trainer:
+    pl.seed_everything(1, verbose=False)
+    module = CausalLMModule("models/base", lora=LoraSettings(r=4, lora_dropout=0.1), matmul=matmul)  # type: ignore[arg-type]
+    # Rows of 64 tokens, four at once: enough to look for directions in, where the guard's one row is not.
+    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=4, max_length=64, validation_split=None)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=home, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=False)
+    return trainer
+
+
+def directions(trainer: pl.Trainer) -> list[Tensor]:
+    found = [one.directions for one in strong_parts(trainer.lightning_module) if one is not None]
+    return [one for one in found if one is not None]
+
+
+@pytest.fixture
+def emulating(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CPU would be refused."""
+    monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)
+    return home
+
+
+def test_a_resumed_run_goes_on_along_the_directions_it_had(
+    emulating: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = emulating / "stopped.ckpt"
+    whole = train(emulating, "int8_mixed", 4, None, Stop(file))
+    resumed = train(emulating, "int8_mixed", 4, file)
+    assert len(directions(whole)) == len(strong_parts(whole.lightning_module)) > 0
+    assert all(map(torch.equal, directions(resumed), directions(whole)))
+    wanted, found = (t.lightning_module.state_dict() for t in (whole, resumed))
+    assert wanted.keys() == found.keys() and all(torch.equal(wanted[n], found[n]) for n in wanted)
+    # Without them it looks again, in another batch.
+    monkeypatch.setattr(KeptDirections, "on_load_checkpoint", lambda *_: None)
+    anew = train(emulating, "int8_mixed", 4, file)
+    assert not any(map(torch.equal, directions(anew), directions(whole)))
+
+
+def test_other_products_have_none_to_keep(emulating: Path) -> None:
+    file = emulating / "stopped.ckpt"
+    train(emulating, "int8", 1).save_checkpoint(file)
+    assert KEY not in torch.load(file, weights_only=False)
+    resumed = train(emulating, "int8_mixed", 2, file)
+    assert directions(resumed)
+    resumed.save_checkpoint(file)
+    assert strong_parts(train(emulating, "int8", 3, file).lightning_module).count(None) > 0
