@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from transformers import LlamaForCausalLM
 
 from taigi_lightning.fast_path.apply import causal_lm
+from taigi_lightning.fast_path.machine_speed import measure_machine
 from taigi_lightning.planning.activation_plan import keeps_everything
 from tests.benchmarks.random_base import TAIGI_13B, llama_config
 from tests.working_folder import ROOT, TEXT, environment, lay_out
@@ -71,6 +72,9 @@ class Meter(Callback):
         module: Any = pl_module
         decoder = causal_lm(module.model).fast_decoder
         plan = next(iter(decoder.plans.values()))
+        machine = measure_machine(
+            decoder.device, decoder.backbone.norm.weight.dtype
+        )  # as the plan was made with
         lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()]
         held = {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if line[0].startswith("Pss_")}
         found: dict[str, Any] = {
@@ -81,6 +85,8 @@ class Meter(Callback):
             "weights_gib": round(decoder.stream.host_bytes() / GIB, 3),
             "kept_layers": sum(map(keeps_everything, plan)),
             "activations_on_host": sorted(plan[0].host),
+            "link_gb_s": round(machine.link / 1e9, 1),
+            "tflop_s": round(machine.rate / 1e12),
         }
         if CUDA:
             found["reserved_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 2)
