@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path import lora_linear
 from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes, ranks_here
 from taigi_lightning.fast_path.attention import Documents, find_documents
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
@@ -107,8 +106,10 @@ class FastDecoder:
         return self.backbone.norm.weight.element_size()  # type: ignore[no-any-return]
 
     def ready(self) -> bool:
-        """Whether the adapters are still as the layers were built for: PEFT switches and merges all together."""
-        return all(lora_linear.refusal(m.module) is None for m in self.layers[0].members())
+        """Whether the adapters are still as the layers were built for: PEFT switches and merges all together, so that
+        the first layer says it of each."""
+        inside = set(self.backbone.layers[0].modules())
+        return all(m.module in inside and m.unchanged() for m in self.layers[0].members())
 
     # ---- memory ------------------------------------------------------------------------------------
 

@@ -83,14 +83,15 @@ def project(group: ProjectionGroup, x: Tensor, training: bool, ops: ModuleType) 
 def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
     """Let a 4-bit Linear with LoRA train through `_Projections`, in place; False if it is anything else.
 
-    Without gradients, or once its adapter is merged, switched off or joined by another, PEFT's own forward runs.
+    Without gradients, or once its adapter is merged, switched off, changed or joined by another, PEFT's own forward
+    runs.
     """
     if not is_joinable(module):
         return False
     group, plain = ProjectionGroup([module], fused), module.forward
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
-        if args or options or not torch.is_grad_enabled() or refusal(module) is not None:
+        if args or options or not torch.is_grad_enabled() or not group.members[0].unchanged():
             return plain(x, *args, **options)  # type: ignore[no-any-return]
         return project(group, x, module.training, ops)[0]
 

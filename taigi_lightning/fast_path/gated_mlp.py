@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path.fallback import draw_dropout, is_joinable
-from taigi_lightning.fast_path.lora_linear import refusal
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.elementwise import Activation, Dropout
@@ -61,6 +60,10 @@ class GatedMlp:
         grad_rows, grad_a = self.ops.drop_backward_project(direct, side, hidden_grad, rows, dropouts[0])
         return grad_rows, self.gate_up.gradients(grad_gate_up, hidden, grad_a) + down
 
+    def unchanged(self) -> bool:
+        """Whether the adapters of its projections are as they were read."""
+        return all(member.unchanged() for group in (self.gate_up, self.down) for member in group.members)
+
     def parameters(self) -> list[Any]:
         """A and B of each projection, in the order of `backward`'s gradients."""
         return [*self.gate_up.parameters(), *self.down.parameters()]
@@ -100,8 +103,8 @@ def join_mlp(module: Any, ops: ModuleType, fused: bool) -> bool:
     mlp, plain = GatedMlp(*found, ops, fused), module.forward
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
-        changed = any(refusal(projection) is not None for projection in projections)
-        if args or options or changed or not torch.is_grad_enabled() or not x.numel():
+        own = args or options or not torch.is_grad_enabled() or not x.numel()
+        if own or not mlp.unchanged() or not set(projections) <= set(module.children()):
             return plain(x, *args, **options)  # type: ignore[no-any-return]
         dropouts = tuple(draw_dropout(group, module.training) for group in (mlp.gate_up, mlp.down))
         rows = x.reshape(-1, mlp.gate_up.in_features).contiguous()

@@ -20,10 +20,7 @@ class LoraLinear:
         self.lora: tuple[nn.Parameter, nn.Parameter] | None = None
         self.scale, self.dropout = 1.0, 0.0
         if self.base is not module:
-            (name,) = module.active_adapters
-            self.lora = (module.lora_A[name].weight, module.lora_B[name].weight)
-            self.scale = float(module.scaling[name])
-            self.dropout = float(getattr(module.lora_dropout[name], "p", 0.0))
+            self.lora, self.scale, self.dropout = _read(module)
 
     @property
     def rank(self) -> int:
@@ -63,6 +60,15 @@ class LoraLinear:
         if self.packed:
             self.base.weight.data = self.base.weight.data.to(device)
 
+    def unchanged(self) -> bool:
+        """Whether the fast path can still stand in for it, and would compute with the adapter that is active now."""
+        if refusal(self.module) is not None:
+            return False
+        if self.lora is None:
+            return True
+        (a, b), *settings = _read(self.module)
+        return a is self.lora[0] and b is self.lora[1] and settings == [self.scale, self.dropout]
+
     def unpack(self, out: Tensor, fused: bool) -> None:
         """Write the frozen weight into out (out_features, in_features)."""
         weight = self.base.weight
@@ -76,6 +82,13 @@ class LoraLinear:
             unpack(weight.data, state, out)
         else:
             out.copy_(bnb.functional.dequantize_4bit(weight.data, state))
+
+
+def _read(module: Any) -> tuple[tuple[nn.Parameter, nn.Parameter], float, float]:
+    """A and B of a LoRA layer's one active adapter, its scale, and its dropout."""
+    (name,) = module.active_adapters
+    matrices = module.lora_A[name].weight, module.lora_B[name].weight
+    return matrices, float(module.scaling[name]), float(getattr(module.lora_dropout[name], "p", 0.0))
 
 
 def refusal(module: Any) -> str | None:  # noqa: PLR0911

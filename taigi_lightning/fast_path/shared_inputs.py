@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path.fallback import is_joinable, project
-from taigi_lightning.fast_path.lora_linear import LoraLinear, refusal
+from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.fast_path.own_pass import in_eval_mode, own_hidden
 
@@ -67,7 +67,7 @@ class _Siblings:
     def _computed(self, x: Tensor) -> dict[Any, tuple[Tensor, int, Tensor]]:
         """What each makes of x (..., K), unless one of them has to go through PEFT's own forward by now."""
         training = {member.training for member in self.members}
-        if len(training) != 1 or any(refusal(member) is not None for member in self.members):
+        if len(training) != 1 or not all(member.unchanged() for member in self.group.members):
             return {}
         results = project(self.group, x, training.pop(), self.ops)
         return {member: (x, x._version, y) for member, y in zip(self.members, results, strict=True)}
