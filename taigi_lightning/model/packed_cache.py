@@ -33,6 +33,7 @@ from taigi_lightning.model.safetensors_files import INDEX
 RECORD = "packed.json"
 ENTRIES = 3  # of them the ones used last are kept
 HEADROOM = 2**30  # bytes of the disk that stay free
+ASIDE = re.compile(rf"-[0-9a-f]{{16}}\.\d+{re.escape(PARTIAL)}$")  # how an unfinished entry is called
 ABANDONED = 3600  # seconds without a change after which an unfinished entry is nobody's
 THREADS = 4
 
@@ -148,7 +149,7 @@ def _sha256(path: Path) -> str:
 
 def _remove_abandoned(cache: Path) -> None:
     """Remove what writers left that were killed: a living one writes a file every few seconds."""
-    for aside in cache.glob(f"*{PARTIAL}"):
+    for aside in (path for path in cache.glob(f"*{PARTIAL}") if ASIDE.search(path.name) and path.is_dir()):
         changed = max(path.stat().st_mtime for path in [aside, *aside.iterdir()])
         if time.time() - changed > ABANDONED:
             shutil.rmtree(aside, ignore_errors=True)

@@ -213,12 +213,13 @@ def test_a_disk_that_fills_while_it_is_written_leaves_nothing(
 def test_the_three_used_last_are_kept_and_what_a_killed_process_left_goes(base: Path, cache: Path) -> None:
     model, made_from = load(base, None), packed_cache.origin(str(base), torch.float32, CPU)
     (first,) = entries(cache)
-    dead, alive = cache / "x.1.partial", cache / "x.2.partial"
-    for folder in (dead, alive):
+    dead, alive = (cache / f"x-0123456789abcdef.{process}.partial" for process in (1, 2))
+    others = cache / "holiday.partial"  # somebody else's, as old
+    for folder in (dead, alive, others):
         folder.mkdir()
         (folder / "rest.safetensors").write_bytes(b"")
     hours_ago = time.time() - 7200
-    for path in (dead, dead / "rest.safetensors"):
+    for path in (p for folder in (dead, others) for p in (folder, folder / "rest.safetensors")):
         os.utime(path, (hours_ago, hours_ago))
     for number in range(3):
         for path in cache.glob("*/packed.json"):
@@ -227,8 +228,8 @@ def test_the_three_used_last_are_kept_and_what_a_killed_process_left_goes(base: 
         packed_cache.write_entry(cache, {**made_from, "weights": str(number)}, model)
     left = entries(cache)
     assert first in left
-    assert len(left) == 4
-    assert alive.name in left
+    assert len(left) == 5
+    assert alive.name in left and others.name in left
     assert packed_cache.find_entry(cache, {**made_from, "weights": "0"}) is None
 
 
