@@ -50,10 +50,11 @@ def _limits(base: str, tokens: int) -> Iterator[tuple[int, str]]:
                 f"turns all that passes by the longest document's length beyond {most} tokens ({kind})",
             )
     for name in CHOSEN_KEYS:
-        if most := getattr(config, name, None):
+        most = getattr(config, name, None)
+        if most and hasattr(type(config), name):  # files may hold settings that their class never reads
             yield most, f"lets a token see {most} keys that it chooses in its row ({name})"
-    if most := getattr(config, "max_seq_len", None):  # MPT's name, whose biases are made for so many
-        yield most, f"has places for {most} tokens"
+    if config.model_type == "mpt":  # whose biases are made for so many
+        yield config.max_seq_len, f"has places for {config.max_seq_len} tokens"
     if not ropes and places and places < tokens and _has_table(base, places):
         yield places, f"has places for {places} tokens"
 

@@ -28,6 +28,7 @@ from taigi_lightning.model.merge_tokens import RowUpdate, grown_config, grown_in
 from taigi_lightning.model.publish import CONFIG, publish_model
 from taigi_lightning.model.safetensors_files import (
     INDEX,
+    SINGLE,
     TensorEntry,
     base_folder,
     read_header,
@@ -128,7 +129,8 @@ def merge_adapter(
     partial.mkdir(parents=True)
     by_shard = dict(zip(shards, headers, strict=True))
     survival = _rewrite(by_shard, partial, updates, tables, quantised, device)
-    besides = [path for name in (GENERATION_CONFIG, INDEX) for path in source.glob(name)]
+    kept = (GENERATION_CONFIG,) if shards[0].name == SINGLE else (GENERATION_CONFIG, INDEX)
+    besides = [path for name in kept for path in source.glob(name)]
     of_tokens = tokenizer_files(adapter) if tables else []  # beside the base's, some of which they replace
     for path in (*tokenizer_files(source), *besides, *of_tokens):
         shutil.copyfile(path, partial / path.name)

@@ -91,19 +91,21 @@ def tokenizer_files(base: str | Path) -> list[Path]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return a model's safetensors files in name order, as its index or `model.safetensors` says.
+    """Return a model's safetensors files in name order: `model.safetensors`, else those that its index names.
+
+    An index beside `model.safetensors` is one that a model of several files left there; transformers passes over it.
 
     Raises:
         InputError: the folder holds no safetensors weights, or the index names files that are not there.
     """
     index = folder / INDEX
-    if index.is_file():
+    if (folder / SINGLE).is_file():
+        names = [SINGLE]
+    elif index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{index} is not an index of safetensors files ({error!r}).") from error
-    elif (folder / SINGLE).is_file():
-        names = [SINGLE]
     else:
         raise InputError(f"{folder} holds {_weights_instead(folder)}")
     missing = [name for name in names if not (folder / name).is_file()]

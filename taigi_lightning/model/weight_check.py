@@ -18,6 +18,7 @@ from taigi_lightning.model.text_model import (
     stored_entries,
     without_numbers,
 )
+from taigi_lightning.planning.base_files import check_loaded_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,9 +38,12 @@ def check_weights(base: str | Path) -> dict[str, str] | None:
         what transformers must be told to find the weights, from `key_mapping`.
 
     Raises:
-        InputError: a file is damaged, or a weight is missing, of another shape, packed, or has no place in the model.
+        InputError: a file is damaged, or a weight is missing, of another shape, packed, or has no place in the model;
+            or transformers would load other files.
     """
-    entries = stored_entries(base_folder(base))  # refuses what is cut off or too long
+    folder = base_folder(base)
+    check_loaded_files(base, folder)
+    entries = stored_entries(folder)  # refuses what is cut off or too long
     if packed := next((name for name in entries if PACKED.search(name)), None):
         raise InputError(
             f"{base} holds {packed}: its weights are quantised already, so they cannot be quantised to 4 bits again, "
@@ -55,12 +59,13 @@ def check_weights(base: str | Path) -> dict[str, str] | None:
 
 
 def _check_missing(base: str | Path, model: PreTrainedModel, names: Mapping[str, tuple[str, bool]]) -> None:
-    found = {name for name, _ in names.values()}
+    found, tied = {name for name, _ in names.values()}, model.all_tied_weights_keys
+    found |= {tied[name] for name in found & tied.keys()}  # some writers keep one of two names, whichever
     allowed = _patterns(model, "missing")
     lacking = [
         name
         for name, _ in model.named_parameters()
-        if name not in found and name not in model.all_tied_weights_keys and not allowed.search(name)
+        if name not in found and name not in tied and not allowed.search(name)
     ]
     if lacking:
         raise InputError(
@@ -75,7 +80,7 @@ def _check_stored(
     entries: Mapping[str, TensorEntry],
     names: Mapping[str, tuple[str, bool]],
 ) -> None:
-    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
     for key, (name, joined) in names.items():
         if name not in shapes:
             continue

@@ -59,6 +59,7 @@ def check_base(base: str, *, plus: bool = False) -> None:
     path = Path(base)
     if (path / "config.json").is_file():
         check_settings(base, read_settings(path / "config.json"))
+        check_loaded_files(base, path)
     elif path.exists():
         raise InputError(f"{base} {_what_instead(path, plus)}")
     elif not is_hub_name(base):
@@ -81,6 +82,29 @@ def read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{file} holds no settings with names. Download or write the model again.")
     return found
+
+
+def check_loaded_files(base: str | Path, folder: Path) -> None:
+    """Refuse a model's folder of which transformers loads more, or other files, than the model's own.
+
+    Args:
+        base: how the user called it.
+        folder: where its files are.
+
+    Raises:
+        InputError: a LoRA adapter lies among them, or config.json names a file of weights.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{base} holds a LoRA adapter among the files of a model (adapter_config.json), and transformers would add "
+            "it to that model unasked. Move adapter_config.json and adapter_model.safetensors into a folder of their "
+            "own; if the adapter is to be used, give that folder as well."
+        )
+    if named := read_settings(folder / "config.json").get("transformers_weights"):
+        raise InputError(
+            f"config.json of {base} says that its weights lie in {named} (transformers_weights), which is not read "
+            "here. Save the model once with save_pretrained(folder) and give that folder."
+        )
 
 
 def _what_instead(path: Path, plus: bool) -> str:

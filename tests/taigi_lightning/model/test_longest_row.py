@@ -39,6 +39,7 @@ BASES: dict[str, tuple[Any, int | None]] = {
     "a table that is no weight": (small_config("ctrl", max_position_embeddings=48), 48),
     "biases for so many": (small_config("mpt", max_seq_len=48), 48),
     "biases for any": (small_config("bloom"), None),
+    "a number that its class never reads": (small_config("llama", max_seq_len=48, index_topk=16), None),
     "no places": (small_config("mamba"), None),
     "a number without a table": (small_config("jamba", max_position_embeddings=64), None),
     "chosen keys": (small_config("deepseek_v32", index_topk=16), 16),

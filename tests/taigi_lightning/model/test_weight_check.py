@@ -69,6 +69,17 @@ def as_gptq(found: dict[str, torch.Tensor]) -> None:
     found[f"{Q}.qweight"] = found.pop(f"{Q}.weight").to(torch.int32)
 
 
+def tied_head(folder: Path, rows: int = 1280) -> None:
+    """A tied model of which only the output layer was written, in one file; the index of several stays."""
+    index = (folder / "model.safetensors.index.json").read_text()
+    head = torch.ones(rows, 64)
+    tensors(lambda found: (found.pop("model.embed_tokens.weight"), found.update({"lm_head.weight": head})))(
+        folder
+    )
+    (folder / "model.safetensors.index.json").write_text(index)
+    settings(tie_word_embeddings=True)(folder)
+
+
 WRONG: dict[str, tuple[Change, str]] = {
     "a shard is not there": (without("model-00002*"), "lacks model-00002-of-00003"),
     "an empty one": (shard(b""), "00002-of-00003.safetensors is damaged"),
@@ -90,6 +101,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a word for a number": (settings(hidden_size="64"), "cannot be used: .* expected int"),
     "a dtype that is none": (settings(dtype="fp8"), "cannot be used: .* 'fp8'"),
     "packed, unsaid": (tensors(as_gptq), "q_proj.qweight: its weights are quantised already"),
+    "an adapter among its files": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"), "a LoRA adapter among the files of a model"
+    ),
+    "weights of another name": (settings(transformers_weights="x.safetensors"), "lie in x.safetensors"),
+    "a tied head of another size": (lambda folder: tied_head(folder, 1288), r"lm_head.weight as \[1288, 64\]"),
     "8 bits, unsaid": (
         tensors(lambda found: found.update({f"{Q}.weight": found[f"{Q}.weight"].to(torch.float8_e4m3fn)})),
         "as F8_E4M3",
@@ -110,6 +126,7 @@ def test_files_and_settings_of_different_models_are_refused(name: str, good: Pat
 
 RIGHT: dict[str, Change] = {
     "a head that its config calls tied": settings(tie_word_embeddings=True),
+    "the head alone of a tied pair": tied_head,
     "layers for the tokens after the next": settings(num_hidden_layers=1, num_nextn_predict_layers=1),
     "buffers of earlier versions": tensors(
         lambda found: found.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})
