@@ -127,6 +127,13 @@ def test_what_the_operation_is_not_made_for_goes_through_transformers_own(change
     assert len(calls) == 3
 
 
+def test_a_row_of_one_token_says_nothing_of_the_tables() -> None:
+    rotate, (q, k, cos, sin) = _instead(plain, elementwise), drawn()
+    rotate(q, k, torch.ones_like(cos), torch.zeros_like(sin))
+    unlike = [q, k, cos.flip(2).cumsum(2), sin]
+    torch.testing.assert_close(turned(rotate, unlike), turned(plain, unlike))
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "count"),
     [
