@@ -17,8 +17,8 @@ KEY = "strong_directions"
 class KeptDirections(Callback):
     """Write the strongest directions of every input into checkpoints, and take them up again.
 
-    They are found in a run's first micro-batch, which a resumed run does not see. With several GPUs each finds its own;
-    a checkpoint has those of the first.
+    They are found in a run's first micro-batch of enough tokens, which a resumed run does not see. With several GPUs
+    each finds its own; a checkpoint has those of the first.
     """
 
     def __init__(self) -> None:

@@ -11,10 +11,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from taigi_lightning.fast_path.apply import compute_in, fast_decoder
-from taigi_lightning.kernels.matmul import Matmul, format_of
+from taigi_lightning.fast_path.strong_directions import FEWEST
+from taigi_lightning.kernels.matmul import Matmul, format_of, strong_directions
 from taigi_lightning.planning.activation_plan import layer_bytes, plan_savings
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.training.distributed import sum_over_ranks
+from taigi_lightning.training.kept_directions import strong_parts
 from taigi_lightning.training.run_summary import add_to_how_it_trains
 
 CHECKED = 3  # optimizer steps, of a new run as of a resumed one
@@ -32,7 +34,8 @@ NEARER = {
 
 
 class MatmulGuard(Callback):
-    """Compare the adapter's gradients of one row, in 8 bits and in 16, before each of the first steps.
+    """Compare the adapter's gradients of one row, in 8 bits and in 16, before each of the first steps; in int8_mixed of
+    as many rows as its strongest directions are looked for in.
 
     Logs the cosine of the two as `int8/gradient_cosine`, and how much more the loss is, as a share of it, as
     `int8/loss_difference` (or `fp8/`), each the mean over all ranks. Then the run says what 8 bits cost, on the
@@ -62,8 +65,8 @@ class MatmulGuard(Callback):
         self._last = trainer.global_step
         decoder = fast_decoder(pl_module.model)
         matmul = "bf16" if decoder is None else decoder.matmul
-        row = one_row(batch)
-        difference = None if row is None else self._compare(trainer, pl_module, row)
+        rows = fullest_rows(batch, FEWEST if strong_directions(matmul) else 1)
+        difference = None if rows is None else self._compare(trainer, pl_module, rows)
         found = [0.0, 0.0, 0.0] if difference is None else [*difference, 1.0]
         cosine, loss, ranks = sum_over_ranks(found, pl_module.device).tolist()
         self._left -= 1
@@ -83,13 +86,21 @@ class MatmulGuard(Callback):
             self._say(trainer, pl_module, matmul)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what was found in a run of fewer steps."""
+        """Say what was found in a run of fewer steps, and leave the decoder as it was."""
         decoder = fast_decoder(pl_module.model)
         if self._left and decoder is not None:
+            decoder.fill = self._fill
             self._say(trainer, pl_module, decoder.matmul)
 
     def _say(self, trainer: pl.Trainer, module: Any, matmul: str) -> None:
         said = verdict(matmul, self._found)
+        decoder = fast_decoder(module.model)
+        mixed = decoder is not None and strong_directions(decoder.matmul)
+        if mixed and any(part is not None and part.directions is None for part in strong_parts(module)):
+            said += (
+                f" No micro-batch so far had the {FEWEST} tokens in which the strongest directions are looked for: "
+                f"until one has, {matmul} computes as int8 does."
+            )
         module.print(said)
         add_to_how_it_trains(trainer, said)
 
@@ -101,7 +112,7 @@ class MatmulGuard(Callback):
             compute_in(module.model, decoder.matmul if right else "bf16")
 
     def _compare(
-        self, trainer: pl.Trainer, module: Any, row: dict[str, Tensor]
+        self, trainer: pl.Trainer, module: Any, rows: dict[str, Tensor]
     ) -> tuple[float, float] | None:
         """Cosine of the gradients, and the share by which the loss in 8 bits is larger; None if memory is short."""
         decoder = fast_decoder(module.model)
@@ -109,7 +120,7 @@ class MatmulGuard(Callback):
         matmul, plans = decoder.matmul, decoder.plans
         try:
             losses, gradients = zip(
-                *(self._gradients(trainer, module, row, way) for way in ("bf16", matmul)), strict=True
+                *(self._gradients(trainer, module, rows, way) for way in ("bf16", matmul)), strict=True
             )
         except torch.OutOfMemoryError:
             module.print("Too little memory is left to compare 8 bits with 16 in this step.")
@@ -117,22 +128,22 @@ class MatmulGuard(Callback):
         finally:
             compute_in(module.model, matmul)
             decoder.plans = plans
-        return cosine_of(*gradients), losses[1] / losses[0] - 1
+        return cosine_of(*gradients), losses[1] / losses[0] - 1 if losses[0] else losses[1]
 
     def _gradients(
-        self, trainer: pl.Trainer, module: Any, row: dict[str, Tensor], way: Matmul
+        self, trainer: pl.Trainer, module: Any, rows: dict[str, Tensor], way: Matmul
     ) -> tuple[float, list[Tensor]]:
         """Loss and gradients of the adapter, with the dropout of one seed, keeping as little as layers can."""
         decoder = fast_decoder(module.model)
         assert decoder is not None
         compute_in(module.model, way)
-        shape = (row["input_ids"].shape[0], row["input_ids"].shape[1])
+        shape = (rows["input_ids"].shape[0], rows["input_ids"].shape[1])
         sizes = layer_bytes(decoder.shape, shape[0] * shape[1], decoder.element_size)
         decoder.plans = {shape: plan_savings(len(decoder.layers), sizes, 0.0, 0.0)}
         trained = [p for p in module.model.parameters() if p.requires_grad]
         with torch.random.fork_rng(devices=[]), trainer.precision_plugin.train_step_context():
             torch.manual_seed(0)
-            loss = module.loss_sum(row)
+            loss = module.loss_sum(rows)
             found = torch.autograd.grad(loss, trained, allow_unused=True)
         return float(loss), [g for g in found if g is not None]
 
@@ -144,8 +155,8 @@ def verdict(matmul: str, found: list[tuple[float, float]]) -> str:
         found: of each step the cosine of the gradients and the difference of the loss; the last may be too far.
 
     >>> print(verdict("int8_backward", [(0.9996, 0.0), (0.9994, 0.0)]))
-    Products in int8_backward, against 16 bits: of one row the adapter's gradients have a cosine of 0.9995 (steps \
-compared: 2; below 0.95 the run would go on in 16 bits), and the loss differs by +0.00%.
+    Products in int8_backward, against 16 bits: of one row or more the adapter's gradients have a cosine of 0.9995 \
+(steps compared: 2; below 0.95 the run would go on in 16 bits), and the loss differs by +0.00%.
     """
     if not found:
         return f"Products in {matmul} were not compared with 16 bits: no row of the first steps could be."
@@ -154,25 +165,30 @@ compared: 2; below 0.95 the run would go on in 16 bits), and the loss differs by
     if not found[-1][0] >= LEAST_COSINE:
         cosine, loss = found[-1]
         return (
-            f"Products in {matmul} turn the gradients too far: of one row their cosine to those in 16 bits is "
+            f"Products in {matmul} turn the gradients too far: of one row or more their cosine to those in 16 bits is "
             f"{cosine:.3f}, and {LEAST_COSINE} is wanted; the loss differs by {loss:+.1%}. The run goes on in 16 bits, "
             f"as with --model.matmul bf16.{nearer}"
         )
     cosine, loss = (statistics.fmean(values) for values in zip(*found, strict=True))
     return (
-        f"Products in {matmul}, against 16 bits: of one row the adapter's gradients have a cosine of {cosine:.4f} "
-        f"(steps compared: {len(found)}; below {LEAST_COSINE} the run would go on in 16 bits), and the loss differs by "
-        f"{loss:+.2%}.{nearer}"
+        f"Products in {matmul}, against 16 bits: of one row or more the adapter's gradients have a cosine of "
+        f"{cosine:.4f} (steps compared: {len(found)}; below {LEAST_COSINE} the run would go on in 16 bits), and the "
+        f"loss differs by {loss:+.2%}.{nearer}"
     )
 
 
-def one_row(batch: Any) -> dict[str, Tensor] | None:
-    """The row of a training batch with most supervised tokens; None of other batches, or of one without such tokens."""
+def fullest_rows(batch: Any, tokens: int = 1) -> dict[str, Tensor] | None:
+    """The rows of a training batch with most supervised tokens, as few as have so many tokens, padding included.
+
+    None of other batches, or of one without supervised tokens.
+    """
     if not isinstance(batch, dict) or not all(isinstance(batch.get(name), Tensor) for name in NAMES):
         return None
     supervised = (batch["labels"][:, 1:] != IGNORE).sum(1)
-    row = int(supervised.argmax())
-    return {name: batch[name][row : row + 1] for name in NAMES} if int(supervised[row]) else None
+    if not int(supervised.max()):
+        return None
+    rows = supervised.argsort(descending=True, stable=True)[: -(-tokens // batch["labels"].shape[1])]
+    return {name: batch[name][rows] for name in NAMES}
 
 
 def cosine_of(one: list[Tensor], other: list[Tensor]) -> float:

@@ -13,6 +13,7 @@ from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training import stage_model
 from taigi_lightning.training.kept_directions import KEY, KeptDirections, strong_parts
+from taigi_lightning.training.matmul_guard import MatmulGuard
 from taigi_lightning.training.module import CausalLMModule
 
 
@@ -28,12 +29,14 @@ class Stop(Callback):
 
 
 def train(
-    home: Path, matmul: str, steps: int, checkpoint: Path | None = None, *callbacks: Callback
+    home: Path, matmul: str, steps: int, checkpoint: Path | None = None, *callbacks: Callback, rows: int = 4
 ) -> pl.Trainer:
     pl.seed_everything(1, verbose=False)
     module = CausalLMModule("models/base", lora=LoraSettings(r=4, lora_dropout=0.1), matmul=matmul)  # type: ignore[arg-type]
-    # Rows of 64 tokens, four at once: enough to look for directions in, where the guard's one row is not.
-    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=4, max_length=64, validation_split=None)
+    # Rows of 64 tokens, four at once: just enough to look for directions in.
+    data = CPTDataModule(
+        "data/cpt_corpus", "models/base", batch_size=rows, max_length=64, validation_split=None
+    )
     trainer = pl.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=home, callbacks=list(callbacks),
@@ -78,3 +81,20 @@ def test_other_products_have_none_to_keep(emulating: Path) -> None:
     assert directions(resumed)
     resumed.save_checkpoint(file)
     assert strong_parts(train(emulating, "int8", 3, file).lightning_module).count(None) > 0
+
+
+@pytest.mark.parametrize(("rows", "found"), [(4, True), (3, False)])
+def test_what_is_compared_is_what_trains(
+    emulating: Path, capsys: pytest.CaptureFixture[str], rows: int, found: bool
+) -> None:
+    """No step is judged without the directions if the run has them, and a run that has none yet says so."""
+    compared: list[list[Tensor]] = []
+
+    class Note(Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            compared.append(directions(trainer))  # after the guard, before the step
+
+    trainer = train(emulating, "int8_mixed", 1, None, MatmulGuard(), Note(), rows=rows)
+    assert [bool(one) for one in compared] == [found] == [bool(directions(trainer))]
+    said = capsys.readouterr().out
+    assert ("until one has, int8_mixed computes as int8 does" in said) != found

@@ -19,7 +19,7 @@ from taigi_lightning.fast_path.eight_bit_weights import FORMATS
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.training import matmul_guard, stage_model
-from taigi_lightning.training.matmul_guard import cosine_of, one_row, verdict
+from taigi_lightning.training.matmul_guard import cosine_of, fullest_rows, verdict
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.run_summary import Announcement
 
@@ -110,17 +110,21 @@ def test_a_run_that_could_not_be_compared_says_so() -> None:
     assert "is nan, and 0.95 is wanted" in verdict("int8", [(0.99, 0.0), (float("nan"), 0.0)])
 
 
-def test_the_row_with_most_to_learn_is_taken() -> None:
+def test_the_rows_with_most_to_learn_are_taken() -> None:
     labels = torch.full((3, 5), -100)
     batch = {name: torch.arange(15).view(3, 5) for name in ("input_ids", "position_ids")} | {"labels": labels}
-    assert one_row(batch) is None
+    assert fullest_rows(batch) is None
     labels[2, 3:], labels[1, 4] = 7, 7
-    row = one_row({**batch, "documents": object()})
+    row = fullest_rows({**batch, "documents": object()})
     assert row is not None
     assert row.keys() == {"input_ids", "labels", "position_ids"}
     assert row["input_ids"].tolist() == [[10, 11, 12, 13, 14]]
-    assert one_row([1, 2]) is None
-    assert one_row({"input_ids": labels}) is None
+    more = fullest_rows(batch, 6)
+    assert more is not None
+    assert more["input_ids"][:, 0].tolist() == [10, 5]
+    assert more.keys() == row.keys() and len(fullest_rows(batch, 99)["labels"]) == 3  # type: ignore[index]
+    assert fullest_rows([1, 2]) is None
+    assert fullest_rows({"input_ids": labels}) is None
 
 
 def test_the_cosine_is_of_all_tensors_as_one() -> None:
