@@ -215,6 +215,9 @@ def stored_weights_of(
         if name in shapes:
             transposed = isinstance(modules[name.rpartition(".")[0]], Conv1D)
             found[name] = StoredWeight(entries[key], transposed, joined or entries[key].shape != shapes[name])
+    for name, source in model.all_tied_weights_keys.items():
+        if name in found:  # one tensor of two names, of which the files may have either
+            found.setdefault(source, found[name])
     return found
 
 

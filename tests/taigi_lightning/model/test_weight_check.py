@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.model.merge_places import find_places
 from taigi_lightning.model.weight_check import check_weights
 from tests.taigi_lightning.architectures.small_bases import gemma3_wrapper, save_base, small_config
 
@@ -141,6 +142,14 @@ def test_what_is_whole_passes(name: str, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, folder)
     RIGHT[name](folder)
     check_weights(folder)
+
+
+def test_an_embedding_lies_where_the_head_tied_to_it_does(good: Path, tmp_path: Path) -> None:
+    folder, name = tmp_path / "base", "model.embed_tokens.weight"
+    shutil.copytree(good, folder)
+    assert find_places(folder, {name: (1280, 64)})[name].entry.name == name
+    tied_head(folder)
+    assert find_places(folder, {name: (1280, 64)})[name].entry.name == "lm_head.weight"
 
 
 @pytest.mark.parametrize("config", [gemma3_wrapper(), small_config("gpt2"), small_config("qwen3_moe")])
