@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+# The same weights once more, in their maker's own format: as large as the model, and never read.
+HUB_COPIES = ["consolidated*", "original/*", "metal/*"]
 # What a tokenizer may consist of, in transformers' formats old and new.
 TOKENIZER_FILES = [
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
@@ -56,7 +58,12 @@ def base_folder(base: str | Path) -> Path:
     for only_cached in (True, False):
         try:
             folder = Path(
-                snapshot_download(str(base), allow_patterns=HUB_FILES, local_files_only=only_cached)
+                snapshot_download(
+                    str(base),
+                    allow_patterns=HUB_FILES,
+                    ignore_patterns=HUB_COPIES,
+                    local_files_only=only_cached,
+                )
             )
             weight_files(folder)
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, InputError) as error:
