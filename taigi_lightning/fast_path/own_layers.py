@@ -5,7 +5,7 @@ differs. Without gradients, and wherever something has changed since, transforme
 """
 
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.fallback import speed_up
@@ -35,6 +35,19 @@ def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
     for module in others:
         fuse_rotation(module, ops)
     join_siblings(base, others, ops, fused)
+    base.__dict__["__deepcopy__"] = _no_copy
+
+
+def _no_copy(_: Any) -> NoReturn:
+    """What `copy.deepcopy` calls: functions are not copied, so that a copy would compute with the original's weights.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        "A model whose layers were made to train fast cannot be copied: the copy would compute with the original's "
+        "weights. Copy it before apply_fast_path, or save its adapter and load that."
+    )
 
 
 def bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:

@@ -1,5 +1,6 @@
 """The fast path computes what PEFT over transformers computes, whatever the base, the adapter and the packing."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import (
     StableLmForCausalLM,
 )
 
+from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, forward_hidden, unsupported
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.planning.activation_plan import (
@@ -114,6 +116,12 @@ def test_their_dropout_is_that_of_the_config(stablelm: Path) -> None:
     torch.testing.assert_close(drawn.mean(dim=0), update[0], atol=float(5 * spread.max() / 4000**0.5), rtol=0)
     model.eval()
     torch.testing.assert_close(projection(x) - base, update, atol=1e-4, rtol=1e-4)
+
+
+def test_their_copies_would_compute_with_the_originals_weights(stablelm: Path) -> None:
+    model = apply_fast_path(with_lora(nf4_llama(stablelm, StableLmForCausalLM)))
+    with pytest.raises(InputError, match=r"cannot be copied: .* Copy it before apply_fast_path"):
+        copy.deepcopy(model)
 
 
 @pytest.mark.parametrize("fast", [True, False])
