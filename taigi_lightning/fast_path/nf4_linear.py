@@ -77,7 +77,9 @@ class ProjectionGroup:
 
     def missing_bytes(self, element_size: int) -> int:
         """Bytes that the input's strongest directions will take, if products want them, but do not yet."""
-        return 0 if self.strong is None else self.strong.missing_bytes(element_size)
+        if self.strong is None or not self.forward_in_8_bits:
+            return 0
+        return self.strong.missing_bytes(element_size)
 
     def unpacked_bytes(self, element_size: int, backward: bool = True) -> int:
         """Bytes that `keep_unpacked` takes, of weights in 16 bits or in 8."""

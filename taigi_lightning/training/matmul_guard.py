@@ -110,6 +110,9 @@ class MatmulGuard(Callback):
         if decoder is not None:
             decoder.fill = self._fill
             compute_in(module.model, decoder.matmul if right else "bf16")
+        for part in strong_parts(module):
+            if part is not None and not right:
+                part.use(None)  # nothing asks for them any more
 
     def _compare(
         self, trainer: pl.Trainer, module: Any, rows: dict[str, Tensor]

@@ -7,7 +7,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import GemmaConfig, GemmaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+)
 
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, fast_decoder
 from taigi_lightning.fast_path.prefill import last_hidden
@@ -99,12 +106,13 @@ def test_dropout_leaves_the_frozen_update_alone(updated: Any) -> None:
     torch.testing.assert_close(loss_of(apply_fast_path(model.train())), wanted)
 
 
-@pytest.mark.parametrize("architecture", ["gemma", "qwen2"])
+@pytest.mark.parametrize("architecture", ["gemma", "qwen2", "stablelm"])  # the last through its own layers
 def test_other_architectures_have_it_too(tmp_path: Path, architecture: str) -> None:
     torch.manual_seed(0)
     kinds: dict[str, Any] = {
         "gemma": (GemmaForCausalLM, GemmaConfig(**SIZES, head_dim=16)),
         "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
+        "stablelm": (StableLmForCausalLM, StableLmConfig(**SIZES)),
     }
     kind, config = kinds[architecture]
     kind(config).save_pretrained(tmp_path / "base")

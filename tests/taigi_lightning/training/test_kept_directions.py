@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from taigi_lightning.data.cpt import CPTDataModule
+from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.model.adapters import LoraSettings
-from taigi_lightning.training import stage_model
+from taigi_lightning.training import matmul_guard, stage_model
 from taigi_lightning.training.kept_directions import KEY, KeptDirections, strong_parts
 from taigi_lightning.training.matmul_guard import MatmulGuard
 from taigi_lightning.training.module import CausalLMModule
@@ -81,6 +82,15 @@ def test_other_products_have_none_to_keep(emulating: Path) -> None:
     assert directions(resumed)
     resumed.save_checkpoint(file)
     assert strong_parts(train(emulating, "int8", 3, file).lightning_module).count(None) > 0
+
+
+def test_a_run_that_goes_on_in_16_bits_holds_none(emulating: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 1.1)
+    trainer = train(emulating, "int8_mixed", 1)
+    decoder = fast_decoder(trainer.lightning_module.model)
+    assert decoder is not None and decoder.matmul == "bf16"
+    assert strong_parts(trainer.lightning_module) and not directions(trainer)
+    assert not any(group.missing_bytes(4) for layer in decoder.layers for group in layer.groups())
 
 
 @pytest.mark.parametrize(("rows", "found"), [(4, True), (3, False)])
