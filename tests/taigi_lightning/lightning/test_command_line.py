@@ -80,6 +80,8 @@ def folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(home)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", None)
+    # What options a class has is found once a process: without wandb its logger has fewer, for later tests as well.
+    monkeypatch.setattr("jsonargparse._typehints._cached_class_parsers", {})
     return home
 
 
