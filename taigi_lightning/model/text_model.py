@@ -143,6 +143,14 @@ def wrapper_prefixes(base: str | Path) -> tuple[str, str] | None:
     return (f"{paths[0]}.", f"{paths[1]}.") if all(paths) else None
 
 
+def whole_class(base: str | Path) -> Any:
+    """The class that plain transformers loads a base as, or None where it has none."""
+    try:
+        return _whole_class(_configuration(base))
+    except StopIteration:
+        return None
+
+
 def _whole_class(config: Any) -> Any:
     """The class of a wrapper's whole: that of its files by their own word, else what transformers has for it."""
     import transformers

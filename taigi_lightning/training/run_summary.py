@@ -17,6 +17,7 @@ from taigi_lightning.fast_path.checkpointed_layers import checkpointable
 from taigi_lightning.model.base_model import load_tokenizer
 from taigi_lightning.model.hand_off import Start
 from taigi_lightning.model.linear_targets import without_lora
+from taigi_lightning.model.wrapper_logits import left_out_by_wrapper
 from taigi_lightning.planning.pieces import count_pieces, sample_texts
 from taigi_lightning.planning.run_files import HOW_TRAINED, read_json
 from taigi_lightning.terminal import joined
@@ -53,6 +54,7 @@ class Announcement(Callback):
         lines = [
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
             *what_stays(module.start),
+            *left_out_by_wrapper(module.start.weights),
             *how_it_trains(module.model),
             *machine_notes(module.device, module.compile_layers),
             *(data.summary().splitlines() if hasattr(data, "summary") else []),
@@ -81,7 +83,8 @@ def leave_how_it_trains(trainer: pl.Trainer, module: Any, pieces: list[str]) -> 
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     found = str(getattr(causal_lm(module.model), "findings", "") or "").splitlines()
-    said = [*what_stays(module.start), *how_it_trains(module.model), *found, *pieces]
+    base = [*what_stays(module.start), *left_out_by_wrapper(module.start.weights)]
+    said = [*base, *how_it_trains(module.model), *found, *pieces]
     write_json(folder / HOW_TRAINED, said)
 
 
