@@ -29,6 +29,7 @@ from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.model.token_rows import attach_rows
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.decoder_path import off_fast_path
+from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.terminal import print_line
@@ -73,17 +74,9 @@ def check_matmul(
     Raises:
         InputError: the weights are not in 4 bits, or base, device or dtype does not allow it.
     """
-    if matmul == "bf16":
-        return
-    reason = matmul_fault(matmul, device, dtype)
-    if quantization != "nf4":
-        reason = f"with quantization {quantization} no weights are in 4 bits, and only those are multiplied"
-    if reason is None:
-        general = _general_path(base)
-        if general is None:
-            return
-        reason = f"this model's layers run through transformers' own code: {general}"
-    raise InputError(f"model.matmul is {matmul}, but {reason}. Set --model.matmul bf16.")
+    if matmul != "bf16":
+        fault = matmul_fault(matmul, device, dtype) or own_code(_general_path(base))
+        check_option("matmul", matmul, quantization=quantization, fault=fault)
 
 
 def _general_path(base: str) -> str | None:
@@ -100,18 +93,9 @@ def check_weights_on_host(weights_on_host: WeightsOnHost, base: str, quantizatio
     Raises:
         InputError: they are asked to and are not in 4 bits, or nothing would bring them.
     """
-    if weights_on_host in ("auto", "none", 0):
-        return
-    if quantization != "nf4":
-        raise InputError(
-            f"weights_on_host is {weights_on_host}, but with quantization {quantization} no weights are in 4 bits, and "
-            "only such can wait there. Set --model.quantization nf4, or --model.weights_on_host none."
-        )
-    if (reason := _general_path(base)) is not None:
-        raise InputError(
-            f"weights_on_host is {weights_on_host}, but this model's layers run through transformers' own code: "
-            f"{reason}. Set --model.weights_on_host none."
-        )
+    check_option("weights_on_host", weights_on_host, quantization=quantization)
+    if weights_on_host not in ("auto", "none", 0):
+        check_option("weights_on_host", weights_on_host, fault=own_code(_general_path(base)))
 
 
 def build_model(

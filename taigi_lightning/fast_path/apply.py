@@ -24,6 +24,7 @@ from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.matmul import Matmul, format_of
 from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.decoder_path import off_fast_path
+from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.placement import WeightsOnHost
 
 
@@ -96,12 +97,8 @@ def compute_in(model: Any, matmul: Matmul) -> list[str]:
     base = causal_lm(model)
     decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
     if decoder is None:
-        if matmul != "bf16":
-            reason = getattr(base, "slow_path_reason", None) or "it does not train"
-            raise InputError(
-                f"model.matmul is {matmul}, but this model's layers run through transformers' own code: {reason}. Set "
-                "--model.matmul bf16."
-            )
+        reason = getattr(base, "slow_path_reason", None) or "it does not train"
+        check_option("matmul", matmul, fault=own_code(reason))
         return []
     decoder.compute_in(matmul)
     form = format_of(matmul)

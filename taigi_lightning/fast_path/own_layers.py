@@ -14,6 +14,7 @@ from taigi_lightning.fast_path.rms_norms import fuse_norm
 from taigi_lightning.fast_path.rotations import fuse_rotation
 from taigi_lightning.fast_path.shared_inputs import join_siblings
 from taigi_lightning.kernels.host_memory import held_in_place, let_move
+from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.placement import WeightsOnHost
 
 
@@ -61,11 +62,7 @@ def bring_back(base: Any, weights_on_host: WeightsOnHost, reason: str) -> None:
     Raises:
         InputError: weights were asked to wait there.
     """
-    if weights_on_host not in ("auto", "none", 0):
-        raise InputError(
-            f"weights_on_host is {weights_on_host}, but this model's layers run through transformers' own code: "
-            f"{reason}. Set --model.weights_on_host none."
-        )
+    check_option("weights_on_host", weights_on_host, fault=own_code(reason))
     for module in base.modules():
         if held_in_place(module):
             let_move(module)

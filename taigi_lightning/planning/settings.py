@@ -15,6 +15,7 @@ from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
+from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.memory import PROJECTIONS
 from taigi_lightning.planning.monitors import KEPT, NEWEST
 from taigi_lightning.planning.new_words import read_words
@@ -136,19 +137,9 @@ def check_options(settings: Settings, general: str | None) -> None:
     Raises:
         InputError: products are to be in 8 bits, or weights to wait on the host, that cannot.
     """
-    asked: list[tuple[str, object, str, str]] = []
-    if settings.matmul != "bf16":
-        asked.append(("matmul", settings.matmul, "bf16", "those are multiplied"))
-    if settings.weights_on_host not in ("auto", "none", 0):
-        asked.append(("weights_on_host", settings.weights_on_host, "none", "such can wait there"))
-    for name, value, otherwise, done in asked:
-        reason = (
-            None if general is None else f"this model's layers run through transformers' own code: {general}"
-        )
-        if settings.quantization != "nf4":
-            reason = f"with quantization {settings.quantization} no weights are in 4 bits, and only {done}"
-        if reason is not None:
-            raise InputError(f"model.{name} is {value}, but {reason}. Set --model.{name} {otherwise}.")
+    quantization, fault = settings.quantization, own_code(general)
+    check_option("matmul", settings.matmul, quantization=quantization, fault=fault)
+    check_option("weights_on_host", settings.weights_on_host, quantization=quantization, fault=fault)
 
 
 def _kept(checkpoint: Mapping[str, Any]) -> int | None:

@@ -54,7 +54,6 @@ class Announcement(Callback):
         lines = [
             f"model: {trained:,} parameters trained, {frozen:,} frozen, {in_words(size)} in all",
             *what_stays(module.start),
-            *left_out_by_wrapper(module.start.weights),
             *how_it_trains(module.model),
             *machine_notes(module.device, module.compile_layers),
             *(data.summary().splitlines() if hasattr(data, "summary") else []),
@@ -83,8 +82,7 @@ def leave_how_it_trains(trainer: pl.Trainer, module: Any, pieces: list[str]) -> 
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     found = str(getattr(causal_lm(module.model), "findings", "") or "").splitlines()
-    base = [*what_stays(module.start), *left_out_by_wrapper(module.start.weights)]
-    said = [*base, *how_it_trains(module.model), *found, *pieces]
+    said = [*what_stays(module.start), *how_it_trains(module.model), *found, *pieces]
     write_json(folder / HOW_TRAINED, said)
 
 
@@ -112,11 +110,14 @@ def pieces_of(module: Any, data: Any) -> list[str]:
 
 
 def what_stays(start: Start) -> list[str]:
-    """Which earlier stages' adapters stay frozen beside whose 4-bit weights."""
-    if not start.updates:
-        return []
-    kept = " and ".join(map(str, start.updates))
-    return [f"{start.base} in 4 bits: {start.weights} with {kept} frozen beside it, as it was trained"]
+    """Which earlier stages' adapters stay frozen beside whose 4-bit weights, and what a wrapper would do to logits."""
+    lines = left_out_by_wrapper(start.weights)
+    if start.updates:
+        kept = " and ".join(map(str, start.updates))
+        lines.insert(
+            0, f"{start.base} in 4 bits: {start.weights} with {kept} frozen beside it, as it was trained"
+        )
+    return lines
 
 
 def how_it_trains(model: Any) -> list[str]:

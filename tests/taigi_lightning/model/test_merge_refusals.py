@@ -16,6 +16,16 @@ from taigi_lightning.model.merge import merge_adapter
 from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, save_base
 
 
+def refused_at_the_merge(folder: Path, changes: dict[str, Any], named: str) -> tuple[Path, Path]:
+    """A base, and an adapter whose settings were changed, for which the merge leaves nothing."""
+    base = save_base(folder / "base")
+    adapter = edited(save_adapter(base, folder / "adapter"), **changes)
+    with pytest.raises(InputError, match=named):
+        merge_adapter(base, adapter, folder / "merged")
+    assert not (folder / "merged").exists()
+    return base, adapter
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -30,11 +40,7 @@ from tests.taigi_lightning.model.saved_adapters import edited, save_adapter, sav
 def test_an_adapter_that_is_more_than_lora_is_refused(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = edited(save_adapter(base, tmp_path / "adapter"), **changes)
-    with pytest.raises(InputError, match=named):
-        merge_adapter(base, adapter, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
+    refused_at_the_merge(tmp_path, changes, named)
 
 
 def test_a_tensor_that_is_no_lora_pair_is_named(tmp_path: Path) -> None:
@@ -118,10 +124,7 @@ def test_an_adapter_of_another_run_is_refused_and_the_lineage_goes_with_the_mode
 def test_settings_of_another_adapter_are_refused_before_it_is_merged_or_loaded(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    base = save_base(tmp_path / "base")
-    adapter = edited(save_adapter(base, tmp_path / "adapter"), **changes)
-    with pytest.raises(InputError, match=named):
-        merge_adapter(base, adapter, tmp_path / "merged")
+    base, adapter = refused_at_the_merge(tmp_path, changes, named)
     with pytest.raises(InputError, match=named):
         load_adapter(AutoModelForCausalLM.from_pretrained(base), str(adapter), trainable=False)
 
