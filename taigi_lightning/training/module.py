@@ -26,6 +26,7 @@ from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, Start, find_start
 from taigi_lightning.model.new_tokens import NewTokens
+from taigi_lightning.training.choices import check_choices
 from taigi_lightning.training.lr_schedule import ScheduleName, configure_schedule, step_schedule
 from taigi_lightning.training.module_callbacks import module_callbacks
 from taigi_lightning.training.optimizer import make_optimizer
@@ -80,7 +81,7 @@ class CausalLMModule(pl.LightningModule):
             trains on; merge: the merged weights, quantised a second time. A saved adapter brings its own.
 
     Raises:
-        InputError: the base or the adapter is not there, or options exclude each other.
+        InputError: the base or the adapter is not there, an option is misspelt, or options exclude each other.
     """
 
     def __init__(
@@ -105,15 +106,19 @@ class CausalLMModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         lora = LoraSettings(**lora) if isinstance(lora, dict) else lora  # as hparams have it
-        self.save_hyperparameters(plain_arguments(locals()))
+        self.save_hyperparameters(plain_arguments(check_choices(CausalLMModule.__init__, locals())))
         what = what_trains(base, adapter, lora, quantization, hand_off, from_scratch)
         self.base, self.adapter, self.lora = what
         self.vocabulary = Vocabulary(new_tokens, self.lora, self.adapter)
         self.quantization, self.from_scratch, self.hand_off = quantization, from_scratch, hand_off
+        self.answer_strategy, self.weights_on_host, self.packed_cache = (
+            answer_strategy,
+            weights_on_host,
+            packed_cache,
+        )
         self.optimizer, self.lr_scheduler, self.warmup_steps = optimizer, lr_scheduler, warmup_steps
         self.compile_layers, self.activation_budget, self.matmul = compile, activation_budget, matmul
-        self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
-        self.answer_strategy, self.lora_plus_ratio = answer_strategy, lora_plus_ratio
+        self.lora_plus_ratio = lora_plus_ratio
         self.strict_loading = False  # a checkpoint holds what trains alone (see state_dict)
         self.model: Any = None
         self.learning_rate: float | None = None  # in place of the optimizer's own; `Tuner.lr_find` sets it
@@ -258,9 +263,7 @@ class CausalLMModule(pl.LightningModule):
         """Answer a batch of questions."""
         return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
 
-    def test_step(self, batch: Any, batch_idx: int) -> Any:
-        """Answer a batch of questions; `AnswerReport` scores them."""
-        return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
+    test_step: Any = predict_step  # `AnswerReport` scores the answers
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
