@@ -38,7 +38,8 @@ def resume_journals(output: Path, header: dict[str, str]) -> Journal:
         if not predictions:
             patiently(journal.unlink)
             continue
-        differing = ", ".join(key for key in header if theirs.get(key) != header[key])
+        keys = dict.fromkeys([*header, *theirs])
+        differing = ", ".join(key for key in keys if theirs.get(key) != header.get(key))
         logger.warning(
             "%s holds %d answers of a run with another %s: not used, kept as %s.old.",
             journal, len(predictions), differing, journal.name,

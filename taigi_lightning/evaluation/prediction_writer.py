@@ -196,12 +196,16 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
 
 
 def _identity(module: Any, data: PredictDataModule, checkpoint: Any) -> dict[str, str]:
-    """What must be the same for two runs' answers to belong together; module has `identity` and `answer_strategy`."""
+    """What must be the same for two runs' answers to belong together; module is a `CausalLMModule`."""
     questions = hashlib.blake2b(digest_size=16)
     for question in data.encoded:
         questions.update(repr((question.row, question.id, question.prompt, question.answers)).encode())
     # The name is left out: a folder may be moved.
     identity = {f"base {key}": value for key, value in module.identity.items() if key != "name"}
+    if module.matmul != "bf16" and module.answer_strategy != "generate":
+        identity["products"] = (
+            module.matmul
+        )  # left out of others, so that journals of earlier versions still count
     return identity | {
         "adapter": _file_hash(Path(module.adapter) / "adapter_model.safetensors")
         if module.adapter

@@ -36,6 +36,14 @@ def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
             continue
         details = probabilities_path(writer.output)
         if writer.output.is_file() and details.is_file():
-            named = {"model": module.base, "adapter": module.adapter, "questions": data.path}
+            products = (
+                module.matmul if module.matmul != "bf16" and module.answer_strategy == "choice" else None
+            )
+            named = {
+                "model": module.base,
+                "adapter": module.adapter,
+                "products in": products,
+                "questions": data.path,
+            }
             labels = data.prompt.answers
             print_line(f"Report: {write_predict_report(writer.output, details, data.asked, named, labels)}")

@@ -77,6 +77,9 @@ class FastDecoder:
         self.stream = WeightStream(self.device)
         self.weights_on_host = weights_on_host
         self.fill = unpacked_layers is None and self.device.type == "cuda"
+        self.compared = (
+            False  # products in 8 bits are, with 16: no layer holds its weights dequantised meanwhile
+        )
         self.unpacked = 0
         self.matmul: Matmul = "bf16"
         self.keep_unpacked(unpacked_layers or 0)
@@ -180,7 +183,7 @@ class FastDecoder:
             # First what waited comes back: afterwards it would bring the 4 bits of dequantised layers as well.
             if choice.on_host > len(self.stream.hosts) or not self.plans:
                 self.keep_on_host(set(placement.spread(len(self.layers), choice.on_host)))
-            if self.fill:
+            if self.fill and not self.compared:
                 self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
             self.plans[shape] = plan.savings
         return self.plans[shape]

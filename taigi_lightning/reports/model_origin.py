@@ -116,6 +116,7 @@ def training_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         "learning rate": (optimizer.get("init_args") or {}).get("lr"),
         "learning rate schedule": model.get("lr_scheduler"),
         "base weights in training": model.get("quantization"),
+        "products with them": model.get("matmul") if model.get("matmul") != "bf16" else None,
         "seed": settings.get("seed_everything"),
     }
     return [(name, str(value)) for name, value in found.items() if value is not None and value != {}]

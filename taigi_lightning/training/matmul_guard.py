@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from taigi_lightning.fast_path.apply import compute_in, fast_decoder
@@ -24,6 +26,7 @@ CHECKED = 3  # optimizer steps, of a new run as of a resumed one
 # loss (tests/benchmarks/matmul_fidelity.py): the line is drawn between.
 LEAST_COSINE = 0.95
 NAMES = ("input_ids", "labels", "position_ids")
+KEY = "matmul_given_up"  # in a checkpoint: what its run began with, and did not go on in
 # What is nearer to 16 bits than each, and its speed beside it, by the same measurements.
 NEARER = {
     "fp8": ("int8", "as fast"),
@@ -31,6 +34,9 @@ NEARER = {
     "int8_mixed": ("int8_backward", "slower"),
     "fp8_backward": ("int8_backward", "as fast"),
 }
+GIVEN_UP = (
+    "Products in {matmul} turned the gradients too far when this run began: it goes on in 16 bits, as then."
+)
 
 
 class MatmulGuard(Callback):
@@ -47,14 +53,33 @@ class MatmulGuard(Callback):
         self._left = 0
         self._found: list[tuple[float, float]] = []  # cosine and difference of the loss, of each step
         self._last = -1
-        self._fill = False  # what the decoder did before about holding weights
+        self._given_up: str | None = None  # by the run that goes on from a checkpoint
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say what the run has given up, so that a resumed one goes on as it did."""
+        decoder = fast_decoder(pl_module.model)
+        if decoder is not None and decoder.matmul != pl_module.matmul:
+            checkpoint[KEY] = pl_module.matmul
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember what had been given up until the model is where it trains."""
+        self._given_up = checkpoint.get(KEY) if trainer.state.fn == TrainerFn.FITTING else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to watch, if there is anything in 8 bits."""
-        decoder = fast_decoder(pl_module.model)
-        self._left = CHECKED if decoder is not None and decoder.matmul != "bf16" else 0
-        if decoder is not None and self._left:
-            self._fill, decoder.fill, self._last, self._found = decoder.fill, False, -1, []
+        decoder, given_up = fast_decoder(pl_module.model), self._given_up
+        self._given_up, self._left, self._last, self._found = None, 0, -1, []
+        if decoder is None or decoder.matmul == "bf16":
+            return
+        if decoder.matmul == given_up:
+            self._go_on(pl_module, right=False)
+            self._tell(trainer, pl_module, GIVEN_UP.format(matmul=given_up) + nearer(given_up))
+            return
+        self._left, decoder.compared = CHECKED, True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -82,14 +107,14 @@ class MatmulGuard(Callback):
         if not right:
             self._left = 0
         if not self._left:
-            self._let_be(pl_module, right)
+            self._go_on(pl_module, right)
             self._say(trainer, pl_module, matmul)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what was found in a run of fewer steps, and leave the decoder as it was."""
         decoder = fast_decoder(pl_module.model)
         if self._left and decoder is not None:
-            decoder.fill = self._fill
+            decoder.compared = False
             self._say(trainer, pl_module, decoder.matmul)
 
     def _say(self, trainer: pl.Trainer, module: Any, matmul: str) -> None:
@@ -101,14 +126,17 @@ class MatmulGuard(Callback):
                 f" No micro-batch so far had the {FEWEST} tokens in which the strongest directions are looked for: "
                 f"until one has, {matmul} computes as int8 does."
             )
+        self._tell(trainer, module, said)
+
+    def _tell(self, trainer: pl.Trainer, module: Any, said: str) -> None:
         module.print(said)
         add_to_how_it_trains(trainer, said)
 
-    def _let_be(self, module: Any, right: bool) -> None:
+    def _go_on(self, module: Any, right: bool) -> None:
         """Decide what memory may hold anew, and in what products are made."""
         decoder = fast_decoder(module.model)
         if decoder is not None:
-            decoder.fill = self._fill
+            decoder.compared = False
             compute_in(module.model, decoder.matmul if right else "bf16")
         for part in strong_parts(module):
             if part is not None and not right:
@@ -117,21 +145,24 @@ class MatmulGuard(Callback):
     def _compare(
         self, trainer: pl.Trainer, module: Any, rows: dict[str, Tensor]
     ) -> tuple[float, float] | None:
-        """Cosine of the gradients, and the share by which the loss in 8 bits is larger; None if memory is short."""
+        """Cosine of the gradients, and the share by which the loss in 8 bits is larger; None if memory is short, or
+        16 bits give no numbers either."""
         decoder = fast_decoder(module.model)
         assert decoder is not None
         matmul, plans = decoder.matmul, decoder.plans
         try:
-            losses, gradients = zip(
-                *(self._gradients(trainer, module, rows, way) for way in ("bf16", matmul)), strict=True
-            )
+            wanted, gradients = self._gradients(trainer, module, rows, "bf16")
+            if not all(map(math.isfinite, (wanted, cosine_of(gradients, gradients)))):
+                module.print("Loss or gradients of this step are not finite in 16 bits either.")
+                return None
+            found, others = self._gradients(trainer, module, rows, matmul)
         except torch.OutOfMemoryError:
             module.print("Too little memory is left to compare 8 bits with 16 in this step.")
             return None
         finally:
             compute_in(module.model, matmul)
             decoder.plans = plans
-        return cosine_of(*gradients), losses[1] / losses[0] - 1 if losses[0] else losses[1]
+        return cosine_of(gradients, others), found / wanted - 1 if wanted else found
 
     def _gradients(
         self, trainer: pl.Trainer, module: Any, rows: dict[str, Tensor], way: Matmul
@@ -145,10 +176,18 @@ class MatmulGuard(Callback):
         decoder.plans = {shape: plan_savings(len(decoder.layers), sizes, 0.0, 0.0)}
         trained = [p for p in module.model.parameters() if p.requires_grad]
         with torch.random.fork_rng(devices=[]), trainer.precision_plugin.train_step_context():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(
+                0
+            )  # and not a card's, which would not be as before afterwards
             loss = module.loss_sum(rows)
             found = torch.autograd.grad(loss, trained, allow_unused=True)
-        return float(loss), [g for g in found if g is not None]
+        return float(loss.detach()), [g for g in found if g is not None]
+
+
+def nearer(matmul: str) -> str:
+    """A sentence that names what is nearer to 16 bits; empty where nothing is."""
+    other, speed = NEARER.get(matmul, ("", ""))
+    return f" Nearer to 16 bits than {matmul}, and {speed}: --model.matmul {other}." if other else ""
 
 
 def verdict(matmul: str, found: list[tuple[float, float]]) -> str:
@@ -163,43 +202,46 @@ def verdict(matmul: str, found: list[tuple[float, float]]) -> str:
     """
     if not found:
         return f"Products in {matmul} were not compared with 16 bits: no row of the first steps could be."
-    other, speed = NEARER.get(matmul, ("", ""))
-    nearer = f" Nearer to 16 bits than {matmul}, and {speed}: --model.matmul {other}." if other else ""
     if not found[-1][0] >= LEAST_COSINE:
         cosine, loss = found[-1]
         return (
             f"Products in {matmul} turn the gradients too far: of one row or more their cosine to those in 16 bits is "
             f"{cosine:.3f}, and {LEAST_COSINE} is wanted; the loss differs by {loss:+.1%}. The run goes on in 16 bits, "
-            f"as with --model.matmul bf16.{nearer}"
+            f"as with --model.matmul bf16.{nearer(matmul)}"
         )
     cosine, loss = (statistics.fmean(values) for values in zip(*found, strict=True))
     return (
         f"Products in {matmul}, against 16 bits: of one row or more the adapter's gradients have a cosine of "
         f"{cosine:.4f} (steps compared: {len(found)}; below {LEAST_COSINE} the run would go on in 16 bits), and the "
-        f"loss differs by {loss:+.2%}.{nearer}"
+        f"loss differs by {loss:+.2%}.{nearer(matmul)}"
     )
 
 
 def fullest_rows(batch: Any, tokens: int = 1) -> dict[str, Tensor] | None:
     """The rows of a training batch with most supervised tokens, as few as have so many tokens, padding included.
 
-    None of other batches, or of one without supervised tokens.
+    With whatever else the batch has for each row, which a loss of the user's own may read. None of other batches, or of
+    one without supervised tokens.
     """
     if not isinstance(batch, dict) or not all(isinstance(batch.get(name), Tensor) for name in NAMES):
         return None
     supervised = (batch["labels"][:, 1:] != IGNORE).sum(1)
-    if not int(supervised.max()):
+    if not int(supervised.sum()):
         return None
     rows = supervised.argsort(descending=True, stable=True)[: -(-tokens // batch["labels"].shape[1])]
-    return {name: batch[name][rows] for name in NAMES}
+    by_row = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim()}
+    return {name: value[rows] for name, value in by_row.items() if len(value) == len(supervised)}
 
 
 def cosine_of(one: list[Tensor], other: list[Tensor]) -> float:
-    """Cosine of the angle between two lists of tensors, each taken as one vector; 1 of two that are zero."""
+    """Cosine of the angle between two lists of tensors, each taken as one vector; 1 of two that are zero, 0 if
+    one is."""
     sums = torch.stack(
         [
             torch.stack([(a.double() * b.double()).sum() for a, b in zip(x, y, strict=True)]).sum()
             for x, y in ((one, other), (one, one), (other, other))
         ]
     ).tolist()
-    return 1.0 if sums[1] == sums[2] == 0.0 else float(sums[0] / (sums[1] * sums[2]) ** 0.5)
+    if 0.0 in sums[1:]:
+        return float(sums[1] == sums[2])
+    return float(sums[0] / (sums[1] * sums[2]) ** 0.5)

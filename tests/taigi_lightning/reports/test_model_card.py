@@ -43,6 +43,10 @@ def test_a_card_names_base_terms_data_settings_and_metrics(tmp_path: Path) -> No
     assert page.index("data/cpt_corpus") < page.index("data/AI_conv.csv"), "the oldest stage comes first"
     assert "根據前文內容回答問題" in page, "who loads it must know the prompt"
     assert not list(tmp_path.glob("*.partial"))
+    assert "products with them" not in page
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace("model:\n", "model:\n  matmul: int8_mixed\n", 1))
+    assert "products with them" in write_model_cards(tmp_path)[0].read_text(encoding="utf-8")
     (earlier,) = write_model_cards(tmp_path, logged=False)  # what is logged there is not of this run
     assert "87.5%" not in earlier.read_text(encoding="utf-8")
 

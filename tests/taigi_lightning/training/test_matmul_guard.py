@@ -19,7 +19,7 @@ from taigi_lightning.fast_path.eight_bit_weights import FORMATS
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.training import matmul_guard, stage_model
-from taigi_lightning.training.matmul_guard import cosine_of, fullest_rows, verdict
+from taigi_lightning.training.matmul_guard import MatmulGuard, cosine_of, fullest_rows, verdict
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.run_summary import Announcement
 
@@ -104,6 +104,109 @@ def test_a_run_that_differs_is_a_run_in_16_bits(
     assert same(found, wanted)
 
 
+def small_run(
+    home: Path,
+    steps: int,
+    *callbacks: pl.Callback,
+    checkpoint: Path | None = None,
+    kind: Any = CausalLMModule,
+) -> pl.Trainer:
+    """A run in int8, of micro-batches of one row."""
+    pl.seed_everything(1, verbose=False)
+    module = kind("models/base", lora=LoraSettings(r=4), matmul="int8")
+    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=1, max_length=64, validation_split=None)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=home, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=False)
+    return trainer
+
+
+def products_of(trainer: pl.Trainer) -> str:
+    decoder = fast_decoder(trainer.lightning_module.model)  # type: ignore[arg-type]
+    assert decoder is not None and not decoder.compared
+    return decoder.matmul
+
+
+def test_a_resumed_run_has_given_up_what_the_first_had(
+    emulating: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, right = emulating / "one.ckpt", emulating / "right.ckpt"
+    small_run(emulating, 1).save_checkpoint(right)
+    monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 0.99999)
+    given_up = small_run(emulating, 1)
+    given_up.save_checkpoint(file)
+    monkeypatch.undo()
+    monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)
+    monkeypatch.chdir(emulating)
+    capsys.readouterr()
+    assert products_of(small_run(emulating, 2, checkpoint=file)) == "bf16"
+    said = capsys.readouterr().out
+    assert "in int8 turned the gradients too far when this run began: it goes on in 16 bits" in said
+    assert "--model.matmul int8_mixed." in said and "against 16 bits" not in said
+    assert products_of(small_run(emulating, 2, checkpoint=right)) == "int8"
+    assert "Products in int8, against 16 bits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spoilt", ["16 bits too", "8 bits alone"])
+def test_numbers_that_are_none_are_laid_to_8_bits_only_where_they_are_theirs(
+    emulating: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spoilt: str
+) -> None:
+    gradients = MatmulGuard._gradients
+
+    def changed(self: Any, trainer: Any, module: Any, rows: Any, way: Any) -> Any:
+        loss, found = gradients(self, trainer, module, rows, way)
+        return loss, [g * float("nan") for g in found] if way != "bf16" or spoilt == "16 bits too" else found
+
+    monkeypatch.setattr(MatmulGuard, "_gradients", changed)
+    trainer = small_run(emulating, 4)
+    said = capsys.readouterr().out
+    if spoilt == "16 bits too":
+        assert products_of(trainer) == "int8"
+        assert said.count("not finite in 16 bits either") == 3 and "were not compared" in said
+    else:
+        assert products_of(trainer) == "bf16"
+        assert "turn the gradients too far" in said and "is nan" in said
+
+
+class Weighed(CausalLMModule):
+    """A user's own, whose loss reads more of a batch, and whose hooks are its own."""
+
+    def loss_sum(self, batch: Any) -> Tensor:
+        return super().loss_sum(batch) * batch["weights"].mean()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return super().on_before_batch_transfer(batch | {"weights": torch.ones(len(batch["labels"]))}, 0)
+
+
+def test_a_loss_of_ones_own_reads_what_else_is_in_its_rows(
+    emulating: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert products_of(small_run(emulating, 1, kind=Weighed)) == "int8"
+    assert "steps compared: 1" in capsys.readouterr().out
+
+
+def test_a_run_that_breaks_off_while_it_is_watched_may_hold_weights_in_the_next(emulating: Path) -> None:
+    class Break(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise RuntimeError("broken off")
+
+    broken: list[Any] = []
+
+    class Keep(pl.Callback):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            broken.append(pl_module)
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        small_run(emulating, 5, Break(), Keep())
+    decoder = fast_decoder(broken[0].model)
+    assert decoder is not None and decoder.compared
+    fill = decoder.fill
+    again = small_run(emulating, 4, kind=lambda *_, **__: broken[0])
+    assert products_of(again) == "int8" and decoder.fill == fill and fast_decoder(broken[0].model) is decoder
+
+
 def test_a_run_that_could_not_be_compared_says_so() -> None:
     assert verdict("int8", []).startswith("Products in int8 were not compared")
     assert "Nearer" not in verdict("int8_backward", [(0.9995, 0.0)])
@@ -118,6 +221,10 @@ def test_the_rows_with_most_to_learn_are_taken() -> None:
     row = fullest_rows({**batch, "documents": object()})
     assert row is not None
     assert row.keys() == {"input_ids", "labels", "position_ids"}
+    others = {"weights": torch.arange(3), "window_tokens": torch.tensor(3), "pixels": torch.ones(7)}
+    whole = fullest_rows({**batch, **others})
+    assert whole is not None and whole.keys() == {*row, "weights"} and whole["weights"].tolist() == [2]
+    assert fullest_rows({name: value[:0] for name, value in batch.items()}) is None
     assert row["input_ids"].tolist() == [[10, 11, 12, 13, 14]]
     more = fullest_rows(batch, 6)
     assert more is not None
@@ -132,4 +239,5 @@ def test_the_cosine_is_of_all_tensors_as_one() -> None:
     assert cosine_of(one, [2 * t for t in one]) == pytest.approx(1.0)
     assert cosine_of(one, [torch.tensor([4.0]), torch.tensor([[0.0, -3.0]])]) == pytest.approx(0.0)
     assert cosine_of([torch.zeros(2)], [torch.zeros(2)]) == 1.0
+    assert cosine_of([torch.zeros(2)], [torch.ones(2)]) == cosine_of([torch.ones(2)], [torch.zeros(2)]) == 0.0
     assert math.isnan(cosine_of(one, [t * float("nan") for t in one]))
