@@ -120,7 +120,7 @@ class FastDecoder:
         """Hold the base weights of just the first layers unpacked; packed, they wait on the host or stay.
 
         Args:
-            backward: there will be backward passes.
+            backward: there will be backward passes; without them, weights in 8 bits are held with LoRA added.
         """
         for index, layer in enumerate(self.layers):
             if index < layers and not layer.unpacked:
@@ -229,6 +229,8 @@ class FastDecoder:
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, documents: Documents | None = None) -> Tensor:
         """Last hidden states (B, T, H); documents are found in position_ids if they are not given."""
+        if any(group.folded for layer in self.layers for group in layer.groups()):
+            self.keep_unpacked(0)  # here LoRA may train
         rows, columns = input_ids.shape
         savings = self.savings((rows, columns)) if torch.is_grad_enabled() else []
         with torch.autocast(input_ids.device.type, enabled=False):

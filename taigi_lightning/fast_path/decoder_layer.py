@@ -180,6 +180,8 @@ class DecoderLayer:
 
     def o_inputs(self, attended: Tensor, ops: ModuleType, dropout: Dropout) -> Tensor:
         """What the attention's last projection reads: attended, and beside it LoRA's hidden activations."""
+        if self.o.width == self.o.in_features:
+            return attended
         inputs = self.o.buffer(attended)
         copy = inputs[:, : self.o.in_features]
         if self.o.rank:

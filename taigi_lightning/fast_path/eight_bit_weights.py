@@ -2,7 +2,8 @@
 
 The forward product sums over inputs and reads W (N, K); the gradient of the inputs sums over outputs and reads its
 transpose (K, N), since the matrix units read 8 bits along the sum alone. Either is made of the 4 bits when it is
-needed, in one kernel, or both are held, which takes what one copy in 16 bits would.
+needed, in one kernel, or both are held, which takes what one copy in 16 bits would. Without a backward pass the weights
+that are held have their updates in them (`folded_updates.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from taigi_lightning.fast_path.folded_updates import round_with_updates, state_of
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels import fp8, int8
@@ -57,15 +59,38 @@ class EightBitWeights:
         self._outputs = sum(m.out_features for m in members)
         self._scales: tuple[Tensor, Tensor] | None = None
         self._held: dict[bool, Tensor] = {}  # whether transposed
+        self._folded: tuple[Tensor, list[tuple[int, int]]] | None = (
+            None  # scales, and which updates W is held with
+        )
 
     def keep(self, forward: bool, backward: bool) -> None:
         """Hold the weights from now on, or their transpose, or both, as products will read them."""
+        self.drop()
         wanted = [transposed for transposed, read in ((False, forward), (True, backward)) if read]
         self._held = {transposed: self._matrix(transposed) for transposed in wanted}
 
+    def keep_folded(self) -> None:
+        """Hold the weights with their updates added, from now on, unless they are held with what these are now."""
+        state = state_of(self._members)
+        if self._folded is not None and self._folded[1] == state:
+            return
+        self.drop()
+        matrix = self._empty(transposed=False)
+        parts = matrix.split([m.out_features for m in self._members])
+        scales = [
+            round_with_updates(member, self._form, part, self._fused)
+            for member, part in zip(self._members, parts, strict=True)
+        ]
+        self._held, self._folded = {False: matrix}, (torch.cat(scales), state)
+
+    @property
+    def folds(self) -> bool:
+        """Whether updates may be added to held weights: what stays in 16 bits anyway takes them along."""
+        return self._strong is None
+
     def drop(self) -> None:
         """Make them anew for each product."""
-        self._held = {}
+        self._held, self._folded = {}, None
 
     def forward(self, x: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """x W^T (M, N) from x (M, K), in its dtype; beside: h (M, R) and b (N, R), of which h b^T is added."""
@@ -79,10 +104,9 @@ class EightBitWeights:
 
     def _product(self, x: Tensor, transposed: bool, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
         matrix = self._held[transposed] if transposed in self._held else self._matrix(transposed)
+        its = self._scale(transposed) if self._folded is None else self._folded[0]
         rounded, scale = self._form.quantise_rows(x, self._fused)
-        y: Tensor = self._form.product(
-            rounded, scale, matrix, self._scale(transposed), x.dtype, beside, self._fused
-        )
+        y: Tensor = self._form.product(rounded, scale, matrix, its, x.dtype, beside, self._fused)
         return y
 
     def _scale(self, transposed: bool) -> Tensor:
@@ -98,9 +122,7 @@ class EightBitWeights:
 
     def _matrix(self, transposed: bool) -> Tensor:
         """W (N, K) or its transpose (K, N) in 8 bits."""
-        scale, device = self._scale(transposed), self._members[0].device
-        shape = (self._inputs, self._outputs) if transposed else (self._outputs, self._inputs)
-        matrix = torch.empty(shape, dtype=self._form.DTYPE, device=device)
+        scale, matrix = self._scale(transposed), self._empty(transposed)
         row = 0
         for member in self._members:
             rows, weight = slice(row, row + member.out_features), member.base.weight
@@ -108,3 +130,7 @@ class EightBitWeights:
             self._form.write(weight.data, weight.quant_state, its, out, transposed, self._fused)
             row += member.out_features
         return matrix
+
+    def _empty(self, transposed: bool) -> Tensor:
+        shape = (self._inputs, self._outputs) if transposed else (self._outputs, self._inputs)
+        return torch.empty(shape, dtype=self._form.DTYPE, device=self._members[0].device)

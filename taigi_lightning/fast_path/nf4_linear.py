@@ -38,10 +38,8 @@ class ProjectionGroup:
         self.in_features = self.members[0].in_features
         self.out_features = sum(m.out_features for m in self.members)
         self.lora = LoraColumns(self.members, ALIGNMENT, fused)
-        self.rank = self.lora.count
         self.frozen = FrozenColumns([m.base for m in self.members], ALIGNMENT)
-        self.plain = self.in_features + self.frozen.count  # columns before LoRA's
-        self.width = self.plain + self.rank
+        self._count_columns(folded=False)
         self.dropout = max(m.dropout for m in self.members)
         biases = [m.base.bias for m in self.members]
         self.bias = None if all(b is None for b in biases) else self._join(biases)
@@ -52,6 +50,13 @@ class ProjectionGroup:
         # [W | Bf | B], if it is held; without W where no product in 16 bits reads it.
         self.resident: Tensor | None = None
         self._resident_a: Tensor | None = None
+
+    def _count_columns(self, folded: bool) -> None:
+        """Those of inputs (M, K + F + R): just K where the weights have all updates in them."""
+        self.folded = folded
+        self.rank = 0 if folded else self.lora.count
+        self.plain = self.in_features + (0 if folded else self.frozen.count)  # columns before LoRA's
+        self.width = self.plain + self.rank
 
     def _join(self, biases: Sequence[Tensor | None]) -> Tensor:
         like = next(b for b in biases if b is not None)
@@ -93,17 +98,28 @@ class ProjectionGroup:
         """Hold the frozen weights dequantised from now on; packed, they wait on the host or where they are.
 
         Args:
-            backward: there will be a backward pass, for which 8 bits are held transposed.
+            backward: there will be a backward pass, for which 8 bits are held transposed; without one they are held
+                with all updates added.
         """
-        self.resident = self._new_sides(dtype) if self.forward_in_8_bits else self._unpacked(dtype)
-        if self.eight_bit is not None:
-            self.eight_bit.keep(self.forward_in_8_bits, backward)
+        forward, folds = self.forward_in_8_bits, self.eight_bit is not None and self.eight_bit.folds
+        self._count_columns(folded=forward and folds and not backward)
+        self.resident = self._new_sides(dtype) if forward else self._unpacked(dtype)
+        if self.folded:
+            self.follow_updates()
+        elif self.eight_bit is not None:
+            self.eight_bit.keep(forward, backward)
         for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
+
+    def follow_updates(self) -> None:
+        """Let weights that are held with updates added have those that there are now."""
+        if self.folded and self.eight_bit is not None:
+            self.eight_bit.keep_folded()
 
     def drop_unpacked(self) -> None:
         """Dequantise the weights for each product again."""
         self.resident = self._resident_a = None
+        self._count_columns(folded=False)
         if self.eight_bit is not None:
             self.eight_bit.drop()
         for member in self.members:
@@ -121,7 +137,8 @@ class ProjectionGroup:
     def _new_sides(self, dtype: torch.dtype) -> Tensor:
         """(N, F + R) with Bf in it and headroom for B."""
         sides = torch.empty(self.out_features, self.width - self.in_features, dtype=dtype, device=self.device)
-        self.frozen.write_b(sides)
+        if not self.folded:
+            self.frozen.write_b(sides)
         return sides
 
     def _sides(self, dtype: torch.dtype, fresh: bool = True) -> Tensor:
@@ -190,11 +207,12 @@ class ProjectionGroup:
 
     def product(self, inputs: Tensor) -> Tensor:
         """[x | x Af^T | d A^T] [W | Bf | B]^T and the biases, (M, N), from inputs as for `multiply`."""
-        self.frozen.fill(inputs)
         if self.eight_bit is None or not self.forward_in_8_bits:
+            self.frozen.fill(inputs)
             return torch.nn.functional.linear(inputs, self._joined(inputs.dtype), self.bias)
         beside = None
         if self.width > self.in_features:
+            self.frozen.fill(inputs)
             beside = inputs[:, self.in_features :], self._sides(inputs.dtype)
         y = self.eight_bit.forward(inputs[:, : self.in_features], beside)
         return y if self.bias is None else y.add_(self.bias)

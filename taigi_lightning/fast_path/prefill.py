@@ -100,6 +100,9 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
         trees: on the CPU.
         wanted: int64 [P], which of its tokens, on the model's device.
     """
+    for layer in decoder.layers:
+        for group in layer.groups():
+            group.follow_updates()
     queries, keys = _parts(trees.query_starts), _parts(trees.key_starts)
     longest = max(part.stop - part.start for part in queries), max(part.stop - part.start for part in keys)
     runs = list(zip(queries, keys, strict=True))

@@ -165,7 +165,8 @@ def prefill_bytes(hidden: int, intermediate: int, tokens: int, element_size: int
     """Bytes that prediction keeps free before it dequantises layers, for a row of some tokens to pass through.
 
     At its widest a layer holds the residual stream, two inputs of projections, gate and up, and their product.
-    Half of that again and 2 GiB are for the head's product in float32, kernels' workspaces and fragments.
+    Half of that again and 2 GiB are for the head's product in float32, kernels' workspaces, weights on
+    their way to 8 bits, and fragments.
     """
     return 2 * GIB + 3 * tokens * (3 * hidden + 3 * intermediate) * element_size // 2
 

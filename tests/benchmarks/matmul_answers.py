@@ -6,9 +6,10 @@
 
 Each base is trained in each way from one seed, in processes of their own. CPT trains an adapter, which is merged as the
 hand-off does it; the merged model is quantised again. How much of the held-out gain is left, a RESULT line says. Then
-SFT trains on the questions, and the held-out ones are answered in 16 and in 8 bits: a RESULT line says how many answers
-are the same and how many are correct. In the end the ways are compared with each other, question by question. On a CPU
-everything is in float32 and 8 bits are emulated.
+SFT trains on the questions, and the held-out ones are answered in 16 and in 8 bits, with weights held as `predict`
+holds them, in int8 with LoRA's update added before they are rounded; "int8 anew" has LoRA beside. A RESULT line says how
+many answers are the same and how many are correct. In the end the ways are compared with each other, question by
+question. On a CPU everything is in float32 and 8 bits are emulated.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from taigi_lightning.data.collate import pad_right
 from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.evaluation.answers import answer_log_probabilities
 from taigi_lightning.evaluation.scoring import mcnemar, read_answers, wilson_interval
-from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, forward_hidden
+from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, fast_decoder, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
 from taigi_lightning.kernels.matmul import Matmul
@@ -43,7 +44,13 @@ from taigi_lightning.tasks.questions import read_questions
 from tests.benchmarks.matmul_fidelity import DEVICE, DTYPE, blocks, fit, loss_of
 
 QUESTIONS, ANSWERS, TRAINING = "1001-question-v3.csv", "1001-question-v3-answers.csv", "AI_conv.csv"
-ASKED_IN: tuple[Matmul, ...] = ("bf16", "int8", "fp8")
+ASKED_IN: dict[str, tuple[Matmul, bool]] = {  # what products are in, and whether weights are held
+    "bf16": ("bf16", True),
+    "int8": ("int8", True),
+    "int8 anew": ("int8", False),
+    "int8_mixed": ("int8_mixed", True),
+    "fp8": ("fp8", True),
+}
 LONGEST = 1024  # tokens of a question
 
 
@@ -159,10 +166,15 @@ def tune(args: argparse.Namespace, model: Any, tokenizer: Any) -> float:
 
 
 def answered(
-    model: Any, asked: Sequence[EncodedQuestion], way: Matmul, tokens: int = 16384, share: bool = True
+    model: Any, asked: Sequence[EncodedQuestion], form: str, tokens: int = 16384, share: bool = True
 ) -> tuple[list[int], torch.Tensor]:
     """The chosen options from 1, and the options' log-probabilities [N, 4], in the order of the questions."""
+    way, hold = ASKED_IN[form]
     compute_in(model.eval(), way)
+    decoder = fast_decoder(model)
+    assert decoder is not None
+    if hold:  # as `unpack_what_fits` does, on any device
+        decoder.keep_unpacked(len(decoder.layers), packed_on_host=False, backward=False)
     found = {}
     for batch in plan_batches(asked, tokens, share=share):
         rows = answer_log_probabilities(model, batch).log_softmax(-1).cpu()
