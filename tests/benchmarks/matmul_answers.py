@@ -7,8 +7,8 @@
 Each base is trained in each way from one seed, in processes of their own. CPT trains an adapter, which is merged as the
 hand-off does it; the merged model is quantised again. How much of the held-out gain is left, a RESULT line says. Then
 SFT trains on the questions, and the held-out ones are answered in 16 and in 8 bits, with weights held as `predict`
-holds them, in int8 with LoRA's update added before they are rounded; "int8 anew" has LoRA beside. A RESULT line says how
-many answers are the same and how many are correct. In the end the ways are compared with each other, question by
+holds them, in int8 with LoRA's update added before they are rounded; "int8 anew" has LoRA beside. A RESULT line says
+how many answers are the same and how many are correct. In the end the ways are compared with each other, question by
 question. On a CPU everything is in float32 and 8 bits are emulated.
 """
 

@@ -103,7 +103,8 @@ def compare(found: Grads, wanted: Grads) -> dict[str, float]:
 
 
 def gradients(args: argparse.Namespace) -> None:
-    """At an adapter that is under way: after some steps in 16 bits, each way against those, and against other rows."""
+    """At an adapter that is under way: after some steps in 16 bits, each way and other rows against those gradients and
+    against exact ones."""
     model = make_model(args)
     ids = blocks(args, "train").to(DEVICE)
     fit(model, ids, args, steps=min(args.steps, 60))
@@ -115,9 +116,29 @@ def gradients(args: argparse.Namespace) -> None:
     for way in WAYS:
         compute_in(model, way)
         found[way] = gradients_of(model, here)
-    for name, (other_loss, other) in found.items():
-        line = {"name": name, "loss": round(loss, 4), "its": round(other_loss, 4), **compare(other, wanted)}
-        print("GRADIENTS", json.dumps(line), flush=True)
+    references = {"bf16": (loss, wanted)}
+    if torch.float32 != DTYPE:
+        references["float32"] = exactly(args, model, here)
+    for to, (loss, wanted) in references.items():
+        for name, (its, other) in found.items():
+            line = {
+                "name": name,
+                "to": to,
+                "loss": round(loss, 5),
+                "its": round(its, 5),
+                **compare(other, wanted),
+            }
+            print("GRADIENTS", json.dumps(line), flush=True)
+
+
+def exactly(args: argparse.Namespace, model: Any, ids: Tensor) -> tuple[float, Grads]:
+    """Loss and gradients of the same 4-bit weights and adapter with everything in float32."""
+    exact = make_model(args, torch.float32)
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in exact.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(trained[name])
+    return gradients_of(exact, ids)
 
 
 def fit(model: Any, ids: Tensor, args: argparse.Namespace, steps: int) -> list[float]:
