@@ -31,14 +31,18 @@ class Documents:
 
 def find_documents(position_ids: Tensor) -> Documents:
     """Documents begin wherever position_ids (B, T) does not count on. Waits once for a GPU's copy."""
-    device, positions = position_ids.device, position_ids.cpu()
+    positions = position_ids.cpu()
     begins = torch.ones_like(positions, dtype=torch.bool)
     begins[:, 1:] = positions[:, 1:] != positions[:, :-1] + 1
+    return documents_from(begins).to(position_ids.device)
+
+
+def documents_from(begins: Tensor) -> Documents:
+    """Documents on the host, from what `Documents.begins` is; the first token of each row begins one."""
     first = begins.view(-1).nonzero().view(-1).to(torch.int32)
-    starts = torch.cat([first, first.new_tensor([positions.numel()])])
+    starts = torch.cat([first, first.new_tensor([begins.numel()])])
     longest = int((starts[1:] - starts[:-1]).max())
-    whole_rows = first.numel() == positions.shape[0]
-    return Documents(starts, longest, whole_rows, begins).to(device)
+    return Documents(starts, longest, first.numel() == begins.shape[0], begins)
 
 
 class Scores(NamedTuple):

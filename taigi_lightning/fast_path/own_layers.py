@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.fallback import speed_up
 from taigi_lightning.fast_path.gated_mlp import join_mlp
+from taigi_lightning.fast_path.own_attention import Masks, fuse_attention
 from taigi_lightning.fast_path.rms_norms import fuse_norm
 from taigi_lightning.fast_path.rotations import fuse_rotation
 from taigi_lightning.fast_path.shared_inputs import join_siblings
@@ -19,7 +20,7 @@ from taigi_lightning.planning.placement import WeightsOnHost
 
 
 def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
-    """Let projections, norms, gated MLPs and rotations train as one operation each, in place.
+    """Let projections, norms, gated MLPs, rotations and attention train as one operation each, in place.
 
     Args:
         base: the transformers causal language model, its LoRA attached.
@@ -33,8 +34,10 @@ def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
         and not fuse_norm(module, ops)
         and not join_mlp(module, ops, fused)
     ]
+    masks = Masks()
     for module in others:
         fuse_rotation(module, ops)
+        fuse_attention(module, masks)
     join_siblings(base, others, ops, fused)
     base.__dict__["__deepcopy__"] = _no_copy
 

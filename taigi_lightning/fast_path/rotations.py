@@ -9,13 +9,14 @@ attention gets a forward pass whose globals name ours instead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, update_wrapper
-from types import FunctionType, MethodType, ModuleType
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from taigi_lightning.fast_path.own_names import mean_instead
 from taigi_lightning.kernels import elementwise
 
 NAME = "apply_rotary_pos_emb"
@@ -60,17 +61,7 @@ def fuse_rotation(module: Any, ops: ModuleType) -> bool:
     Args:
         ops: `elementwise`, or `elementwise_triton`.
     """
-    own = type(module).forward
-    if "forward" in vars(module) or not isinstance(own, FunctionType) or NAME not in own.__code__.co_names:
-        return False
-    plain = own.__globals__.get(NAME)
-    if plain is None or not _is_ours(plain):
-        return False
-    names = {**own.__globals__, NAME: _instead(plain, ops)}
-    forward = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
-    forward.__kwdefaults__ = own.__kwdefaults__
-    module.forward = MethodType(update_wrapper(forward, own), module)
-    return True
+    return mean_instead(module, NAME, lambda plain: _instead(plain, ops) if _is_ours(plain) else None)
 
 
 def _instead(plain: Rotate, ops: ModuleType) -> Rotate:

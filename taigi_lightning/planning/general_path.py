@@ -15,29 +15,36 @@ MARGIN = 0.06  # of the card, to leave free: measured peaks lie within it of wha
 
 
 def saved_bytes(
-    shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2, joined: bool = True
+    shape: Shape,
+    rows: int,
+    columns: int,
+    rank: int,
+    element_size: int = 2,
+    joined: bool = True,
+    masked: bool = False,
 ) -> int:
     """Bytes that autograd keeps of one layer for its backward pass, where nothing is computed again.
 
-    Of each norm its input, and of two the results, which projections take; q, k and v as attention takes them, k and
-    v repeated for every query head, with the mask (B, 1, T, T), what it gives and its log-sums; gate and up; LoRA's
-    hidden activations.
+    Of each norm its input, and of two the results, which projections take; q, k and v as attention takes them, what
+    it gives and its log-sums; gate and up; LoRA's hidden activations.
 
     Args:
         rows, columns: B and T of the micro-batch.
         joined: the MLP is one operation, which does not keep gate's activation and the product beside.
+        masked: no flash attention can be used: k and v are repeated for every query head, with the mask (B, 1, T, T).
     """
     queries, pairs = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     norms = (shape.norms + 2) * shape.hidden * element_size
     if shape.head_norm:
         norms += (queries + pairs) * element_size
-    attention = (4 * queries + columns) * element_size + FLOAT32 * shape.heads
+    attended = 4 * queries + columns if masked else 2 * (queries + pairs)
+    attention = attended * element_size + FLOAT32 * shape.heads
     wide = (2 if joined else 4) * shape.intermediate * element_size
     return rows * columns * (norms + attention + wide + 7 * rank * element_size)
 
 
 def layer_peak_bytes(
-    shape: Shape, rows: int, columns: int, rank: int, element_size: int = 2, joined: bool = True
+    shape: Shape, rows: int, columns: int, rank: int, saved: int, element_size: int = 2
 ) -> int:
     """Bytes at the peak of one layer's backward pass, with what it saved or computed again.
 
@@ -46,7 +53,20 @@ def layer_peak_bytes(
     """
     transient = (3 * shape.intermediate + shape.hidden) * rows * columns
     weight = shape.intermediate * (shape.hidden + rank)
-    return saved_bytes(shape, rows, columns, rank, element_size, joined) + (transient + weight) * element_size
+    return saved + (transient + weight) * element_size
+
+
+def takes_mask(shape: Shape, precision: str) -> bool:
+    """Whether attention takes a whole mask for lack of a flash kernel, in Lightning's precision of that name.
+
+    Cards that have none compute in float16; for 32 bits there is none.
+    """
+    return shape.masked or precision != "bf16-mixed"
+
+
+def mask_bytes(rows: int, columns: int) -> int:
+    """Bytes of the mask (B, 1, T, T), bool, that transformers makes for all layers of packed documents."""
+    return rows * columns**2
 
 
 def input_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:

@@ -40,6 +40,7 @@ class Shape:
         fused: q, k, v are one projection, gate and up another.
         large: the residual stream exceeds what float16 holds.
         wide: it is in float32 between layers that compute in 16 bits.
+        masked: attention caps or drops scores, for which transformers' own layers take a whole mask.
     """
 
     layers: int
@@ -57,6 +58,7 @@ class Shape:
     fused: bool = False
     large: bool = False
     wide: bool = False
+    masked: bool = False
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape:
@@ -81,6 +83,7 @@ class Shape:
             post_norms=kind in FOUR_NORMS | WHOLE_HEAD_NORMS,
             fused=kind == "phi3",
             large=kind in LARGE_STREAMS,
+            masked=bool(config.get("attention_dropout") or config.get("attn_logit_softcapping")),
         )
 
     def computed_in(self, precision: str) -> Shape:

@@ -164,27 +164,27 @@ def _general_needs(
     settings: Settings, shape: Shape, card: int | None, element_size: int, reason: str
 ) -> Needs:
     """Checkpointed layer by layer, but for as many as the budget or, with "auto", the card lets keep everything."""
-    tokens, rank = settings.tokens, settings.rank or 0
+    tokens, rank, batch = settings.tokens, settings.rank or 0, (settings.batch_size, settings.max_length)
     # Weights that train are in 32 bits, and autocast makes 16-bit ones of the projections beside them.
     projections, rest = memory.weight_bytes(
         shape, *(("none", 4) if settings.from_scratch else (settings.quantization, element_size))
     )
-    sizes = trained_sizes(settings, shape)
-    batch = settings.batch_size, settings.max_length
     copies = projections // 2 if settings.from_scratch else 0
     held = [
         *_weights(settings, projections, rest),
         frozen_part(settings.ranks_beside, shape, element_size),
         Part("weights, 16-bit copies", copies, "by autocast, of the projections"),
         *_trained(settings, shape),
+        Part("attention mask", general_path.mask_bytes(*batch), "which transformers makes of documents"),
     ]
     inputs = shape.layers * general_path.input_bytes(shape, tokens, element_size)
     mlp = [name for name in (linear.name for linear in shape.linears) if name in MLP]
     joined = settings.quantization == "nf4" and rank > 0 and set(mlp) <= set(settings.targets)
-    saved = general_path.saved_bytes(shape, *batch, rank, element_size, joined)
+    masked = general_path.takes_mask(shape, settings.precision)
+    saved = general_path.saved_bytes(shape, *batch, rank, element_size, joined, masked)
     more = saved - general_path.input_bytes(shape, tokens, element_size)
     at_loss = activation_plan.loss_bytes(shape, tokens, element_size)
-    in_backward = general_path.layer_peak_bytes(shape, *batch, rank, element_size, joined)
+    in_backward = general_path.layer_peak_bytes(shape, *batch, rank, saved, element_size)
     static = sum(part.bytes for part in held) + memory.CONTEXT + inputs
     measured = general_path.Measured(
         *batch, (more,) * shape.layers, more, static + at_loss, static + in_backward
@@ -199,7 +199,7 @@ def _general_needs(
     device = [
         *held,
         Part("activations kept", activations, note),
-        *_transients(settings, sizes, activations, transient),
+        *_transients(settings, trained_sizes(settings, shape), activations, transient),
     ]
     return Needs(Decisions("general", reason, shape.layers, layers_kept=kept), taken(device))
 

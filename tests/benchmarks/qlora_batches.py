@@ -33,8 +33,14 @@ def varying_rows(args: argparse.Namespace, vocabulary: int, equal: bool, count: 
     return batches
 
 
-def document_lengths(corpus: Path) -> np.ndarray:
-    """Tokens of each document of a corpus, at a stated number of characters each: no tokenizer is needed."""
+def document_lengths(corpus: Path | None) -> np.ndarray:
+    """Tokens of each document of a corpus, at a stated number of characters each: no tokenizer is needed.
+
+    Without a corpus, of 2,000 documents of 100 to 2,048 characters, every length as likely as another.
+    """
+    if corpus is None:
+        characters = np.random.default_rng(0).integers(100, 2049, 2000)
+        return np.ceil(characters / CHARACTERS_PER_TOKEN).astype(np.int64)
     import pyarrow.parquet as pq
 
     files = sorted(corpus.glob("train-*.parquet"))

@@ -13,7 +13,9 @@ Keys of a point:
   data=lengths       4 random documents a micro-batch, as long as the longest of them: every one another length
   data=equal         the same tokens in micro-batches of equal length
   data=corpus        the blocks that `fit` would train on, from --corpus
-  data=packed|padded random documents as long as --corpus's, packed into blocks, or one a row, padded
+  data=packed|padded random documents as long as --corpus's, packed into blocks, or one a row, padded; without a
+                     corpus of 100 to 2,048 characters
+  masked=1           of path=general, in a process of its own: attention through transformers' masks, as it was before
 """
 
 import argparse
@@ -48,6 +50,7 @@ class Point:
     data: str = "rows"
     profile: int = 0
     matmul: str = "bf16"
+    masked: int = 0
 
 
 def parse_point(text: str) -> Point:
@@ -119,7 +122,7 @@ def start_over(model: Any, optimizer: Any, limit: float) -> None:
 
 def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tensor]:
     """What computes a micro-batch's mean loss."""
-    from taigi_lightning.fast_path import families
+    from taigi_lightning.fast_path import families, own_layers
     from taigi_lightning.fast_path.apply import (
         apply_fast_path,
         causal_lm,
@@ -144,6 +147,8 @@ def prepare(model: Any, point: Point, optimizer: Any) -> Callable[[Batch], Tenso
         return plain
     if point.path == "general":
         families.FAMILIES.pop(type(causal_lm(model)).__name__, None)
+    if point.masked:
+        own_layers.fuse_attention = lambda *_: False
     apply_fast_path(
         model,
         compile=True,

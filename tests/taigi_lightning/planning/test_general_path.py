@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Olmo2Config, Qwen3Config
 
+from taigi_lightning.fast_path import own_layers
 from taigi_lightning.fast_path.own_layers import speed_up_layers
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter
@@ -66,48 +67,60 @@ def test_what_one_layer_saves_is_what_is_counted(
     assert general_path.saved_bytes(shape, ROWS, COLUMNS, RANK) == pytest.approx(a_layer, rel=share)
 
 
+def test_with_a_mask_it_saves_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_layers, "fuse_attention", lambda *_: False)
+    two, three = (Qwen3Config(**SIZES, num_hidden_layers=layers) for layers in (2, 3))
+    a_layer = saved_by(three, tmp_path / "three") - saved_by(two, tmp_path / "two")
+    shape = Shape.from_config(two.to_dict())
+    assert general_path.saved_bytes(shape, ROWS, COLUMNS, RANK, masked=True) == pytest.approx(
+        a_layer, rel=0.01
+    )
+    assert not general_path.takes_mask(shape, "bf16-mixed")
+    assert general_path.takes_mask(shape, "16-mixed")
+    dropping = Shape.from_config({**two.to_dict(), "attention_dropout": 0.1})
+    assert general_path.takes_mask(dropping, "bf16-mixed")
+
+
 QWEN3 = Shape(16, 4096, 12288, 32, 8, 128, 151936, head_norm=256)
 GEMMA3 = Shape(16, 3840, 15360, 16, 8, 256, 262208, tied=True, norms=4, head_norm=512)
 
 
-def kept_before(shape: Shape, tokens: int) -> int:
-    """Bytes more that one layer kept before norms and MLPs were one operation: norms' inputs in float32, and what gate
-    and up make."""
-    elements = shape.norms * shape.hidden + 2 * shape.intermediate
-    elements += (shape.heads + shape.kv_heads) * shape.head_size  # of q's and k's norms
-    return tokens * elements * 2
+def more_before(shape: Shape, tokens: int, layers: int) -> int:
+    """Bytes more before norms and MLPs were one operation: norms' inputs in float32 and what gate and up make, for each
+    layer that kept everything, and once the gradients of what gate and up make."""
+    kept = shape.norms * shape.hidden + 2 * shape.intermediate
+    kept += (shape.heads + shape.kv_heads) * shape.head_size  # of q's and k's norms
+    return tokens * (layers * kept + 2 * shape.intermediate) * 2
 
 
-def kept_of_packing(shape: Shape, rows: int, columns: int) -> int:
-    """Bytes more that one layer keeps of packed documents than of one document a row, which these were measured with:
-    there attention takes k and v as they are, and no mask."""
+def more_by_mask(shape: Shape, rows: int, columns: int) -> int:
+    """Bytes more that one layer kept before it attended by what its mask says: k and v for every query head, and a
+    mask. Of rows that are one document each, layers with a window alone."""
     repeated = 2 * (shape.heads - shape.kv_heads) * shape.head_size
     return rows * columns * (repeated + columns) * 2
 
 
 @pytest.mark.parametrize(
-    ("shape", "budget", "measured", "before"),
+    ("shape", "budget", "measured", "before", "masked"),
     [
-        (QWEN3, 1.0, 19.4, False),
-        (QWEN3, 0.5, 12.9, False),
-        (QWEN3, 0.0, 7.1, False),
-        (QWEN3, 1.0, 29.4, True),
-        (QWEN3, 0.0, 8.2, True),
-        (GEMMA3, 1.0, 39.2, True),
-        (GEMMA3, 0.0, 8.7, True),
+        (QWEN3, 1.0, 19.4, False, 0),
+        (QWEN3, 0.5, 12.9, False, 0),
+        (QWEN3, 0.0, 7.1, False, 0),
+        (QWEN3, 1.0, 29.4, True, 0),
+        (QWEN3, 0.0, 8.2, True, 0),
+        (GEMMA3, 1.0, 39.2, True, 14),
+        (GEMMA3, 0.0, 8.7, True, 1),
     ],
 )
 def test_what_was_measured_lies_within_the_margin(
-    shape: Shape, budget: float, measured: float, before: bool
+    shape: Shape, budget: float, measured: float, before: bool, masked: int
 ) -> None:
-    """GiB that PyTorch reserved on an H200: NF4, LoRA r 64, 4 x 2048 tokens, 8-bit AdamW."""
+    """GiB that PyTorch reserved on an H200: NF4, LoRA r 64, 4 x 2048 tokens, one document a row, 8-bit AdamW."""
     settings = Settings(rank=64, activation_budget=budget, optimizer="bitsandbytes.optim.AdamW8bit")
     planned = needs(settings, shape, general="measured there").total - CONTEXT
     if before:
-        a_layer = kept_before(shape, settings.tokens)
-    else:
-        a_layer = -kept_of_packing(shape, settings.batch_size, settings.max_length)
-    planned += max(1, int(shape.layers * budget)) * a_layer
+        planned += more_before(shape, settings.tokens, max(1, int(shape.layers * budget)))
+    planned += masked * more_by_mask(shape, settings.batch_size, settings.max_length)
     assert planned / GIB == pytest.approx(measured, rel=general_path.MARGIN)
 
 
