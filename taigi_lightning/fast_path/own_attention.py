@@ -35,6 +35,7 @@ LEFT_ASIDE = frozenset(("is_causal", "sliding_window", "position_ids", "cache_po
 READ_AT_ONCE = (
     2**26
 )  # pairs of a mask, or those of one row: the memory that this takes may be all that is left
+MOST_DOCUMENTS = 2**16 - 1  # flash attention's grid has no more blocks for them
 ALIGNED = 8  # elements of 16 bits that flash attention reads at once
 
 
@@ -48,8 +49,8 @@ class Pattern(NamedTuple):
 def read_mask(mask: Tensor) -> Pattern | None:
     """The documents and the window that make just this mask (B, T, T), bool, true where a query sees a key.
 
-    None if none do. A document begins where a token does not see the one before it; the window is what the token that
-    sees most sees. Waits once for a GPU.
+    None if none do, or too many documents for a kernel. A document begins where a token does not see the one before it;
+    the window is what the token that sees most sees. Waits once for a GPU.
     """
     rows, columns, _ = mask.shape
     begins = torch.ones(rows, columns, dtype=torch.bool, device=mask.device)
@@ -63,7 +64,7 @@ def read_mask(mask: Tensor) -> Pattern | None:
     alike = [((n[:, :, None] == n[:, None]) & within).eq(part).all() for n, part in parts]
     read = torch.cat([begins.flatten(), torch.stack([most, torch.stack(alike).all()])]).cpu()
     window, equal = read[-2:].tolist()
-    if not equal:
+    if not equal or read[:-2].sum() > MOST_DOCUMENTS:
         return None
     documents = documents_from(read[:-2].bool().view(rows, columns)).to(mask.device)
     return Pattern(documents, window if window < documents.longest else None)
@@ -115,11 +116,18 @@ def fuse_attention(module: Any, masks: Masks) -> bool:
 
 def _instead(functions: Any, masks: Masks) -> AttentionInterface | None:
     """Transformers' own table of attention functions, but for SDPA's."""
-    if functions is not ALL_ATTENTION_FUNCTIONS:
-        return None
-    table = AttentionInterface()
-    table["sdpa"] = _attention_by(masks)
-    return table
+    return _Functions(masks) if functions is ALL_ATTENTION_FUNCTIONS else None
+
+
+class _Functions(AttentionInterface):  # type: ignore[misc]
+    """What is registered with transformers now or later, but for SDPA's function."""
+
+    def __init__(self, masks: Masks) -> None:
+        super().__init__()
+        self._sdpa = _attention_by(masks)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._sdpa if name == "sdpa" else ALL_ATTENTION_FUNCTIONS[name]
 
 
 def _attention_by(masks: Masks) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -179,7 +187,7 @@ def _by_documents(
 
 def _fits(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> bool:
     """Whether a mask may be read, and whether heads of q, k and v are as many and as large as `attend` takes them."""
-    if not isinstance(mask, Tensor) or query.dim() != 4 or key.dim() != 4:
+    if any(type(t) is not Tensor for t in (query, key, value, mask)) or query.dim() != 4 or key.dim() != 4:
         return False
     (rows, heads, columns, size), repeated = query.shape, max(getattr(module, "num_key_value_groups", 1), 1)
     return (

@@ -30,9 +30,9 @@ def mean_instead(module: Any, name: str, make: Callable[[Any], Any]) -> bool:
     if instead is None:
         return False
     if present is None:
-        forward = FunctionType(
-            own.__code__, {**own.__globals__}, own.__name__, own.__defaults__, own.__closure__
-        )
+        # Without the file's own name, by which torch.compile would look names up in the file itself.
+        names = {key: value for key, value in own.__globals__.items() if key != "__name__"}
+        forward = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
         forward.__kwdefaults__ = own.__kwdefaults__
         present = module.forward = MethodType(update_wrapper(forward, own), module)
     present.__func__.__globals__[name] = instead

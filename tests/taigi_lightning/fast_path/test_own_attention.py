@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from taigi_lightning.fast_path import own_attention
 from taigi_lightning.fast_path.apply import apply_fast_path
@@ -273,6 +273,33 @@ def test_functions_that_were_put_in_place_of_transformers_are_called(monkeypatch
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", other)
     given = drawn(2)
     assert torch.equal(attend(Module(2), *given, MASK)[0], given[0].transpose(1, 2) * 2.0)
+
+
+def test_functions_that_are_registered_later_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = own_attention._instead(ALL_ATTENTION_FUNCTIONS, Masks())
+    assert table is not None
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "here", max)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "everywhere", min)
+    assert (table.get_interface("here", None), table.get_interface("everywhere", None)) == (max, min)
+    assert table.get_interface("eager", sum) is sum
+    assert table.get_interface("sdpa", None) is table["sdpa"] is not sdpa_attention_forward
+    with pytest.raises(KeyError):
+        table.get_interface("nowhere", None)
+    assert own_attention._instead(AttentionInterface(), Masks()) is None  # a class's own
+
+
+def test_compiled_it_is_transformers_function() -> None:
+    compiled = torch.compile(ours(), backend="eager")
+    found, by_documents = results(compiled, 2, MASK)
+    wanted, _ = results(sdpa_attention_forward, 2, MASK)
+    assert not by_documents
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_more_documents_than_a_kernel_takes_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_attention, "MOST_DOCUMENTS", 4)
+    assert read_mask(mask_of([4, 5], [8, 1])) is not None
+    assert read_mask(mask_of([4, 5], [7, 1, 1])) is None
 
 
 # ---- whole models ----------------------------------------------------------------------------------
