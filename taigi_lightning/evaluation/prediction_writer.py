@@ -18,6 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.data.predict import PredictDataModule, some_ids
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.answers import Strategy
+from taigi_lightning.evaluation.close_calls import Settled, settle_close_calls
 from taigi_lightning.evaluation.journal import (
     Journal,
     Key,
@@ -105,32 +107,40 @@ class PredictionWriter(Callback):
         assert self._journal is not None
         self._journal.close()
         trainer.strategy.barrier("predictions")
-        if not trainer.is_global_zero:
-            return
-        files = journals(self.output)
         found: Journal = {}
-        for file in files:
+        for file in journals(self.output) if trainer.is_global_zero else ():
             found |= read_journal(file)[1]
+        found = trainer.strategy.broadcast(found)
         missing = self._expected.keys() - found.keys()
-        if missing:
+        if not missing:
+            answered = [found[key] for key in sorted(self._expected)]
+            settled = settle_close_calls(pl_module, trainer.datamodule, answered)  # type: ignore[attr-defined]
+            if trainer.is_global_zero:
+                self._write(settled, pl_module.answer_strategy)  # type: ignore[arg-type]
+        elif trainer.is_global_zero:
             logger.warning(
                 "%d of %d questions are unanswered, so %s is not written; the journal beside it keeps the rest. "
                 "Run predict again without a limit on batches.",
                 len(missing), len(self._expected), self.output,
             )  # fmt: skip
-            return
-        fallbacks = write_predictions(self.output, [found[key] for key in sorted(self._expected)], self.excel)
-        for file in files:
+
+    def _write(self, settled: Settled, strategy: Strategy) -> None:
+        """Write both files, remove the journals, and say what happened."""
+        predictions = settled.predictions
+        fallbacks = write_predictions(self.output, predictions, self.excel)
+        for file in journals(self.output):
             patiently(file.unlink)
-        basis = "generated texts" if pl_module.answer_strategy == "generate" else "probabilities"
+        basis = "generated texts" if strategy == "generate" else "probabilities"
         details = probabilities_path(self.output)
-        names = next(iter(found.values())).names if found else FOUR_CHOICE.answers
+        names = predictions[0].names if predictions else FOUR_CHOICE.answers
+        if settled.said is not None:
+            (logger.warning if settled.many else rank_zero_info)(settled.said)
         rank_zero_info(f"The answers are in {self.output}, their {basis} in {details}.")
         if fallbacks:
             logger.warning(
                 "Of %d questions %d have a generated text that does not begin with %s-%s and counts as %s: IDs %s. "
                 "The column Fallbacks of %s marks them.",
-                len({row for row, _ in found}), len(fallbacks), names[0], names[-1], names[0],
+                len({p.row for p in predictions}), len(fallbacks), names[0], names[-1], names[0],
                 some_ids(fallbacks), details,
             )  # fmt: skip
 

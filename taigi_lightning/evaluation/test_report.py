@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
+from taigi_lightning.evaluation.close_calls import settle_close_calls
+from taigi_lightning.evaluation.gathering import gather
 from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
 from taigi_lightning.evaluation.scoring import Answers, Score, position_bias, score, score_table
 from taigi_lightning.terminal import console
@@ -50,7 +51,8 @@ class AnswerReport(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, PredictDataModule):
             raise InputError(f"`test` answers questions: give PredictDataModule, not {type(data).__name__}.")
-        predictions = _gather(self._predictions)
+        settled = settle_close_calls(pl_module, data, gather(self._predictions))
+        predictions = settled.predictions
         asked = {p.row for p in predictions}  # fewer than all where limit_test_batches says so
         right = {q.id: q.answer for q in data.encoded if q.row in asked and q.answer is not None}
         given, orders = by_question(predictions)
@@ -62,6 +64,8 @@ class AnswerReport(Callback):
         if trainer.is_global_zero:
             screen = console()
             screen.print(score_table(self.score))
+            if settled.said is not None:
+                screen.print(settled.said)
             if bias is not None:
                 screen.print(position_table(bias))
 
@@ -86,12 +90,3 @@ def position_table(bias: dict[str, float]) -> Table:
     for place in range(1, len(bias)):  # and `follows`
         table.add_row(str(place), f"{bias[f'position_{place}']:.1%}")
     return table
-
-
-def _gather(predictions: list[Prediction]) -> list[Prediction]:
-    """The predictions of all devices, on each of them."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return predictions
-    parts: list[list[Prediction]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(parts, predictions)
-    return [prediction for part in parts for prediction in part]

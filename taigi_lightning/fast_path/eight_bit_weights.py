@@ -76,7 +76,7 @@ class EightBitWeights:
             return
         self.drop()
         matrix = self._empty(transposed=False)
-        parts = matrix.split([m.out_features for m in self._members])
+        parts = torch.split(matrix, [m.out_features for m in self._members])
         scales = [
             round_with_updates(member, self._form, part, self._fused)
             for member, part in zip(self._members, parts, strict=True)

@@ -29,6 +29,8 @@ import torch
 from taigi_lightning.data.collate import pad_right
 from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.evaluation.answers import answer_log_probabilities
+from taigi_lightning.evaluation.close_calls import ask_closest
+from taigi_lightning.evaluation.predictions import Prediction
 from taigi_lightning.evaluation.scoring import mcnemar, read_answers, wilson_interval
 from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, fast_decoder, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
@@ -51,6 +53,7 @@ ASKED_IN: dict[str, tuple[Matmul, bool]] = {  # what products are in, and whethe
     "int8_mixed": ("int8_mixed", True),
     "fp8": ("fp8", True),
 }
+SETTLED = ("int8", "int8_mixed")  # of which close calls are asked again
 LONGEST = 1024  # tokens of a question
 
 
@@ -183,6 +186,27 @@ def answered(
     return (together.argmax(-1) + 1).tolist(), together
 
 
+def settle(
+    model: Any, asked: Sequence[EncodedQuestion], given: Sequence[int], found: torch.Tensor
+) -> tuple[list[int], int, float]:
+    """The answers once close calls are asked again in 16 bits, as `predict` does; how many were, and how many of the
+    others are expected to differ."""
+    questions = {(question.row, question.rotation): question for question in asked}
+    rows = zip(asked, given, found.tolist(), strict=True)
+    before = {(q.row, q.rotation): Prediction(q.row, q.id, a, tuple(row), None, False) for q, a, row in rows}
+
+    def ask(keys: Sequence[tuple[int, int]]) -> list[Prediction]:
+        some = [questions[key] for key in keys]
+        answers, rows = answered(model, some, "bf16")
+        return [
+            before[q.row, q.rotation]._replace(answer=answer, log_probabilities=tuple(row))
+            for q, answer, row in zip(some, answers, rows.tolist(), strict=True)
+        ]
+
+    again, left = ask_closest(before, ask)
+    return [again.get(key, prediction).answer for key, prediction in before.items()], len(again), left
+
+
 def one(args: argparse.Namespace) -> None:
     """Both stages of one base in one way."""
     (base,), (way,) = args.bases, args.ways
@@ -205,6 +229,12 @@ def one(args: argparse.Namespace) -> None:
             **against(given[form], wanted, right), moved=float((found - usual).abs().mean()),
             margin=float(usual.topk(2).values.diff().abs().mean()), seconds_of_training=trained,
         )  # fmt: skip
+        if form in SETTLED:
+            settled, again, left = settle(model, asked, given[form], found)
+            say(
+                "settled", base=Path(base).name, trained_in=way, asked_in=form, asked_again=again, left=left,
+                **against(settled, wanted, right),
+            )  # fmt: skip
     again, found = answered(model, asked, "bf16", tokens=4096, share=False)
     say(
         "answers", base=Path(base).name, trained_in=way, asked_in="bf16 in other batches",
