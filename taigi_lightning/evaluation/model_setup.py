@@ -18,6 +18,7 @@ from taigi_lightning.fast_path.eight_bit_weights import matmul_fault
 from taigi_lightning.fast_path.families import FAMILIES
 from taigi_lightning.fast_path.machine_speed import slow_products
 from taigi_lightning.fast_path.prefill import unpack_what_fits
+from taigi_lightning.kernels.available_memory import available_bytes
 from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.model.adapters import LoraSettings, attach_adapter, load_adapter
 from taigi_lightning.model.base_model import Quantization, load_base_model
@@ -30,7 +31,15 @@ from taigi_lightning.model.token_rows import attach_rows
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.decoder_path import off_fast_path
 from taigi_lightning.planning.four_bit_options import check_option, own_code
-from taigi_lightning.planning.memory import PROJECTIONS, Shape, adapter_sizes, prefill_bytes, weight_bytes
+from taigi_lightning.planning.memory import (
+    GIB,
+    PROJECTIONS,
+    Shape,
+    adapter_sizes,
+    packed_layer_bytes,
+    prefill_bytes,
+    weight_bytes,
+)
 from taigi_lightning.planning.placement import WeightsOnHost
 from taigi_lightning.terminal import print_line
 
@@ -175,20 +184,34 @@ def starts_on_host(
     """Whether packed weights go to the host as they are made, because a card would not hold them all and the rest.
 
     Where that is in doubt they do: the first training step brings back what has headroom.
+
+    Raises:
+        InputError: they are to, or must, and the host has not as much memory.
     """
-    if weights_on_host != "auto":
-        return weights_on_host not in ("none", 0)
+    if weights_on_host in ("none", 0):
+        return False
     architecture, config = text_model_class(base)
-    if device.type != "cuda" or architecture.__name__ not in FAMILIES:
+    if weights_on_host == "auto" and (device.type != "cuda" or architecture.__name__ not in FAMILIES):
         return False
     shape = Shape.from_config(config.to_dict())
-    trained = sum(adapter_sizes(shape, rank, PROJECTIONS))
-    taken = sum(weight_bytes(shape, "nf4")) + 4 * trained
-    if training:  # gradients, and two moments in 32 bits
-        taken += 12 * trained + max(working_bytes(shape, tokens), loss_bytes(shape, tokens))
-    else:
-        taken += prefill_bytes(shape.hidden, shape.intermediate, tokens)
-    return taken > allowed_bytes(device)[1]
+    packed, available = shape.layers * packed_layer_bytes(shape), available_bytes()
+    if weights_on_host == "auto":
+        trained = sum(adapter_sizes(shape, rank, PROJECTIONS))
+        held = sum(weight_bytes(shape, "nf4")) + 4 * trained
+        if training:  # gradients, and two moments in 32 bits
+            beside = 12 * trained + max(working_bytes(shape, tokens), loss_bytes(shape, tokens))
+        else:
+            beside = prefill_bytes(shape.hidden, shape.intermediate, tokens)
+        card = allowed_bytes(device)[1]
+        if held + beside <= card or (packed > available and held <= card):
+            return False
+    if packed > available:
+        raise InputError(
+            f"The 4-bit weights of {base} would wait in host memory, {packed / GIB:.1f} GiB where "
+            f"{available / GIB:.1f} are available. Close other programs, give --model.weights_on_host none where the "
+            "card holds them, or take a smaller base."
+        )
+    return True
 
 
 def take_fast_path(

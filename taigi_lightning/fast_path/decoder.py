@@ -10,24 +10,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.activation_offload import HostStash, host_bytes, ranks_here
+from taigi_lightning.fast_path.activation_offload import HostStash
 from taigi_lightning.fast_path.attention import Documents, find_documents
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer, read_norm
 from taigi_lightning.fast_path.device_memory import allowed_bytes, margin
 from taigi_lightning.fast_path.families import UNTURNED, Family
 from taigi_lightning.fast_path.frozen_columns import frozen_rank
 from taigi_lightning.fast_path.layer_functions import apply_layer, apply_norm
-from taigi_lightning.fast_path.machine_speed import measure_machine
+from taigi_lightning.fast_path.memory_decision import decide_memory, in_words, moving
 from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.vocabulary import Tables
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Norm
-from taigi_lightning.kernels.host_memory import available_bytes
 from taigi_lightning.kernels.matmul import Matmul
 from taigi_lightning.planning import activation_plan, placement
 from taigi_lightning.planning.activation_plan import Saving
+from taigi_lightning.planning.layer_mix import spread
 from taigi_lightning.planning.memory import Shape
-from taigi_lightning.planning.placement import Placement, WeightsOnHost
+from taigi_lightning.planning.placement import WeightsOnHost
 
 Budget = float | Literal["auto"]
 
@@ -72,7 +72,7 @@ class FastDecoder:
         self.packed = self.layers[0].members()[0].packed
         self.rank = max(m.rank + frozen_rank(m.base) for layer in self.layers for m in layer.members())
         self.stash = HostStash(self.device) if offload and self.device.type == "cuda" else None
-        self.host_headroom = host_bytes(offload) if self.stash is not None else 0.0
+        self.offload = offload
         self.embedding_on_host = False if self.shape.tied or self.tables.rows_train else embedding_on_host
         self.stream = WeightStream(self.device)
         self.weights_on_host = weights_on_host
@@ -84,6 +84,9 @@ class FastDecoder:
         self.matmul: Matmul = "bf16"
         self.keep_unpacked(unpacked_layers or 0)
         self.plans: dict[tuple[int, int], list[Saving]] = {}
+        self._last: tuple[int, int] | None = None  # B and T of the last micro-batch
+        self.host_limit = math.inf  # bytes of the host for activations, beside all else that waits there
+        self._most, self._news = 0, ""  # tokens of the largest micro-batch so far, what was decided for it
         self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
         # Should transformers' own pass run, as for `generate`, it finds the packed weights where they were.
         self._hooks = [self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))]
@@ -96,7 +99,7 @@ class FastDecoder:
         self.keep_on_host({layer.index for layer in self.layers if layer.members()[0].on_host})
         if weights_on_host != "auto":
             (count,) = placement.counts(weights_on_host, len(self.layers), self.packed)
-            self.keep_on_host(set(placement.spread(len(self.layers), count)))
+            self.keep_on_host(set(spread(len(self.layers), count)))
 
     @property
     def device(self) -> torch.device:
@@ -171,9 +174,7 @@ class FastDecoder:
                     self.plans[shape] = saving
                     break
         if shape not in self.plans:
-            embedding = self.backbone.embed_tokens.weight
-            movable = embedding.nbytes if embedding.is_cuda and self.embedding_on_host is None else 0
-            choice = self._place(tokens, movable)
+            choice = decide_memory(self, shape)
             plan = choice.decision
             if plan.embedding_on_host or self.embedding_on_host:
                 self.tables.embedding_to_host()
@@ -182,31 +183,21 @@ class FastDecoder:
                 self.tables.head_to_host()
             # First what waited comes back: afterwards it would bring the 4 bits of dequantised layers as well.
             if choice.on_host > len(self.stream.hosts) or not self.plans:
-                self.keep_on_host(set(placement.spread(len(self.layers), choice.on_host)))
+                self.keep_on_host(set(spread(len(self.layers), choice.on_host)))
             if self.fill and not self.compared:
                 self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
+            if self.device.type == "cuda" and tokens > self._most:
+                self._most, self._news = tokens, in_words(shape, choice)
             self.plans[shape] = plan.savings
+        elif self.stash is not None and shape != self._last:
+            self.stash.reserve(moving(self, shape, self.plans[shape]), self.host_limit)
+        self._last = shape
         return self.plans[shape]
 
-    def _place(self, tokens: int, embedding: int) -> Placement:
-        """What to do with the memory that there is now, the packed weights counted as if all were on the device."""
-        on_host = self.stream.host_bytes()
-        return placement.place(
-            self.shape,
-            tokens,
-            self.rank,
-            weights_on_host=self.weights_on_host,
-            machine=measure_machine(self.device, self.backbone.norm.weight.dtype, self.matmul),
-            budget=self.budget,
-            headroom=self._headroom(tokens) - on_host + self.stream.slots_bytes(),
-            host_headroom=self.host_headroom,
-            host=placement.HOST_SHARE * available_bytes() / ranks_here() + on_host,
-            embedding=embedding,
-            head=self.tables.movable_head() if self.weights_on_host not in ("none", 0) else 0,
-            element_size=self.element_size,
-            packed=self.packed,
-            weight_size=activation_plan.held_size(self.matmul, self.element_size),
-        )
+    def news(self) -> str | None:
+        """What was decided since this was last asked, in words: of the first micro-batch, and of any larger one."""
+        news, self._news = self._news, ""
+        return news or None
 
     def _headroom(self, tokens: int) -> float:
         """`activation_plan.headroom_left` on this device, now."""

@@ -225,8 +225,7 @@ class DecoderLayer:
         del delta
         inputs = self.down_inputs(gate_up, step.ops, self.dropout(step, 3))
         del gate_up
-        if step.stash is not None and step.savings:
-            step.stash.settle(len(step.savings[self.index].host))
+        step.settle(self.index)
         delta, hidden = self.down.multiply(inputs)
         if step.savings:
             step.saved[self.index]["down"] = (hidden,)

@@ -23,7 +23,7 @@ def backward(
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradient of x (M, H), None unless need_input, and of `layer.parameters()`, from that of y (M, H), overwritten."""
     (x,) = step.load(layer.index, INPUT) or (None,)
-    step.prefetch(layer.index - 1)
+    step.prefetch(layer.index)
     attending = _Attending(layer, x, step)
     stream = _Stream(layer, x, attending, step)
     grad, grad_o, mlp_gradients = _mlp_backward(layer, grad, stream, step)

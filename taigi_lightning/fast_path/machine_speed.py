@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from taigi_lightning.fast_path.eight_bit_weights import FORMATS
+from taigi_lightning.kernels.available_memory import lockable_bytes
 from taigi_lightning.kernels.host_memory import host_tensor
 from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits
 from taigi_lightning.kernels.triton_support import triton_fault
@@ -43,7 +44,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, matmul: Matmul = "
         rounded = *form.quantise_rows(a, fused), *form.quantise_rows(b, fused)
         multiply = lambda: form.product(*rounded, dtype, None, fused)  # noqa: E731
     rate = 2 * SIZE**3 / _seconds(multiply)
-    return Machine(link=link, rate=rate)
+    return Machine(link=link, rate=rate, lockable=lockable_bytes())
 
 
 def slow_products(matmul: Matmul, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -1,6 +1,7 @@
 """One micro-batch on its way through the decoder's layers, and what it leaves for the way back."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -48,12 +49,25 @@ class Step:
         elif name in saving.device or name in saving.host:
             here[name] = (big.detach(), *small)
 
+    @cached_property
+    def moving(self) -> list[int]:
+        """The layers of which something goes to the host, in order."""
+        return [] if self.stash is None else [n for n, saving in enumerate(self.savings) if saving.host]
+
+    def settle(self, layer: int) -> None:
+        """Wait until of all that moves one layer's worth at most is on its way; of what is above the last, nothing."""
+        if self.stash is not None and self.savings:
+            below = bool(self.moving) and layer <= self.moving[-1]
+            self.stash.settle(max(len(self.savings[n].host) for n in self.moving) if below else 0)
+
     def prefetch(self, layer: int) -> None:
-        """Start bringing back what a layer has on the host."""
-        if self.stash is not None:
-            for name, (big, *_) in self.saved.get(layer, {}).items():
-                if big is None:
-                    self.stash.prefetch((layer, name))
+        """Start bringing back what the next layer on the way back has on the host; nothing while those above last."""
+        if self.stash is None or not self.moving or layer > self.moving[-1] + 1:
+            return
+        coming = max((n for n in self.moving if n < layer), default=None)
+        for name, (big, *_) in self.saved.get(-1 if coming is None else coming, {}).items():
+            if big is None:
+                self.stash.prefetch((coming, name))
 
     def load(self, layer: int, name: str) -> tuple[Any, ...] | None:
         """What `save` kept, or None if it is to be recomputed."""

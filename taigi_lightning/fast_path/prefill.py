@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.activation_offload import ranks_here
+from taigi_lightning.fast_path.activation_offload import host_budget
 from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.attention import Scores, has_flash, seen
 from taigi_lightning.fast_path.decoder import FastDecoder
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.device_memory import allowed_bytes
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
+from taigi_lightning.kernels.available_memory import lockable_bytes
 from taigi_lightning.kernels.elementwise import Dropout, Norm
-from taigi_lightning.kernels.host_memory import available_bytes
+from taigi_lightning.planning.layer_mix import spread
 from taigi_lightning.planning.memory import prefill_bytes, prefill_peak_bytes
-from taigi_lightning.planning.placement import HOST_SHARE, place_prediction, spread
+from taigi_lightning.planning.placement import place_prediction
 from taigi_lightning.tasks.prefix_tree import PackedTrees
 
 NO_DROPOUT = Dropout(0.0, 0)
@@ -82,7 +83,7 @@ def bring_what_fits(decoder: FastDecoder, headroom: float) -> None:
         decoder.shape,
         weights_on_host=decoder.weights_on_host,
         headroom=headroom - waiting + decoder.stream.slots_bytes(),
-        host=HOST_SHARE * available_bytes() / ranks_here() + waiting,
+        host=host_budget(True, waiting, lockable_bytes()).in_all,
         head=decoder.tables.movable_head(),
         packed=decoder.packed,
     )

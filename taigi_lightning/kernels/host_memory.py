@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
-OWN_GROUP = Path("/proc/self/cgroup")
-# The limit, what is used, and what of that the system takes back at once, in both versions of control groups.
-GROUP_FILES = {
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
 UNPINNED = (
     "Host memory cannot be page-locked here (CUDA answers {reason}), so what is copied from it holds the GPU up: "
     "the same numbers, but slower. Allow more locked memory (`ulimit -l` or a container's `--ulimit memlock=-1`; "
-    "under WSL, .wslconfig's `memory`), or let less wait on the host: --model.weights_on_host none."
+    "under WSL, .wslconfig's `memory`; Windows locks about half of what is installed), or let less wait on the host: "
+    "--model.weights_on_host none."
 )
 
 
@@ -91,59 +83,6 @@ def _forget_error() -> None:
     """Take back what a refused call left with CUDA: the next check of a kernel would take it for its own."""
     with suppress(RuntimeError):
         torch.empty(1, device="cuda").fill_(0.0)
-
-
-def available_bytes() -> int:
-    """Bytes of host memory that this process could still take: what holds files' pages counts.
-
-    The limits of a container, of a batch system's job or of a service count where they are lower.
-    """
-    if sys.platform == "win32":
-        return _available_on_windows()
-    found = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []:
-        if line.startswith("MemAvailable:"):
-            found = int(line.split()[1]) * 1024
-    return min([found, *_left_in_groups()])
-
-
-def _left_in_groups() -> Iterator[int]:
-    """Bytes that are left under the limit of each control group that holds this process, from its own up."""
-    lines = OWN_GROUP.read_text(encoding="ascii").splitlines() if OWN_GROUP.exists() else []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        version = 1 if controllers else 2
-        root = CONTROL_GROUPS / "memory" if version == 1 else CONTROL_GROUPS
-        place = root / path.lstrip("/")
-        # Seen from inside a container the path may be the host's, and its own group is the root.
-        for folder in (place, *place.parents) if place.is_dir() else (root,):
-            yield from _left_in(folder, *GROUP_FILES[version])
-            if folder == root:
-                break
-
-
-def _left_in(group: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
-    try:
-        read = {name: (group / name).read_text(encoding="ascii") for name in (limit, used, "memory.stat")}
-        counted = dict(line.split() for line in read["memory.stat"].splitlines())
-    except OSError:  # the root has no limit
-        return
-    if (allowed := read[limit].strip()) != "max":
-        yield max(0, int(allowed) - int(read[used]) + int(counted.get(reclaimable, 0)))
-
-
-def _available_on_windows() -> int:
-    """What Windows says of physical memory, in MEMORYSTATUSEX of sysinfoapi.h."""
-    if sys.platform != "win32":
-        raise NotImplementedError("Only Windows knows GlobalMemoryStatusEx.")
-    status = (ctypes.c_uint64 * 8)()  # dwLength and dwMemoryLoad, ullTotalPhys, ullAvailPhys, and five more
-    status[0] = ctypes.sizeof(status)
-    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-        raise ctypes.WinError()
-    return int(status[2])
 
 
 def to_host(tensor: Tensor) -> Tensor:

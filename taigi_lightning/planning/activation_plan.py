@@ -1,6 +1,6 @@
-"""Which activations layers keep, move or recompute, and whose weights stay dequantised, as memory allows.
+"""What layers may keep of a micro-batch for its backward pass, on the device or on the host, and what all of it takes.
 
-Nothing here imports torch: `plan` and the training step both decide with these functions, so that they agree.
+Nothing here imports torch: `plan` and the training step both count with these functions, so that they agree.
 M = B * T tokens of a micro-batch, H the hidden size, F the MLP's width, V the vocabulary, r LoRA's rank.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.planning.memory import Shape
@@ -29,15 +29,15 @@ class Saving:
 
 
 EVERYTHING = Saving(device=frozenset({INPUT, *PRODUCTS}))
-# What hides behind a layer's own computation when it is moved to the host, in the order of what it spares per
-# byte: the residual stream spares the output projection's second run, q, k and v spare their own.
-MOVED = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE}))
-MOVED_MORE = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE, QKV}))
 INPUT_ONLY = Saving(device=frozenset({INPUT}))
 RESIDUAL = Saving(device=frozenset({INPUT, MIDDLE}))
+# What hides behind a layer's own computation when it is moved to the host: the input makes way for others on the
+# device, the residual stream in the middle spares the output projection's second run, q, k and v spare their own.
+MOVED_INPUT = Saving(device=frozenset(), host=frozenset({INPUT}))
+MOVED = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE}))
+MOVED_MORE = Saving(device=frozenset(), host=frozenset({INPUT, MIDDLE, QKV}))
 MARGIN = 0.03  # of the memory allowed, for fragments and small tensors
 LOOSE_MARGIN = 0.1  # the same where PyTorch's allocator cannot expand its segments, whose holes then stay
-ACTIVATION_SHARE = 0.5  # of the host memory available, for activations of all ranks of a machine
 SLICE_TOKENS = (
     2048  # the loss makes the logits of so many tokens at a time, of fewer if the vocabulary is large:
 )
@@ -46,27 +46,13 @@ SIDE_COLUMNS = 256  # LoRA's columns beside a dequantised weight, generously
 HEAD_ROWS = 4096  # of an output head that waits on the host: so many words of the vocabulary at a time
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What each layer saves, how many layers' weights stay dequantised, whether the input embedding moves."""
-
-    savings: list[Saving]
-    unpacked: int
-    embedding_on_host: bool
-
-    @property
-    def keeping(self) -> int:
-        """Layers that keep everything."""
-        return sum(keeps_everything(saving) for saving in self.savings)
-
-
 def keeps_everything(saving: Saving) -> bool:
     """Whether a layer recomputes nothing and moves nothing."""
     return saving.device >= EVERYTHING.device
 
 
-def _of_layer(saving: Saving, sizes: dict[str, int]) -> Saving:
-    """The same, with the last product if the layer's family saves it."""
+def of_family(saving: Saving, sizes: dict[str, int]) -> Saving:
+    """The same, with the last product if the layer's family saves it; sizes are `layer_bytes`."""
     extra = frozenset({OUTPUT} & sizes.keys())
     if INPUT in saving.device:
         return Saving(saving.device | extra, saving.host)
@@ -175,48 +161,23 @@ def kept_bytes(
     """
     sizes = layer_bytes(shape, tokens, element_size)
     device = host = 0
-    for saving, layers in Counter(savings).items():  # a few kinds of layers, of which a plan tries thousands
+    for saving, layers in Counter(savings).items():
         ranks = 1 + sum(HIDDEN.get(name, 0) for name in saving.device | saving.host)
         each = sum(sizes[name] for name in saving.device) + ranks * rank * tokens * element_size
         each += 4 * tokens * shape.heads if ATTENTION in saving.device else 0
         device += layers * each
-        host += layers * sum(sizes[name] for name in saving.host)
-    return device + 2 * sum(sizes[name] for name in savings[0].host), host
+        host += layers * moved_bytes(saving, sizes)
+    return device + in_flight_bytes(savings, sizes), host
 
 
-# ---- decisions ------------------------------------------------------------------------------------
+def moved_bytes(saving: Saving, sizes: dict[str, int]) -> int:
+    """What one layer moves to the host."""
+    return sum(sizes[name] for name in saving.host)
 
 
-def plan_savings(layers: int, sizes: dict[str, int], headroom: float, host_headroom: float) -> list[Saving]:
-    """What each layer saves.
-
-    Layers keep everything from the last one backwards, as far as `headroom` lasts; the others move tensors to the
-    host, as many as fit there, or keep just their input. The last layer never moves or recomputes much: its
-    backward pass comes at once.
-
-    Args:
-        layers: how many there are.
-        sizes: `layer_bytes`.
-        headroom: bytes of the device that saved activations may take.
-        host_headroom: bytes of the host that they may take.
-    """
-
-    everything, residual = _of_layer(EVERYTHING, sizes), _of_layer(RESIDUAL, sizes)
-    if headroom >= layers * sum(sizes.values()):
-        return [everything] * layers
-    least = _of_layer(INPUT_ONLY, sizes)
-    for moved, optional in ((_of_layer(MOVED, sizes), False), (_of_layer(MOVED_MORE, sizes), True)):
-        each = sum(sizes[name] for name in moved.host)
-        if layers * each <= host_headroom and (not optional or 2 * each <= headroom):
-            least = moved
-    # Of what moves, one layer's is on its way out or in while another's is in use.
-    headroom -= 2 * sum(sizes[name] for name in least.host)
-    fixed = sum(sizes[name] for name in least.device)
-    more = sum(sizes.values()) - fixed
-    keeping = max(0, min(layers, int((headroom - fixed * layers) / more)))
-    if keeping == 0:
-        return [least] * (layers - 1) + [residual]
-    return [least] * (layers - keeping) + [everything] * keeping
+def in_flight_bytes(savings: Iterable[Saving], sizes: dict[str, int]) -> int:
+    """Device memory for what is on its way: one layer's worth leaves or comes while another's is in use."""
+    return 2 * max(moved_bytes(saving, sizes) for saving in savings)
 
 
 def system_margin() -> float:
@@ -243,46 +204,3 @@ def headroom_left(
     """
     free = card * (1 - (system_margin() if margin is None else margin))
     return free - taken - transient_bytes(shape, tokens, element_size, head_on_host)
-
-
-def decide(
-    shape: Shape,
-    tokens: int,
-    rank: int,
-    *,
-    budget: float | Literal["auto"],
-    headroom: float,
-    host_headroom: float,
-    embedding: int = 0,
-    element_size: int = 2,
-    packed: bool = True,
-    weight_size: int | None = None,
-) -> Decision:
-    """What to do with the device's memory.
-
-    Args:
-        budget: the share of all activations kept on the device, or "auto": what `headroom` holds.
-        headroom: `headroom_left`; counts with "auto" alone.
-        host_headroom: bytes of the host that activations may take.
-        embedding: bytes of the input embedding if it may move to the host. It does with a budget of 0, and
-            with "auto" where the layers could not keep the little that they must.
-        packed: the base is in 4 bits.
-        weight_size: as for `unpacked_bytes`.
-
-    Returns:
-        Where "auto" finds more headroom than all activations take, weights stay dequantised in the rest.
-    """
-    sizes = layer_bytes(shape, tokens, element_size)
-    whole = shape.layers * sum(sizes.values())
-    if budget != "auto":
-        savings = plan_savings(shape.layers, sizes, budget * whole, host_headroom)
-        return Decision(savings, 0, budget == 0.0 and embedding > 0)
-    headroom -= small_bytes(shape, tokens, rank, element_size)
-    least, _ = kept_bytes(
-        plan_savings(shape.layers, sizes, 0.0, host_headroom), shape, tokens, 0, element_size
-    )
-    moves = embedding > 0 and headroom < least
-    headroom += embedding if moves else 0
-    savings = plan_savings(shape.layers, sizes, headroom, host_headroom)
-    spare = max(0.0, headroom - whole) / unpacked_bytes(shape, rank, element_size, packed, weight_size)
-    return Decision(savings, int(min(shape.layers, spare)), moves)

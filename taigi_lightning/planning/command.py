@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
+from taigi_lightning.kernels.available_memory import available_bytes, installed_bytes, lockable_bytes
 from taigi_lightning.planning.base_shape import read_base
 from taigi_lightning.planning.disk import free_space
 from taigi_lightning.planning.hardware_table import hardware_table
@@ -51,7 +52,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--host_memory",
         type=MemorySize | None,
-        help="host memory that is available, such as 12GiB; without it, what moves there is taken to fit",
+        help="host memory that is available before a run, such as 10GiB of 16 installed; without it, that of this "
+        "machine if the card is its own, else what moves there is taken to fit",
+    )
+    parser.add_argument(
+        "--pinned_memory",
+        type=MemorySize | None,
+        help="host memory that the driver lets be page-locked; without it, on Windows 45 %% of what is installed, "
+        "elsewhere all",
     )
     parser.add_argument(
         "--host_link",
@@ -97,8 +105,9 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
     size, speed = config.get("gpu_memory"), config.get("tokens_per_second")
     card = ("the card given", parse_size(size)) if size else found_card()
     found = replace(
-        _found(settings, shape, card, speed), machine=machine_of(config), host_bytes=host_bytes(config)
-    )
+        _found(settings, shape, card, speed), machine=machine_of(config),
+        host_bytes=host_bytes(config, float(available_bytes()) if card and not size else math.inf),
+    )  # fmt: skip
     plan = make_plan(settings, shape, found, general)
     notes = [*plan.notes, *pieces_of(settings, config), *([SHARED] if lends_host_memory() else [])]
     return replace(plan, notes=tuple(notes))
@@ -122,14 +131,18 @@ def pieces_of(settings: Settings, config: Mapping[str, Any]) -> list[str]:
 
 def machine_of(config: Mapping[str, Any]) -> Machine:
     """The machine planned for."""
-    link = config.get("host_link")
-    return replace(ASSUMED, link=float(parse_speed(link))) if link else ASSUMED
+    link, pinned = config.get("host_link"), config.get("pinned_memory")
+    machine = replace(ASSUMED, link=float(parse_speed(link))) if link else ASSUMED
+    if pinned:
+        return replace(machine, lockable=float(parse_size(pinned)))
+    # A machine with more available than is installed here is another one, with so much at least.
+    return replace(machine, lockable=lockable_bytes(max(installed_bytes(), host_bytes(config, 0.0))))
 
 
-def host_bytes(config: Mapping[str, Any]) -> float:
-    """Bytes of host memory that are available; infinitely many where nothing was said."""
+def host_bytes(config: Mapping[str, Any], otherwise: float = math.inf) -> float:
+    """Bytes of host memory that are available; where nothing was said, what is given."""
     size = config.get("host_memory")
-    return float(parse_size(size)) if size else math.inf
+    return float(parse_size(size)) if size else otherwise
 
 
 def _found(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed: float | None) -> Found:

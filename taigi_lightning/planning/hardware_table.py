@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from taigi_lightning.planning.activation_plan import MARGIN
 from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.memory import GIB, Shape
+from taigi_lightning.planning.needing_less import fits, fitting
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import Machine
-from taigi_lightning.planning.training_needs import fitting, needs
+from taigi_lightning.planning.training_needs import needs
 
 CARDS = (8, 12, 16, 24, 48, 80)  # GiB
 BASES = (
@@ -50,7 +50,7 @@ def _cell(
     settings: Settings, shape: Shape, card: int, machine: Machine, host: float, letters: dict[str, str]
 ) -> str:
     need, changed, letter = needs(settings, shape, card, machine=machine, host=host), settings, ""
-    if need.total > _usable(settings, card) or not need.host_fits(host):
+    if not fits(settings, card, need, host, machine):
         smaller = fitting(settings, shape, card, machine=machine, host=host)
         if smaller is None:
             return "–"
@@ -59,11 +59,6 @@ def _cell(
         letter = " " + letters.setdefault(" ".join(flags), chr(ord("a") + len(letters)))
     times = need.decisions.kept_slow_down
     return f"{need.total / GIB:.1f} + {need.host_total / GIB:.1f}, {times:.2f}{letter}"
-
-
-def _usable(settings: Settings, card: int) -> float:
-    """A budget of "auto" leaves the margin itself."""
-    return card if settings.activation_budget == "auto" else card * (1 - MARGIN)
 
 
 def _footnotes(letters: dict[str, str], machine: Machine) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from taigi_lightning.planning.placement import HOST_SHARE
+from taigi_lightning.planning.host_budget import HostBudget
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Decisions:
         path_reason: why it is the general one.
         layers: how many the base has.
         layers_kept: of these, those that keep all activations on the card.
+        layers_moving: of these, those that move activations to the host.
         layers_dequantised: of these, those whose base weights wait in 16 bits.
         embedding_on_host: whether the input embedding moves to host memory.
         head_on_host: whether the output head waits there, and the input embedding if it is the same.
@@ -45,6 +46,7 @@ class Decisions:
     layers_on_host: int = 0
     slow_down: float = 1.0
     kept_slow_down: float = 1.0
+    layers_moving: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Needs:
     decisions: Decisions
     device: tuple[Part, ...]
     host: tuple[Part, ...] = field(default=())
+    lacking: float = 0.0  # bytes of the card with its margin left free, where a run fills the rest of it
 
     @property
     def total(self) -> int:
@@ -65,9 +68,9 @@ class Needs:
         """Bytes of the host."""
         return sum(part.bytes for part in self.host)
 
-    def host_fits(self, available: float) -> bool:
-        """Whether a host with so many bytes available holds them and still works."""
-        return self.host_total <= HOST_SHARE * available
+    def host_fits(self, budget: HostBudget) -> bool:
+        """Whether a host holds them and still works."""
+        return self.host_total <= budget.in_all
 
     @property
     def parts(self) -> dict[str, int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from taigi_lightning.planning import activation_plan
-from taigi_lightning.planning.activation_plan import Decision, kept_bytes, small_bytes, transient_bytes
+from taigi_lightning.planning.activation_plan import small_bytes, transient_bytes, unpacked_bytes
+from taigi_lightning.planning.host_budget import HostBudget
+from taigi_lightning.planning.layer_mix import Choice, Decision, Mixes, choose
 from taigi_lightning.planning.memory import Shape, packed_layer_bytes
-from taigi_lightning.planning.step_time import Machine, head_seconds, step_seconds
+from taigi_lightning.planning.step_time import Machine, Pace, head_seconds
 
 WeightsOnHost = int | Literal["auto", "all", "none"]
-HOST_SHARE = 0.8  # of the host memory available, for weights and activations together
 SLOTS = 2  # layers' worth of device memory through which weights from the host pass
 
 
@@ -26,24 +26,22 @@ class Placement:
         decision: activations, dequantised weights, the input embedding.
         on_host: how many layers' packed weights wait on the host.
         head_on_host: whether the output head does, and the input embedding if it is the same.
-        fits: whether what must be kept fits.
+        lacking: bytes of the device that are lacking for what must be kept; 0 or less where it fits.
+        host_lacking: the same of the host.
         seconds: of the layers' work on one micro-batch, and of what a head on the host adds to it.
     """
 
     decision: Decision
     on_host: int
     head_on_host: bool
-    fits: bool
+    lacking: float
+    host_lacking: float
     seconds: float
 
-
-def spread(layers: int, count: int) -> list[int]:
-    """Which layers wait on the host: evenly spread, so that each copy hides behind as much computation.
-
-    >>> spread(8, 4), spread(3, 3)
-    ([1, 3, 5, 7], [0, 1, 2])
-    """
-    return [(2 * n + 1) * layers // (2 * count) for n in range(count)]
+    @property
+    def fits(self) -> bool:
+        """Whether what must be kept fits device and host."""
+        return self.lacking <= 0 and self.host_lacking <= 0
 
 
 def slot_bytes(shape: Shape, on_host: int) -> int:
@@ -65,64 +63,51 @@ def place(
     machine: Machine,
     budget: float | Literal["auto"],
     headroom: float,
-    host_headroom: float,
-    host: float,
+    host: HostBudget,
     embedding: int = 0,
     head: int = 0,
     element_size: int = 2,
     packed: bool = True,
     weight_size: int | None = None,
+    waiting: int = 0,
 ) -> Placement:
-    """Choose the layers whose weights wait on the host, and what `activation_plan.decide` makes of the rest.
+    """Choose the layers whose weights wait on the host, and what each layer keeps, moves or computes again.
 
     Args:
         weights_on_host: how many layers, all or none; "auto" takes what costs least time: none where everything fits
             the device.
         headroom: `activation_plan.headroom_left` with all weights on the device.
-        host_headroom: bytes of the host that activations may take.
-        host: bytes of the host that weights and activations may take together.
+        host: what of the host's memory all that leaves the device may take.
         head: bytes of the output head if it may move to the host, which it does where nothing fits otherwise; it is
             multiplied part by part. Tied, it is the input embedding as well.
-        The others: as for `activation_plan.decide`.
+        waiting: how many layers' weights wait already and stay, whatever is chosen.
+        The others: as for `layer_mix.decide`.
+
+    Returns:
+        what fits device and host and takes least time; where nothing fits, what lacks least.
     """
+    a_layer = unpacked_bytes(shape, rank, element_size, packed, weight_size)
     given = _Given(
-        shape,
-        tokens,
-        rank,
-        machine,
-        budget,
-        headroom,
-        host_headroom,
-        host,
-        embedding,
-        head,
-        element_size,
-        packed,
-        weight_size,
-    )
-
-    def fitting(head_moves: bool) -> list[Placement]:
-        return [
-            one
-            for n in choices
-            for moving in (True, False)
-            if (one := given.placed(n, head_moves, moving)).fits
-        ]
-
-    choices = counts(weights_on_host, shape.layers, packed)
+        shape, tokens, rank, machine, budget, headroom, host, embedding, head, element_size, a_layer,
+        Mixes(shape, tokens, element_size), Pace(shape, tokens, machine),
+    )  # fmt: skip
+    choices = [n for n in counts(weights_on_host, shape.layers, packed) if n >= waiting] or [waiting]
     first = given.placed(choices[0])
-    if first.fits and first.decision.keeping == shape.layers:
-        return first
+    if first.fits and first.keeping == shape.layers:
+        return first.placement(given)
     # The head leaves last: its parts are added up in another order, and no layer's work hides its copies.
-    found = fitting(head_moves=False)
-    if not found and (not head or given.placed(choices[-1], barely=True).fits):
-        return given.placed(choices[-1])
-    return _best(found or fitting(head_moves=True) or [given.placed(choices[-1], head_moves=True)], budget)
+    tried = [first, *(given.placed(n) for n in choices[1:])]
+    found = [one for one in tried if one.fits]
+    if not found and head and not any(given.placed(n, barely=True).fits for n in choices[-1:]):
+        tried += [given.placed(n, head_moves=True) for n in choices]
+        found = [one for one in tried if one.fits]
+    best = _best(found, budget) if found else min(tried, key=_Placed.short)
+    return best.placement(given)
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What `place` was given to choose for."""
+    """What `place` was given to choose for, what its layers may do, and how long that takes."""
 
     shape: Shape
     tokens: int
@@ -130,44 +115,71 @@ class _Given:
     machine: Machine
     budget: float | Literal["auto"]
     headroom: float
-    host_headroom: float
-    host: float
+    host: HostBudget
     embedding: int
     head: int
     element_size: int
-    packed: bool
-    weight_size: int | None
+    a_layer: int
+    mixes: Mixes
+    pace: Pace
 
-    def placed(
-        self, on_host: int, head_moves: bool = False, moving: bool = True, barely: bool = False
-    ) -> Placement:
+    def placed(self, on_host: int, head_moves: bool = False, barely: bool = False) -> _Placed:
         """What becomes of everything else if so many layers' weights wait.
 
         Args:
             head_moves: the output head waits too.
-            moving: activations may move to the host; with a link too slow for both they had better be made again.
-            barely: count small tensors exactly, not at most.
+            barely: count the least that small tensors take, not what they may.
         """
         shape, tokens, size = self.shape, self.tokens, self.element_size
-        waiting = on_host * packed_layer_bytes(shape) + (self.head if head_moves else 0)
-        left = self.headroom + waiting - slot_bytes(shape, on_host)
+        weights, table = on_host * packed_layer_bytes(shape), self.head if head_moves else 0
+        left = self.headroom + weights + table - slot_bytes(shape, on_host)
         left += transient_bytes(shape, tokens, size) - transient_bytes(shape, tokens, size, head_moves)
-        decision = activation_plan.decide(
-            shape, tokens, self.rank, budget=self.budget, headroom=left,
-            host_headroom=max(0.0, min(self.host_headroom, self.host - waiting)) if moving else 0.0,
-            embedding=self.embedding, element_size=size, packed=self.packed,
-            weight_size=self.weight_size,
+        least = (
+            shape.layers * tokens * self.rank * size
+        )  # what LoRA of the last projection read of each layer
+        host_headroom = self.host.activations(weights, table)
+        choice = choose(
+            self.mixes, budget=self.budget,
+            headroom=left - (least if barely else small_bytes(shape, tokens, self.rank, size)),
+            host_headroom=host_headroom, embedding=self.embedding, a_layer=self.a_layer,
+            cost=lambda again, moved: self.pace.seconds(again, moved, on_host),
         )  # fmt: skip
-        left += self.embedding if decision.embedding_on_host else 0
-        device, _ = kept_bytes(decision.savings, shape, tokens, self.rank if barely else 0, size)
-        beside = 0 if barely else small_bytes(shape, tokens, self.rank, size)
-        fits = device + beside <= left and waiting <= self.host
-        seconds = step_seconds(decision.savings, on_host, shape, tokens, self.machine, size)
+        seconds = self.pace.seconds(choice.mix.again, choice.mix.host, on_host)
         seconds += head_seconds(shape, tokens, self.machine, size) if head_moves else 0.0
-        return Placement(decision, on_host, head_moves, fits, seconds)
+        return _Placed(choice, on_host, head_moves, -host_headroom if weights or table else 0.0, seconds)
 
 
-def _best(found: list[Placement], budget: float | Literal["auto"]) -> Placement:
+@dataclass(frozen=True)
+class _Placed:
+    """A `Placement` whose layers are not listed yet."""
+
+    choice: Choice
+    on_host: int
+    head_moves: bool
+    host_lacking: float
+    seconds: float
+
+    @property
+    def keeping(self) -> int:
+        return self.choice.mix.keeping
+
+    @property
+    def fits(self) -> bool:
+        return self.choice.lacking <= 0 and self.host_lacking <= 0
+
+    def short(self) -> tuple[float, float]:
+        """By what it does not fit: too little host memory first, which no smaller batch mends."""
+        return max(0.0, self.host_lacking), self.choice.lacking
+
+    def placement(self, given: _Given) -> Placement:
+        savings = self.choice.mix.savings(given.shape.layers, given.mixes.sizes)
+        decision = Decision(savings, self.choice.unpacked, self.choice.embedding_on_host)
+        return Placement(
+            decision, self.on_host, self.head_moves, self.choice.lacking, self.host_lacking, self.seconds
+        )
+
+
+def _best(found: list[_Placed], budget: float | Literal["auto"]) -> _Placed:
     """The fastest; where a share of the activations was asked for, only what does not fit goes to the host."""
     if budget != "auto":
         return min(found, key=lambda one: (one.on_host, one.seconds))

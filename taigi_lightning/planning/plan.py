@@ -10,21 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from taigi_lightning.kernels.matmul import CARDS, format_of, forward_in_8_bits
 from taigi_lightning.planning.disk_needs import disk_needs, download_needs
-from taigi_lightning.planning.memory import GIB, Shape
-from taigi_lightning.planning.needs import Decisions, Needs, Part
-from taigi_lightning.planning.placement import HOST_SHARE
+from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.needing_less import fitting, usable, wanted_host
+from taigi_lightning.planning.needs import Decisions, Part
+from taigi_lightning.planning.plan_notes import notes_of
 from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
 from taigi_lightning.planning.settings import Settings, check_options
 from taigi_lightning.planning.step_time import ASSUMED, Machine
-from taigi_lightning.planning.training_needs import (
-    ACTIVATIONS,
-    WAITING,
-    fitting,
-    margin,
-    needs,
-)
+from taigi_lightning.planning.training_needs import host_budget, needs
 
 
 @dataclass(frozen=True)
@@ -113,6 +107,9 @@ class Plan:
         host_memory: parts of the host's memory that hold what leaves the card.
         host_memory_total_bytes: their sum.
         host_memory_available_bytes: as given; None: what moves there is taken to fit.
+        host_memory_lockable_bytes: what of it may be page-locked, as copies need; None where nothing limits that.
+        host_memory_wanted_bytes: of host memory that would have to be available for it to fit the card; None where it
+            fits, or would with none.
         card: the card planned for; None where none was found or given.
         fits: whether it fits the card, and the host if its memory was given; None without a card.
         spare_bytes: what the card has left; below 0, what it lacks.
@@ -135,6 +132,8 @@ class Plan:
     host_memory: tuple[Part, ...]
     host_memory_total_bytes: int
     host_memory_available_bytes: int | None
+    host_memory_lockable_bytes: int | None
+    host_memory_wanted_bytes: int | None
     card: Card | None
     fits: bool | None
     spare_bytes: int | None
@@ -165,8 +164,12 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         )
     else:
         need = needs(settings, shape, card, general=general, machine=found.machine, host=found.host_bytes)
-    spare = None if card is None else _usable(settings, card, need) - need.total
-    fits = None if spare is None else spare >= 0 and need.host_fits(found.host_bytes)
+    # The headroom of a prediction is a margin by itself.
+    spare = (
+        None if card is None else (card if settings.predicts else usable(settings, card, need)) - need.total
+    )
+    budget = host_budget(settings, found.host_bytes, found.machine)
+    fits = None if spare is None else spare >= 0 and need.host_fits(budget)
     return Plan(
         command="predict" if settings.predicts else "fit",
         base=settings.base,
@@ -180,16 +183,24 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         memory_total_bytes=need.total,
         host_memory=need.host,
         host_memory_total_bytes=need.host_total,
-        host_memory_available_bytes=None if math.isinf(found.host_bytes) else int(found.host_bytes),
+        host_memory_available_bytes=_finite(found.host_bytes),
         card=found.card,
         fits=fits,
         # Where it fits, the margin that is left free counts as spare.
         spare_bytes=spare if card is None or spare is None or spare < 0 else card - need.total,
+        host_memory_lockable_bytes=_finite(found.machine.lockable),
+        host_memory_wanted_bytes=wanted_host(settings, shape, card, general, found.machine, found.host_bytes)
+        if card and fits is False and not settings.predicts
+        else None,
         advice=_advice(settings, shape, card, general, found) if card and fits is False else (),
         schedule=None if settings.predicts else _schedule(settings, found),
         disk=_folders(_disk_needs(settings, shape), found.disks),
-        notes=tuple(_notes(settings, need, found.machine)),
+        notes=tuple(notes_of(settings, need, found.machine, fits)),
     )
+
+
+def _finite(size: float) -> int | None:
+    return None if math.isinf(size) else int(size)
 
 
 def folders(settings: Settings, shape: Shape) -> list[str]:
@@ -197,19 +208,11 @@ def folders(settings: Settings, shape: Shape) -> list[str]:
     return list(_disk_needs(settings, shape))
 
 
-def _usable(settings: Settings, card: int, need: Needs) -> int:
-    """Bytes of the card that may be filled. A budget of "auto" leaves the fast path's margin itself, and the
-    small tensors counted in the plan lie in it; the headroom of a prediction is one."""
-    if settings.predicts or (need.decisions.path == "fast" and settings.activation_budget == "auto"):
-        return card
-    return int(card * (1 - margin(need.decisions.path)))
-
-
 def _advice(
     settings: Settings, shape: Shape, card: int, general: str | None, found: Found
 ) -> tuple[str, ...]:
     if settings.predicts:
-        tokens = fitting_tokens(settings, shape, card, found.host_bytes)
+        tokens = fitting_tokens(settings, shape, card, found.host_bytes, found.machine)
         return (f"--data.batch_tokens {tokens}",) if tokens else ()
     smaller = fitting(settings, shape, card, general, found.machine, found.host_bytes)
     return tuple(smaller[0]) if smaller else ()
@@ -243,47 +246,3 @@ def _folders(needed: Mapping[str, Mapping[str, int]], disks: Mapping[str, Disk])
         purposes = tuple(Part(purpose, size) for purpose, size in parts.items())
         found.append(Folder(folder, purposes, totals[folder], disk.free_bytes, disk.free_bytes > sharing))
     return tuple(found)
-
-
-def _notes(settings: Settings, need: Needs, machine: Machine) -> list[str]:
-    notes = []
-    name = format_of(settings.matmul)
-    if name is not None:
-        which = "Products" if forward_in_8_bits(settings.matmul) else "The gradients' products"
-        notes.append(
-            f"{which} with the 4-bit weights are in {name}, which takes a card of compute capability {CARDS[name]} and "
-            "trainer.precision bf16-mixed."
-        )
-    if need.decisions.path_reason is not None:
-        what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"
-        notes.append(
-            f"Its layers run as transformers wrote them, not on the fast path ({need.decisions.path_reason}): {what}."
-        )
-    if settings.new_tokens and not settings.predicts:
-        notes.append(
-            f"Rows of {settings.new_tokens:,} tokens train beside LoRA, so embedding and output head stay on the card. "
-            "All are counted as added; those of words that are tokens already make no table longer."
-        )
-    activations = sum(part.bytes for part in need.host if part.purpose == ACTIVATIONS)
-    waiting = sum(part.bytes for part in need.host if part.purpose == WAITING)
-    if waiting:
-        found, link, rate = need.decisions, machine.link / 1e9, machine.rate / 1e12
-        notes.append(
-            f"The 4-bit weights of {found.layers_on_host} of {found.layers} layers wait in host memory and arrive "
-            f"while others compute: {found.slow_down:.2f} times the time at {link:.0f} GB/s (--host_link) on a card of "
-            f"{rate:.0f} TFLOP/s. A run measures both and decides anew."
-        )
-    if need.host:
-        parts = ", ".join(f"{part.purpose} {part.bytes / GIB:.1f}" for part in need.host)
-        available = max(2 * activations, (waiting + activations) / HOST_SHARE) / GIB
-        ranks = f" Its {settings.devices} ranks hold one copy of the weights together." if waiting else ""
-        notes.append(
-            f"On the host (GiB): {parts}. {available:.1f} GiB must be available there: at most half takes activations."
-            + (ranks if settings.devices > 1 else "")
-        )
-    if settings.predicts or settings.fills_rows:
-        return notes
-    return [
-        *notes,
-        "Rows are not filled: a step sees as many tokens as its examples have, and at most these.",
-    ]

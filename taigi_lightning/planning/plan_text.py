@@ -47,16 +47,24 @@ def _verdict(plan: Plan) -> list[str]:
     card = f"{plan.card.name} ({plan.card.memory_bytes / GIB:.1f} GiB)"
     if plan.fits:
         return [f"It fits {card}, with {plan.spare_bytes / GIB:.1f} GiB to spare."]
-    head = f"It does not fit {card}: {-plan.spare_bytes / GIB:.1f} GiB too much."
-    if plan.spare_bytes >= 0 and plan.host_memory_available_bytes is not None:
-        wanted, there = plan.host_memory_total_bytes / GIB, plan.host_memory_available_bytes / GIB
-        head = (
-            f"It fits {card}, but not the host: {wanted:.1f} GiB would go there, too much "
-            f"of the {there:.1f} GiB available."
-        )
+    head = f"It does not fit {card}{_host(plan)}: {-plan.spare_bytes / GIB:.1f} GiB too much on the card."
+    if plan.spare_bytes >= 0:
+        wanted = plan.host_memory_total_bytes / GIB
+        head = f"It fits {card}, but not the host{_host(plan)}: {wanted:.1f} GiB would go there."
+    if plan.host_memory_wanted_bytes is not None:
+        head += f" With {plan.host_memory_wanted_bytes / GIB:.1f} GiB of host memory available it would fit."
     if not plan.advice:
         return [head, "Nothing short of a smaller base or a larger card changes that."]
     return [head, "This fits:", *(f"  {flag}" for flag in plan.advice)]
+
+
+def _host(plan: Plan) -> str:
+    """What of host memory there is to let what leaves the card wait, where that is known."""
+    available, lockable = plan.host_memory_available_bytes, plan.host_memory_lockable_bytes
+    said = [] if available is None else [f"{available / GIB:.1f} GiB of host memory available"]
+    if lockable is not None:
+        said.append(f"{lockable / GIB:.1f} GiB that may be page-locked (--pinned_memory)")
+    return f" with {' and '.join(said)}" if said else ""
 
 
 def _schedule(schedule: Schedule) -> list[str]:

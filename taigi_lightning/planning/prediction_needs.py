@@ -11,13 +11,21 @@ from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.planning import memory
 from taigi_lightning.planning.activation_plan import held_size, unpacked_bytes
 from taigi_lightning.planning.earlier_stages import frozen_part
+from taigi_lightning.planning.host_budget import HostBudget
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
-from taigi_lightning.planning.placement import HOST_SHARE, head_bytes, place_prediction, slot_bytes
+from taigi_lightning.planning.placement import head_bytes, place_prediction, slot_bytes
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine, prefill_seconds
 from taigi_lightning.planning.strong_part import strong_part
-from taigi_lightning.planning.training_needs import CUDA, DEQUANTISED, HEAD, IN_TRANSIT, WAITING
+from taigi_lightning.planning.training_needs import (
+    CUDA,
+    DEQUANTISED,
+    HEAD,
+    IN_TRANSIT,
+    WAITING,
+    host_budget,
+)
 
 ROW = "headroom for one pass"
 
@@ -56,7 +64,8 @@ def predict_needs(
     )
     # Its 4 bits stay on the card as well.
     a_layer = unpacked_bytes(shape, rank, element_size, packed=False, weight_size=size)
-    choice = _choose(settings, shape, held, None if general else card, a_layer, element_size, host)
+    budget = host_budget(settings, host, machine)
+    choice = _choose(settings, shape, held, None if general else card, a_layer, element_size, budget)
     layers, waiting = choice.dequantised, choice.waiting
     away = waiting * memory.packed_layer_bytes(shape)
     head = head_bytes(shape, "all", element_size) if choice.head_waits else 0
@@ -114,7 +123,7 @@ def _choose(
     card: int | None,
     a_layer: int,
     element_size: int,
-    host: float,
+    host: HostBudget,
 ) -> _Choice:
     """What `prefill.unpack_what_fits` will decide, on a card that holds so many bytes beside a row."""
     row = memory.prefill_bytes(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
@@ -127,17 +136,20 @@ def _choose(
         shape,
         weights_on_host=settings.weights_on_host,
         headroom=card - held - row,
-        host=HOST_SHARE * host,
+        host=host.in_all,
         head=head_bytes(shape, settings.weights_on_host, element_size),
     )
     return _Choice(0, waiting, head_waits, row)
 
 
-def fitting_tokens(settings: Settings, shape: Shape, card: int, host: float = math.inf) -> int | None:
-    """The largest half, quarter, ... of `batch_tokens` that the card has headroom for; None if none fits."""
+def fitting_tokens(
+    settings: Settings, shape: Shape, card: int, host: float = math.inf, machine: Machine = ASSUMED
+) -> int | None:
+    """The largest half, quarter, ... of `batch_tokens` that card and host have headroom for; None if none fits."""
     tokens = settings.batch_tokens // 2
     while tokens >= settings.max_length:
-        if predict_needs(replace(settings, batch_tokens=tokens), shape, card, host=host).total <= card:
+        smaller = replace(settings, batch_tokens=tokens)
+        if predict_needs(smaller, shape, card, host=host, machine=machine).total <= card:
             return tokens
         tokens //= 2
     return None

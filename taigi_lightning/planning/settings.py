@@ -50,6 +50,7 @@ class Settings:
     folder: str = "."
     corpus: Mapping[str, float] = field(default_factory=lambda: {CORPUS: 1.0})  # with their shares
     fills_rows: bool = True
+    workers: int = 0  # processes that prepare batches
     checkpoints: int = 2
     merge: bool = True
     predicts: bool = False
@@ -104,6 +105,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "matmul": model.get("matmul"),
         "batch_size": arguments.get("batch_size"),
         "max_length": arguments.get("max_length"),
+        "workers": arguments.get("num_workers"),
         "accumulate": trainer.get("accumulate_grad_batches"),
         "max_steps": trainer.get("max_steps"),
         "devices": count_devices(trainer.get("devices")),

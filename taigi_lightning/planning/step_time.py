@@ -6,6 +6,7 @@ them as far as they last. M = B * T tokens, H the hidden size, F the MLP's width
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from taigi_lightning.planning.activation_plan import (
     QKV,
     Saving,
     layer_bytes,
+    moved_bytes,
 )
 from taigi_lightning.planning.memory import Shape, packed_layer_bytes
 
@@ -32,10 +34,14 @@ GAIN = {"fp8": 1.85, "fp8_backward": 1.3, "int8": 1.8, "int8_backward": 1.3, "in
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether copies hide: bytes a second from host to card, and floating-point operations a second."""
+    """What decides whether copies hide: bytes a second from host to card, and floating-point operations a second.
+
+    Beside them bytes of host memory that the card's driver lets be page-locked, which copies need.
+    """
 
     link: float
     rate: float
+    lockable: float = math.inf
 
     def computing_in(self, matmul: str) -> Machine:
         """The same where products are in 8 bits, or, as they were counted, in "bf16"."""
@@ -60,6 +66,42 @@ def part_operations(shape: Shape, tokens: int) -> dict[str, float]:
     return {name: float(operations * tokens) for name, operations in each.items()}
 
 
+def operations_again(saving: Saving, parts: dict[str, float], sizes: dict[str, int]) -> float:
+    """Floating-point operations that one layer's backward pass makes a second time.
+
+    Args:
+        parts: `part_operations`.
+        sizes: `layer_bytes`, by what a layer may save.
+    """
+    kept = saving.device | saving.host
+    return sum(n for name, n in parts.items() if name in sizes and name not in kept)
+
+
+class Pace:
+    """Seconds of a shape's layers on a machine, for micro-batches of some tokens; loss and optimizer aside."""
+
+    def __init__(self, shape: Shape, tokens: int, machine: Machine) -> None:
+        parts = part_operations(shape, tokens)
+        self.layers, self.machine = shape.layers, machine
+        self.forward = shape.layers * sum(parts.values())
+        self.backward = self.forward + 1.5 * shape.layers * parts[ATTENTION]
+        self.packed_layer = packed_layer_bytes(shape)
+
+    def seconds(self, again: float, moved: float, on_host: int) -> float:
+        """Of one micro-batch, forward and backward.
+
+        Args:
+            again: operations of all layers that are made again.
+            moved: bytes of activations that leave, and come back.
+            on_host: how many layers' packed weights arrive over the link, twice.
+        """
+        link, rate, arriving = self.machine.link, self.machine.rate, on_host * self.packed_layer
+        # Activations leave while weights arrive, the link's two directions; on the way back both arrive.
+        there = max(self.forward / rate, moved / link, arriving / link)
+        back = max((self.backward + again) / rate, (moved + arriving) / link)
+        return (there + back) * (1 + DISTURBANCE * on_host / self.layers)
+
+
 def step_seconds(
     savings: list[Saving], on_host: int, shape: Shape, tokens: int, machine: Machine, element_size: int = 2
 ) -> float:
@@ -70,18 +112,11 @@ def step_seconds(
         on_host: how many layers' packed weights arrive over the link, twice.
     """
     parts, sizes = part_operations(shape, tokens), layer_bytes(shape, tokens, element_size)
-    forward = shape.layers * sum(parts.values())
-    backward = forward + 1.5 * shape.layers * parts[ATTENTION]
-    moved = 0
+    again = moved = 0.0
     for saving, layers in Counter(savings).items():
-        kept = saving.device | saving.host
-        backward += layers * sum(n for name, n in parts.items() if name in sizes and name not in kept)
-        moved += layers * sum(sizes[name] for name in saving.host)
-    arriving = on_host * packed_layer_bytes(shape)
-    # Activations leave while weights arrive, the link's two directions; on the way back both arrive.
-    there = max(forward / machine.rate, moved / machine.link, arriving / machine.link)
-    back = max(backward / machine.rate, (moved + arriving) / machine.link)
-    return (there + back) * (1 + DISTURBANCE * on_host / shape.layers)
+        again += layers * operations_again(saving, parts, sizes)
+        moved += layers * moved_bytes(saving, sizes)
+    return Pace(shape, tokens, machine).seconds(again, moved, on_host)
 
 
 def head_seconds(shape: Shape, tokens: int, machine: Machine, element_size: int = 2) -> float:

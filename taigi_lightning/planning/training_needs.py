@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 from taigi_lightning.kernels.matmul import format_of, forward_in_8_bits
 from taigi_lightning.planning import activation_plan, general_path, memory, placement
 from taigi_lightning.planning.earlier_stages import frozen_part
-from taigi_lightning.planning.memory import GIB, Shape
+from taigi_lightning.planning.host_budget import PROCESS, WORKER, HostBudget
+from taigi_lightning.planning.memory import Shape
+from taigi_lightning.planning.mix_in_words import mix_in_words
 from taigi_lightning.planning.needs import Decisions, Needs, Part, taken
 from taigi_lightning.planning.placement import Placement
 from taigi_lightning.planning.settings import Settings
-from taigi_lightning.planning.step_time import ASSUMED, Machine, step_seconds
+from taigi_lightning.planning.step_time import ASSUMED, Machine, Pace, step_seconds
 from taigi_lightning.planning.strong_part import strong_part
 from taigi_lightning.planning.trained_sizes import trained_sizes, with_new_tokens
 
@@ -77,14 +77,19 @@ def _place(
         headroom=0.0
         if card is None
         else activation_plan.headroom_left(card, held, shape, tokens, element_size),
-        host_headroom=activation_plan.ACTIVATION_SHARE * host / settings.devices,
-        host=placement.HOST_SHARE * host,
+        host=host_budget(settings, host, machine),
         embedding=_movable_embedding(settings, shape, element_size),
         head=0 if by_itself else _movable_head(settings, shape, element_size),
         element_size=element_size,
         packed=settings.quantization == "nf4",
         weight_size=activation_plan.held_size(settings.matmul, element_size),
     )
+
+
+def host_budget(settings: Settings, host: float, machine: Machine) -> HostBudget:
+    """What a run may take of a host with so many bytes available before it starts."""
+    own = settings.devices * (PROCESS + settings.workers * WORKER)
+    return HostBudget(host - own, machine.lockable, settings.devices)
 
 
 def _movable_embedding(settings: Settings, shape: Shape, element_size: int) -> int:
@@ -114,9 +119,7 @@ def _fast_needs(
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
     size = activation_plan.held_size(settings.matmul, element_size)
     a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4", size)
-    note = f"all of {decision.keeping} of {shape.layers} layers, the others' {host / GIB:.1f} GiB on the host"
-    if decision.keeping == shape.layers:
-        note = f"all of {shape.layers} layers"
+    note = mix_in_words(decision.savings)
     moved = _movable_embedding(settings, shape, element_size) if decision.embedding_on_host else 0
     head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
     bits = "16 bits" if format_of(settings.matmul) is None else "16 and 8 bits"
@@ -135,9 +138,7 @@ def _fast_needs(
         Part("activations kept", kept, note),
         *_transients(settings, sizes, kept, transient),
     ]
-    everything = activation_plan.plan_savings(
-        shape.layers, activation_plan.layer_bytes(shape, tokens, element_size), math.inf, 0.0
-    )
+    everything = Pace(shape, tokens, machine).seconds(0.0, 0.0, 0)
     found = Decisions(
         path="fast",
         path_reason=None,
@@ -148,7 +149,8 @@ def _fast_needs(
         head_on_host=placed.head_on_host,
         layers_on_host=placed.on_host,
         slow_down=placed.seconds / step_seconds(decision.savings, 0, shape, tokens, machine, element_size),
-        kept_slow_down=placed.seconds / step_seconds(everything, 0, shape, tokens, machine, element_size),
+        kept_slow_down=placed.seconds / everything,
+        layers_moving=sum(bool(saving.host) for saving in decision.savings),
     )
     on_host = [
         # The ranks of a machine hold one copy of these together; of the rest each has its own.
@@ -157,7 +159,7 @@ def _fast_needs(
         Part("input embedding", settings.devices * moved),
         Part(HEAD, settings.devices * head),
     ]
-    return Needs(found, taken(device), taken(on_host))
+    return Needs(found, taken(device), taken(on_host), placed.lacking)
 
 
 def _general_needs(
@@ -247,32 +249,6 @@ def _transients(settings: Settings, sizes: list[int], kept: int, transient: int)
     ]
 
 
-# ---- needing less ----------------------------------------------------------------------------------
-
-
-def smaller(settings: Settings, general: str | None = None) -> Iterator[tuple[str, Settings]]:
-    """Ways to need less, the harmless first, each laid over the ones before."""
-    # On the general path "auto" keeps nothing where nothing fits, and no layer's activations move.
-    if settings.activation_budget != 0.0 and (general is None or settings.activation_budget != "auto"):
-        settings = replace(settings, activation_budget=0.0)
-        yield "--model.activation_budget 0", settings
-    while settings.batch_size > 1:
-        half = settings.batch_size // 2
-        settings = replace(
-            settings, accumulate=settings.accumulate * settings.batch_size // half, batch_size=half
-        )
-        yield f"--data.batch_size {half} --trainer.accumulate_grad_batches {settings.accumulate}", settings
-    if not settings.optimizer.endswith("8bit"):
-        settings = replace(settings, optimizer="bitsandbytes.optim.PagedAdamW8bit")
-        yield "--model.optimizer bitsandbytes.optim.PagedAdamW8bit", settings
-    if settings.max_length > 1024:
-        settings = replace(settings, max_length=1024)
-        yield "--data.max_length 1024", settings
-    while settings.rank and settings.rank > 8:
-        settings = replace(settings, rank=settings.rank // 2)
-        yield f"--model.lora.r {settings.rank}", settings
-
-
 def margin(path: Literal["fast", "general"]) -> float:
     """The share of a card to leave free for fragments and small tensors."""
     return (
@@ -280,21 +256,3 @@ def margin(path: Literal["fast", "general"]) -> float:
         if path == "fast"
         else max(general_path.MARGIN, activation_plan.system_margin())
     )
-
-
-def fitting(
-    settings: Settings,
-    shape: Shape,
-    card: int,
-    general: str | None = None,
-    machine: Machine = ASSUMED,
-    host: float = math.inf,
-) -> tuple[list[str], Settings] | None:
-    """The first of `smaller`'s steps that together fit card and host, and what they come to; None if all do not."""
-    flags: dict[str, str] = {}
-    for flag, changed in smaller(settings, general):
-        flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
-        need = needs(changed, shape, card, general=general, machine=machine, host=host)
-        if need.total <= card * (1 - margin(need.decisions.path)) and need.host_fits(host):
-            return list(flags.values()), changed
-    return None

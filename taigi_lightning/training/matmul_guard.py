@@ -15,7 +15,7 @@ from torch import Tensor
 from taigi_lightning.fast_path.apply import compute_in, fast_decoder
 from taigi_lightning.fast_path.strong_directions import FEWEST
 from taigi_lightning.kernels.matmul import Matmul, format_of, strong_directions
-from taigi_lightning.planning.activation_plan import layer_bytes, plan_savings
+from taigi_lightning.planning.activation_plan import INPUT_ONLY, layer_bytes, of_family
 from taigi_lightning.tasks.prompts import IGNORE
 from taigi_lightning.training.distributed import sum_over_ranks
 from taigi_lightning.training.kept_directions import strong_parts
@@ -173,7 +173,7 @@ class MatmulGuard(Callback):
         compute_in(module.model, way)
         shape = (rows["input_ids"].shape[0], rows["input_ids"].shape[1])
         sizes = layer_bytes(decoder.shape, shape[0] * shape[1], decoder.element_size)
-        decoder.plans = {shape: plan_savings(len(decoder.layers), sizes, 0.0, 0.0)}
+        decoder.plans = {shape: [of_family(INPUT_ONLY, sizes)] * len(decoder.layers)}
         trained = [p for p in module.model.parameters() if p.requires_grad]
         with torch.random.fork_rng(devices=[]), trainer.precision_plugin.train_step_context():
             torch.default_generator.manual_seed(

@@ -67,8 +67,12 @@ class Announcement(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Say how many of transformers' layers keep their activations, when that was measured and decided."""
+        """Say how many layers keep their activations, when that was measured and decided."""
         module: Any = pl_module
+        decoder = fast_decoder(module.model)
+        if decoder is not None and (decided := decoder.news()):
+            module.print(decided)
+            add_to_how_it_trains(trainer, decided)
         layers = checkpointed_layers(module.model)
         if layers is not None and (decided := layers.news()):
             module.print(f"general path: {decided}")

@@ -98,9 +98,10 @@ def wait_for_close() -> None:
 
 
 def memory_status(status: Any) -> int:
-    """Fill in what is available of a MEMORYSTATUSEX whose length is given, as the real one demands."""
+    """Fill in physical memory and what may be committed of a MEMORYSTATUSEX whose length is given, as the real one
+    demands."""
     fields = ctypes.cast(status, ctypes.POINTER(ctypes.c_uint64))
-    fields[2] = 4 << 30
+    fields[1], fields[2], fields[3], fields[4] = 16 << 30, 4 << 30, 24 << 30, 9 << 30
     return int(fields[0] == 64)
 
 

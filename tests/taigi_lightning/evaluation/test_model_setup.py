@@ -52,6 +52,22 @@ def test_the_option_counts_wherever_the_layers_compute(
     assert starts_on_host(str(tiny_llama_dir), option, 4, device=CPU, tokens=64, training=True) == waits  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("option", "card", "refused"),
+    [("all", 80, True), ("auto", 1, True), ("auto", 6, False), ("none", 1, False)],
+)
+def test_a_host_that_does_not_hold_the_weights_is_told_before_they_load(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch, option: WeightsOnHost, card: int, refused: bool
+) -> None:
+    monkeypatch.setattr(model_setup, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(model_setup, "allowed_bytes", lambda device: (card * 2**16, card * 2**16))
+    if not refused:
+        assert not starts_on_host(str(tiny_llama_dir), option, 4, device=CUDA, tokens=512, training=True)
+        return
+    with pytest.raises(InputError, match=r"would wait in host memory, 0\.0 GiB where 0\.0 are available\."):
+        starts_on_host(str(tiny_llama_dir), option, 4, device=CUDA, tokens=512, training=True)
+
+
 def test_the_largest_micro_batch_or_row_is_what_a_card_needs_room_for() -> None:
     assert tokens_at_once(SimpleNamespace(batch_size=4, max_length=512)) == 2048
     assert tokens_at_once(SimpleNamespace(batch_tokens=16384, max_length=2048)) == 16384

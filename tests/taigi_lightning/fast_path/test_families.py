@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from torch import Tensor
 
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, forward_hidden, unsupported
 from taigi_lightning.fast_path.families import FAMILIES
@@ -17,9 +16,10 @@ from taigi_lightning.planning.activation_plan import (
     OUTPUT,
     RESIDUAL,
     Saving,
-    decide,
 )
+from taigi_lightning.planning.layer_mix import decide
 from taigi_lightning.planning.memory import Shape
+from tests.taigi_lightning.fast_path.late_host import LateHost
 from tests.taigi_lightning.fast_path.small_decoders import (
     PACKED,
     SIZES,
@@ -35,31 +35,6 @@ def adapted(name: str, dropout: float = 0.0) -> Any:
     return with_lora(family_base(name), dropout, targets=lora_targets(name))
 
 
-class LateHost:
-    """In the place of pinned memory: takes its copy as late as the real one may, so that reuse too early shows."""
-
-    def __init__(self) -> None:
-        self.leaving: list[tuple[object, Tensor]] = []
-        self.hosts: dict[object, Tensor] = {}
-        self.prefetched: set[object] = set()
-
-    def put(self, key: object, tensor: Tensor) -> None:
-        self.leaving.append((key, tensor))
-
-    def settle(self, in_flight: int = 0) -> None:
-        while len(self.leaving) > in_flight:
-            key, tensor = self.leaving.pop(0)
-            self.hosts[key] = tensor.clone()
-
-    def prefetch(self, key: object) -> None:
-        self.settle()
-        self.prefetched.add(key)
-
-    def get(self, key: object) -> Tensor:
-        self.settle()
-        return self.hosts.pop(key).clone()
-
-
 @pytest.mark.parametrize("name", BASES)
 def test_gradients_equal_pefts_whatever_is_saved(name: str) -> None:
     model = adapted(name)
@@ -71,7 +46,7 @@ def test_gradients_equal_pefts_whatever_is_saved(name: str) -> None:
     for saving in (EVERYTHING, INPUT_ONLY, RESIDUAL):
         decoder.plans[(2, 12)] = [saving] * layers
         assert worst(gradients(model), wanted) < 1e-5
-    sizes = {"budget": 0.0, "headroom": 0.0, "host_headroom": 1e9, "element_size": 4}
+    sizes = {"budget": 0.0, "headroom": 1e9, "host_headroom": 1e9, "element_size": 4}
     moved = decide(decoder.shape, 24, 4, **sizes).savings
     assert moved[0].host >= {INPUT, MIDDLE}
     decoder.stash, decoder.plans[(2, 12)] = LateHost(), moved

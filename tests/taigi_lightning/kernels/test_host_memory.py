@@ -1,7 +1,6 @@
-"""Host memory for copies: how much there is, and what happens where CUDA does not lock it."""
+"""Host memory for copies, and what happens where CUDA does not lock it."""
 
 import gc
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,6 @@ from torch import nn
 from taigi_lightning.kernels import host_memory
 from taigi_lightning.kernels.host_memory import (
     at_hand,
-    available_bytes,
     held_in_place,
     hold_in_place,
     host_tensor,
@@ -67,45 +65,6 @@ def test_memory_that_cannot_be_locked_serves_and_one_sentence_says_so(runtime: R
         tensor = host_tensor((4,), torch.float32)
     assert torch.equal(tensor.fill_(1.0), torch.ones(4))
     assert runtime.left == 0
-
-
-GROUPS = {
-    2: ("0::/{path}", "", {"memory.max": "{limit}", "memory.current": "3000000"}, "inactive_file"),
-    1: (
-        "9:cpu,memory:/{path}", "memory", {"memory.limit_in_bytes": "{limit}", "memory.usage_in_bytes": "3000000"},
-        "total_inactive_file",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize(
-    ("seen", "limited", "left"),
-    [
-        ("", "", 3500000),  # a container's own root
-        ("job/step", "job/step", 3500000),  # a batch system's group, which holds the process
-        ("job/step", "job", 3500000),  # or one above it
-        ("host/only", "", 3500000),  # a container that sees its path on the host
-        ("job/step", "other", None),
-    ],
-)
-def test_a_control_groups_limit_counts_where_it_is_lower(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, seen: str, limited: str, left: int | None
-) -> None:
-    line, root, files, reclaimable = GROUPS[version]
-    monkeypatch.setattr(host_memory, "CONTROL_GROUPS", tmp_path / "fs")
-    monkeypatch.setattr(host_memory, "OWN_GROUP", tmp_path / "cgroup")
-    assert available_bytes() > 5000000
-    (tmp_path / "cgroup").write_text(f"3:cpuset:/elsewhere\n{line.format(path=seen)}\n")
-    for folder in ({seen, limited, "job"} if seen != "host/only" else {""}) | {"other"}:
-        group = tmp_path / "fs" / root / folder
-        group.mkdir(parents=True, exist_ok=True)
-        limit = "5000000" if folder == limited else "max" if version == 2 else str(2**63 - 4096)
-        for name, text in files.items():
-            (group / name).write_text(text.format(limit=limit) + "\n")
-        (group / "memory.stat").write_text(f"anon 1000000\n{reclaimable} 1500000\n")
-    found = available_bytes()
-    assert found == left if left is not None else found > 5000000
 
 
 def test_a_held_modules_tensors_stay_when_the_model_moves() -> None:

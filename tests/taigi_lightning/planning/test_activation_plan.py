@@ -10,14 +10,13 @@ from taigi_lightning.planning.activation_plan import (
     MOVED,
     MOVED_MORE,
     RESIDUAL,
-    Decision,
-    decide,
+    Saving,
     kept_bytes,
     layer_bytes,
-    plan_savings,
     small_bytes,
     unpacked_bytes,
 )
+from taigi_lightning.planning.layer_mix import Decision, decide
 from taigi_lightning.planning.memory import GIB, Shape
 
 BIG = Shape(40, 5120, 13824, 40, 40, 128, 56064)
@@ -33,12 +32,17 @@ def auto(headroom: float, host_headroom: float = math.inf, embedding: int = EMBE
 
 
 def test_the_plan_spends_its_room_on_the_last_layers() -> None:
-    sizes = layer_bytes(SMALL, tokens=24, element_size=4)
-    whole = sum(sizes.values())
-    assert plan_savings(4, sizes, 4 * whole, 0) == [EVERYTHING] * 4
-    assert plan_savings(4, sizes, 0, 0) == [INPUT_ONLY] * 3 + [RESIDUAL]
-    assert plan_savings(4, sizes, 2.9 * whole, 0)[1:] == [INPUT_ONLY] + [EVERYTHING] * 2
-    assert plan_savings(4, sizes, 0, math.inf) == [MOVED] * 3 + [RESIDUAL]
+    whole = sum(layer_bytes(SMALL, tokens=24, element_size=4).values())
+
+    def savings(headroom: float, host_headroom: float) -> list[Saving]:
+        headroom += small_bytes(SMALL, 24, 4, 4)
+        given = {"budget": "auto", "headroom": headroom, "host_headroom": host_headroom, "element_size": 4}
+        return decide(SMALL, 24, 4, **given).savings  # type: ignore[arg-type]
+
+    assert savings(4 * whole, 0) == [EVERYTHING] * 4
+    assert savings(0, 0) == [INPUT_ONLY] * 3 + [RESIDUAL]
+    assert savings(2.9 * whole, 0)[1:] == [INPUT_ONLY] + [EVERYTHING] * 2
+    assert savings(0.8 * whole, math.inf) == [MOVED] * 3 + [RESIDUAL]
 
 
 @pytest.mark.parametrize("host_headroom", [0, 30 * GIB, math.inf])
@@ -46,7 +50,7 @@ def test_the_plan_spends_its_room_on_the_last_layers() -> None:
 def test_what_auto_keeps_fits_its_room(headroom: int, host_headroom: float) -> None:
     decision = auto(headroom * GIB, host_headroom)
     device, host = kept_bytes(decision.savings, BIG, TOKENS, RANK)
-    least, _ = kept_bytes(plan_savings(40, layer_bytes(BIG, TOKENS), 0.0, host_headroom), BIG, TOKENS, RANK)
+    least, _ = kept_bytes(auto(0.0, host_headroom).savings, BIG, TOKENS, RANK)
     allowed = headroom * GIB + EMBEDDING * decision.embedding_on_host
     assert device + decision.unpacked * unpacked_bytes(BIG, RANK) <= max(allowed, least)
     assert host <= host_headroom

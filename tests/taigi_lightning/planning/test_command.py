@@ -13,8 +13,9 @@ from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_shape import KNOWN, read_base
 from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.needing_less import fitting
 from taigi_lightning.planning.settings import Settings, read_settings
-from taigi_lightning.planning.training_needs import fitting, needs
+from taigi_lightning.planning.training_needs import needs
 from tests.warm_python import WarmPython
 from tests.working_folder import link
 

@@ -9,9 +9,10 @@ import pytest
 from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.hardware_table import BASES, CARDS, hardware_table
 from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.needing_less import fitting
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED
-from taigi_lightning.planning.training_needs import fitting, needs
+from taigi_lightning.planning.training_needs import needs
 from tests.taigi_lightning.planning.test_command import CPT, ROOT, plan
 
 SETTINGS = Settings(rank=64, accumulate=4)
