@@ -37,11 +37,18 @@ class HostBudget:
         """Of all ranks together."""
         return min(HOST_SHARE * max(0.0, self.available), self.lockable)
 
+    @property
+    def share(self) -> float:
+        """Of one rank's activations, however little else there is."""
+        return ACTIVATION_SHARE * max(0.0, self.available) / self.ranks if self.most is None else self.most
+
+    def left(self, weights: float, tables: float) -> float:
+        """Of one rank, beside so many bytes of weights, and of tables of its own; below 0, what those lack."""
+        return (self.in_all - weights) / self.ranks - tables
+
     def activations(self, weights: float, tables: float) -> float:
-        """What one rank's activations may take beside so many bytes of weights, and of tables of its own; below 0, what
-        those lack."""
-        share = ACTIVATION_SHARE * max(0.0, self.available) / self.ranks if self.most is None else self.most
-        return min(share, (self.in_all - weights) / self.ranks - tables)
+        """What one rank's activations may take beside these."""
+        return min(self.share, self.left(weights, tables))
 
 
 def wanted_available(activations: float, beside: float, processes: float = 0.0) -> float:

@@ -6,6 +6,7 @@ evenly mixed, so that copies hide behind the computation of layers that move les
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -204,6 +205,7 @@ def choose(
     budget: float | Literal["auto"],
     headroom: float,
     host_headroom: float,
+    host_left: float,
     embedding: int,
     a_layer: int,
     cost: Cost,
@@ -212,27 +214,28 @@ def choose(
 
     Args:
         headroom: bytes of the device, without small tensors.
+        host_left: bytes of the host that activations and the embedding may take together.
         a_layer: bytes of a layer's weights dequantised.
     """
-    may_move = 0 < embedding <= host_headroom
+
+    def best(table: int) -> tuple[Mix, float]:
+        """The mix with so many bytes of the embedding on the host, and what of the device it lacks."""
+        there = headroom + table
+        filled = there if budget == "auto" else budget * mixes.all_kept.device
+        mix = mixes.best(there, filled, min(host_headroom, host_left - table), cost)
+        return mix, mix.device - there
+
+    may_move = 0 < embedding <= host_left
     if budget != "auto":
-        filled = budget * mixes.all_kept.device
         moves = may_move and budget == 0.0
-        headroom, host_headroom = _without(embedding if moves else 0, headroom, host_headroom)
-        mix = mixes.best(headroom, filled, host_headroom, cost)
-        return Choice(mix, 0, moves, mix.device - headroom)
-    mix = mixes.best(headroom, headroom, host_headroom, cost)
-    moves = may_move and mix.device > headroom
+        mix, lacking = best(embedding if moves else 0)
+        return Choice(mix, 0, moves, lacking)
+    mix, lacking = best(0)
+    moves = may_move and lacking > 0
     if moves:
-        headroom, host_headroom = _without(embedding, headroom, host_headroom)
-        mix = mixes.best(headroom, headroom, host_headroom, cost)
+        mix, lacking = best(embedding)
     spare = max(0.0, headroom - mixes.all_kept.device) / a_layer
-    return Choice(mix, int(min(mixes.layers, spare)), moves, mix.device - headroom)
-
-
-def _without(table: int, headroom: float, host_headroom: float) -> tuple[float, float]:
-    """The headroom of device and host once a table has moved from one to the other."""
-    return headroom + table, host_headroom - table
+    return Choice(mix, int(min(mixes.layers, spare)), moves, lacking)
 
 
 def decide(
@@ -254,7 +257,7 @@ def decide(
     Args:
         budget: the share of all activations kept on the device, or "auto": what `headroom` holds.
         headroom: `activation_plan.headroom_left`.
-        host_headroom: bytes of the host that activations may take, and the embedding.
+        host_headroom: bytes of the host that activations may take.
         embedding: bytes of the input embedding if it may move to the host. It does with a budget of 0, and
             with "auto" where the layers could not keep the little that they must.
         packed: the base is in 4 bits.
@@ -267,7 +270,7 @@ def decide(
     mixes = Mixes(shape, tokens, element_size)
     choice = choose(
         mixes, budget=budget, headroom=headroom - small_bytes(shape, tokens, rank, element_size),
-        host_headroom=host_headroom, embedding=embedding, cost=cost,
+        host_headroom=host_headroom, host_left=math.inf, embedding=embedding, cost=cost,
         a_layer=unpacked_bytes(shape, rank, element_size, packed, weight_size),
     )  # fmt: skip
     savings = choice.mix.savings(shape.layers, mixes.sizes)

@@ -134,19 +134,17 @@ class _Given:
         weights, table = on_host * packed_layer_bytes(shape), self.head if head_moves else 0
         left = self.headroom + weights + table - slot_bytes(shape, on_host)
         left += transient_bytes(shape, tokens, size) - transient_bytes(shape, tokens, size, head_moves)
-        least = (
-            shape.layers * tokens * self.rank * size
-        )  # what LoRA of the last projection read of each layer
-        host_headroom = self.host.activations(weights, table)
+        least = shape.layers * tokens * self.rank * size  # LoRA's hidden activations of the last projections
+        left_there = self.host.left(weights, table)
         choice = choose(
             self.mixes, budget=self.budget,
             headroom=left - (least if barely else small_bytes(shape, tokens, self.rank, size)),
-            host_headroom=host_headroom, embedding=self.embedding, a_layer=self.a_layer,
+            host_headroom=self.host.share, host_left=left_there, embedding=self.embedding, a_layer=self.a_layer,
             cost=lambda again, moved: self.pace.seconds(again, moved, on_host),
         )  # fmt: skip
         seconds = self.pace.seconds(choice.mix.again, choice.mix.host, on_host)
         seconds += head_seconds(shape, tokens, self.machine, size) if head_moves else 0.0
-        return _Placed(choice, on_host, head_moves, -host_headroom if weights or table else 0.0, seconds)
+        return _Placed(choice, on_host, head_moves, -left_there if weights or table else 0.0, seconds)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,13 @@ from taigi_lightning.fast_path import activation_offload, memory_decision
 from taigi_lightning.fast_path.activation_offload import HostBuffers
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm
 from taigi_lightning.fast_path.memory_decision import decide_memory, in_words
+from taigi_lightning.planning import training_needs
 from taigi_lightning.planning.activation_plan import MOVED_MORE, kept_bytes, small_bytes
+from taigi_lightning.planning.host_budget import PROCESS
 from taigi_lightning.planning.layer_mix import Mixes
+from taigi_lightning.planning.memory import GIB
+from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.step_time import ASSUMED
 from tests.taigi_lightning.fast_path.small_decoders import llama, with_lora
 
 ROWS = (4, 12)
@@ -115,3 +120,16 @@ def test_what_cannot_fit_is_refused_with_what_would(
     assert words in str(refused.value)
     decoder.budget = 0.0  # whoever asks for it is let try
     assert len(decoder.savings(ROWS)) == 8
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("waiting", [0, 6 * GIB])
+def test_a_run_counts_the_host_as_its_plan_did(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, waiting: int
+) -> None:
+    """Whatever of it has left the card by then, and beside what the run itself takes."""
+    planned = training_needs.host_budget(Settings(devices=ranks), 24.0 * GIB, ASSUMED)
+    left = 24 * GIB - ranks * PROCESS - waiting
+    monkeypatch.setattr(activation_offload, "available_bytes", lambda: left)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert activation_offload.host_budget(True, waiting, math.inf) == planned

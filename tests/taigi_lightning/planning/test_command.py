@@ -1,5 +1,6 @@
 """`plan`: it reads a config as `fit` does, and what it advises fits."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from taigi_lightning.__main__ import main
 from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
+from taigi_lightning.planning import command
 from taigi_lightning.planning.base_shape import KNOWN, read_base
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.needing_less import fitting
@@ -167,3 +169,32 @@ def test_an_unknown_base_says_how_to_make_it_known(monkeypatch: pytest.MonkeyPat
         read_base("nobody/nothing")
     with pytest.raises(InputError, match="when the CPT stage has ended"):
         read_base("models/cpt_model_of_tomorrow")
+
+
+def test_the_host_here_counts_with_the_card_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "found_card", lambda: ("RTX 5050", 8 * GIB))
+    monkeypatch.setattr(command, "available_bytes", lambda: 10 * GIB)
+    assert plan(monkeypatch, *CPT) == 0
+    assert "does not fit RTX 5050 (8.0 GiB) with 10.0 GiB of host memory available" in capsys.readouterr().out
+    # Another card's host is not this machine's, and what is said counts before what is found.
+    for options in (["--gpu_memory", "8GiB"], ["--host_memory", "14GiB"]):
+        assert plan(monkeypatch, *CPT, *options) == 0
+        assert "It fits " in capsys.readouterr().out
+    assert plan(monkeypatch, *CPT, "--host_memory", "64GiB", "--pinned_memory", "7GiB") == 0
+    assert "7.0 GiB that may be page-locked (--pinned_memory)" in capsys.readouterr().out
+
+
+def test_what_windows_lets_be_locked_is_counted_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taigi_lightning.kernels.available_memory.lends_host_memory", lambda: True)
+    monkeypatch.setattr(command, "installed_bytes", lambda: 16 * GIB)
+    assert command.machine_of({}).lockable == pytest.approx(7.2 * GIB)
+    assert command.machine_of({"host_memory": "10GiB"}).lockable == pytest.approx(7.2 * GIB)
+    assert command.machine_of({"host_memory": "64GiB"}).lockable == pytest.approx(
+        28.8 * GIB
+    )  # another machine
+    assert command.machine_of({"pinned_memory": "5GiB"}).lockable == 5 * GIB
+    monkeypatch.setattr("taigi_lightning.kernels.available_memory.lends_host_memory", lambda: False)
+    assert command.machine_of({}).lockable == math.inf

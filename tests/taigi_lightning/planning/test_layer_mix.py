@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import combinations_with_replacement
+from typing import Any
 
 import pytest
 
@@ -129,3 +130,18 @@ def test_ranks_share_what_the_host_has_and_hold_its_weights_once() -> None:
     assert HostBudget(4 * GIB).activations(8 * GIB, 0.0) < 0
     assert HostBudget().activations(8 * GIB, GIB) == math.inf
     assert wanted_available(8 * GIB, 8 * GIB) == 20 * GIB
+
+
+def test_the_embedding_leaves_whatever_activations_may_and_only_where_the_host_holds_it() -> None:
+    table = 2 * LLAMA.vocabulary * LLAMA.hidden
+    given: dict[str, Any] = {
+        "weights_on_host": "none", "machine": Machine(13e9, 45e12), "headroom": 20 * GIB, "embedding": table,
+    }  # fmt: skip
+    for budget, host, moves in (
+        (0.0, HostBudget(most=0.0), True),
+        (0.0, HostBudget(0.1 * GIB), False),
+        ("auto", HostBudget(), False),
+    ):
+        found = place(LLAMA, 8192, 64, budget=budget, host=host, **given)
+        assert found.decision.embedding_on_host == moves
+        assert host.most != 0.0 or not found.decision.savings[0].host
