@@ -28,12 +28,16 @@ def _quantise_kernel(x, out, scales, K, x_stride, BLOCK: tl.constexpr):
     bits = tl.max(tl.abs(value), 0).to(tl.int32, bitcast=True)
     exponent = tl.maximum((bits >> 23) - 8 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32), 1)
     scale = (exponent << 23).to(tl.float32, bitcast=True)
-    tl.store(scales + row, scale)
+    # A card rounds infinity to the largest number, and a maximum may skip what is no number: the row's scale keeps both.
+    tl.store(scales + row, scale + tl.sum(value * 0.0, 0))
     tl.store(out + row * K + column, (value * _inverse(scale)).to(out.dtype.element_ty), mask=column < K)
 
 
 def quantise_rows(x: Tensor, dtype: torch.dtype = DTYPE) -> tuple[Tensor, Tensor]:
-    """x (M, K), its rows perhaps apart, in e4m3, and the scale of each row, float32 (M, 1)."""
+    """x (M, K), its rows perhaps apart, in e4m3, and the scale of each row, float32 (M, 1).
+
+    The scale of a row that holds something not finite is not finite.
+    """
     rows, columns = x.shape
     out = torch.empty(rows, columns, dtype=dtype, device=x.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)

@@ -33,6 +33,15 @@ def test_rows_get_the_scales_and_values_of_plain_torch(
     assert torch.equal(found.to(fp8.DTYPE).float(), rounded.float())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_spoils_its_row_alone(kernels: ModuleType, bad: float) -> None:
+    """Cards round infinity to 448, so that a product would be finite."""
+    x = torch.ones(3, 96)
+    x[1, 70] = bad
+    _, scales = kernels.quantise_rows(x, torch.float32)
+    assert scales.isfinite().flatten().tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize(("rows", "columns"), [(3, 64), (5, 2112), (140, 128)])
 def test_a_weight_is_the_same_in_both_layouts(
