@@ -39,6 +39,8 @@ LOADERS = {
 }
 
 
+PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}  # Lightning's short names
+
 # What Lightning's barebones mode asks of its other settings.
 BARE: dict[str, Any] = {
     "logger": False,
@@ -119,7 +121,8 @@ def check_products(config: Any) -> None:
     if matmul == "bf16":  # as nearly always; what a card can is known only once PyTorch is loaded
         return
     accelerator = str(config.trainer.accelerator or "auto")
-    precision = config.trainer.precision or auto_precision(accelerator)
+    precision = str(config.trainer.precision or auto_precision(accelerator))
+    precision = PRECISIONS.get(precision, precision)
     if precision not in COMPUTE_DTYPES:
         return
     gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

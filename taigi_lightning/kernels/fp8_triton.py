@@ -28,7 +28,7 @@ def _quantise_kernel(x, out, scales, K, x_stride, BLOCK: tl.constexpr):
     bits = tl.max(tl.abs(value), 0).to(tl.int32, bitcast=True)
     exponent = tl.maximum((bits >> 23) - 8 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32), 1)
     scale = (exponent << 23).to(tl.float32, bitcast=True)
-    # A card rounds infinity to the largest number, and a maximum may skip what is no number: the row's scale keeps both.
+    # A card rounds infinity to the largest number, and a maximum may skip what is no number: the scale keeps both.
     tl.store(scales + row, scale + tl.sum(value * 0.0, 0))
     tl.store(out + row * K + column, (value * _inverse(scale)).to(out.dtype.element_ty), mask=column < K)
 

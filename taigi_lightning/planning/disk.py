@@ -9,7 +9,9 @@ from pathlib import Path
 from taigi_lightning.errors import InputError
 
 
-def run_bytes(*, adapter: int, optimizer: int, checkpoints: int, merged: int) -> dict[str, int]:
+def run_bytes(
+    *, adapter: int, optimizer: int, checkpoints: int, merged: int, directions: int = 0
+) -> dict[str, int]:
     """Bytes that a run writes into its folder, by purpose.
 
     Args:
@@ -17,9 +19,14 @@ def run_bytes(*, adapter: int, optimizer: int, checkpoints: int, merged: int) ->
         optimizer: its state, which a checkpoint holds too.
         checkpoints: how many are kept; one more is there while the newest is written.
         merged: the merged or whole model; an earlier one there is replaced only when the new one is whole.
+        directions: what a checkpoint holds of those that products in int8_mixed are split along.
     """
     kept = checkpoints + 1 if checkpoints else 0
-    needs = {"checkpoints": kept * (adapter + optimizer), "adapter": adapter, "merged model": merged}
+    needs = {
+        "checkpoints": kept * (adapter + optimizer + directions),
+        "adapter": adapter,
+        "merged model": merged,
+    }
     return {name: size for name, size in needs.items() if size}
 
 

@@ -11,6 +11,7 @@ from taigi_lightning.planning.base_shape import is_cached
 from taigi_lightning.planning.disk import run_bytes
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.strong_part import checkpoint_bytes
 from taigi_lightning.planning.trained_sizes import trained_sizes, with_new_tokens
 
 
@@ -24,6 +25,7 @@ def disk_needs(settings: Settings, shape: Shape) -> dict[str, dict[str, int]]:
             optimizer=memory.optimizer_bytes(settings.optimizer, sizes),
             checkpoints=max(settings.checkpoints, 0),
             merged=2 * shape.parameters if settings.merge else 0,
+            directions=checkpoint_bytes(settings.matmul, base),
         )
     }
     return download_needs(settings.base, base) | needed

@@ -8,7 +8,7 @@ from dataclasses import replace
 from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.memory import GIB, Shape
 from taigi_lightning.planning.needing_less import fits, fitting
-from taigi_lightning.planning.settings import Settings
+from taigi_lightning.planning.settings import Settings, check_options
 from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import needs
 
@@ -33,7 +33,12 @@ def hardware_table(settings: Settings, machine: Machine, host: float = math.inf)
         settings: of a stage that trains; its base does not count.
         machine: how fast the host link and the card are.
         host: bytes available on the host.
+
+    Raises:
+        InputError: the settings ask for what no base here could follow.
     """
+    check_options(settings, None)
+    machine = machine.computing_in(settings.matmul)
     letters: dict[str, str] = {}
     rows = [["base", *(f"{card} GB" for card in CARDS)], ["-"] * (1 + len(CARDS))]
     for base in BASES:

@@ -47,6 +47,7 @@ class Settings:
     max_steps: int = -1
     devices: int = 1
     precision: str = "bf16-mixed"
+    accelerator: str = "auto"
     folder: str = "."
     corpus: Mapping[str, float] = field(default_factory=lambda: {CORPUS: 1.0})  # with their shares
     fills_rows: bool = True
@@ -110,6 +111,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "max_steps": trainer.get("max_steps"),
         "devices": count_devices(trainer.get("devices")),
         "precision": trainer.get("precision") and str(trainer["precision"]),
+        "accelerator": trainer.get("accelerator"),
         "folder": trainer.get("default_root_dir"),
         "checkpoints": _kept(config.get("checkpoint") or {}),
         "merge": (config.get("export") or {}).get("merge"),
@@ -140,8 +142,19 @@ def check_options(settings: Settings, general: str | None) -> None:
         InputError: products are to be in 8 bits, or weights to wait on the host, that cannot.
     """
     quantization, fault = settings.quantization, own_code(general)
-    check_option("matmul", settings.matmul, quantization=quantization, fault=fault)
+    check_option("matmul", settings.matmul, quantization=quantization, fault=fault or _no_8_bits(settings))
     check_option("weights_on_host", settings.weights_on_host, quantization=quantization, fault=fault)
+
+
+def _no_8_bits(settings: Settings) -> str | None:
+    """Why the trainer's settings leave no products in 8 bits, whatever the card; None if they do."""
+    if settings.accelerator not in ("auto", "gpu", "cuda"):
+        return (
+            f"trainer.accelerator is {settings.accelerator}, and 8 bits are multiplied on NVIDIA cards alone"
+        )
+    if settings.precision not in ("bf16-mixed", "bf16"):
+        return f"trainer.precision is {settings.precision}, and its results are in bfloat16 (bf16-mixed)"
+    return None
 
 
 def _kept(checkpoint: Mapping[str, Any]) -> int | None:

@@ -10,8 +10,13 @@ def strong_part(matmul: str, shape: Shape, element_size: int = 2) -> Part:
 
     They take what LoRA of that rank would on four projections: q, k and v as one, o, gate and up as one, and down.
     """
-    inputs = 2 * shape.hidden + shape.heads * shape.head_size + shape.intermediate
-    outputs = sum(linear.outputs for linear in shape.linears)
     count = strong_directions(matmul)
-    size = count * shape.layers * (inputs + outputs) * element_size
+    outputs = sum(linear.outputs for linear in shape.linears)
+    size = checkpoint_bytes(matmul, shape, element_size) + count * shape.layers * outputs * element_size
     return Part("strongest directions", size, f"{count} of each input, 16 bits")
+
+
+def checkpoint_bytes(matmul: str, shape: Shape, element_size: int = 2) -> int:
+    """What of them each checkpoint holds: the directions alone."""
+    inputs = 2 * shape.hidden + shape.heads * shape.head_size + shape.intermediate
+    return strong_directions(matmul) * shape.layers * inputs * element_size

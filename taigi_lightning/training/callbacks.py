@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from taigi_lightning.atomic_write import written_aside
 from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.model.adapters import save_adapter
 from taigi_lightning.model.export import export_full_model
 from taigi_lightning.model.lineage import describe_sources, write_lineage
@@ -26,6 +27,7 @@ from taigi_lightning.model.new_tokens import written_tokenizer
 from taigi_lightning.model.safetensors_files import base_folder, weight_files
 from taigi_lightning.planning.disk import check_space, run_bytes
 from taigi_lightning.planning.memory import optimizer_bytes
+from taigi_lightning.planning.strong_part import checkpoint_bytes
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.training_report import write_fit_report
 from taigi_lightning.signals import StoppedBySignal, handle_signals, restore_signals, say
@@ -125,11 +127,13 @@ class ExportModel(Callback):
             shards = weight_files(base_folder(module.base)) if self.merge else []
             merged = sum(shard.stat().st_size for shard in shards)
         optimizer = type(trainer.optimizers[0]).__name__
+        decoder = fast_decoder(module.model)
         return run_bytes(
             adapter=4 * sum(sizes),
             optimizer=optimizer_bytes(optimizer, sizes),
             checkpoints=kept,
             merged=merged,
+            directions=0 if decoder is None else checkpoint_bytes(decoder.matmul, decoder.shape),
         )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -47,7 +47,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
     [
         (CPT, {}),
         ([*CPT, "--config", "configs/tiny.yaml"], {"base": "models/tiny-taigi", "max_length": 512, "accumulate": 1,
-         "activation_budget": 1.0, "max_steps": 120}),
+         "activation_budget": 1.0, "max_steps": 120, "accelerator": "cpu"}),
         (["--config=configs/cpt.yaml", "--trainer.max_steps=7", "--data.batch_size", "2", "--model.lora.r", "8"],
          {"max_steps": 7, "batch_size": 2, "rank": 8}),
         ([*CPT, "--trainer.devices", "2"], {"devices": 2}),

@@ -19,11 +19,12 @@ from transformers import LlamaConfig
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.command import plan_config
+from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
 from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.prediction_needs import predict_needs
-from taigi_lightning.planning.settings import Settings, corpus_characters, read_settings
+from taigi_lightning.planning.settings import Settings, check_options, corpus_characters, read_settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
 from taigi_lightning.training.best_checkpoint import checkpoint_callbacks
@@ -220,6 +221,26 @@ def test_fp8_is_planned_said_and_refused() -> None:
         make_plan(replace(settings, matmul="fp8"), TAIGI, Found(card, disks=disks), "a reason")
 
 
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        ({"precision": "16-mixed"}, "precision is 16-mixed, and its results are in bfloat16"),
+        ({"precision": 32}, "precision is 32, and"),
+        ({"accelerator": "cpu"}, "accelerator is cpu, and 8 bits are multiplied on NVIDIA cards alone"),
+        ({"accelerator": "mps", "precision": "bf16-mixed"}, "accelerator is mps"),
+    ],
+)
+def test_8_bits_that_no_card_would_get_are_not_planned(trainer: dict[str, Any], said: str) -> None:
+    model: dict[str, Any] = {"lora": {"r": 8}, "matmul": "int8"}
+    with pytest.raises(InputError, match=rf"model.matmul is int8, but trainer.{said}.*matmul bf16"):
+        check_options(read_settings({"model": model, "trainer": trainer}), None)
+    with pytest.raises(InputError, match=said):
+        hardware_table(read_settings({"model": model, "trainer": trainer}), ASSUMED)
+    check_options(read_settings({"model": model | {"matmul": "bf16"}, "trainer": trainer}), None)
+    for fine in ({}, {"precision": "bf16"}, {"accelerator": "gpu", "precision": None}):
+        check_options(read_settings({"model": model, "trainer": fine}), None)
+
+
 def test_directions_in_16_bits_are_counted_and_cost_dequantised_layers() -> None:
     card = Card("a card", 24 * GIB)
     disks = one_disk(500 * GIB)
@@ -233,6 +254,9 @@ def test_directions_in_16_bits_are_counted_and_cost_dequantised_layers() -> None
     assert {p.purpose: p.bytes for p in mixed.memory}[purpose] == size
     assert purpose not in {p.purpose for p in int8.memory}
     assert "64 of each input, 16 bits" in render(mixed) and mixed.fits
+    # A checkpoint holds the directions alone, and two are kept while a third is written.
+    kept = [{p.purpose: p.bytes for p in plan.disk[-1].parts}["checkpoints"] for plan in (int8, mixed)]
+    assert kept[1] - kept[0] == 3 * 40 * 64 * 2 * (3 * 5120 + 13824)
     asked = [
         predict_needs(replace(settings, predicts=True, matmul=m), TAIGI, 24 * GIB)
         for m in ("int8", "int8_mixed")
