@@ -145,7 +145,8 @@ def _ask(
 
 @contextmanager
 def in_16_bits(model: Any, tokens: int) -> Iterator[None]:
-    """Let a model answer in 16 bits, and afterwards as it did before."""
+    """Let a model answer in 16 bits, and afterwards in what it did before; then it holds no weights, which takes time,
+    until the next stage begins."""
     decoder = fast_decoder(model)
     assert decoder is not None
     matmul, held = decoder.matmul, decoder.unpacked
@@ -156,5 +157,3 @@ def in_16_bits(model: Any, tokens: int) -> Iterator[None]:
         yield
     finally:
         compute_in(model, matmul)
-        if held:
-            unpack_what_fits(model, tokens)

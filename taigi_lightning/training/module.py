@@ -39,6 +39,7 @@ from taigi_lightning.training.stage_model import (
     make_model,
     place_of,
     print_lines,
+    take_again,
     what_trains,
 )
 from taigi_lightning.training.step_batches import begin_batch, counted, expect_tokens, share_of_window
@@ -153,7 +154,7 @@ class CausalLMModule(pl.LightningModule):
         if training is None:
             training = trainer is not None and bool(trainer.training)
         if self.model is not None and (self._made_to_train or not training):
-            self.model.train(training)
+            take_again(self, training)
             return
         strict = bool(self._waiting)  # all of it has to find its place
         trained, self._waiting = self.state_dict(), {}

@@ -20,7 +20,9 @@ from taigi_lightning.evaluation.model_setup import (
     take_fast_path,
     tokens_at_once,
 )
+from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.device_memory import hold_to_own_memory
+from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.kernels.host_memory import waiting_parameters
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization
@@ -157,6 +159,21 @@ def place_of(trainer: pl.Trainer) -> tuple[torch.device, torch.dtype]:
     return trainer.strategy.root_device, compute_dtype(str(trainer.precision))
 
 
+def take_again(module: Any, training: bool) -> None:
+    """Let a `CausalLMModule`'s model serve another stage; one that was made to answer holds its weights again, if
+    something since had it let go of them."""
+    module.model.train(training)
+    decoder = fast_decoder(module.model)
+    answers = not module._made_to_train and module.answer_strategy == "choice"
+    if answers and decoder is not None and not decoder.unpacked:
+        unpack_what_fits(module.model, row_tokens(attached_trainer(module)))
+
+
+def row_tokens(trainer: Any) -> int:
+    """Of the longest row of questions that a trainer's data will give."""
+    return int(getattr(getattr(trainer, "datamodule", None), "batch_tokens", 32768))
+
+
 def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: bool) -> Any:
     """Put a `CausalLMModule`'s model together for a stage, and say what its check found.
 
@@ -207,7 +224,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         compute_dtype=dtype,
         answers=not training or bool(getattr(data, "held_out", None)),
         generating=module.tokenizer if generates else None,
-        row_tokens=None if generates else getattr(data, "batch_tokens", 32768),
+        row_tokens=None if generates else row_tokens(trainer),
         matmul=module.matmul,
     )
     # DDP neither sends these to other ranks nor asks that they lie on the card. What is to wait does so by now.
