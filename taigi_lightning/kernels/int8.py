@@ -49,7 +49,7 @@ def hadamard(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def transformed(x: Tensor) -> Tensor:
     """Sums and differences of each 64 values of x's rows (M, K), float32: eight times the rotated values."""
-    wide = x.float().reshape(x.shape[0], -1, BLOCK)
+    wide = x.float().reshape(x.shape[0], x.shape[1] // BLOCK, BLOCK)
     return (wide @ hadamard(x.device, torch.float32)).reshape(x.shape)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from taigi_lightning.evaluation.answers import hidden_states
 from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.strong_directions import FEWEST, MOST, StrongDirections
+from taigi_lightning.kernels.matmul import strong_directions
 from taigi_lightning.tasks.question_batches import EncodedQuestion, group_tree
 from taigi_lightning.training.distributed import over_ranks
 
@@ -55,7 +56,7 @@ class KeptDirections(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Once a rank has found directions, let all split along them: before that no step is taken with them."""
-        if self._agreed or not any(part is not None for part in strong_parts(pl_module)):
+        if self._agreed or not splits(pl_module):
             return
         found = directions_of(pl_module)
         there = any(directions is not None for directions in found)
@@ -79,6 +80,12 @@ def strong_parts(module: Any) -> list[StrongDirections | None]:
     return [] if decoder is None else [g.strong for layer in decoder.layers for g in layer.groups()]
 
 
+def splits(module: Any) -> bool:
+    """Whether products are made along directions now, or will be once some are found."""
+    decoder = fast_decoder(module.model)
+    return decoder is not None and strong_directions(decoder.matmul) > 0
+
+
 def directions_of(module: Any) -> list[Tensor | None]:
     """P (R, K) of each of `strong_parts`, on the CPU; None where there is none yet."""
     found = (None if part is None else part.directions for part in strong_parts(module))
@@ -97,8 +104,7 @@ def use(module: Any, found: list[Tensor | None]) -> None:
 @torch.no_grad()
 def find_in_questions(module: Any, questions: Sequence[EncodedQuestion]) -> None:
     """Look for directions in questions from all over the file, whichever batches are to come, if products want any."""
-    parts = [part for part in strong_parts(module) if part is not None]
-    if not parts or not questions or module.answer_strategy == "generate":
+    if not splits(module) or not questions or module.answer_strategy == "generate":
         return
     trees = [group_tree([question]) for question in spread(questions, MOST)]
     if sum(len(tree.tokens) for tree in trees) < FEWEST:
@@ -107,8 +113,7 @@ def find_in_questions(module: Any, questions: Sequence[EncodedQuestion]) -> None
             f"{module.matmul} computes as int8 does."
         )
         return
-    for part in parts:
-        part.use(None)
+    use(module, [None] * len(strong_parts(module)))
     places = [(row, node) for row, tree in enumerate(trees) for node in range(len(tree.tokens))]
     hidden_states(module.model, trees, places)
 

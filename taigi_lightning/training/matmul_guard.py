@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from taigi_lightning.fast_path.apply import compute_in, fast_decoder
-from taigi_lightning.fast_path.strong_directions import FEWEST
+from taigi_lightning.fast_path.strong_directions import FEWEST, MOST
 from taigi_lightning.kernels.matmul import Matmul, format_of, strong_directions
 from taigi_lightning.planning.activation_plan import INPUT_ONLY, layer_bytes, of_family
 from taigi_lightning.tasks.prompts import IGNORE
@@ -41,7 +41,7 @@ GIVEN_UP = (
 
 class MatmulGuard(Callback):
     """Compare the adapter's gradients of one row, in 8 bits and in 16, before each of the first steps; in int8_mixed of
-    as many rows as its strongest directions are looked for in.
+    as many rows as its strongest directions are looked for in, since they are found there.
 
     Logs the cosine of the two as `int8/gradient_cosine`, and how much more the loss is, as a share of it, as
     `int8/loss_difference` (or `fp8/`), each the mean over all ranks. Then the run says what 8 bits cost, on the
@@ -90,7 +90,7 @@ class MatmulGuard(Callback):
         self._last = trainer.global_step
         decoder = fast_decoder(pl_module.model)
         matmul = "bf16" if decoder is None else decoder.matmul
-        rows = fullest_rows(batch, FEWEST if strong_directions(matmul) else 1)
+        rows = fullest_rows(batch, MOST if strong_directions(matmul) else 1)
         difference = None if rows is None else self._compare(trainer, pl_module, rows)
         found = [0.0, 0.0, 0.0] if difference is None else [*difference, 1.0]
         cosine, loss, ranks = sum_over_ranks(found, pl_module.device).tolist()

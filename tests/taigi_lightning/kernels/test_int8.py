@@ -1,9 +1,11 @@
 """Rotating and rounding to int8, and products of what was rounded."""
 
+from types import ModuleType
+
 import pytest
 import torch
 
-from taigi_lightning.kernels import fp8
+from taigi_lightning.kernels import fp8, int8
 from taigi_lightning.kernels.int8 import BLOCK, fault, hadamard, product, quantise_rows, scale_of, transformed
 
 CPU = torch.device("cpu")
@@ -59,6 +61,12 @@ def test_what_is_not_finite_does_not_come_out_finite(bad: float) -> None:
     x[1, 3] = bad
     y = product(*quantise_rows(x), *quantise_rows(torch.ones(64, 64)), torch.float32)
     assert torch.isfinite(y[0]).all() and not torch.isfinite(y[1]).any()
+
+
+@pytest.mark.parametrize("form", [fp8, int8])
+def test_no_rows_give_no_rows(form: ModuleType) -> None:
+    weight = form.quantise_rows(torch.randn(64, 128))
+    assert form.product(*form.quantise_rows(torch.empty(0, 128)), *weight, torch.float32).shape == (0, 64)
 
 
 def test_the_largest_takes_the_last_step() -> None:

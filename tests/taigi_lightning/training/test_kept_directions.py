@@ -20,7 +20,14 @@ from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.tasks.question_batches import EncodedQuestion
 from taigi_lightning.training import matmul_guard, stage_model
-from taigi_lightning.training.kept_directions import KEY, KeptDirections, directions_of, spread, strong_parts
+from taigi_lightning.training.kept_directions import (
+    KEY,
+    KeptDirections,
+    directions_of,
+    splits,
+    spread,
+    strong_parts,
+)
 from taigi_lightning.training.matmul_guard import MatmulGuard
 from taigi_lightning.training.module import CausalLMModule
 from tests.taigi_lightning.question_csv import TO_ANSWER, write_csv
@@ -101,6 +108,7 @@ def test_a_run_that_goes_on_in_16_bits_holds_none(emulating: Path, monkeypatch: 
     decoder = fast_decoder(trainer.lightning_module.model)
     assert decoder is not None and decoder.matmul == "bf16"
     assert strong_parts(trainer.lightning_module) and not directions(trainer)
+    assert not splits(trainer.lightning_module)  # and no rank waits for others to find any
     assert not any(group.missing_bytes(4) for layer in decoder.layers for group in layer.groups())
 
 
