@@ -29,6 +29,7 @@ from taigi_lightning.evaluation.journal import (
     resume_journals,
 )
 from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
+from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 from taigi_lightning.windows import in_use, patiently
 
@@ -212,7 +213,7 @@ def _identity(module: Any, data: PredictDataModule, checkpoint: Any) -> dict[str
         questions.update(repr((question.row, question.id, question.prompt, question.answers)).encode())
     # The name is left out: a folder may be moved.
     identity = {f"base {key}": value for key, value in module.identity.items() if key != "name"}
-    if module.matmul != "bf16" and module.answer_strategy != "generate":
+    if forward_in_8_bits(module.matmul) and module.answer_strategy != "generate":
         identity["products"] = (
             module.matmul
         )  # left out of others, so that journals of earlier versions still count
@@ -224,6 +225,12 @@ def _identity(module: Any, data: PredictDataModule, checkpoint: Any) -> dict[str
         "strategy": module.answer_strategy,
         "questions": questions.hexdigest(),
     }
+
+
+def products_in_8_bits(module: Any) -> str | None:
+    """The `matmul` in which a `CausalLMModule` answers; None if that is in 16 bits, as generating always is."""
+    rounded = forward_in_8_bits(module.matmul) and module.answer_strategy == "choice"
+    return module.matmul if rounded else None
 
 
 def _file_hash(path: Path) -> str:

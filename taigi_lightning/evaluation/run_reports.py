@@ -8,7 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
 
-from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
+from taigi_lightning.evaluation.prediction_writer import (
+    PredictionWriter,
+    probabilities_path,
+    products_in_8_bits,
+)
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
@@ -36,13 +40,10 @@ def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
             continue
         details = probabilities_path(writer.output)
         if writer.output.is_file() and details.is_file():
-            products = (
-                module.matmul if module.matmul != "bf16" and module.answer_strategy == "choice" else None
-            )
             named = {
                 "model": module.base,
                 "adapter": module.adapter,
-                "products in": products,
+                "products in": products_in_8_bits(module),
                 "questions": data.path,
             }
             labels = data.prompt.answers

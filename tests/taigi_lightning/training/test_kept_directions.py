@@ -197,10 +197,13 @@ def test_a_resumed_prediction_splits_along_what_the_first_did(emulating: Path) -
 def test_answers_in_other_products_are_not_mixed_in(
     emulating: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ask(emulating, 4)
-    for matmul in ("bf16", "int8"):
+    ask(emulating, 12)
+    for matmul in ("bf16", "int8_backward"):  # which answers in 16 bits
         with pytest.raises(RuntimeError, match="broken off"):
             predict(emulating, Note(1), matmul, batch_tokens=300)
+    assert "not used" not in caplog.text
+    with pytest.raises(RuntimeError, match="broken off"):
+        predict(emulating, Note(1), "int8", batch_tokens=300)
     assert "answers of a run with another products" in caplog.text
     caplog.clear()
     predict(emulating, Note(), "bf16")
