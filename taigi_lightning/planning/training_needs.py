@@ -50,14 +50,15 @@ def needs(
         general = "every weight trains"
     if general is not None:
         return _general_needs(settings, shape, card, element_size, general)
-    placed = _place(settings, shape, card, element_size, machine, host)
-    return _fast_needs(settings, shape, element_size, machine, placed)
+    return _fast_needs(
+        settings, shape, element_size, machine, placed(settings, shape, card, element_size, machine, host)
+    )
 
 
-def _place(
+def placed(
     settings: Settings, shape: Shape, card: int | None, element_size: int, machine: Machine, host: float
 ) -> Placement:
-    """What the first training step will decide."""
+    """What the first training step will decide; arguments as for `needs`."""
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = trained_sizes(settings, shape)
@@ -104,16 +105,16 @@ def _movable_head(settings: Settings, shape: Shape, element_size: int) -> int:
 
 
 def _fast_needs(
-    settings: Settings, shape: Shape, element_size: int, machine: Machine, placed: Placement
+    settings: Settings, shape: Shape, element_size: int, machine: Machine, choice: Placement
 ) -> Needs:
     tokens, rank = settings.tokens, settings.rank or 0
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = trained_sizes(settings, shape)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
-    decision, waiting = placed.decision, placed.on_host * memory.packed_layer_bytes(shape)
+    decision, waiting = choice.decision, choice.on_host * memory.packed_layer_bytes(shape)
     kept, host = activation_plan.kept_bytes(decision.savings, shape, tokens, rank, element_size)
     working = activation_plan.working_bytes(shape, tokens, element_size)
-    at_loss = (activation_plan.streamed_loss_bytes if placed.head_on_host else activation_plan.loss_bytes)(
+    at_loss = (activation_plan.streamed_loss_bytes if choice.head_on_host else activation_plan.loss_bytes)(
         shape, tokens, element_size
     )
     transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
@@ -121,7 +122,7 @@ def _fast_needs(
     a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4", size)
     note = mix_in_words(decision.savings)
     moved = _movable_embedding(settings, shape, element_size) if decision.embedding_on_host else 0
-    head = shape.vocabulary * shape.hidden * element_size if placed.head_on_host else 0
+    head = shape.vocabulary * shape.hidden * element_size if choice.head_on_host else 0
     bits = "16 bits" if format_of(settings.matmul) is None else "16 and 8 bits"
     if forward_in_8_bits(settings.matmul):
         bits = "8 bits in two layouts"
@@ -130,7 +131,7 @@ def _fast_needs(
         *_weights(settings, projections - waiting, rest - moved - head),
         frozen,
         Part(
-            IN_TRANSIT, placement.slot_bytes(shape, placed.on_host), "two layers, on their way from the host"
+            IN_TRANSIT, placement.slot_bytes(shape, choice.on_host), "two layers, on their way from the host"
         ),
         Part(DEQUANTISED, decision.unpacked * a_layer, dequantised),
         strong_part(settings.matmul, shape, element_size),
@@ -146,20 +147,20 @@ def _fast_needs(
         layers_kept=decision.keeping,
         layers_dequantised=decision.unpacked,
         embedding_on_host=decision.embedding_on_host,
-        head_on_host=placed.head_on_host,
-        layers_on_host=placed.on_host,
-        slow_down=placed.seconds / step_seconds(decision.savings, 0, shape, tokens, machine, element_size),
-        kept_slow_down=placed.seconds / everything,
+        head_on_host=choice.head_on_host,
+        layers_on_host=choice.on_host,
+        slow_down=choice.seconds / step_seconds(decision.savings, 0, shape, tokens, machine, element_size),
+        kept_slow_down=choice.seconds / everything,
         layers_moving=sum(bool(saving.host) for saving in decision.savings),
     )
     on_host = [
         # The ranks of a machine hold one copy of these together; of the rest each has its own.
-        Part(WAITING, waiting, f"4 bits, of {placed.on_host} of {shape.layers} layers"),
+        Part(WAITING, waiting, f"4 bits, of {choice.on_host} of {shape.layers} layers"),
         Part(ACTIVATIONS, settings.devices * host),
         Part("input embedding", settings.devices * moved),
         Part(HEAD, settings.devices * head),
     ]
-    return Needs(found, taken(device), taken(on_host), placed.lacking)
+    return Needs(found, taken(device), taken(on_host), choice.lacking)
 
 
 def _general_needs(

@@ -11,7 +11,7 @@ import torch
 from random_base import gemma3, llama_config, random_base
 from torch import Tensor, nn
 
-from taigi_lightning.fast_path import decoder
+from taigi_lightning.fast_path import memory_decision
 from taigi_lightning.fast_path.activation_offload import HostStash
 from taigi_lightning.fast_path.machine_speed import measure_machine
 from taigi_lightning.fast_path.weight_stream import WeightStream
@@ -98,7 +98,7 @@ def slow_link(gigabytes: float | None) -> Iterator[None]:
         WeightStream._fetch,
         HostStash.put,
         HostStash.prefetch,
-        decoder.measure_machine,
+        memory_decision.measure_machine,
     )
 
     def slow_fetch(self: WeightStream, slot: Any, layer: int) -> None:
@@ -122,7 +122,7 @@ def slow_link(gigabytes: float | None) -> Iterator[None]:
     ]  # fmt: skip
     if measured:
         slower = replace(measured, link=measured.link / times)
-        patched.append((decoder, "measure_machine", lambda *_: slower))
+        patched.append((memory_decision, "measure_machine", lambda *_: slower))
     try:
         for place, name, new in patched:
             setattr(place, name, new)
