@@ -34,11 +34,13 @@ from taigi_lightning.training.promised_parameters import keep_promises, model_pa
 from taigi_lightning.training.resume import plain_arguments
 from taigi_lightning.training.stage_model import (
     NO_COPIES,
+    able_trainer,
     attached_trainer,
     check_loaded,
     make_model,
     place_of,
     print_lines,
+    run_model,
     take_again,
     what_trains,
 )
@@ -124,8 +126,8 @@ class CausalLMModule(pl.LightningModule):
         self.model: Any = None
         self.learning_rate: float | None = None  # in place of the optimizer's own; `Tuner.lr_find` sets it
         self.validated = False  # since a schedule that waits for validations took a step
-        self._tokens, self._made_to_train = 0, False  # of the batch at work; how the model was made
-        self._trains: frozenset[str] = frozenset()  # names of the model's parameters that do
+        self._tokens, self.made_to_train = 0, False  # of the batch at work; how the model was made
+        self.trained_names: frozenset[str] = frozenset()  # names of the model's parameters that do
         self._waiting: dict[str, Tensor] = {}  # what was loaded before there is a model
         self.window_loss: Tensor | None = None  # of the accumulation window so far; `StepMetrics` logs it
         self._held_out = HeldOutSums()
@@ -153,15 +155,15 @@ class CausalLMModule(pl.LightningModule):
         place, computing = working_place(device, dtype) if trainer is None else place_of(trainer)
         if training is None:
             training = trainer is not None and bool(trainer.training)
-        if self.model is not None and (self._made_to_train or not training):
+        if self.model is not None and (self.made_to_train or not training):
             take_again(self, training)
             return
         strict = bool(self._waiting)  # all of it has to find its place
         trained, self._waiting = self.state_dict(), {}
         self.model = None  # before the next one takes its memory
         self.model = make_model(self, place, computing, training)
-        self._trains = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
-        self._made_to_train = training
+        self.trained_names = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+        self.made_to_train = training
         self.load_state_dict(trained, strict)
         keep_promises(self)
 
@@ -174,9 +176,9 @@ class CausalLMModule(pl.LightningModule):
         """What compares settings on resume, logs each step, and lets optimizers and averages show their weights.
 
         Raises:
-            InputError: a callback of the trainer's cannot do here what it is for.
+            InputError: the trainer, or one of its callbacks, cannot do here what it is for.
         """
-        return module_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
+        return module_callbacks(able_trainer(self).callbacks)  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The user's optimizer over the trainable parameters, its rate set anew at every step."""
@@ -191,13 +193,7 @@ class CausalLMModule(pl.LightningModule):
         if step_schedule(scheduler, metric, self.validated):
             self.validated = False
 
-    print, parameters = print_lines, model_parameters
-
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the causal language model's own forward does: `module(input_ids).logits`."""
-        if self.model is None:
-            raise InputError("The model is not there yet: call module.configure_model() first.")
-        return self.model(*inputs, **options)
+    print, parameters, forward, unfreeze = print_lines, model_parameters, run_model, thaw
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch's number; say what memory is taken."""
@@ -268,17 +264,13 @@ class CausalLMModule(pl.LightningModule):
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""
-        return trained_state(self, self._trains, self._waiting, **options)
+        return trained_state(self, self.trained_names, self._waiting, **options)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """What `state_dict` gives, to which `strict` refers: the base is not missing. It waits for a model to come."""
         if self.model is None:
             self._waiting, strict = model_state(state_dict), False
-        return load_trained(super().load_state_dict, state_dict, self._trains, strict, assign)
-
-    def unfreeze(self) -> Any:
-        """Undo `freeze`: what trained before trains again, and the base stays as it is; returns the module."""
-        return thaw(self, self._trains)
+        return load_trained(super().load_state_dict, state_dict, self.trained_names, strict, assign)
 
     @cached_property
     def start(self) -> Start:

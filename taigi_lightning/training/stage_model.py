@@ -51,6 +51,17 @@ def print_lines(module: pl.LightningModule, text: object = "") -> None:
     pl.LightningModule.print(module, joined(*str(text).splitlines()))
 
 
+def run_model(module: Any, *inputs: Any, **options: Any) -> Any:
+    """What the causal language model's own forward does: `module(input_ids).logits`.
+
+    Raises:
+        InputError: there is no model yet.
+    """
+    if module.model is None:
+        raise InputError("The model is not there yet: call module.configure_model() first.")
+    return module.model(*inputs, **options)
+
+
 def check_from_scratch(quantization: Quantization, *, adapted: bool) -> None:
     """Refuse what random weights cannot have.
 
@@ -164,7 +175,7 @@ def take_again(module: Any, training: bool) -> None:
     something since had it let go of them."""
     module.model.train(training)
     decoder = fast_decoder(module.model)
-    answers = not module._made_to_train and module.answer_strategy == "choice"
+    answers = not module.made_to_train and module.answer_strategy == "choice"
     if answers and decoder is not None and not decoder.unpacked:
         unpack_what_fits(module.model, row_tokens(attached_trainer(module)))
 
@@ -172,6 +183,21 @@ def take_again(module: Any, training: bool) -> None:
 def row_tokens(trainer: Any) -> int:
     """Of the longest row of questions that a trainer's data will give."""
     return int(getattr(getattr(trainer, "datamodule", None), "batch_tokens", 32768))
+
+
+def able_trainer(module: Any) -> pl.Trainer:
+    """A module's trainer, asked before any data are prepared whether the model could be made for it.
+
+    Raises:
+        InputError: its strategy or precision would not do right by the model, or its device does not multiply what the
+            module wants.
+    """
+    trainer: pl.Trainer = module.trainer
+    check_strategy(trainer.strategy)
+    device, dtype = trainer.strategy.root_device, compute_dtype(str(trainer.precision))
+    if module.matmul != "bf16":
+        check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype)
+    return trainer
 
 
 def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: bool) -> Any:

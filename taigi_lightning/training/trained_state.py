@@ -70,7 +70,7 @@ def load_trained(
     return _IncompatibleKeys(missing, found.unexpected_keys)
 
 
-def thaw(module: Any, trains: Collection[str]) -> Any:
+def thaw(module: Any) -> Any:
     """Undo `freeze`: what trained before trains again, and the base, mostly in 4 bits, stays as it is.
 
     Returns:
@@ -78,5 +78,5 @@ def thaw(module: Any, trains: Collection[str]) -> Any:
     """
     base = {id(p) for p in module.model.parameters()} if module.model is not None else set()
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in trains or id(parameter) not in base)
+        parameter.requires_grad_(name in module.trained_names or id(parameter) not in base)
     return module.train()

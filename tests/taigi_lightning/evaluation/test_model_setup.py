@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelPruning
 from torch import Tensor
 
 from taigi_lightning.data.cpt import CPTDataModule
@@ -82,6 +84,27 @@ def test_fp8_is_refused_before_anything_is_loaded(home: Path, quantization: str,
     with pytest.raises(InputError, match=rf"model.matmul is fp8, but .*{said}.*Set --model.matmul bf16."):
         module.configure_model()
     assert module.model is None
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "said"),
+    [
+        ({"matmul": "int8"}, {}, "model.matmul is int8, but this is a CPU"),
+        ({}, {"precision": "bf16-true"}, "trainer.precision is bf16-true"),
+        ({}, {"callbacks": [ModelPruning("l1_unstructured")]}, "ModelPruning prunes"),
+    ],
+)
+def test_a_trainer_in_python_is_refused_before_its_data_are_prepared(
+    home: Path, options: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    class Costly(CPTDataModule):
+        def prepare_data(self) -> None:
+            raise AssertionError("it has begun to read")
+
+    module = CausalLMModule("models/base", lora=LoraSettings(r=4), **options)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=1, **settings)
+    with pytest.raises(InputError, match=said):
+        trainer.fit(module, Costly("data/cpt_corpus", "models/base"))
 
 
 def test_fp8_is_refused_for_layers_that_are_not_written_out(
