@@ -199,7 +199,7 @@ class FastDecoder:
         news, self._news = self._news, ""
         return news or None
 
-    def _headroom(self, tokens: int) -> float:
+    def headroom(self, tokens: int) -> float:
         """`activation_plan.headroom_left` on this device, now."""
         if self.device.type != "cuda":
             return math.inf

@@ -81,7 +81,7 @@ def place_now(decoder: FastDecoder, shape: Shape, budget: HostBudget) -> Placeme
         weights_on_host=decoder.weights_on_host,
         machine=measure_machine(decoder.device, decoder.backbone.norm.weight.dtype, decoder.matmul),
         budget=decoder.budget,
-        headroom=decoder._headroom(tokens) - on_host + decoder.stream.slots_bytes(),
+        headroom=decoder.headroom(tokens) - on_host + decoder.stream.slots_bytes(),
         host=budget,
         embedding=movable,
         head=decoder.tables.movable_head() if decoder.weights_on_host not in ("none", 0) else 0,

@@ -138,7 +138,7 @@ def test_a_larger_shape_takes_the_memory_of_unpacked_weights_back(
     each = unpacked_bytes(decoder.shape, 4, 4)
     kept = 2 * sum(layer_bytes(decoder.shape, 24, 4).values()) + small_bytes(decoder.shape, 24, 4, 4)
     monkeypatch.setattr(
-        decoder, "_headroom", lambda tokens: kept * tokens / 24 + (2 - tokens / 24) * 1.5 * each
+        decoder, "headroom", lambda tokens: kept * tokens / 24 + (2 - tokens / 24) * 1.5 * each
     )
     assert worst(gradients(model), wanted) < 1e-5
     assert decoder.unpacked == 1
@@ -154,8 +154,8 @@ def test_a_smaller_shape_asks_nothing_of_the_device_where_a_larger_one_keeps_eve
 ) -> None:
     decoder = causal_lm(apply_fast_path(with_lora(nf4_llama(nf4_folder)))).fast_decoder
     asked: list[int] = []
-    headroom = decoder._headroom
-    monkeypatch.setattr(decoder, "_headroom", lambda tokens: asked.append(tokens) or headroom(tokens))
+    headroom = decoder.headroom
+    monkeypatch.setattr(decoder, "headroom", lambda tokens: asked.append(tokens) or headroom(tokens))
     shapes = ((2, 12), (2, 7), (1, 12), (3, 12))
     kept = [decoder.savings(shape) for shape in shapes]
     assert asked == [24, 36]

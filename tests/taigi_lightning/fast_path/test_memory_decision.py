@@ -62,7 +62,7 @@ def lock_at_most(monkeypatch: pytest.MonkeyPatch, most: float) -> None:
 
 def test_host_memory_is_there_before_the_first_pass(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_at_most(monkeypatch, math.inf)
-    monkeypatch.setattr(decoder, "_headroom", lambda _: 2 * least(decoder, ROWS))
+    monkeypatch.setattr(decoder, "headroom", lambda _: 2 * least(decoder, ROWS))
     choice = decide_memory(decoder, ROWS)
     _, moved = kept_bytes(choice.decision.savings, decoder.shape, 48, decoder.rank, decoder.element_size)
     assert moved > 0
@@ -72,7 +72,7 @@ def test_host_memory_is_there_before_the_first_pass(decoder: Any, monkeypatch: p
 
 def test_a_smaller_host_is_planned_for_anew(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_at_most(monkeypatch, math.inf)
-    monkeypatch.setattr(decoder, "_headroom", lambda _: least(decoder, ROWS, 0.0) * 1.2)
+    monkeypatch.setattr(decoder, "headroom", lambda _: least(decoder, ROWS, 0.0) * 1.2)
     whole = decide_memory(decoder, ROWS).decision.savings
     assert whole[0].host == MOVED_MORE.host
     _, moved = kept_bytes(whole, decoder.shape, 48, decoder.rank, decoder.element_size)
@@ -86,7 +86,7 @@ def test_a_smaller_host_is_planned_for_anew(decoder: Any, monkeypatch: pytest.Mo
 def test_memory_that_the_system_does_not_lock_is_planned_without(
     decoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "_headroom", lambda _: least(decoder, ROWS, 0.0) * 1.2)
+    monkeypatch.setattr(decoder, "headroom", lambda _: least(decoder, ROWS, 0.0) * 1.2)
     lock_at_most(monkeypatch, 200_000)
     choice = decide_memory(decoder, ROWS)
     assert choice.fits
@@ -94,7 +94,7 @@ def test_memory_that_the_system_does_not_lock_is_planned_without(
     assert decoder.stash.locked_bytes() == decoder.stash.host_bytes()
     # Where nothing would fit without it, slow copies are better than none.
     decoder.stash = HostBuffers()
-    monkeypatch.setattr(decoder, "_headroom", lambda _: least(decoder, ROWS))
+    monkeypatch.setattr(decoder, "headroom", lambda _: least(decoder, ROWS))
     assert decide_memory(decoder, ROWS).fits
     assert decoder.stash.locked_bytes() < decoder.stash.host_bytes()
 
@@ -112,7 +112,7 @@ def test_what_cannot_fit_is_refused_with_what_would(
 ) -> None:
     monkeypatch.setattr(activation_offload, "available_bytes", lambda: 0)
     headroom = least(decoder, (rows, 12), 0.0) if rows else 0.0
-    monkeypatch.setattr(decoder, "_headroom", lambda _: headroom)
+    monkeypatch.setattr(decoder, "headroom", lambda _: headroom)
     with pytest.raises(
         InputError, match=r"4 x 12 tokens does not fit: the card would lack .* GiB of 8\.0"
     ) as refused:
