@@ -25,6 +25,7 @@ from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels.dropout import LoraGradient
 from taigi_lightning.kernels.matmul import Matmul, format_of, forward_in_8_bits, strong_directions
+from taigi_lightning.kernels.triton_support import triton_fault
 
 ALIGNMENT = 8  # columns of LoRA's part: keeps every row of the joined matrices on 16 bytes
 
@@ -77,7 +78,10 @@ class ProjectionGroup:
         strong = None
         if name is not None and strong_directions(matmul):
             strong = self.strong = self.strong or StrongDirections(self.members, self.fused)
-        self.eight_bit = None if name is None else EightBitWeights(self.members, name, self.fused, strong)
+        # The kernel of a product in 8 bits is none of the small operations that may be left to PyTorch: without it an
+        # int8 product is emulated in float32, many times slower than one in 16 bits.
+        kernels = name is not None and triton_fault() is None
+        self.eight_bit = None if name is None else EightBitWeights(self.members, name, kernels, strong)
         self.forward_in_8_bits = name is not None and forward_in_8_bits(matmul)
 
     def missing_bytes(self, element_size: int) -> int:

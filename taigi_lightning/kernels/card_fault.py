@@ -16,6 +16,8 @@ def card_fault(
     """
     if device.type != "cuda":
         return f"this is a {device.type.upper()}, and {on_others}"
+    if torch.version.hip is not None:  # PyTorch calls AMD's cards CUDA devices too
+        return f"this is an AMD card, and {on_others}"
     found = torch.cuda.get_device_capability(device)
     if found < least:
         name = torch.cuda.get_device_name(device)

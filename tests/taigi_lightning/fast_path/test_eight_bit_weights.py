@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.fast_path import nf4_linear
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, compute_in, fast_decoder
 from taigi_lightning.fast_path.eight_bit_weights import FORMATS
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
@@ -264,6 +265,17 @@ def test_prediction_rounds_as_training_does(nf4_folder: Path, adapted: bool, for
     found = last_hidden(decoder, pack_trees([token_tree([sequence])]), torch.arange(5))
     wanted = decoder.hidden(torch.tensor([sequence]), torch.arange(5)[None])[0]
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-3, atol=1e-4)
+
+
+@both
+def test_products_have_their_kernels_where_small_operations_are_left_to_pytorch(
+    nf4_folder: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
+    for fault in (None, "no triton"):
+        monkeypatch.setattr(nf4_linear, "triton_fault", lambda fault=fault: fault)
+        model = in_8_bits(with_lora(nf4_llama(nf4_folder)), form, compile=False)
+        group = causal_lm(model).fast_decoder.layers[0].qkv
+        assert not group.fused and group.eight_bit._fused == (fault is None)
 
 
 @both

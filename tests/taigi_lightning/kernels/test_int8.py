@@ -98,6 +98,13 @@ def test_a_card_must_multiply_it_and_the_rest_be_in_bfloat16(
     assert (found is None) if said is None else (said in str(found))
 
 
+@pytest.mark.parametrize("form", [fp8, int8])
+def test_a_card_of_amd_is_none_of_theirs(monkeypatch: pytest.MonkeyPatch, form: ModuleType) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 4))
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert "this is an AMD card, and" in form.fault(torch.device("cuda"), torch.bfloat16)
+
+
 def test_a_card_without_triton_has_no_kernel_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr("taigi_lightning.kernels.int8.triton_fault", lambda: "ImportError: no triton")
