@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -45,7 +46,14 @@ def predict_batch(
         )
     if strategy == "choice":
         rows = answer_log_probabilities(model, batch).tolist()
-        return [_chosen(question, row) for question, row in zip(batch.questions, rows, strict=True)]
+        pairs = list(zip(batch.questions, rows, strict=True))
+        if lost := [question.id for question, row in pairs if not _comparable(row)]:
+            raise InputError(
+                f"The probabilities of question {lost[0]}'s answers are no numbers, {len(lost)} such in its batch: the "
+                "model's values overflow, or its adapter holds NaN. Take the adapter of an earlier step, or set "
+                "--trainer.precision bf16-mixed and --model.matmul bf16."
+            )
+        return [_chosen(question, row) for question, row in pairs]
     tokens = generate_tokens(model, tokenizer, [question.prompt for question in batch.questions])
     texts = [tokenizer.decode(new, skip_special_tokens=True) for new in tokens]
     return [extracted(question, text) for question, text in zip(batch.questions, texts, strict=True)]
@@ -54,13 +62,16 @@ def predict_batch(
 def choice_accuracy_batch(model: Any, batch: QuestionBatch) -> tuple[int, int]:
     """How many questions of a batch are answered correctly by comparing probabilities, and how many there are.
 
+    One whose probabilities are NaN, as once training has diverged, counts as answered wrongly.
+
     Args:
         model: as for `predict_batch`.
         batch: questions whose `answer` is known.
     """
     rows = answer_log_probabilities(model, batch).tolist()
     pairs = list(zip(batch.questions, rows, strict=True))
-    return sum(_chosen(question, row).answer == question.answer for question, row in pairs), len(pairs)
+    answered = [(question, _chosen(question, row)) for question, row in pairs if _comparable(row)]
+    return sum(given.answer == question.answer for question, given in answered), len(pairs)
 
 
 # ---- choice ---------------------------------------------------------------------------------------
@@ -190,6 +201,11 @@ def _log_probabilities(head: OutputHead, hidden: Tensor, sources: Tensor, target
     slices = head.logits(hidden)
     normaliser = torch.stack([part.logsumexp(-1) for part in slices]).logsumexp(0)  # [P]
     return torch.cat(slices, dim=-1)[sources, targets] - normaliser[sources]
+
+
+def _comparable(shown: Sequence[float]) -> bool:
+    """Whether one of some log-probabilities can be the largest."""
+    return not any(map(math.isnan, shown)) and math.isfinite(max(shown))
 
 
 def _chosen(question: EncodedQuestion, shown: Sequence[float]) -> Prediction:

@@ -74,7 +74,8 @@ def output_head(model: Any) -> OutputHead:
     """The head of a causal language model, or of a PEFT model over one; asked once a model, then remembered.
 
     Raises:
-        InputError: its logits are not a scaled or capped product of the decoder's last hidden states.
+        InputError: its logits are not a scaled or capped product of the decoder's last hidden states, or those are no
+            numbers.
     """
     base = causal_lm(model)
     head = _product(base)
@@ -125,6 +126,11 @@ def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
         raise InputError(f"{name} does not compute its logits with its output layer. Use another base.")
     if between is not None:
         seen["hidden"] = between(seen["hidden"])
+    if not seen["hidden"].isfinite().all():
+        raise InputError(
+            f"{name} computes values that are no numbers from four plain tokens: its weights are damaged, or its "
+            "adapter's are, as where training diverged. Take an earlier checkpoint, or fetch the base anew."
+        )
     inner = _factor(seen["hidden"][0], seen["input"].view_as(seen["hidden"])[0])
     got = output.logits[0, -1, : len(values)].float()
     slope, top = float(got[0]) / SMALLEST, float(got[1])

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from taigi_lightning.data.predict import encode_questions
+from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.answers import (
     answer_log_probabilities,
     choice_accuracy_batch,
@@ -234,6 +235,22 @@ def test_accuracy_counts_right_answers(model: LlamaForCausalLM, encoded: list[En
     best = answer_log_probabilities(model, batch).argmax(-1).tolist()
     right = sum(question.answer == place + 1 for question, place in zip(encoded, best, strict=True))
     assert choice_accuracy_batch(model, batch) == (right, 9)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_answers_nothing(
+    tiny_tokenizer: PreTrainedTokenizerBase, encoded: list[EncodedQuestion], value: float
+) -> None:
+    broken = random_llama(len(tiny_tokenizer))
+    batch = QuestionBatch([encoded])
+    choice_accuracy_batch(broken, batch)
+    broken.model.norm.weight.data.fill_(value)
+    with pytest.raises(InputError, match=rf"question {encoded[0].id}'s answers are no numbers"):
+        predict_batch(broken, tiny_tokenizer, batch, "choice")
+    assert choice_accuracy_batch(broken, batch) == (0, len(encoded))  # where training has diverged
+    del broken.head_form  # as of a model that was never asked
+    with pytest.raises(InputError, match="values that are no numbers from four plain tokens"):
+        predict_batch(broken, tiny_tokenizer, batch, "choice")
 
 
 def test_a_peft_model_uses_its_adapter(tiny_llama_dir: Path, encoded: list[EncodedQuestion]) -> None:
