@@ -4,7 +4,8 @@ Rounding to 8 bits moves the margin between a question's two likeliest answers b
 margin is smaller than that. How far margins move is seen from the closest questions, which are asked again first: d has
 mean zero and, by its root mean square s over them, of a question with the margin m the share Q(m / s) is expected to be
 answered otherwise in 16 bits, where Q is the tail of the normal distribution. So many more of the closest are asked
-again that these shares, summed over all others, fall below `LEFT` of all answers.
+again that these shares, summed over all others, fall below `LEFT` of all answers. Where a question is asked in several
+orders of its options, its margin is that of all together, and it is asked again in all.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from taigi_lightning.evaluation.answers import predict_batch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
 from taigi_lightning.evaluation.gathering import gather, ranks
-from taigi_lightning.evaluation.predictions import Prediction
+from taigi_lightning.evaluation.predictions import Prediction, by_row, combine_rotations, log_shares
 from taigi_lightning.fast_path.apply import compute_in, fast_decoder
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.kernels.matmul import forward_in_8_bits
-from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
+from taigi_lightning.tasks.question_batches import plan_batches
 
 LEFT = 0.005  # share of all answers that may be expected to be others in 16 bits
 FIRST = 32  # asked again before anything is known: s is right within an eighth then
 MANY = 0.25  # share of the questions, from which on 16 bits alone are as quick
-Key = tuple[int, int]  # (row, rotation)
+SMALLEST = 1e-9  # that a margin is divided by
+Turns = Sequence[Prediction]  # one question's, of all orders of its options that it was asked in
 
 
 class Settled(NamedTuple):
@@ -42,69 +45,109 @@ class Settled(NamedTuple):
     many: bool = False
 
 
-def settle_close_calls(module: Any, data: Any, predictions: Sequence[Prediction]) -> Settled:
+def settle_close_calls(module: Any, data: Any, predictions: Sequence[Prediction], stage: str) -> Settled:
     """Ask the closest calls again in 16 bits, if a model answered in 8 bits; every rank must call it with the same.
 
     Args:
-        module: a `CausalLMModule` whose model is on its device.
+        module: a `CausalLMModule` whose model is on its device, in the hands of a trainer.
         data: the `PredictDataModule` whose questions were answered.
         predictions: of all ranks.
+        stage: predict or test, by whose step they are asked again: a subclass may have its own.
     """
     decoder = fast_decoder(module.model)
-    by_choice = module.answer_strategy == "choice" and bool(predictions)
-    if decoder is None or not by_choice or not forward_in_8_bits(decoder.matmul):
+    compared = bool(predictions) and all(p.log_probabilities is not None for p in predictions)
+    if decoder is None or not compared or not forward_in_8_bits(decoder.matmul):
         return Settled(list(predictions))
-    matmul, questions = decoder.matmul, {(q.row, q.rotation): q for q in data.encoded}
+    matmul, before = decoder.matmul, by_row(predictions)
+    questions = {(q.row, q.rotation): q for q in data.encoded}
+    step = _step(module, stage)
 
-    def ask(keys: Sequence[Key]) -> list[Prediction]:
-        asked = [questions[key] for key in keys]
-        return _ask(module, asked, data.batch_tokens, data.share_passages)
+    def ask(rows: Sequence[int]) -> list[Prediction]:
+        asked = [questions[turn.row, turn.rotation] for row in rows for turn in before[row]]
+        batches = plan_batches(asked, data.batch_tokens, share=data.share_passages)
+        return [p for index, batch in enumerate(batches) for p in step(batch, index)]
 
     with in_16_bits(module.model, data.batch_tokens):
-        again, left = ask_closest({(p.row, p.rotation): p for p in predictions}, ask)
-    settled = [again.get((p.row, p.rotation), p) for p in predictions]
-    changed = sum(one.answer != other.answer for one, other in zip(settled, predictions, strict=True))
-    count, every = len(again), len(predictions)
-    said = (
-        f"{matmul}: {count} of {every} answers were close calls and were asked again in 16 bits, which changed "
-        f"{changed}; of the others {left / every:.1%} would be expected to differ there."
+        again, left = ask_closest(before, ask)
+    found = {(turn.row, turn.rotation): turn for turns in again.values() for turn in turns}
+    settled = [found.get((p.row, p.rotation), p) for p in predictions]
+    changed = sum(
+        combine_rotations(turns)[0] != combine_rotations(before[row])[0] for row, turns in again.items()
     )
+    count, every = len(again), len(before)
+    said = f"{matmul}: {count} of {every} answers were close calls and were asked again in 16 bits, "
+    said += f"which changed {changed}"
+    said += f"; of the others {left / every:.1%} would be expected to differ there." if count < every else "."
     if many := count > MANY * every and count > FIRST:
         said += " With --model.matmul bf16 this would be as quick."
     return Settled(settled, said, many)
 
 
+def _step(module: Any, stage: str) -> Callable[..., list[Prediction]]:
+    """What answers a batch, given its number too, as in the trainer's own loop: in its precision."""
+    step = getattr(module.trainer.strategy, f"{stage}_step")
+    if is_param_in_hook_signature(getattr(module, f"{stage}_step"), "batch_idx", min_args=2):
+        return step  # type: ignore[no-any-return]
+    return lambda batch, _: step(batch)
+
+
 def ask_closest(
-    predictions: Mapping[Key, Prediction], ask: Callable[[Sequence[Key]], list[Prediction]]
-) -> tuple[dict[Key, Prediction], float]:
-    """Ask the closest of all predictions again until few others are expected to differ.
+    before: Mapping[int, Turns], ask: Callable[[Sequence[int]], list[Prediction]]
+) -> tuple[dict[int, Turns], float]:
+    """Ask the closest of all questions again until few others are expected to be answered otherwise.
 
     Args:
-        predictions: of all ranks, with log-probabilities.
+        before: the predictions of all ranks on each question, with log-probabilities.
         ask: this rank's questions, in 16 bits; it may be given none.
 
     Returns:
         what was answered the second time, and how many of the others are expected to be answered otherwise.
     """
-    closest = sorted(predictions, key=lambda key: (margin(predictions[key]), key))
-    margins = [margin(predictions[key]) for key in closest]
-    again: dict[Key, Prediction] = {}
+    closest = sorted(before, key=lambda row: (margin(before[row]), row))
+    margins = [margin(before[row]) for row in closest]
+    again: dict[int, Turns] = {}
     rank, count = ranks()
     wanted, left = min(FIRST, len(closest)), 0.0
     while wanted > len(again):
-        mine = closest[len(again) : wanted][rank::count]
-        again |= {(p.row, p.rotation): p for p in gather(ask(mine))}
-        moved = [moved_by(predictions[key], found) for key, found in again.items()]
-        spread = math.sqrt(math.fsum(d * d for d in moved) / len(moved))
-        further, left = how_many(margins[len(again) :], spread, LEFT * len(closest))
-        wanted = len(again) + further
+        chosen = closest[len(again) : wanted]
+        found = {(p.row, p.rotation): p for p in gather(ask(chosen[rank::count]))}
+        again |= {row: [found.get((p.row, p.rotation), p) for p in before[row]] for row in chosen}
+        further, left = how_many(margins[wanted:], _spread(before, again), LEFT * len(closest))
+        wanted += further
     return again, left
 
 
-def margin(prediction: Prediction) -> float:
-    """How much likelier the likeliest answer is than the second, in nats."""
-    first, second = sorted(prediction.log_probabilities or (0.0, 0.0), reverse=True)[:2]
-    return first - second
+def _spread(before: Mapping[int, Turns], again: Mapping[int, Turns]) -> float:
+    """The root mean square of what moved margins, in nats; infinite where none of them is a number."""
+    pairs = (pair for row, turns in again.items() for pair in zip(before[row], turns, strict=True))
+    finite = [d for d in (moved_by(*pair) for pair in pairs) if math.isfinite(d)]
+    return math.sqrt(math.fsum(d * d for d in finite) / len(finite)) if finite else math.inf
+
+
+def margin(turns: Turns) -> float:
+    """How much likelier the likeliest answer is than the second, in nats of one order; none if that is no number.
+
+    The difference of both logarithms, over how much more than with one order alone it moves where the log-probabilities
+    of every order are moved at random: hardly, where orders contradict each other and each is sure.
+    """
+    whole = log_shares(turns)
+    first, second = sorted(range(len(whole)), key=lambda option: -whole[option])[:2]
+    apart = whole[first] - whole[second]
+    if math.isnan(apart):
+        return 0.0
+    return apart / max(_sensitivity(turns, whole, first, second), SMALLEST) if len(turns) > 1 else apart
+
+
+def _sensitivity(turns: Turns, whole: Sequence[float], first: int, second: int) -> float:
+    """The norm of the derivative of whole[first] - whole[second] by all log-probabilities, over that of one order."""
+    squares = 0.0
+    for turn in turns:
+        own = log_shares([turn])
+        up, down = (math.exp(own[option] - whole[option]) / len(turns) for option in (first, second))
+        for option, value in enumerate(own):
+            share = math.exp(value)
+            squares += (up * ((option == first) - share) - down * ((option == second) - share)) ** 2
+    return math.sqrt(squares / 2)
 
 
 def moved_by(before: Prediction, after: Prediction) -> float:
@@ -129,18 +172,12 @@ def how_many(margins: Sequence[float], spread: float, most: float) -> tuple[int,
     """
     left = 0.0
     for place in reversed(range(len(margins))):
-        turns = 0.5 * math.erfc(margins[place] / (spread * math.sqrt(2))) if spread > 0 else 0.0
+        never = spread == 0 or math.isinf(margins[place])
+        turns = 0.0 if never else 0.5 * math.erfc(margins[place] / (spread * math.sqrt(2)))
         if left + turns > most:
             return place + 1, left
         left += turns
     return 0, left
-
-
-def _ask(
-    module: Any, questions: Sequence[EncodedQuestion], batch_tokens: int, share: bool
-) -> list[Prediction]:
-    batches = plan_batches(questions, batch_tokens, share=share)
-    return [p for batch in batches for p in predict_batch(module.model, module.tokenizer, batch, "choice")]
 
 
 @contextmanager
@@ -150,10 +187,10 @@ def in_16_bits(model: Any, tokens: int) -> Iterator[None]:
     decoder = fast_decoder(model)
     assert decoder is not None
     matmul, held = decoder.matmul, decoder.unpacked
-    compute_in(model, "bf16")
-    if held:
-        unpack_what_fits(model, tokens)
     try:
+        compute_in(model, "bf16")
+        if held:
+            unpack_what_fits(model, tokens)
         yield
     finally:
         compute_in(model, matmul)

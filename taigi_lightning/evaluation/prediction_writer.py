@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +27,7 @@ from taigi_lightning.evaluation.journal import (
     read_journal,
     resume_journals,
 )
-from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
+from taigi_lightning.evaluation.predictions import Prediction, by_order, by_row, combine_rotations
 from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
 from taigi_lightning.windows import in_use, patiently
@@ -54,6 +53,7 @@ class PredictionWriter(Callback):
         self.excel = excel
         self._expected: dict[Key, str] = {}
         self._journal: IO[str] | None = None
+        self.said: str | None = None  # of the last run's close calls
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out what is answered already, the same on every device, and open this device's journal."""
@@ -115,7 +115,10 @@ class PredictionWriter(Callback):
         missing = self._expected.keys() - found.keys()
         if not missing:
             answered = [found[key] for key in sorted(self._expected)]
-            settled = settle_close_calls(pl_module, trainer.datamodule, answered)  # type: ignore[attr-defined]
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            settled = settle_close_calls(pl_module, data, answered, "predict")
+            self.said = settled.said
+            _hand_back(trainer, settled)
             if trainer.is_global_zero:
                 self._write(settled, pl_module.answer_strategy)  # type: ignore[arg-type]
         elif trainer.is_global_zero:
@@ -146,6 +149,13 @@ class PredictionWriter(Callback):
             )  # fmt: skip
 
 
+def _hand_back(trainer: pl.Trainer, settled: Settled) -> None:
+    """Let what `trainer.predict` is about to return be what the files have."""
+    final = {(p.row, p.rotation): p for p in settled.predictions}
+    for outputs in trainer.predict_loop.predictions or []:
+        outputs[:] = [final[p.row, p.rotation] for p in outputs]
+
+
 # ---- the files ------------------------------------------------------------------------------------
 
 
@@ -160,11 +170,8 @@ def write_predictions(output: Path, predictions: Sequence[Prediction], excel: bo
     Returns:
         the IDs of questions whose generated text began with no answer.
     """
-    by_row: dict[int, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
-        by_row[prediction.row].append(prediction)
     answers, details, fallbacks = [], [], []
-    for turns in by_row.values():
+    for turns in by_row(predictions).values():
         answer, shares = combine_rotations(turns)
         first, second = sorted(shares, reverse=True)[:2]
         texts = " | ".join(turn.text for turn in turns if turn.text is not None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from taigi_lightning.tasks.question_prompt import FOUR_CHOICE
@@ -60,6 +61,14 @@ def by_order(turns: Sequence[Prediction]) -> str:
     return "".join(NUMBERS[turn.answer - 1] for turn in turns)
 
 
+def by_row(predictions: Iterable[Prediction]) -> dict[int, list[Prediction]]:
+    """The predictions on each question in the order of its rotations; the questions in the input's order."""
+    found: dict[int, list[Prediction]] = defaultdict(list)
+    for prediction in sorted(predictions, key=lambda p: (p.row, p.rotation)):
+        found[prediction.row].append(prediction)
+    return dict(found)
+
+
 def combine_rotations(turns: Sequence[Prediction]) -> tuple[int, tuple[float, ...]]:
     """One answer from a question's rotations: the largest mean probability.
 
@@ -84,3 +93,24 @@ def answer_probabilities(prediction: Prediction) -> tuple[float, ...]:
     top = max(prediction.log_probabilities)
     weights = [math.exp(value - top) for value in prediction.log_probabilities]
     return tuple(weight / math.fsum(weights) for weight in weights)
+
+
+def log_shares(turns: Sequence[Prediction]) -> tuple[float, ...]:
+    """The logarithms of the probabilities that `combine_rotations` gives, in nats, where those would be rounded to 0.
+
+    NaN where a prediction's log-probabilities are no numbers.
+    """
+    parts = []
+    for turn in turns:
+        assert turn.log_probabilities is not None
+        total = _log_sum(turn.log_probabilities)
+        parts.append([value - total for value in turn.log_probabilities])
+    return tuple(_log_sum(column) - math.log(len(turns)) for column in zip(*parts, strict=True))
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    """log(sum(exp(values)))."""
+    top = max(values)
+    if top == -math.inf:
+        return top
+    return top + math.log(math.fsum(math.exp(value - top) for value in values))

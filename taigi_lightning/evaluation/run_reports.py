@@ -43,7 +43,7 @@ def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
             named = {
                 "model": module.base,
                 "adapter": module.adapter,
-                "products in": products_in_8_bits(module),
+                "products in": writer.said or products_in_8_bits(module),
                 "questions": data.path,
             }
             labels = data.prompt.answers

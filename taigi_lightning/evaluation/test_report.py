@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.errors import InputError
 from taigi_lightning.evaluation.close_calls import settle_close_calls
 from taigi_lightning.evaluation.gathering import gather
-from taigi_lightning.evaluation.predictions import Prediction, by_order, combine_rotations
+from taigi_lightning.evaluation.predictions import Prediction, by_order, by_row, combine_rotations
 from taigi_lightning.evaluation.scoring import Answers, Score, position_bias, score, score_table
 from taigi_lightning.terminal import console
 
@@ -51,7 +50,7 @@ class AnswerReport(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, PredictDataModule):
             raise InputError(f"`test` answers questions: give PredictDataModule, not {type(data).__name__}.")
-        settled = settle_close_calls(pl_module, data, gather(self._predictions))
+        settled = settle_close_calls(pl_module, data, gather(self._predictions), "test")
         predictions = settled.predictions
         asked = {p.row for p in predictions}  # fewer than all where limit_test_batches says so
         right = {q.id: q.answer for q in data.encoded if q.row in asked and q.answer is not None}
@@ -76,11 +75,10 @@ def by_question(predictions: Sequence[Prediction]) -> tuple[Answers, list[str]]:
     Returns:
         (ID, answer) in the input's order, and as many texts of the answers in the order of the rotations.
     """
-    turns: dict[int, list[Prediction]] = defaultdict(list)
-    for prediction in sorted(predictions, key=lambda p: (p.row, p.rotation)):
-        turns[prediction.row].append(prediction)
-    given = [(group[0].id, combine_rotations(group)[0]) for group in turns.values()]
-    return given, [by_order(group) for group in turns.values()]
+    turns = by_row(predictions).values()
+    return [(group[0].id, combine_rotations(group)[0]) for group in turns], [
+        by_order(group) for group in turns
+    ]
 
 
 def position_table(bias: dict[str, float]) -> Table:

@@ -191,20 +191,20 @@ def settle(
 ) -> tuple[list[int], int, float]:
     """The answers once close calls are asked again in 16 bits, as `predict` does; how many were, and how many of the
     others are expected to differ."""
-    questions = {(question.row, question.rotation): question for question in asked}
+    questions = {question.row: question for question in asked}
     rows = zip(asked, given, found.tolist(), strict=True)
-    before = {(q.row, q.rotation): Prediction(q.row, q.id, a, tuple(row), None, False) for q, a, row in rows}
+    before = {q.row: [Prediction(q.row, q.id, a, tuple(row), None, False)] for q, a, row in rows}
 
-    def ask(keys: Sequence[tuple[int, int]]) -> list[Prediction]:
-        some = [questions[key] for key in keys]
+    def ask(wanted: Sequence[int]) -> list[Prediction]:
+        some = [questions[row] for row in wanted]
         answers, rows = answered(model, some, "bf16")
         return [
-            before[q.row, q.rotation]._replace(answer=answer, log_probabilities=tuple(row))
+            before[q.row][0]._replace(answer=answer, log_probabilities=tuple(row))
             for q, answer, row in zip(some, answers, rows.tolist(), strict=True)
         ]
 
     again, left = ask_closest(before, ask)
-    return [again.get(key, prediction).answer for key, prediction in before.items()], len(again), left
+    return [again.get(row, turns)[0].answer for row, turns in before.items()], len(again), left
 
 
 def one(args: argparse.Namespace) -> None:

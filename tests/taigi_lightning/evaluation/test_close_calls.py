@@ -1,6 +1,7 @@
 """Close calls of an answering in 8 bits: which are asked again, and that the files then have what 16 bits answer."""
 
 import logging
+import math
 import os
 import random
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation.close_calls import FIRST, LEFT, ask_closest, how_many, margin
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter
-from taigi_lightning.evaluation.predictions import Prediction
+from taigi_lightning.evaluation.predictions import Prediction, combine_rotations
+from taigi_lightning.evaluation.run_reports import report_predictions
 from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.evaluation.test_report import AnswerReport
 from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, fast_decoder
@@ -28,39 +30,51 @@ COUNT = 48
 WORDS = ["市仔", "學校", "厝", "海邊", "山頂", "病院", "公園", "車頭", "廟", "田"]
 
 
-def prediction(row: int, log_probabilities: Sequence[float]) -> Prediction:
+def prediction(row: int, log_probabilities: Sequence[float], rotation: int = 0) -> Prediction:
     best = max(range(len(log_probabilities)), key=lambda option: log_probabilities[option])
-    return Prediction(row, str(row), best + 1, tuple(log_probabilities), None, False)
+    return Prediction(row, str(row), best + 1, tuple(log_probabilities), None, False, rotation)
 
 
-def answers(count: int, noise: float) -> tuple[dict[Any, Prediction], dict[Any, Prediction]]:
-    """As 16 bits give them, and moved at random, by row and rotation."""
+Answers = dict[int, Any]  # a question's predictions by its row
+
+
+def answers(count: int, noise: float, orders: int = 1, spread: float = 1.5) -> tuple[Answers, Answers]:
+    """As 16 bits give them, and moved at random."""
     draw = random.Random(0)
-    exact = {(n, 0): prediction(n, [draw.gauss(0, 1.5) for _ in range(4)]) for n in range(count)}
+    exact = {
+        n: [prediction(n, [draw.gauss(0, spread) for _ in range(4)], turn) for turn in range(orders)]
+        for n in range(count)
+    }
     moved = {
-        key: prediction(p.row, [v + draw.gauss(0, noise) for v in p.log_probabilities or ()])
-        for key, p in exact.items()
+        n: [
+            prediction(n, [v + draw.gauss(0, noise) for v in p.log_probabilities or ()], p.rotation)
+            for p in turns
+        ]
+        for n, turns in exact.items()
     }
     return exact, moved
 
 
-def differing(one: dict[Any, Prediction], other: dict[Any, Prediction]) -> float:
-    return sum(one[key].answer != other[key].answer for key in one) / len(one)
+def differing(one: Answers, other: Answers) -> float:
+    return sum(combine_rotations(one[row])[0] != combine_rotations(other[row])[0] for row in one) / len(one)
 
 
-@pytest.mark.parametrize("noise", [0.01, 0.05, 0.15])
-def test_so_many_are_asked_again_that_few_others_differ(noise: float) -> None:
-    exact, moved = answers(4000, noise)
-    asked: list[Any] = []
+@pytest.mark.parametrize(
+    ("noise", "orders", "spread"),
+    [(0.01, 1, 1.5), (0.05, 1, 1.5), (0.15, 1, 1.5), (0.05, 4, 1.5), (0.03, 4, 0.5), (0.3, 2, 9.0)],
+)
+def test_so_many_are_asked_again_that_few_others_differ(noise: float, orders: int, spread: float) -> None:
+    exact, moved = answers(4000, noise, orders, spread)
+    asked: list[int] = []
 
-    def ask(keys: Sequence[Any]) -> list[Prediction]:
-        asked.extend(keys)
-        return [exact[key] for key in keys]
+    def ask(rows: Sequence[int]) -> list[Prediction]:
+        asked.extend(rows)
+        return [p for row in rows for p in exact[row]]
 
     again, left = ask_closest(moved, ask)
     assert len(asked) == len(set(asked)) == len(again) < 0.25 * len(moved)
-    assert max(margin(moved[key]) for key in asked) <= min(
-        margin(p) for key, p in moved.items() if key not in again
+    assert max(margin(moved[row]) for row in asked) <= min(
+        margin(turns) for row, turns in moved.items() if row not in again
     )
     settled = moved | again
     assert differing(settled, exact) < 0.01  # what is promised of answers in 8 bits
@@ -75,11 +89,52 @@ def test_so_many_are_asked_again_that_few_others_differ(noise: float) -> None:
 
 def test_what_moves_nothing_and_what_is_small() -> None:
     exact, _ = answers(100, 0.0)
-    again, left = ask_closest(exact, lambda keys: [exact[key] for key in keys])
+    again, left = ask_closest(exact, lambda rows: [p for row in rows for p in exact[row]])
     assert (len(again), left) == (FIRST, 0.0)
     few = dict(list(exact.items())[:5])
-    assert ask_closest(few, lambda keys: [exact[key] for key in keys])[0] == few
+    assert ask_closest(few, lambda rows: [p for row in rows for p in exact[row]])[0] == few
     assert how_many([], 1.0, 0.1) == (0, 0.0)
+    assert ask_closest({}, lambda rows: []) == ({}, 0.0)
+
+
+def test_orders_that_contradict_each_other_are_a_close_call_though_each_is_sure() -> None:
+    sure = [prediction(1, [0.0, -6.0, -9.0], 0), prediction(1, [-6.001, 0.0, -9.0], 1)]
+    assert margin(sure) < 0.001
+    assert margin(sure[:1]) > 5
+    assert margin([prediction(1, [0.0, -2000.0])]) == 2000  # the probability itself would be 0
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    (
+        "lost",
+        "settled",
+    ),  # how many of 100 are asked again if the first ten have such log-probabilities in 8 bits
+    [
+        ([NAN, 0.0], FIRST),
+        ([NAN, NAN], FIRST),
+        ([-INF, -INF], FIRST),
+        ([INF, 0.0], FIRST),
+        ([-INF, 0.0], FIRST),
+    ],
+)
+def test_what_is_no_number_is_asked_again_first_and_moves_no_others(lost: list[float], settled: int) -> None:
+    exact = {n: [prediction(n, [0.0, -0.1 * n])] for n in range(100)}
+    moved = {n: [prediction(n, lost)] if n < 10 else turns for n, turns in exact.items()}
+    again, left = ask_closest(moved, lambda rows: [p for row in rows for p in exact[row]])
+    assert (len(again), left) == (settled, 0.0)
+    assert set(range(10)) <= set(again) or lost == [-INF, 0.0]  # as sure as can be
+
+
+def test_where_nothing_can_be_compared_all_are_asked_again() -> None:
+    exact = {n: [prediction(n, [0.0, -1.0])] for n in range(100)}
+    moved = {n: [prediction(n, [NAN, NAN])] for n in exact}
+    again, left = ask_closest(moved, lambda rows: [p for row in rows for p in exact[row]])
+    assert len(again) == 99 and left == 0.5  # of 100 that is half a percent
+    # A step that gives nothing back is not asked for ever.
+    assert ask_closest(exact, lambda rows: [])[0].keys() == set(range(FIRST))
 
 
 class In8Bits(pl.Callback):
@@ -153,6 +208,36 @@ def test_a_test_is_scored_by_what_predict_would_write(questions: Path, rounded: 
     data = PredictDataModule(known, BASE, batch_tokens=1024)
     trainer_with(report, In8Bits()).test(CausalLMModule(BASE), data, verbose=False)
     assert report.score is not None and report.score.accuracy == 1.0
+
+
+class OwnStep(CausalLMModule):
+    """As a user may write one: without the batch's number, and with probabilities of its own."""
+
+    def predict_step(self, batch: Any) -> list[Prediction]:  # type: ignore[override]
+        own = super().predict_step(batch, 0)
+        return [p._replace(log_probabilities=tuple(2 * v for v in p.log_probabilities or ())) for p in own]
+
+
+def test_they_are_asked_again_as_the_module_asks_in_every_order_and_handed_back(
+    questions: Path, tmp_path: Path
+) -> None:
+    lines = questions.read_text(encoding="utf-8").splitlines()[:9]
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = PredictDataModule(few, BASE, batch_tokens=1024, average_orders=True)
+    found = []
+    for name, callbacks in (("exact", []), ("rounded", [In8Bits()])):
+        trainer = trainer_with(PredictionWriter(tmp_path / f"{name}.csv"), *callbacks)
+        found.append([p for batch in trainer.predict(OwnStep(BASE), data) or [] for p in batch])
+    exact, rounded = (sorted(part, key=lambda p: (p.row, p.rotation)) for part in found)
+    assert len(exact) == len(rounded) == 32  # fewer questions than FIRST: all are asked again
+    for one, other in zip(exact, rounded, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-3)
+    assert (tmp_path / "exact.csv").read_text() == (tmp_path / "rounded.csv").read_text()
+    (writer,) = (c for c in trainer.callbacks if isinstance(c, PredictionWriter))  # type: ignore[attr-defined]
+    assert writer.said is not None and writer.said.startswith("fp8: 8 of 8 answers were close calls")
+    report_predictions(trainer, OwnStep(BASE, matmul="fp8"), data)
+    assert "8 of 8 answers" in (tmp_path / "rounded.report.html").read_text(encoding="utf-8")
 
 
 def test_two_ranks_settle_them_together(
