@@ -42,7 +42,8 @@ NO_PLACE = (
 )
 HOST_MEMORY = (
     "This machine's own memory, not the GPU's, is full ({reason}). Close other programs, or lower "
-    "--data.num_workers; a base model in safetensors shards is loaded shard by shard and needs little."
+    "--data.num_workers; a base model in safetensors shards is loaded shard by shard and needs little. What waits "
+    "there for want of memory on the card, `python -m taigi_lightning plan` counts; --host_memory says what is free."
 )
 NO_WANDB = (
     "The config logs to Weights & Biases, and the package wandb is not installed ({reason}). `pip install wandb`, "

@@ -86,7 +86,11 @@ class FastDecoder:
         self.plans: dict[tuple[int, int], list[Saving]] = {}
         self._last: tuple[int, int] | None = None  # B and T of the last micro-batch
         self.host_limit = math.inf  # bytes of the host for activations, beside all else that waits there
-        self._most, self._news = 0, ""  # tokens of the largest micro-batch so far, what was decided for it
+        self._most, self._said, self._news = (
+            0,
+            "",
+            "",
+        )  # tokens of the micro-batch of which something was said, and what
         self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
         # Should transformers' own pass run, as for `generate`, it finds the packed weights where they were.
         self._hooks = [self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))]
@@ -186,8 +190,9 @@ class FastDecoder:
                 self.keep_on_host(set(spread(len(self.layers), choice.on_host)))
             if self.fill and not self.compared:
                 self.keep_unpacked(min(plan.unpacked, self.unpacked) if self.plans else plan.unpacked)
-            if self.device.type == "cuda" and tokens > self._most:
-                self._most, self._news = tokens, in_words(shape, choice)
+            if self.stash is not None and tokens > self._most and (said := in_words(choice)) != self._said:
+                self._most, self._said = tokens, said
+                self._news = f"activations of {shape[0]} x {shape[1]} tokens: {said}"
             self.plans[shape] = plan.savings
         elif self.stash is not None and shape != self._last:
             self.stash.reserve(moving(self, shape, self.plans[shape]), self.host_limit)
@@ -195,7 +200,8 @@ class FastDecoder:
         return self.plans[shape]
 
     def news(self) -> str | None:
-        """What was decided since this was last asked, in words: of the first micro-batch, and of any larger one."""
+        """What was decided since this was last asked, in words: of the first micro-batch on a GPU, and of larger ones
+        for which it is something else."""
         news, self._news = self._news, ""
         return news or None
 

@@ -105,13 +105,14 @@ def _margin(decoder: FastDecoder) -> float:
     return margin() * allowed_bytes(decoder.device)[0] if decoder.device.type == "cuda" else 0.0
 
 
-def in_words(shape: Shape, choice: Placement) -> str:
+def in_words(choice: Placement) -> str:
     """What was decided."""
     layers = len(choice.decision.savings)
+    said = mix_in_words(choice.decision.savings)
+    said = f"{said} keep theirs" if choice.decision.keeping == layers else said
     away = [f"the 4-bit weights of {choice.on_host} of {layers} layers"] if choice.on_host else []
     away += ["the input embedding"] if choice.decision.embedding_on_host else []
     away += ["the output head"] if choice.head_on_host else []
-    said = f"activations of {shape[0]} x {shape[1]} tokens: {mix_in_words(choice.decision.savings)}"
     return f"{said}; on the host wait {', '.join(away)}" if away else said
 
 

@@ -142,6 +142,8 @@ class Mixes:
         """How many of the second kind there may be, by the device, if no layer keeps everything; one more at each end,
         where what is on its way differs and the last layer keeps a little more."""
         step = first.device - second.device
+        if math.isinf(headroom):
+            return range(self.layers + 1)
         lacking = self.layers * first.device + 2 * min(first.host, second.host) - headroom
         if step > 0:
             return range(max(0, int(lacking // step) - 1), self.layers + 1)
@@ -176,18 +178,35 @@ class Mixes:
             again += self.residual.again - last.again
         return Mix(keeping, more, first.saving, second.saving, device, host, again)
 
-    def best(self, headroom: float, filled: float, host_headroom: float, cost: Cost) -> Mix:
+    def best(self, headroom: float, host_headroom: float, cost: Cost) -> Mix:
         """The mix that costs least of those that fit; if none does, the one that takes least of the device.
 
         Args:
-            headroom, filled, host_headroom: as for `within`.
+            headroom, host_headroom: as for `within`.
             cost: of operations made again and bytes moved.
         """
-        headroom = min(headroom, 2.0 * self.all_kept.device)  # neither is without end on a CPU, nor in a plan
-        host_headroom = min(max(0.0, host_headroom), 1.0 * self.layers * self.most.host)
-        fitting = self.within(headroom, filled, host_headroom)
+        headroom, host_headroom = self._bounded(headroom, host_headroom)
+        fitting = self.within(headroom, headroom, host_headroom)
         best = min(fitting, key=lambda mix: (cost(mix.again, mix.host), mix.host), default=None)
         return self.least(host_headroom) if best is None else best
+
+    def best_share(self, share: float, headroom: float, host_headroom: float, cost: Cost) -> Mix:
+        """The same of those that keep a share of all activations on the device, whether that fits or not."""
+        headroom, host_headroom = self._bounded(headroom, host_headroom)
+        filled = share * self.all_kept.device
+        if filled >= self.all_kept.device:
+            return self.all_kept
+        wanted = self._filled(*self.pairs[0], 0, filled).keeping - 1  # what is on its way may take as much
+        kept = [mix for mix in self.within(math.inf, filled, host_headroom) if mix.keeping >= wanted]
+        fitting = [mix for mix in kept if mix.device <= headroom]
+        if not fitting and not share:
+            return self.least(host_headroom)
+        return min(fitting or kept, key=lambda mix: (cost(mix.again, mix.host), mix.host))
+
+    def _bounded(self, headroom: float, host_headroom: float) -> tuple[float, float]:
+        """Neither is without end, as on a CPU or in a plan, nor less than nothing on the host."""
+        most = 1.0 * self.layers * self.most.host
+        return min(headroom, 2.0 * self.all_kept.device), min(max(0.0, host_headroom), most)
 
 
 class Choice(NamedTuple):
@@ -220,10 +239,9 @@ def choose(
 
     def best(table: int) -> tuple[Mix, float]:
         """The mix with so many bytes of the embedding on the host, and what of the device it lacks."""
-        there = headroom + table
-        filled = there if budget == "auto" else budget * mixes.all_kept.device
-        mix = mixes.best(there, filled, min(host_headroom, host_left - table), cost)
-        return mix, mix.device - there
+        given = headroom + table, min(host_headroom, host_left - table), cost
+        mix = mixes.best(*given) if budget == "auto" else mixes.best_share(budget, *given)
+        return mix, mix.device - given[0]
 
     may_move = 0 < embedding <= host_left
     if budget != "auto":

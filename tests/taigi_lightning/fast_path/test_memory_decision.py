@@ -67,7 +67,28 @@ def test_host_memory_is_there_before_the_first_pass(decoder: Any, monkeypatch: p
     _, moved = kept_bytes(choice.decision.savings, decoder.shape, 48, decoder.rank, decoder.element_size)
     assert moved > 0
     assert decoder.stash.host_bytes() == moved
-    assert "some to the host" in in_words(ROWS, choice)
+    assert "8 layers" in in_words(choice) and "some to the host" in in_words(choice)
+
+
+def test_what_was_decided_is_said_once_and_again_where_it_is_something_else(
+    decoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_at_most(monkeypatch, math.inf)
+    assert decoder.news() is None
+    decoder.savings((1, 12))
+    assert decoder.news() == "activations of 1 x 12 tokens: all of 8 layers keep theirs"
+    decoder.savings((2, 12))  # the same again
+    assert decoder.news() is None
+    monkeypatch.setattr(decoder, "_headroom", lambda _: 2 * least(decoder, ROWS))
+    decoder.savings((1, 7))  # all is kept of a larger one, so of this
+    decoder.savings(ROWS)
+    said = decoder.news()
+    assert said.startswith("activations of 4 x 12 tokens: of 8 layers ") and "to the host" in said
+    assert decoder.news() is None
+    assert decoder.stash.host_bytes() > 0
+    decoder.savings((2, 12))
+    decoder.savings(ROWS)
+    assert decoder.news() is None
 
 
 def test_a_smaller_host_is_planned_for_anew(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,9 +74,7 @@ def test_no_other_mix_of_six_layers_is_much_faster(shape: Shape, machine: Machin
     for headroom in (0.35, 0.6, 1.2):
         for host in (0.0, 0.15, 0.3, 0.6, 2.0):
             fit = [s for (device, moved), s in counted if device <= headroom * GIB and moved <= host * GIB]
-            best = mixes.best(
-                headroom * GIB, headroom * GIB, host * GIB, lambda again, moved: pace.seconds(again, moved, 0)
-            )
+            best = mixes.best(headroom * GIB, host * GIB, lambda again, moved: pace.seconds(again, moved, 0))
             assert bool(fit) == (best.device <= headroom * GIB)
             if fit:
                 assert pace.seconds(best.again, best.host, 0) <= 1.04 * min(fit)
@@ -145,3 +143,14 @@ def test_the_embedding_leaves_whatever_activations_may_and_only_where_the_host_h
         found = place(LLAMA, 8192, 64, budget=budget, host=host, **given)
         assert found.decision.embedding_on_host == moves
         assert host.most != 0.0 or not found.decision.savings[0].host
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(1.0, 40), (0.5, 18), (0.0, 0)])
+@pytest.mark.parametrize("headroom", [1, 40, 400])
+def test_a_share_that_was_asked_for_is_kept_or_does_not_fit(budget: float, kept: int, headroom: int) -> None:
+    found = place(
+        LLAMA, 8192, 64, weights_on_host="none", machine=Machine(55e9, 700e12), budget=budget,
+        headroom=headroom * GIB, host=HostBudget(),
+    )  # fmt: skip
+    assert kept <= found.decision.keeping <= kept + 2
+    assert found.fits == (headroom >= {1.0: 40, 0.5: 40, 0.0: 1}[budget])
