@@ -79,7 +79,7 @@ def test_what_was_decided_is_said_once_and_again_where_it_is_something_else(
     assert decoder.news() == "activations of 1 x 12 tokens: all of 8 layers keep theirs"
     decoder.savings((2, 12))  # the same again
     assert decoder.news() is None
-    monkeypatch.setattr(decoder, "_headroom", lambda _: 2 * least(decoder, ROWS))
+    monkeypatch.setattr(decoder, "headroom", lambda _: 2 * least(decoder, ROWS))
     decoder.savings((1, 7))  # all is kept of a larger one, so of this
     decoder.savings(ROWS)
     said = decoder.news()
