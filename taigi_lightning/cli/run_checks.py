@@ -127,7 +127,12 @@ def check_products(config: Any) -> None:
         return
     gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     place = torch.device("cuda" if gpu else "cpu")
-    check_matmul(matmul, str(config.model.base), config.model.quantization, place, COMPUTE_DTYPES[precision])
+    base, adapter, quantization = (
+        str(config.model.base),
+        config.model.get("adapter"),
+        config.model.quantization,
+    )
+    check_matmul(matmul, base, quantization, place, COMPUTE_DTYPES[precision], adapter)
 
 
 def check_outputs(command: str, config: Any) -> None:

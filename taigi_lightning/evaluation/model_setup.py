@@ -41,6 +41,7 @@ from taigi_lightning.planning.memory import (
     weight_bytes,
 )
 from taigi_lightning.planning.placement import WeightsOnHost
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, read_json
 from taigi_lightning.terminal import print_line
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
@@ -73,18 +74,24 @@ def working_place(
 
 
 def check_matmul(
-    matmul: Matmul, base: str, quantization: Quantization, device: torch.device, dtype: torch.dtype
+    matmul: Matmul,
+    base: str,
+    quantization: Quantization,
+    device: torch.device,
+    dtype: torch.dtype,
+    adapter: str | None = None,
 ) -> None:
     """Refuse 8 bits where nothing could be multiplied in them.
 
     Args:
         dtype: what everything else is computed in.
+        adapter: a saved one that will be on it.
 
     Raises:
-        InputError: the weights are not in 4 bits, or base, device or dtype does not allow it.
+        InputError: the weights are not in 4 bits, or base, adapter, device or dtype does not allow it.
     """
     if matmul != "bf16":
-        fault = matmul_fault(matmul, device, dtype) or own_code(_general_path(base))
+        fault = matmul_fault(matmul, device, dtype) or own_code(_general_path(base) or beyond_lora(adapter))
         check_option("matmul", matmul, quantization=quantization, fault=fault)
 
 
@@ -94,6 +101,14 @@ def _general_path(base: str) -> str | None:
     if architecture.__name__ not in FAMILIES:
         return f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
     return off_fast_path(config.to_dict())
+
+
+def beyond_lora(adapter: str | None) -> str | None:
+    """What of a saved adapter's configuration no layer that is written out computes; None of plain LoRA."""
+    settings = {} if adapter is None else read_json(Path(adapter) / ADAPTER_CONFIG) or {}
+    beyond = ("use_dora", "lora_bias", "alora_invocation_tokens", "arrow_config")
+    found = next((name for name in beyond if settings.get(name)), None)
+    return None if found is None else f"{found} makes the adapter {adapter} more than plain LoRA"
 
 
 def check_weights_on_host(weights_on_host: WeightsOnHost, base: str, quantization: Quantization) -> None:

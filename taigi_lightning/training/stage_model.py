@@ -185,6 +185,11 @@ def row_tokens(trainer: Any) -> int:
     return int(getattr(getattr(trainer, "datamodule", None), "batch_tokens", 32768))
 
 
+def check_products(module: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse the products that a module wants where nothing could be multiplied so; see `check_matmul`."""
+    check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype, module.adapter)
+
+
 def able_trainer(module: Any) -> pl.Trainer:
     """A module's trainer, asked before any data are prepared whether the model could be made for it.
 
@@ -196,7 +201,7 @@ def able_trainer(module: Any) -> pl.Trainer:
     check_strategy(trainer.strategy)
     device, dtype = trainer.strategy.root_device, compute_dtype(str(trainer.precision))
     if module.matmul != "bf16":
-        check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype)
+        check_products(module, device, dtype)
     return trainer
 
 
@@ -222,7 +227,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         check_prompt_style(module.base, module.adapter, data.chat_template, data.prompt)
     if (longest := getattr(data, "max_length", None)) is not None:
         check_row_length(module.start.weights, longest, MAX_LENGTH)
-    check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype)
+    check_products(module, device, dtype)
     model = build_model(
         module.start.weights,
         new_tokens=module.vocabulary.rows(module.base) if module.vocabulary.words else None,

@@ -1,6 +1,7 @@
 """Where a base's packed weights go as they are loaded, and that a run does not mind."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,21 @@ def test_fp8_is_refused_for_layers_that_are_not_written_out(
     ):
         check_matmul("fp8_backward", str(tmp_path), "nf4", CUDA, torch.bfloat16)
     check_matmul("bf16", str(tmp_path), "nf4", CPU, torch.float32)
+
+
+@pytest.mark.parametrize("beyond", ["use_dora", "lora_bias"])
+def test_8_bits_are_refused_beside_more_than_plain_lora_before_weights_load(
+    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    for name, wanted in ((beyond, True), ("use_rslora", False)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, name: True}), encoding="utf-8")
+        check = partial(check_matmul, "fp8", str(tiny_llama_dir), "nf4", CUDA, torch.bfloat16, str(tmp_path))
+        if wanted:
+            with pytest.raises(InputError, match=rf"{beyond} makes the adapter .* more than plain LoRA"):
+                check()
+        else:
+            check()
 
 
 def train(home: Path, weights_on_host: object) -> tuple[CausalLMModule, dict[str, Tensor]]:
