@@ -20,7 +20,7 @@ Others cannot live here, as they are hooks that a class overrides or settings of
   training/stage_model.py, `_IncompatibleKeys` in training/trained_state.py, `_scaled_mm` in kernels/fp8.py,
   `aten._flash_attention_forward`, `_flash_attention_backward`, `_scaled_dot_product_cudnn_attention`,
   `_scaled_dot_product_cudnn_attention_backward` in fast_path/attention.py, `Tensor._version` in
-  fast_path/shared_inputs.py
+  fast_path/shared_inputs.py, `torch._foreach_norm` and `_foreach_max` in fast_path/folded_updates.py
 - datasets: `Dataset._fingerprint` in data/hub.py; sacrebleu: `Metric._compute_score_from_stats` in
   evaluation/text_scores.py; bitsandbytes: `nn.Linear4bit.support_avx512bf16_for_cpu` in model/base_model.py
 """

@@ -9,12 +9,14 @@ that are held have their updates in them (`folded_updates.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_not
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.folded_updates import round_with_updates, state_of
+from taigi_lightning.fast_path.folded_updates import State, round_with_updates, states_of
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels import fp8, int8
@@ -54,14 +56,14 @@ class EightBitWeights:
     def __init__(
         self, members: Sequence[LoraLinear], name: Format, fused: bool, strong: StrongDirections | None = None
     ) -> None:
-        self._members, self._form, self._fused, self._strong = members, FORMATS[name], fused, strong
+        self.members = members
+        self._form, self._fused, self._strong = FORMATS[name], fused, strong
         self._inputs = members[0].in_features
         self._outputs = sum(m.out_features for m in members)
         self._scales: tuple[Tensor, Tensor] | None = None
+        self._states: list[Any] = []  # bitsandbytes' of the weights that these are of
         self._held: dict[bool, Tensor] = {}  # whether transposed
-        self._folded: tuple[Tensor, list[tuple[int, int]]] | None = (
-            None  # scales, and which updates W is held with
-        )
+        self._folded: tuple[Tensor, State] | None = None  # scales, and which updates W is held with
 
     def keep(self, forward: bool, backward: bool) -> None:
         """Hold the weights from now on, or their transpose, or both, as products will read them."""
@@ -69,17 +71,16 @@ class EightBitWeights:
         wanted = [transposed for transposed, read in ((False, forward), (True, backward)) if read]
         self._held = {transposed: self._matrix(transposed) for transposed in wanted}
 
-    def keep_folded(self) -> None:
+    def keep_folded(self, state: State) -> None:
         """Hold the weights with their updates added, from now on, unless they are held with what these are now."""
-        state = state_of(self._members)
         if self._folded is not None and self._folded[1] == state:
             return
         self.drop()
         matrix = self._empty(transposed=False)
-        parts = torch.split(matrix, [m.out_features for m in self._members])
+        parts = torch.split(matrix, [m.out_features for m in self.members])
         scales = [
             round_with_updates(member, self._form, part, self._fused)
-            for member, part in zip(self._members, parts, strict=True)
+            for member, part in zip(self.members, parts, strict=True)
         ]
         self._held, self._folded = {False: matrix}, (torch.cat(scales), state)
 
@@ -110,21 +111,25 @@ class EightBitWeights:
         return y
 
     def _scale(self, transposed: bool) -> Tensor:
-        """Of each row of W (N, 1), or of each of its columns (K, 1): found once, since the weights never change."""
-        device = self._members[0].device
-        if self._scales is None or self._scales[0].device != device:
-            weights = [m.base.weight for m in self._members]
+        """Of each row of W (N, 1), or of each of its columns (K, 1): found once, and again of weights that were made
+        anew, as PEFT's merging does: beyond their largest value 8 bits would wrap around."""
+        weights = [m.base.weight for m in self.members]
+        states = [w.quant_state for w in weights]
+        device = self.members[0].device
+        known = self._scales
+        if known is None or known[0].device != device or any(map(is_not, states, self._states)):
             found = [self._form.largest(w.data, w.quant_state, self._fused) for w in weights]
             rows = torch.cat([by_row for by_row, _ in found])
             columns = torch.stack([by_column for _, by_column in found]).amax(0)
-            self._scales = self._form.scale_of(rows)[:, None], self._form.scale_of(columns)[:, None]
-        return self._scales[transposed]
+            known = self._form.scale_of(rows)[:, None], self._form.scale_of(columns)[:, None]
+            self._scales, self._states = known, states
+        return known[transposed]
 
     def _matrix(self, transposed: bool) -> Tensor:
         """W (N, K) or its transpose (K, N) in 8 bits."""
         scale, matrix = self._scale(transposed), self._empty(transposed)
         row = 0
-        for member in self._members:
+        for member in self.members:
             rows, weight = slice(row, row + member.out_features), member.base.weight
             out, its = (matrix[:, rows], scale) if transposed else (matrix[rows], scale[rows])
             self._form.write(weight.data, weight.quant_state, its, out, transposed, self._fused)
@@ -133,4 +138,10 @@ class EightBitWeights:
 
     def _empty(self, transposed: bool) -> Tensor:
         shape = (self._inputs, self._outputs) if transposed else (self._outputs, self._inputs)
-        return torch.empty(shape, dtype=self._form.DTYPE, device=self._members[0].device)
+        return torch.empty(shape, dtype=self._form.DTYPE, device=self.members[0].device)
+
+
+def fold_updates(weights: Sequence[EightBitWeights]) -> None:
+    """Hold weights with the updates added that there are now, whichever they are held with."""
+    for some, state in zip(weights, states_of([w.members for w in weights]), strict=True):
+        some.keep_folded(state)

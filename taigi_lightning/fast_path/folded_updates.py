@@ -8,6 +8,7 @@ make. In 16 bits updates stay beside the weights: there the sum would be rounded
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from types import ModuleType
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 
+State = Sequence[tuple[int, ...]]
 ROWS = 1024  # that are summed and rounded at once, some five times in float32: 0.3 GiB where K is 14,000
 
 
@@ -39,12 +41,27 @@ def round_with_updates(member: LoraLinear, form: ModuleType, out: Tensor, fused:
     return torch.cat(scales)
 
 
-def state_of(members: Sequence[LoraLinear]) -> list[tuple[int, int]]:
-    """Where all updates lie and how often each was written to: another once something new is to be added.
+@torch.no_grad()
+def states_of(groups: Sequence[Sequence[LoraLinear]]) -> Sequence[State]:
+    """What the updates of each group of projections are now: another once something new is to be added, or to another
+    weight.
 
-    Writing through a tensor's `.data` is not counted.
+    Where they lie, how often each was written to, its norm and its largest element. The last two tell what is written
+    through a tensor's `.data`, as averaging callbacks do, which PyTorch does not count; all groups together since they
+    are waited for.
     """
-    return [(t.data_ptr(), t._version) for m in members for t in _tensors(m)]
+    found = [[t for member in members for t in _tensors(member)] for members in groups]
+    tensors = [t for some in found for t in some]
+    weights = [[(id(m.base.weight.quant_state),) for m in members] for members in groups]
+    if not tensors:
+        return weights
+    values = torch.stack([*torch._foreach_norm(tensors, 2, torch.float32), *torch._foreach_max(tensors)])
+    bits = values.float().view(torch.int32).tolist()  # NaN is equal to itself so
+    # What was made in inference mode is not counted at all.
+    written = [-1 if t.is_inference() else t._version for t in tensors]
+    places = [t.data_ptr() for t in tensors]
+    states = iter(zip(places, written, bits[: len(tensors)], bits[len(tensors) :], strict=True))
+    return [own + list(islice(states, len(some))) for own, some in zip(weights, found, strict=True)]
 
 
 def _factors(member: LoraLinear) -> list[tuple[Tensor, Tensor]]:

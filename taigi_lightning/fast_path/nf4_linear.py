@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, stays_in_16_bits
+from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, fold_updates, stays_in_16_bits
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
 from taigi_lightning.fast_path.lora_columns import LoraColumns
 from taigi_lightning.fast_path.lora_linear import LoraLinear
@@ -105,20 +105,16 @@ class ProjectionGroup:
             backward: there will be a backward pass, for which 8 bits are held transposed; without one they are held
                 with all updates added.
         """
-        forward, folds = self.forward_in_8_bits, self.eight_bit is not None and self.eight_bit.folds
-        self._count_columns(folded=forward and folds and not backward)
+        forward, held = self.forward_in_8_bits, self.eight_bit
+        folded = held is not None and held.folds and forward and not backward
+        if held is not None and folded:
+            fold_updates([held])
+        elif held is not None:
+            held.keep(forward, backward)
+        self._count_columns(folded)
         self.resident = self._new_sides(dtype) if forward else self._unpacked(dtype)
-        if self.folded:
-            self.follow_updates()
-        elif self.eight_bit is not None:
-            self.eight_bit.keep(forward, backward)
         for member in self.members if packed_on_host else ():
             member.send_packed("cpu")
-
-    def follow_updates(self) -> None:
-        """Let weights that are held with updates added have those that there are now."""
-        if self.folded and self.eight_bit is not None:
-            self.eight_bit.keep_folded()
 
     def drop_unpacked(self) -> None:
         """Dequantise the weights for each product again."""

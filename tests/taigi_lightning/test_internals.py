@@ -235,6 +235,8 @@ def test_all_private_ground_is_listed() -> None:
         "peft.tuners.tuners_utils:_check_lora_target_modules_mamba",
         "torch:nn.Module._apply",
         "torch:_scaled_mm",
+        "torch:_foreach_norm",
+        "torch:_foreach_max",
         "torch.nn.modules.module:_IncompatibleKeys",
         "datasets:Dataset._fingerprint",
         "sacrebleu.metrics:CHRF._compute_score_from_stats",

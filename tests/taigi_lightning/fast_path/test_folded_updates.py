@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from taigi_lightning.fast_path import eight_bit_weights
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, compute_in
 from taigi_lightning.fast_path.decoder import FastDecoder
 from taigi_lightning.fast_path.prefill import last_hidden
@@ -91,28 +92,120 @@ def load(model: Any) -> None:
     )
 
 
+def lora(model: Any, part: str) -> list[torch.nn.Parameter]:
+    return [p for name, p in model.named_parameters() if part in name]
+
+
 def replace(model: Any) -> None:
-    for name, module in model.named_modules():
-        if name.endswith("lora_A.default"):
-            module.weight.data = module.weight.data * 2
+    for parameter in lora(model, "lora_A"):
+        parameter.data = parameter.data * 2
+
+
+def write_through_data(model: Any) -> None:
+    """As averaging callbacks do, uncounted."""
+    for parameter in lora(model, "lora_B"):
+        parameter.data.copy_(parameter.data.flip(0) * 1.5)
+
+
+def negate_through_data(model: Any) -> None:
+    for parameter in lora(model, "lora_B"):
+        parameter.data.neg_()
+
+
+def write_an_earlier_stage(model: Any) -> None:
+    for module in model.modules():
+        update = getattr(module, "frozen_update", None)
+        if update is not None:
+            update.b.data.mul_(2)
+
+
+def merge_and_unmerge(model: Any) -> None:
+    """The 4 bits are rounded anew on either way."""
+    for parameter in lora(model, "lora_B"):
+        parameter.data.mul_(5)
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+def diverge(model: Any) -> None:
+    lora(model, "lora_B")[-1].data[0, 0] = float("nan")
+
+
+CHANGES = [
+    load,
+    replace,
+    write_through_data,
+    negate_through_data,
+    write_an_earlier_stage,
+    merge_and_unmerge,
+    diverge,
+]
+
+
+@pytest.mark.filterwarnings("ignore:(Merge|Unmerge) lora module to 4-bit")
+@both
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_adapter_that_changes_is_folded_anew(
+    tmp_path: Path, nf4_folder: Path, form: str, change: Callable[[Any], None]
+) -> None:
+    earlier = save_adapter(nf4_folder, tmp_path / "earlier", r=3, lora_alpha=7)
+    model, decoder = answering(nf4_folder, form, earlier)
+    hold(decoder)
+    before = answers(decoder)
+    weights = decoder.layers[0].qkv.eight_bit
+    assert weights is not None
+    held = weights._held[False]
+    assert torch.equal(answers(decoder), before) and weights._held[False] is held
+    change(model)
+    found = answers(decoder)
+    anew = [group.eight_bit._held for layer in decoder.layers for group in layer.groups()]  # type: ignore[union-attr]
+    answers(decoder)  # once: NaN is no change
+    assert [group.eight_bit._held for layer in decoder.layers for group in layer.groups()] == anew  # type: ignore[union-attr]
+    decoder.keep_unpacked(0)
+    hold(decoder)
+    torch.testing.assert_close(found, answers(decoder), rtol=0, atol=0, equal_nan=True)
+    assert not torch.equal(found, before)
+
+
+@pytest.mark.filterwarnings("ignore:(Merge|Unmerge) lora module to 4-bit")
+@both
+def test_weights_that_were_merged_and_unmerged_are_not_rounded_by_the_scales_of_before(
+    nf4_folder: Path, form: str
+) -> None:
+    model, decoder = answering(nf4_folder, form)
+    answers(decoder)
+    merge_and_unmerge(model)
+    found = answers(decoder)
+    compute_in(model, form)  # type: ignore[arg-type]
+    assert torch.equal(found, answers(decoder))
 
 
 @both
-@pytest.mark.parametrize("change", [load, replace])
-def test_an_adapter_that_changes_is_folded_anew(
-    nf4_folder: Path, form: str, change: Callable[[Any], None]
+def test_a_model_that_was_made_in_inference_mode_answers_too(nf4_folder: Path, form: str) -> None:
+    with torch.inference_mode():
+        _, decoder = answering(nf4_folder, form)
+        hold(decoder)
+        first = answers(decoder)
+    assert torch.equal(answers(decoder), first)
+
+
+@both
+def test_weights_that_cannot_be_held_are_not_half_held(
+    nf4_folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
+    """What catches the error, and trains or answers on, still has all updates."""
     model, decoder = answering(nf4_folder, form)
-    hold(decoder)
-    before = answers(decoder)
-    held = decoder.layers[0].qkv.eight_bit._held[False]  # type: ignore[union-attr]
+    before, wanted = answers(decoder), gradients(model)
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eight_bit_weights, "round_with_updates", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            hold(decoder)
     assert torch.equal(answers(decoder), before)
-    assert decoder.layers[0].qkv.eight_bit._held[False] is held  # type: ignore[union-attr]
-    change(model)
-    found = answers(decoder)
-    decoder.keep_unpacked(0)
-    hold(decoder)
-    assert torch.equal(found, answers(decoder)) and not torch.equal(found, before)
+    assert same(gradients(model), wanted)
 
 
 @both
