@@ -113,7 +113,7 @@ def ask_closest(
         found = {(p.row, p.rotation): p for p in gather(ask(chosen[rank::count]))}
         again |= {row: [found.get((p.row, p.rotation), p) for p in before[row]] for row in chosen}
         further, left = how_many(margins[wanted:], _spread(before, again), LEFT * len(closest))
-        wanted += further
+        wanted += further if further <= FIRST else (further + 1) // 2  # half: by then s is known better
     return again, left
 
 
