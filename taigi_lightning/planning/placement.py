@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from taigi_lightning.planning.activation_plan import small_bytes, transient_bytes, unpacked_bytes
+from taigi_lightning.planning.activation_plan import (
+    HIDDEN,
+    MOVED_MORE,
+    small_bytes,
+    transient_bytes,
+    unpacked_bytes,
+)
 from taigi_lightning.planning.host_budget import HostBudget
 from taigi_lightning.planning.layer_mix import Choice, Decision, Mixes, choose
 from taigi_lightning.planning.memory import Shape, packed_layer_bytes
@@ -95,10 +101,14 @@ def place(
     first = given.placed(choices[0])
     if first.fits and first.keeping == shape.layers:
         return first.placement(given)
-    # The head leaves last: its parts are added up in another order, and no layer's work hides its copies.
     tried = [first, *(given.placed(n) for n in choices[1:])]
     found = [one for one in tried if one.fits]
-    if not found and head and not any(given.placed(n, barely=True).fits for n in choices[-1:]):
+    # Where all weights wait and no layer keeps everything, small tensors are fewer than they may be elsewhere.
+    barely = given.placed(choices[-1], barely=True)
+    if budget == "auto" and choices[-1] == shape.layers and barely.fits and not barely.keeping:
+        found.append(barely)
+    # The head leaves last: its parts are added up in another order, and no layer's work hides its copies.
+    if not found and head and not barely.fits:
         tried += [given.placed(n, head_moves=True) for n in choices]
         found = [one for one in tried if one.fits]
     best = _best(found, budget) if found else min(tried, key=_Placed.short)
@@ -128,13 +138,16 @@ class _Given:
 
         Args:
             head_moves: the output head waits too.
-            barely: count the least that small tensors take, not what they may.
+            barely: count what small tensors take of layers that do not keep everything, not what they may of any.
         """
         shape, tokens, size = self.shape, self.tokens, self.element_size
         weights, table = on_host * packed_layer_bytes(shape), self.head if head_moves else 0
         left = self.headroom + weights + table - slot_bytes(shape, on_host)
         left += transient_bytes(shape, tokens, size) - transient_bytes(shape, tokens, size, head_moves)
-        least = shape.layers * tokens * self.rank * size  # LoRA's hidden activations of the last projections
+        most_ranks = 1 + sum(
+            HIDDEN.get(name, 0) for name in MOVED_MORE.host
+        )  # of layers that keep little here
+        least = shape.layers * tokens * self.rank * size * most_ranks
         left_there = self.host.left(weights, table)
         choice = choose(
             self.mixes, budget=self.budget,

@@ -171,6 +171,9 @@ def test_weights_on_the_host_are_planned_as_they_were_measured(
     settings, measured = replace(Settings(rank=64), **changes), Machine(link=55.3e9, rate=809.9e12)
     need = needs(settings, TAIGI, int(limit * GIB) + CONTEXT, machine=measured)
     assert (need.decisions.layers_on_host, need.decisions.layers_kept) == (on_host, kept)
+    assert (
+        need.decisions.layers_moving in (39 - kept, 40 - kept) or limit == 4.5
+    )  # there some keep their input today
     assert (need.total - CONTEXT) / GIB == pytest.approx(reserved, rel=0.06)
 
 
