@@ -55,6 +55,7 @@ RESIDENT = ("--model.weights_on_host", "none", "--model.activation_budget", "0")
 RUNS = {
     "fit-6": Run(6, options=EIGHT_BIT),
     "fit-7.2": Run(7.2),
+    "fit-7.2-host-14": Run(7.2, host=14),
     "fit-4.5": Run(4.5, host=12, options=ONE_ROW),
     "fit-resident": Run(11.5, options=(*EIGHT_BIT, *RESIDENT)),
     "predict-6": Run(6, predict=True),
