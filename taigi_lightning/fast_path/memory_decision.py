@@ -35,7 +35,7 @@ def decide_memory(decoder: FastDecoder, shape: Shape) -> Placement:
     """
     budget = _budget(decoder)
     choice = place_now(decoder, shape, budget)
-    if decoder.budget == "auto" and choice.lacking > _margin(decoder):
+    if decoder.budget == "auto" and _beyond(decoder, shape, choice) > 0:
         raise InputError(_too_little(decoder, shape, budget, choice))
     for _ in range(TRIES):
         if decoder.stash is None or _reserve(decoder, shape, budget, choice):
@@ -100,9 +100,17 @@ def _reserve(decoder: FastDecoder, shape: Shape, budget: HostBudget, choice: Pla
     return decoder.stash.reserve(moving(decoder, shape, choice.decision.savings), decoder.host_limit)
 
 
-def _margin(decoder: FastDecoder) -> float:
-    """Bytes of the card that the plan leaves free: what lacks less than these may still fit."""
-    return margin() * allowed_bytes(decoder.device)[0] if decoder.device.type == "cuda" else 0.0
+def _beyond(decoder: FastDecoder, shape: Shape, choice: Placement) -> float:
+    """Bytes of the device that are lacking if it is filled to the last, and small tensors are as many as these layers
+    save: less than a plan says of it where it does not fit."""
+    tokens, rank, size = math.prod(shape), decoder.rank, decoder.element_size
+    savings = choice.decision.savings
+    with_small, without = (
+        activation_plan.kept_bytes(savings, decoder.shape, tokens, r, size)[0] for r in (rank, 0)
+    )
+    counted = activation_plan.small_bytes(decoder.shape, tokens, rank, size)
+    spare = margin() * allowed_bytes(decoder.device)[0] if decoder.device.type == "cuda" else 0.0
+    return choice.lacking - spare - max(0, counted - (with_small - without))
 
 
 def in_words(choice: Placement) -> str:
@@ -132,7 +140,7 @@ def _too_little(decoder: FastDecoder, shape: Shape, budget: HostBudget, choice: 
     )
     return (
         f"A micro-batch of {rows} x {columns} tokens does not fit: the card would lack "
-        f"{(choice.lacking - _margin(decoder)) / GIB:.1f} GiB of {card:.1f}, with {available:.1f} GiB of host memory "
+        f"{_beyond(decoder, shape, choice) / GIB:.1f} GiB of {card:.1f}, with {available:.1f} GiB of host memory "
         f"available beside it, of which {budget.in_all / GIB:.1f} may take what leaves the card. {advice}; or close "
         "other programs. `python -m taigi_lightning plan` with --gpu_memory and --host_memory says what fits; "
         "--model.activation_budget 0 tries all the same."

@@ -1,9 +1,11 @@
 """What a run decides when a micro-batch comes: within card and host, or refused with what would fit."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from taigi_lightning.errors import InputError
@@ -12,7 +14,8 @@ from taigi_lightning.fast_path.activation_offload import HostBuffers
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm
 from taigi_lightning.fast_path.memory_decision import decide_memory, in_words
 from taigi_lightning.planning import training_needs
-from taigi_lightning.planning.activation_plan import MOVED_MORE, kept_bytes, small_bytes
+from taigi_lightning.planning.activation_plan import MARGIN, MOVED_MORE, kept_bytes, small_bytes
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.host_budget import PROCESS
 from taigi_lightning.planning.layer_mix import Mixes
 from taigi_lightning.planning.memory import GIB
@@ -154,3 +157,19 @@ def test_a_run_counts_the_host_as_its_plan_did(
     monkeypatch.setattr(activation_offload, "available_bytes", lambda: left)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert activation_offload.host_budget(True, waiting, math.inf) == planned
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("host", [8, 12, 16, 1000])
+def test_no_run_is_refused_that_its_plan_says_fits(rows: int, host: int) -> None:
+    """Cards between those that a plan refuses and those it takes: the margin is for a run to try."""
+    shape, refused, told = KNOWN["Bohanlu/Taigi-Llama-2-13B"], 0, 0
+    like = SimpleNamespace(shape=shape, rank=64, element_size=2, device=torch.device("cpu"))
+    for tenths in range(40, 130, 6):
+        card, settings = tenths * GIB // 10, Settings(rank=64, batch_size=rows)
+        choice = training_needs.placed(settings, shape, card, 2, ASSUMED, host * GIB)
+        beyond = memory_decision._beyond(like, (rows, 2048), choice) - MARGIN * card  # type: ignore[arg-type]
+        fits = training_needs.needs(settings, shape, card, host=host * GIB).total <= card
+        refused, told = refused + (beyond > 0), told + (not fits)
+        assert not (beyond > 0 and fits)
+    assert 0 < refused <= told <= refused + 2
