@@ -24,6 +24,7 @@ from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.device_memory import hold_to_own_memory
 from taigi_lightning.fast_path.prefill import unpack_what_fits
 from taigi_lightning.kernels.host_memory import waiting_parameters
+from taigi_lightning.kernels.matmul import Matmul, forward_in_8_bits
 from taigi_lightning.model.adapters import LoraSettings, adapter_settings, check_adapter
 from taigi_lightning.model.base_model import Quantization
 from taigi_lightning.model.hand_off import HandOff, continued
@@ -185,6 +186,18 @@ def row_tokens(trainer: Any) -> int:
     return int(getattr(getattr(trainer, "datamodule", None), "batch_tokens", 32768))
 
 
+def _unused_products(matmul: Matmul, generates: bool) -> list[str]:
+    """A sentence for a stage that does not train, if no product of it is in 8 bits though they are asked for."""
+    if matmul == "bf16" or (forward_in_8_bits(matmul) and not generates):
+        return []
+    if generates:
+        return [
+            f"Answers are generated through transformers' own layers, whose products stay in 16 bits: model.matmul "
+            f"{matmul} changes nothing here. It does with --model.answer_strategy choice."
+        ]
+    return [f"model.matmul {matmul} is for gradients, and none are computed here: products stay in 16 bits."]
+
+
 def check_products(module: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse the products that a module wants where nothing could be multiplied so; see `check_matmul`."""
     check_matmul(module.matmul, module.start.weights, module.quantization, device, dtype, module.adapter)
@@ -272,11 +285,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
         say(findings.packing)
     # What trains says it in its summary.
     notes = [] if training else machine_notes(device, module.compile_layers)
-    if generates and module.matmul != "bf16":
-        notes.append(
-            f"Answers are generated through transformers' own layers, whose products stay in 16 bits: model.matmul "
-            f"{module.matmul} changes nothing here. It does with --model.answer_strategy choice."
-        )
+    notes += [] if training else _unused_products(module.matmul, generates)
     for found in (findings.sharing, findings.padding, *notes):
         if found:
             say(found)

@@ -203,11 +203,26 @@ def test_the_check_makes_its_questions_where_a_run_does_whatever_lightning_sets(
     assert findings == Findings()
 
 
-@pytest.mark.parametrize(("strategy", "said"), [("generate", True), ("choice", False)])
-def test_generated_answers_are_said_to_stay_in_16_bits(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str, said: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("matmul", "strategy", "training", "said"),
+    [
+        ("int8", "generate", False, "generated through transformers' own layers"),
+        ("int8_backward", "generate", False, "generated through transformers' own layers"),
+        ("int8_backward", "choice", False, "int8_backward is for gradients, and none are computed here"),
+        ("int8", "choice", False, None),
+        ("int8_backward", "choice", True, None),
+        ("bf16", "generate", False, None),
+    ],
+)
+def test_8_bits_that_no_product_would_be_in_are_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    matmul: Any, strategy: Any, training: bool, said: str | None,
+) -> None:  # fmt: skip
     monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)  # a CPU would be refused
-    module = CausalLMModule("models/base", matmul="int8", answer_strategy=strategy, weights_on_host="all")  # type: ignore[arg-type]
-    stage_model.make_model(module, CPU, torch.float32, training=False)
-    assert ("generated through transformers' own layers" in capsys.readouterr().out) == said
+    lora = LoraSettings(r=4)
+    module = CausalLMModule(
+        "models/base", lora=lora, matmul=matmul, answer_strategy=strategy, weights_on_host="all"
+    )
+    stage_model.make_model(module, CPU, torch.float32, training=training)
+    printed = capsys.readouterr().out
+    assert ("in 16 bits" in printed) == (said is not None) and (said or "") in printed
