@@ -63,8 +63,9 @@ class HostBuffers:
             self.wait()
             self.buffers = self._shared_out(wanted)
             missing = sum(size for key, size in wanted.items() if key not in self.buffers)
-            if self.host_bytes() + missing > limit:
-                self.buffers = {key: b for key, b in self.buffers.items() if b.nbytes == wanted.get(key)}
+            for stays in (lambda key, _: key in wanted, lambda key, size: size == wanted.get(key)):
+                if self.host_bytes() + missing > limit:
+                    self.buffers = {key: b for key, b in self.buffers.items() if stays(key, b.nbytes)}
             try:
                 for key, size in wanted.items():
                     if key not in self.buffers:

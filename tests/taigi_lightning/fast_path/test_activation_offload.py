@@ -62,6 +62,14 @@ def test_buffers_serve_again_and_never_pass_the_limit(asked: list[int]) -> None:
     assert buffers.host_bytes() == 120
 
 
+def test_what_nobody_wants_goes_before_what_is_larger_than_wanted(asked: list[int]) -> None:
+    buffers = HostBuffers()
+    assert buffers.reserve({"a": 200, "b": 100}, limit=400)
+    assert buffers.reserve({"a": 50, "c": 150}, limit=400)
+    assert asked == [200, 100, 150]
+    assert {key: b.nbytes for key, b in buffers.buffers.items()} == {"a": 200, "c": 150}
+
+
 def test_memory_that_is_not_locked_or_not_there_is_told(asked: list[int]) -> None:
     buffers = HostBuffers()
     assert not buffers.reserve({"a": 900, "b": 200}, limit=2000)
