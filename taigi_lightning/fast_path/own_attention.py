@@ -71,10 +71,18 @@ def read_mask(mask: Tensor) -> Pattern | None:
 
 
 class Masks:
-    """What masks say, each read once: all layers of a pass are given the same ones, and again when recomputed."""
+    """What masks say, each read once a pass: all its layers are given the same ones, and again when recomputed."""
 
     def __init__(self) -> None:
-        self._known: Any = WeakTensorKeyDictionary()
+        self.forget()
+
+    def forget(self, *_: Any) -> None:
+        """Read every mask anew, as a hook before a model's pass: not all ways to write to one are counted."""
+        if not torch.compiler.is_compiling():
+            self._known: Any = WeakTensorKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[Masks], tuple[()]]:
+        return Masks, ()
 
     def read(self, mask: Tensor) -> Pattern | None:
         """`read_mask` of a mask (B, 1, T, T), anew if it has been written to since."""
@@ -173,7 +181,7 @@ def _by_documents(
 
     A GPU without flash attention is better off with transformers', which asks for less memory there.
     """
-    if torch.compiler.is_compiling() or not _fits(module, *given, mask):
+    if _recorded(given[0]) or not _fits(module, *given, mask):
         return None
     q, k, v = (_as_computed(tensor) for tensor in given)
     computes = q.dtype == k.dtype == v.dtype and (q.device.type == "cpu" or has_flash(q))
@@ -183,6 +191,12 @@ def _by_documents(
     scores = Scores(q.shape[-1] ** -0.5 if scale is None else scale, pattern.window)
     out: Tensor = _Attention.apply(q, k, v, pattern.documents, scores)  # type: ignore[no-untyped-call]
     return out
+
+
+def _recorded(q: Tensor) -> bool:
+    """Whether what is computed now is recorded and will be computed again with other masks, which nobody reads then."""
+    capturing = q.is_cuda and torch.cuda.is_current_stream_capturing()
+    return capturing or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _fits(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> bool:

@@ -11,6 +11,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.fallback import speed_up
 from taigi_lightning.fast_path.gated_mlp import join_mlp
 from taigi_lightning.fast_path.own_attention import Masks, fuse_attention
+from taigi_lightning.fast_path.own_pass import own_decoder
 from taigi_lightning.fast_path.rms_norms import fuse_norm
 from taigi_lightning.fast_path.rotations import fuse_rotation
 from taigi_lightning.fast_path.shared_inputs import join_siblings
@@ -35,6 +36,7 @@ def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
         and not join_mlp(module, ops, fused)
     ]
     masks = Masks()
+    own_decoder(base).register_forward_pre_hook(masks.forget)
     for module in others:
         fuse_rotation(module, ops)
         fuse_attention(module, masks)

@@ -32,7 +32,8 @@ def mean_instead(module: Any, name: str, make: Callable[[Any], Any]) -> bool:
     if present is None:
         # Without the file's own name, by which torch.compile would look names up in the file itself.
         names = {key: value for key, value in own.__globals__.items() if key != "__name__"}
-        forward = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
+        # And with a code object of its own, by which torch.compile remembers what it made of one module's globals.
+        forward = FunctionType(own.__code__.replace(), names, own.__name__, own.__defaults__, own.__closure__)
         forward.__kwdefaults__ = own.__kwdefaults__
         present = module.forward = MethodType(update_wrapper(forward, own), module)
     present.__func__.__globals__[name] = instead
@@ -44,7 +45,7 @@ def _is_copy(present: Any, own: FunctionType, name: str) -> bool:
     copy = getattr(present, "__func__", None)
     return (
         isinstance(copy, FunctionType)
-        and copy.__code__ is own.__code__
+        and copy.__code__ == own.__code__
         and copy.__globals__ is not own.__globals__
         and copy.__globals__[name] is own.__globals__[name]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -296,6 +297,23 @@ def test_compiled_it_is_transformers_function() -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_it_is_transformers_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded is computed with other masks later; so it is with a CUDA graph, where the stream is asked."""
+    calls, given = counted(monkeypatch, "attend"), drawn(1)
+    attention, module = ours(), Module(1)
+
+    class Whole(nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return attention(module, *tensors, scaling=0.5)[0]
+
+    first, second = (mask_of(*rows)[:, None] for rows in (([4, 5], [9]), ([2, 7], [8, 1])))
+    traced = torch.jit.trace(Whole(), (*given, first), check_trace=False)  # type: ignore[no-untyped-call]
+    wanted = sdpa_attention_forward(module, *given, second, scaling=0.5)[0]
+    torch.testing.assert_close(traced(*given, second), wanted)
+    assert not calls
+
+
 def test_more_documents_than_a_kernel_takes_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_attention, "MOST_DOCUMENTS", 4)
     assert read_mask(mask_of([4, 5], [8, 1])) is not None
@@ -395,6 +413,20 @@ def test_chunks_are_read_as_documents(chunk: int) -> None:
     apply_fast_path(model, activation_budget=1.0)
     for name, given in ROWS.items():
         assert apart(passed(model, *given), wanted[name]) < 1e-5, name
+
+
+def test_a_mask_that_is_written_to_unnoticed_is_read_anew_by_the_next_pass() -> None:
+    model, other = trained("stablelm"), trained("stablelm")
+    apply_fast_path(model, activation_budget=1.0)
+    mask = mask_of([17, 13], [ROW])[:, None]
+    for rows in (([17, 13], [ROW]), ([ROW], [2, 28])):
+        mask.data.copy_(mask_of(*rows)[:, None])
+        found, wanted = (
+            m(input_ids=TOKENS, attention_mask=mask, use_cache=False).logits for m in (model, other)
+        )
+        torch.testing.assert_close(found, wanted)
+    again = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(again(input_ids=TOKENS, attention_mask=mask, use_cache=False).logits, wanted)
 
 
 def test_recomputed_layers_attend_alike_and_read_no_mask_again(monkeypatch: pytest.MonkeyPatch) -> None:
