@@ -76,7 +76,7 @@ def test_a_run_that_agrees_goes_on_in_8_bits_and_is_not_touched(
         line for line in said.splitlines() if line.startswith(f"Products in {form}, against 16 bits")
     )
     assert (
-        f"have a cosine of {cosine:.4f} (steps compared: 3; below 0.95" in found
+        f"have a mean cosine of {cosine:.4f} (steps compared: 3; below 0.95" in found
         and "--model.matmul int8" in found
     )
     assert json.loads((emulating / HOW_TRAINED).read_text())[-1] == found
@@ -96,7 +96,7 @@ def test_a_run_that_differs_is_a_run_in_16_bits(
     monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 0.99999)
     matmul, found, rows = train(emulating, "fp8", "differs")
     said = capsys.readouterr().out
-    assert "their cosine to those in 16 bits is 0.9" in said and "goes on in 16 bits" in said
+    assert "their mean cosine to those in 16 bits is 0.9" in said and "goes on in 16 bits" in said
     assert "Nearer to 16 bits than fp8, and as fast: --model.matmul int8." in said
     assert (matmul, len(rows)) == ("bf16", 1)
     _, wanted, none = train(emulating, "bf16", "plain")
@@ -234,10 +234,14 @@ def test_the_rows_with_most_to_learn_are_taken() -> None:
     assert fullest_rows({"input_ids": labels}) is None
 
 
-def test_the_cosine_is_of_all_tensors_as_one() -> None:
-    one = [torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])]
+def test_the_cosine_is_the_mean_of_all_tensors_that_are_not_zero() -> None:
+    one = [torch.tensor([3.0, 0.0]), torch.tensor([[0.0, 4e6]])]
     assert cosine_of(one, [2 * t for t in one]) == pytest.approx(1.0)
-    assert cosine_of(one, [torch.tensor([4.0]), torch.tensor([[0.0, -3.0]])]) == pytest.approx(0.0)
+    assert cosine_of(one, [torch.tensor([3.0, 4.0]), one[1]]) == pytest.approx(0.8)  # (0.6 + 1) / 2
+    assert cosine_of(one, [torch.tensor([0.0, 3.0]), -one[1]]) == pytest.approx(-0.5)
+    nothing = torch.zeros(2)  # A's gradients before the first step, since B is zero
+    assert cosine_of([nothing, *one], [nothing, *one]) == 1.0
+    assert cosine_of([nothing, *one], [one[0], *one]) == pytest.approx(2 / 3)
     assert cosine_of([torch.zeros(2)], [torch.zeros(2)]) == 1.0
     assert cosine_of([torch.zeros(2)], [torch.ones(2)]) == cosine_of([torch.ones(2)], [torch.zeros(2)]) == 0.0
     assert math.isnan(cosine_of(one, [t * float("nan") for t in one]))
