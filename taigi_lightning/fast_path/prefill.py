@@ -57,20 +57,31 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     decoder = fast_decoder(model)
     if decoder is None or not decoder.backbone.norm.weight.is_cuda:
         return 0
-    weight, first = decoder.backbone.norm.weight, decoder.layers[0]
+    weight = decoder.backbone.norm.weight
     _, unallocated = allowed_bytes(weight.device)
     if decoder.stream.hosts:
         row = prefill_peak_bytes(decoder.shape, tokens, weight.element_size())
         bring_what_fits(decoder, unallocated - row)
         return 0
-    a_row = prefill_bytes(first.qkv.in_features, first.down.in_features, tokens, weight.element_size())
-    missing = sum(g.missing_bytes(weight.element_size()) for layer in decoder.layers for g in layer.groups())
-    a_layer = sum(group.unpacked_bytes(weight.element_size(), backward=False) for group in first.groups())
-    layers = min(len(decoder.layers), max(0, int((unallocated - missing - a_row) / a_layer)))
+    layers = layers_that_fit(decoder, unallocated, tokens)
     # To the host and, when Lightning moves the model, back again they would take longer than they save in a thousand
     # questions; where they stay is counted as taken.
     decoder.keep_unpacked(layers, packed_on_host=False, backward=False)
     return layers
+
+
+def layers_that_fit(decoder: FastDecoder, unallocated: int, tokens: int) -> int:
+    """How many layers may be unpacked, those that are now among them, and leave headroom for a row of some tokens.
+
+    Args:
+        unallocated: bytes of the device, with the layers as they are now.
+    """
+    first, element_size = decoder.layers[0], decoder.backbone.norm.weight.element_size()
+    a_row = prefill_bytes(first.qkv.in_features, first.down.in_features, tokens, element_size)
+    missing = sum(g.missing_bytes(element_size) for layer in decoder.layers for g in layer.groups())
+    a_layer = sum(group.unpacked_bytes(element_size, backward=False) for group in first.groups())
+    headroom = unallocated + decoder.unpacked * a_layer - missing - a_row
+    return min(len(decoder.layers), max(0, int(headroom / a_layer)))
 
 
 def bring_what_fits(decoder: FastDecoder, headroom: float) -> None:

@@ -37,11 +37,11 @@ from taigi_lightning.training.stage_model import (
     able_trainer,
     attached_trainer,
     check_loaded,
+    hold_weights,
     make_model,
     place_of,
     print_lines,
     run_model,
-    take_again,
     what_trains,
 )
 from taigi_lightning.training.step_batches import begin_batch, counted, expect_tokens, share_of_window
@@ -156,7 +156,7 @@ class CausalLMModule(pl.LightningModule):
         if training is None:
             training = trainer is not None and bool(trainer.training)
         if self.model is not None and (self.made_to_train or not training):
-            take_again(self, training)
+            self.model.train(training)
             return
         strict = bool(self._waiting)  # all of it has to find its place
         trained, self._waiting = self.state_dict(), {}
@@ -261,6 +261,7 @@ class CausalLMModule(pl.LightningModule):
         return predict_batch(self.model, self.tokenizer, batch, self.answer_strategy)
 
     test_step: Any = predict_step  # `AnswerReport` scores the answers
+    on_predict_start, on_test_start = hold_weights, hold_weights
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trainable parameters alone: the base is on disk already, and 4-bit weights do not change."""

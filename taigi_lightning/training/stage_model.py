@@ -171,13 +171,12 @@ def place_of(trainer: pl.Trainer) -> tuple[torch.device, torch.dtype]:
     return trainer.strategy.root_device, compute_dtype(str(trainer.precision))
 
 
-def take_again(module: Any, training: bool) -> None:
-    """Let a `CausalLMModule`'s model serve another stage; one that was made to answer holds its weights again, if
-    something since had it let go of them."""
-    module.model.train(training)
+def hold_weights(module: Any) -> None:
+    """As a stage begins that answers, on its device: let a `CausalLMModule`'s model hold as many weights as leave
+    headroom for this stage's rows, whichever an earlier one held. One that was made to train stays as it is."""
     decoder = fast_decoder(module.model)
     answers = not module.made_to_train and module.answer_strategy == "choice"
-    if answers and decoder is not None and not decoder.unpacked:
+    if answers and decoder is not None and not decoder.stream.hosts:
         unpack_what_fits(module.model, row_tokens(attached_trainer(module)))
 
 

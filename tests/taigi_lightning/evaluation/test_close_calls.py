@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation.close_calls import FIRST, LEFT, ask_closest, how_many, margin
@@ -19,7 +20,8 @@ from taigi_lightning.evaluation.predictions import Prediction, combine_rotations
 from taigi_lightning.evaluation.run_reports import report_predictions
 from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.evaluation.test_report import AnswerReport
-from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, fast_decoder
+from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, device_of, fast_decoder
+from taigi_lightning.training import stage_model
 from taigi_lightning.training.module import CausalLMModule
 from tests.taigi_lightning.evaluation.test_prediction_writer import KillAfter, KilledError
 from tests.taigi_lightning.question_csv import TO_ANSWER, write_csv
@@ -238,6 +240,25 @@ def test_they_are_asked_again_as_the_module_asks_in_every_order_and_handed_back(
     assert writer.said is not None and writer.said.startswith("fp8: 8 of 8 answers were close calls")
     report_predictions(trainer, OwnStep(BASE, matmul="fp8"), data)
     assert "8 of 8 answers" in (tmp_path / "rounded.report.html").read_text(encoding="utf-8")
+
+
+def test_every_stage_that_answers_holds_weights_for_its_own_rows(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the model is where it computes: Lightning moves it to the CPU in between."""
+    held: list[tuple[int, torch.device]] = []
+    monkeypatch.setattr(
+        stage_model, "unpack_what_fits", lambda model, tokens: held.append((tokens, device_of(model)))
+    )
+    module = CausalLMModule(BASE)
+    for size in (512, 1024):
+        trainer = trainer_with(PredictionWriter(tmp_path / f"{size}.csv"), In8Bits(), limit_predict_batches=1)
+        monkeypatch.setattr(
+            trainer.strategy, "model_to_device", lambda: held.append((0, torch.device("cpu")))
+        )
+        trainer.predict(module, PredictDataModule(questions, BASE, batch_tokens=size))
+    cpu = torch.device("cpu")
+    assert held == [(0, cpu), (512, cpu), (0, cpu), (1024, cpu)]
 
 
 def test_two_ranks_settle_them_together(

@@ -11,8 +11,9 @@ from torch import Tensor
 from taigi_lightning.fast_path import eight_bit_weights
 from taigi_lightning.fast_path.apply import apply_fast_path, causal_lm, compute_in
 from taigi_lightning.fast_path.decoder import FastDecoder
-from taigi_lightning.fast_path.prefill import last_hidden
+from taigi_lightning.fast_path.prefill import last_hidden, layers_that_fit
 from taigi_lightning.model.frozen_update import add_frozen_updates
+from taigi_lightning.planning.memory import prefill_bytes
 from taigi_lightning.tasks.prefix_tree import pack_trees, token_tree
 from tests.taigi_lightning.fast_path.small_decoders import gradients, nf4_llama, with_lora
 from tests.taigi_lightning.fast_path.test_eight_bit_weights import both, nf4_folder, rounded
@@ -235,3 +236,20 @@ def test_only_weights_held_in_8_bits_for_answering_are_folded(nf4_folder: Path) 
         hold(decoder)
         assert not any(group.folded for group in decoder.layers[0].groups())
         torch.testing.assert_close(answers(decoder), wanted)
+
+
+@both
+def test_layers_that_are_held_count_as_headroom_for_the_rows_of_another_stage(
+    nf4_folder: Path, form: str
+) -> None:
+    _, decoder = answering(nf4_folder, form)
+    element_size = decoder.element_size
+    each = sum(group.unpacked_bytes(element_size, backward=False) for group in decoder.layers[0].groups())
+    row = prefill_bytes(decoder.shape.hidden, decoder.shape.intermediate, 64, element_size)
+    assert [layers_that_fit(decoder, row + n * each + 1, tokens=64) for n in (0, 1, 2, 9)] == [0, 1, 2, 2]
+    hold(decoder)
+    held = sum(group.unpacked_bytes(element_size, backward=False) for group in decoder.layers[0].groups())
+    assert held < each  # LoRA is inside
+    free = row + 1
+    assert [layers_that_fit(decoder, free - n * held, tokens=64) for n in (0, 1, 2, 3)] == [2, 1, 0, 0]
+    assert layers_that_fit(decoder, free, tokens=10**6) == 0
