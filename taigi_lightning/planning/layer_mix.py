@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from taigi_lightning.planning.activation_plan import (
@@ -112,7 +113,7 @@ class Mixes:
             bare, bare_moved = kind(INPUT_ONLY, bare=True), kind(MOVED_INPUT, bare=True)
             self.pairs += [(bare, bare_moved), (bare, inputs), (bare_moved, moved_input)]
 
-    @property
+    @cached_property
     def all_kept(self) -> Mix:
         """Every layer keeps everything."""
         whole = self.everything
