@@ -21,6 +21,7 @@ class LoraLinear:
         self.scale, self.dropout = 1.0, 0.0
         if self.base is not module:
             self.lora, self.scale, self.dropout = _read(module)
+            self._active, self._a, self._b = list(module.active_adapters), module.lora_A, module.lora_B
 
     @property
     def rank(self) -> int:
@@ -68,6 +69,20 @@ class LoraLinear:
             return True
         (a, b), *settings = _read(self.module)
         return a is self.lora[0] and b is self.lora[1] and settings == [self.scale, self.dropout]
+
+    def in_use(self) -> bool:
+        """As much of `unchanged` as is asked of every projection in every pass: a thousandth of a millisecond."""
+        if self.lora is None:
+            return True
+        module, name = self.module, self._active[0]
+        return bool(
+            module.active_adapters == self._active
+            and module.scaling[name] == self.scale
+            and self._a[name].weight is self.lora[0]
+            and self._b[name].weight is self.lora[1]
+            and not module.merged_adapters
+            and not module.disable_adapters
+        )
 
     def unpack(self, out: Tensor, fused: bool) -> None:
         """Write the frozen weight into out (out_features, in_features)."""

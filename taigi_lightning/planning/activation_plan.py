@@ -167,7 +167,14 @@ def kept_bytes(
         each += 4 * tokens * shape.heads if ATTENTION in saving.device else 0
         device += layers * each
         host += layers * moved_bytes(saving, sizes)
-    return device + in_flight_bytes(savings, sizes), host
+    return device + in_flight_bytes(savings, sizes) + hole_bytes(savings, sizes), host
+
+
+def hole_bytes(savings: Iterable[Saving], sizes: dict[str, int]) -> int:
+    """Device memory in holes: layers that compute their attention again have it beside their MLP's tensors, and free it
+    between them. They left 0.4 GiB more of reserved memory than is counted beside, with a 13B's 8,192 tokens."""
+    again = any(MIDDLE not in saving.device | saving.host for saving in savings)
+    return sizes[QKV] + sizes[ATTENTION] if again else 0
 
 
 def moved_bytes(saving: Saving, sizes: dict[str, int]) -> int:

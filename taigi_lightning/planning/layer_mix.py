@@ -21,6 +21,7 @@ from taigi_lightning.planning.activation_plan import (
     OUTPUT,
     RESIDUAL,
     Saving,
+    hole_bytes,
     keeps_everything,
     layer_bytes,
     moved_bytes,
@@ -166,7 +167,9 @@ class Mixes:
     def _filled(self, first: _Kind, second: _Kind, more: int, headroom: float) -> Mix:
         whole, layers = self.everything, self.layers
         in_flight = 2 * (max(first.host, second.host) if more else first.host)
-        device = in_flight + (layers - more) * first.device + more * second.device
+        used = [first, second] if more else [first]
+        holes = hole_bytes((kind.saving for kind in used), self.sizes)
+        device = in_flight + holes + (layers - more) * first.device + more * second.device
         keeping = max(0, min(layers - more, int((headroom - device) // (whole.device - first.device))))
         rest = layers - more - keeping
         device += keeping * (whole.device - first.device)

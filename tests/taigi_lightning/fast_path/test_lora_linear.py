@@ -44,7 +44,31 @@ def taken_off(model: Any) -> None:
     model.unload()
 
 
-CHANGES = another_adapter, another_scale, new_matrices, no_dropout_any_more, taken_off
+def one_scale(model: Any) -> None:
+    adapted(model)[-1].scaling["default"] = 0.3
+
+
+def one_matrix(model: Any) -> None:
+    module = adapted(model)[-1]
+    module.lora_A["default"] = nn.Linear(module.in_features, 4, bias=False)
+
+
+def one_assigned(model: Any) -> None:
+    name = [name for name, _ in model.named_parameters() if "lora_B" in name][-1]
+    value = torch.randn_like(model.get_parameter(name)).requires_grad_()
+    model.load_state_dict({name: value}, strict=False, assign=True)
+
+
+def one_disabled(model: Any) -> None:
+    adapted(model)[-1].enable_adapters(False)
+
+
+def one_merged(model: Any) -> None:
+    adapted(model)[-1].merge()
+
+
+CHANGES = [another_adapter, another_scale, new_matrices, no_dropout_any_more, taken_off]
+CHANGES += [one_scale, one_matrix, one_assigned, one_disabled, one_merged]
 
 
 def computed(model: Any) -> list[Tensor]:
@@ -64,6 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_adapter_is_the_one_that_is_computed_with(folder: Path, change: Any) -> None:
     found, dropout = [], 0.3 if change is no_dropout_any_more else 0.0
