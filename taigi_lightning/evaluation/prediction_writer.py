@@ -43,6 +43,9 @@ class PredictionWriter(Callback):
     question once and in the input's order, and removes them. A journal of another model or other questions
     is put aside with a word.
 
+    Close calls of an answering in 8 bits are settled at the end (`close_calls.py`). What `trainer.predict` returns is
+    then what the files have; other callbacks were given each batch as it was answered first.
+
     Args:
         output: the file to write.
         excel: begin both files with the mark by which Excel knows UTF-8; it would show other characters.
