@@ -55,13 +55,28 @@ def states_of(groups: Sequence[Sequence[LoraLinear]]) -> Sequence[State]:
     weights = [[(id(m.base.weight.quant_state),) for m in members] for members in groups]
     if not tensors:
         return weights
-    values = torch.stack([*torch._foreach_norm(tensors, 2, torch.float32), *torch._foreach_max(tensors)])
-    bits = values.float().view(torch.int32).tolist()  # NaN is equal to itself so
+    bits = _values(tensors)
     # What was made in inference mode is not counted at all.
     written = [-1 if t.is_inference() else t._version for t in tensors]
     places = [t.data_ptr() for t in tensors]
-    states = iter(zip(places, written, bits[: len(tensors)], bits[len(tensors) :], strict=True))
+    states = iter(zip(places, written, *bits, strict=True))
     return [own + list(islice(states, len(some))) for own, some in zip(weights, found, strict=True)]
+
+
+def _values(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """The norm and the largest element of each tensor, as the bits of a float32: NaN is equal to itself so."""
+    norms, largest = [0] * len(tensors), [0] * len(tensors)
+    for dtype in {t.dtype for t in tensors}:  # those of one kind take one kernel
+        places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
+        some = [tensors[place] for place in places]
+        found = (
+            torch.stack(torch._foreach_norm(some, 2, torch.float32)),
+            torch.stack(torch._foreach_max(some)),
+        )
+        both = torch.stack([values.float() for values in found]).view(torch.int32).tolist()
+        for place, norm, top in zip(places, *both, strict=True):
+            norms[place], largest[place] = norm, top
+    return norms, largest
 
 
 def _factors(member: LoraLinear) -> list[tuple[Tensor, Tensor]]:

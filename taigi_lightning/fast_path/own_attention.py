@@ -196,7 +196,8 @@ def _by_documents(
 def _recorded(q: Tensor) -> bool:
     """Whether what is computed now is recorded and will be computed again with other masks, which nobody reads then."""
     capturing = q.is_cuda and torch.cuda.is_current_stream_capturing()
-    return capturing or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return capturing or traced or torch.compiler.is_compiling()
 
 
 def _fits(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> bool:

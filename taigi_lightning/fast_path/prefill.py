@@ -70,7 +70,7 @@ def unpack_what_fits(model: Any, tokens: int) -> int:
     return layers
 
 
-def layers_that_fit(decoder: FastDecoder, unallocated: int, tokens: int) -> int:
+def layers_that_fit(decoder: FastDecoder, unallocated: float, tokens: int) -> int:
     """How many layers may be unpacked, those that are now among them, and leave headroom for a row of some tokens.
 
     Args:
