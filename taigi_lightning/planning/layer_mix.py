@@ -180,6 +180,9 @@ class Mixes:
             device += self.residual.device - last.device
             host -= last.host
             again += self.residual.again - last.again
+        changed = 0 if keeping else 1  # the last layer, of the first kind if there are any
+        counts = (first, rest - (changed if rest else 0)), (second, more - (0 if rest else changed))
+        device -= holes - hole_bytes((kind.saving for kind, count in counts if count), self.sizes)
         return Mix(keeping, more, first.saving, second.saving, device, host, again)
 
     def best(self, headroom: float, host_headroom: float, cost: Cost) -> Mix:
