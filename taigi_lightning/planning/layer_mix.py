@@ -32,9 +32,8 @@ from taigi_lightning.planning.activation_plan import (
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.step_time import operations_again, part_operations
 
-Cost = Callable[
-    [float, float], float
-]  # of operations that are made again and bytes that move, the less the better
+# Of operations that are made again and bytes that move, the less the better.
+Cost = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,7 @@ class Mixes:
         inputs, moved_input, moved = kind(INPUT_ONLY), kind(MOVED_INPUT), kind(MOVED)
         self.most = kind(MOVED_MORE)
         self.pairs = [(inputs, moved_input), (moved_input, moved), (moved, self.most)]
-        if (
-            OUTPUT in self.sizes
-        ):  # as little as a layer can keep: what its last norm reads is made again as well
+        if OUTPUT in self.sizes:  # as little as can be kept: what the last norm reads is made again as well
             bare, bare_moved = kind(INPUT_ONLY, bare=True), kind(MOVED_INPUT, bare=True)
             self.pairs += [(bare, bare_moved), (bare, inputs), (bare_moved, moved_input)]
 
@@ -175,14 +172,15 @@ class Mixes:
         device += keeping * (whole.device - first.device)
         host = rest * first.host + more * second.host
         again = rest * first.again + more * second.again
-        if not keeping:
+        counts = [rest, more]
+        if not keeping:  # the last layer is another, of the first kind where there are any
+            counts[0 if rest else 1] -= 1
             last = first if rest else second
             device += self.residual.device - last.device
             host -= last.host
             again += self.residual.again - last.again
-        changed = 0 if keeping else 1  # the last layer, of the first kind if there are any
-        counts = (first, rest - (changed if rest else 0)), (second, more - (0 if rest else changed))
-        device -= holes - hole_bytes((kind.saving for kind, count in counts if count), self.sizes)
+        left = [kind.saving for kind, count in zip((first, second), counts, strict=True) if count]
+        device -= holes - hole_bytes(left, self.sizes)
         return Mix(keeping, more, first.saving, second.saving, device, host, again)
 
     def best(self, headroom: float, host_headroom: float, cost: Cost) -> Mix:
