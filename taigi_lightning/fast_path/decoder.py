@@ -116,10 +116,11 @@ class FastDecoder:
         return self.backbone.norm.weight.element_size()  # type: ignore[no-any-return]
 
     def ready(self) -> bool:
-        """Whether the adapters are still as the layers were built for: PEFT switches and merges all together, so that
-        the first layer says it of each."""
+        """Whether the adapters are still as the layers were built for: all of the first layer, and of each other
+        projection what may be changed by itself."""
         inside = set(self.backbone.layers[0].modules())
-        return all(m.module in inside and m.unchanged() for m in self.layers[0].members())
+        first = all(m.module in inside and m.unchanged() for m in self.layers[0].members())
+        return first and all(m.in_use() for layer in self.layers[1:] for m in layer.members())
 
     # ---- memory ------------------------------------------------------------------------------------
 
