@@ -224,9 +224,8 @@ def _identity(module: Any, data: PredictDataModule, checkpoint: Any) -> dict[str
     # The name is left out: a folder may be moved.
     identity = {f"base {key}": value for key, value in module.identity.items() if key != "name"}
     if forward_in_8_bits(module.matmul) and module.answer_strategy != "generate":
-        identity["products"] = (
-            module.matmul
-        )  # left out of others, so that journals of earlier versions still count
+        # Left out of others, so that journals of earlier versions still count.
+        identity["products"] = module.matmul
     return identity | {
         "adapter": _file_hash(Path(module.adapter) / "adapter_model.safetensors")
         if module.adapter

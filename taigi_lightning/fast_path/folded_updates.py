@@ -26,9 +26,8 @@ def round_with_updates(member: LoraLinear, form: ModuleType, out: Tensor, fused:
     Returns:
         the scale of each row, float32 (N, 1).
     """
-    whole = torch.empty(
-        out.shape, dtype=torch.float16, device=out.device
-    )  # as weights are rotated without updates
+    # In what weights are rotated in without updates too.
+    whole = torch.empty(out.shape, dtype=torch.float16, device=out.device)
     member.unpack(whole, fused)
     factors, scales = _factors(member), []
     for first in range(0, len(whole), ROWS):

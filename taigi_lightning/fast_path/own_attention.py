@@ -32,9 +32,8 @@ from taigi_lightning.fast_path.own_names import mean_instead
 NAME = "ALL_ATTENTION_FUNCTIONS"
 # What layers tell every attention function, and transformers' function for SDPA leaves aside where it has a mask.
 LEFT_ASIDE = frozenset(("is_causal", "sliding_window", "position_ids", "cache_position"))
-READ_AT_ONCE = (
-    2**26
-)  # pairs of a mask, or those of one row: the memory that this takes may be all that is left
+# Pairs of a mask, or those of one row: the memory that this takes may be all that is left.
+READ_AT_ONCE = 2**26
 MOST_DOCUMENTS = 2**16 - 1  # flash attention's grid has no more blocks for them
 ALIGNED = 8  # elements of 16 bits that flash attention reads at once
 

@@ -144,9 +144,8 @@ class _Given:
         weights, table = on_host * packed_layer_bytes(shape), self.head if head_moves else 0
         left = self.headroom + weights + table - slot_bytes(shape, on_host)
         left += transient_bytes(shape, tokens, size) - transient_bytes(shape, tokens, size, head_moves)
-        most_ranks = 1 + sum(
-            HIDDEN.get(name, 0) for name in MOVED_MORE.host
-        )  # of layers that keep little here
+        # Of layers that keep little here.
+        most_ranks = 1 + sum(HIDDEN.get(name, 0) for name in MOVED_MORE.host)
         least = shape.layers * tokens * self.rank * size * most_ranks
         left_there = self.host.left(weights, table)
         choice = choose(

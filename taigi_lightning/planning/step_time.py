@@ -27,7 +27,7 @@ ROW_TOKENS = 2048  # attention is counted in rows of so many, at most
 # tokens: 660 ms against 655. The copies take memory bandwidth.
 DISTURBANCE = 0.009
 # Of the copies in one direction of the link, what copies in the other hold up: measured on an H200 whose copies were
-# made as slow as 12 GB/s, with 3.4 GiB of activations leaving and 3.3 GiB of weights arriving in one forward pass.
+# made as slow as 12 GB/s, with 3.4 GiB of activations leaving and 2.7 GiB of weights arriving in one forward pass.
 HELD_UP = 0.4
 
 # How many products with frozen weights take the time of one: in 8 bits 1.7 to 1.9 at a 13B's shapes on an H200.

@@ -176,9 +176,8 @@ class MatmulGuard(Callback):
         decoder.plans = {shape: [of_family(INPUT_ONLY, sizes)] * len(decoder.layers)}
         trained = [p for p in module.model.parameters() if p.requires_grad]
         with torch.random.fork_rng(devices=[]), trainer.precision_plugin.train_step_context():
-            torch.default_generator.manual_seed(
-                0
-            )  # and not a card's, which would not be as before afterwards
+            # And not a card's generator, which would not be as before afterwards.
+            torch.default_generator.manual_seed(0)
             loss = module.loss_sum(rows)
             found = torch.autograd.grad(loss, trained, allow_unused=True)
         return float(loss.detach()), [g for g in found if g is not None]

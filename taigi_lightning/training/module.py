@@ -114,11 +114,8 @@ class CausalLMModule(pl.LightningModule):
         self.base, self.adapter, self.lora = what
         self.vocabulary = Vocabulary(new_tokens, self.lora, self.adapter)
         self.quantization, self.from_scratch, self.hand_off = quantization, from_scratch, hand_off
-        self.answer_strategy, self.weights_on_host, self.packed_cache = (
-            answer_strategy,
-            weights_on_host,
-            packed_cache,
-        )
+        self.weights_on_host, self.packed_cache = weights_on_host, packed_cache
+        self.answer_strategy: Strategy = answer_strategy
         self.optimizer, self.lr_scheduler, self.warmup_steps = optimizer, lr_scheduler, warmup_steps
         self.compile_layers, self.activation_budget, self.matmul = compile, activation_budget, matmul
         self.lora_plus_ratio = lora_plus_ratio

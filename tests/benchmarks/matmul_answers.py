@@ -31,7 +31,7 @@ from taigi_lightning.data.predict import encode_questions
 from taigi_lightning.evaluation.answers import answer_log_probabilities
 from taigi_lightning.evaluation.close_calls import ask_closest
 from taigi_lightning.evaluation.predictions import Prediction
-from taigi_lightning.evaluation.scoring import mcnemar, read_answers, wilson_interval
+from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.fast_path.apply import apply_fast_path, compute_in, fast_decoder, forward_hidden
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
 from taigi_lightning.fast_path.output_head import output_head
@@ -43,6 +43,7 @@ from taigi_lightning.model.merge_precision import pool
 from taigi_lightning.tasks.prompts import IGNORE, encode_example
 from taigi_lightning.tasks.question_batches import EncodedQuestion, plan_batches
 from taigi_lightning.tasks.questions import read_questions
+from tests.benchmarks.answers_beside import against, watch
 from tests.benchmarks.matmul_fidelity import DEVICE, DTYPE, blocks, fit, loss_of
 
 QUESTIONS, ANSWERS, TRAINING = "1001-question-v3.csv", "1001-question-v3-answers.csv", "AI_conv.csv"
@@ -243,49 +244,7 @@ def one(args: argparse.Namespace) -> None:
     (folder / "answers.json").write_text(json.dumps({"right": right, "given": given}), encoding="utf-8")
 
 
-# ---- comparisons ------------------------------------------------------------------------------------
-
-
-def against(given: Sequence[int], others: Sequence[int], right: Sequence[int]) -> dict[str, Any]:
-    """How many answers two sets share; the first's accuracy and its lead over the other, each with 95 % intervals.
-
-    The lead's interval is of the questions on which just one of the two is correct: both answered the same ones.
-    """
-    count = len(right)
-    correct = sum(a == r for a, r in zip(given, right, strict=True))
-    ahead = sum(a == r != b for a, b, r in zip(given, others, right, strict=True))
-    behind = sum(b == r != a for a, b, r in zip(given, others, right, strict=True))
-    lead, width = (
-        (ahead - behind) / count,
-        1.96 * math.sqrt(ahead + behind - (ahead - behind) ** 2 / count) / count,
-    )
-    return {
-        "questions": count, "same": sum(a == b for a, b in zip(given, others, strict=True)) / count,
-        "accuracy": correct / count, "interval": [round(bound, 4) for bound in wilson_interval(correct, count)],
-        "lead": lead, "lead_interval": [round(lead - width, 4), round(lead + width, 4)],
-        "mcnemar": mcnemar(ahead, behind),
-    }  # fmt: skip
-
-
-def watch(running: dict[Path, "subprocess.Popen[bytes]"], patience: float) -> None:
-    """Print the result lines of processes as they come, until all have ended or have had their time."""
-    end, shown = time.monotonic() + patience, dict.fromkeys(running, 0)
-    while True:
-        ended = [process.poll() is not None for process in running.values()]
-        for log in running:
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            found = [line for line in lines if line.startswith("RESULT")]
-            print(*found[shown[log] :], sep="\n", end="\n" if found[shown[log] :] else "", flush=True)
-            shown[log] = len(found)
-        if all(ended) or time.monotonic() > end:
-            break
-        time.sleep(0.5)
-    for log, process in running.items():
-        if process.poll() is None:
-            process.kill()
-        if process.wait():
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            print(f"FAILED {log.name}, {process.returncode}: {' / '.join(lines[-4:])[-800:]}", flush=True)
+# ---- all bases in all ways -----------------------------------------------------------------------
 
 
 def every(args: argparse.Namespace) -> None:
