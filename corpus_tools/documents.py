@@ -35,12 +35,13 @@ class OwnRule:
 
 
 def name_of(name: str | None) -> str:
-    """A title or an author as articles are told apart by it: without spaces around it, composed; "" for none.
+    """A title or an author as articles are told apart by it: without spaces around it, one for several inside,
+    composed; "" for none.
 
-    >>> name_of(" 詩\\u3000"), name_of("Ta\u0302i") == "T\xe2i", name_of(None)
-    ('詩', True, '')
+    >>> name_of(" 春天  的詩\\u3000"), name_of("Ta\u0302i") == "T\xe2i", name_of(None)
+    ('春天 的詩', True, '')
     """
-    return normalize("NFC", name.strip()) if name else ""
+    return normalize("NFC", " ".join(name.split())) if name else ""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from corpus_tools.cleaning.syllables import TONE_DIGITS
 
 _DIGITS = r"[0-9]{1,3}|[０-９]{1,3}"
-_HAN = "[一二三四五六七八九十百]{1,4}"
+# Not 二二八, a date, nor 一九八四, a year.
+_HAN = "(?![一二三四五六七八九]{3})[一二三四五六七八九十百]{1,4}"
 # After a number and its mark: no digit (2.25, 11:30, 07.04, 7、80) and no dots (1......).
 _FORMS = (
     rf"[(（\[【〔] ?(?P<bracketed>{_DIGITS}|{_HAN}) ?[)）\]】〕]"
@@ -26,6 +27,7 @@ _NUMBER = re.compile(_FORMS)
 _NUMBERED_LINE = re.compile(rf"\n(?=[{re.escape(''.join(sorted(NUMBER_STARTS)))}])(?:{_FORMS})")
 _VALUES = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
+_HAN_DIGITS = frozenset("一二三四五六七八九十百")
 
 # Nouns that are counted, and words of dates, right behind a bare number: `1 隻牛`, `7 goeh8`.
 _COUNTED_HAN = (
@@ -44,7 +46,8 @@ CLOSERS = "」』”’）》〉】〕〗｝)]\"'"
 class Number(NamedTuple):
     """A number at a line's start: characters `start` to `end` of the text are the number and its mark.
 
-    `counts`: a bare number with a counted noun behind it.
+    `counts`: a bare number with a counted noun behind it. `weak`: it may as well be text, as 五四、, 二．二八 and 228：
+    are, so only other numbers show that it is none.
     """
 
     start: int
@@ -52,11 +55,14 @@ class Number(NamedTuple):
     form: str
     value: int
     counts: bool = False
+    weak: bool = False
 
 
 def _value(numeral: str) -> int:
     if numeral.isdecimal():
         return int(numeral)
+    if _UNITS.keys().isdisjoint(numeral):  # 一二 is 12
+        return int("".join(str(_VALUES[character]) for character in numeral))
     total = digit = 0
     for character in numeral:
         if unit := _UNITS.get(character):
@@ -79,7 +85,18 @@ def _number_of(match: re.Match[str], start: int) -> Number:
     while text[end : end + 1] == " ":
         end += 1
     counts = kind == "bare" and _is_counted(text, end)
-    return Number(start, end, *_form_and_value(text[start : match.end()], kind, match[kind]), counts)
+    form, value = _form_and_value(text[start : match.end()], kind, match[kind])
+    return Number(start, end, form, value, counts, _is_weak(match, kind, value))
+
+
+def _is_weak(match: re.Match[str], kind: str, value: int) -> bool:
+    """Whether a number's form alone does not tell it from text, see `Number`."""
+    if kind == "chapter":
+        return False
+    numeral, end = match[kind], match.end()
+    in_digits = value > 10 and not numeral.isdecimal() and _UNITS.keys().isdisjoint(numeral)
+    before_digit = kind == "han" and match[0][-1] in ".．" and match.string[end : end + 1] in _HAN_DIGITS
+    return kind == "bare" or value >= 100 or in_digits or before_digit
 
 
 def _is_counted(text: str, at: int) -> bool:
@@ -130,6 +147,8 @@ def ends_sentence(text: str, end: int) -> bool:
     (True, False, True)
     >>> ends_sentence("khi3 Tai5-lam5.", 15), ends_sentence("J.", 2), ends_sentence("看Dr.", 4)
     (True, False, False)
+    >>> ends_sentence("chit tiâu lō\u0358.", 14)
+    True
     """
     i = end - 1
     while i >= 0 and text[i] == " ":
@@ -142,15 +161,28 @@ def ends_sentence(text: str, end: int) -> bool:
         return False
     if text[i] == ".":
         # A full stop ends a sentence after a word, not after a number, an initial, an abbreviation or a dot.
-        word = text[i - 1].isalpha() and not _is_initial(text, i - 1)
+        last = letter_at(text, i - 1)
+        word = text[last].isalpha() and not (last == i - 1 and _is_initial(text, last))
         word = word and _ABBREVIATION.search(text, max(0, i - 5), i + 1) is None
-        return i > 1 and (word or _is_tone(text, i - 1))
+        return last > 0 and (word or _is_tone(text, last))
     return text[i] in SENTENCE_ENDS
+
+
+def letter_at(text: str, i: int) -> int:
+    """Where the letter stands to which the character at i belongs: before the mark that i is, as that of o͘ and m̄.
+
+    >>> letter_at("lo\u0358", 2), letter_at("lo", 1)
+    (1, 1)
+    """
+    while i > 0 and unicodedata.combining(text[i]):
+        i -= 1
+    return i
 
 
 def _is_tone(text: str, i: int) -> bool:
     """Whether the digit at i is the tone of a romanised syllable: the last letter of its word, as in goeh8."""
-    return text[i] in TONE_DIGITS and text[i - 1].isalpha() and text[i - 1] < "\u2e80"
+    letter = text[letter_at(text, i - 1)]
+    return text[i] in TONE_DIGITS and letter.isalpha() and letter < "\u2e80"
 
 
 def _is_initial(text: str, i: int) -> bool:
@@ -204,6 +236,8 @@ def find_numbering(text: str) -> list[Number]:
     [1, 2]
     >>> find_numbering("7、80 冬前") or find_numbering("2.25，台南") or find_numbering("25 歲彼年")
     []
+    >>> find_numbering("二．二八事件") or find_numbering("五四、九一八")
+    []
     """
     numbers = list(candidates(text))
     if not numbers:
@@ -212,5 +246,5 @@ def find_numbering(text: str) -> list[Number]:
     return [
         n
         for place, n in enumerate(numbers)
-        if place in sequence or (not n.form.startswith("bare") and ends_sentence(text, max(0, n.start - 1)))
+        if place in sequence or (not n.weak and ends_sentence(text, max(0, n.start - 1)))
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, chain, compress, count, groupby, islice
 from operator import add, attrgetter, gt, itemgetter, lt, not_
@@ -26,9 +25,9 @@ def group_rows(
 
     A row without a title stands for itself. Rows without an author belong to the author whom the other rows of their
     title name, if it is one (in the same file: `sources[i]` is the file of row i), and if file and title are not in
-    `apart`: then rows that are not among these name others. Rows of one article are ordered by
-    paragraph_id; where an id comes twice (two volumes under one title) the second set follows the first. Rows that lie
-    together in order are a range.
+    `apart`: then rows that are not among these name others. Rows of one article are ordered by paragraph_id; where an
+    id comes again (the next volume or chapter under one title) a second set begins, which follows the first. Rows that
+    lie together in order are a range.
     """
     titles: dict[tuple[str, str], list[range]] = {}
     groups: list[Sequence[int]] = []
@@ -77,18 +76,22 @@ def _give_authors(
 
 
 def _reading_order(rows: Sequence[Row], group: Sequence[int]) -> Sequence[int]:
-    """A group in order of its ids; a row without one stays behind the row before it."""
+    """A group in order of its ids; a row without one stays behind the row before it, and so does one that has the id of
+    the row before it: one paragraph in two rows.
+    """
     ids = [rows[i].paragraph_id or 0 for i in group]
     if all(map(lt, ids, islice(ids, 1, None))):
         return group
-    seen: Counter[int] = Counter()
+    seen: set[int] = set()
     order: list[tuple[int, float, int]] = []
     place: tuple[int, float] = (0, float("-inf"))
     for i in group:
         identifier = rows[i].paragraph_id
-        if identifier is not None:
-            place = (seen[identifier], identifier)
-            seen[identifier] += 1
+        if identifier is not None and identifier != place[1]:
+            if again := identifier in seen:
+                seen.clear()
+            seen.add(identifier)
+            place = (place[0] + again, identifier)
         order.append((*place, i))
     return [i for _, _, i in sorted(order)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from string import ascii_letters, digits
 
-from corpus_tools.cleaning.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence
+from corpus_tools.cleaning.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence, letter_at
 from corpus_tools.cleaning.syllables import TONE_DIGITS, is_syllable
 
 COMPLETE = frozenset("。！？…")  # behind these a sentence has ended; behind others it may have
@@ -35,8 +35,10 @@ _BEFORE_NUMBER = re.compile(
 )
 _INITIAL_AT_END = re.compile(rf"{_NO_LETTER}(?:[A-Za-z]|Ph)\.\Z")
 _INITIAL = re.compile(r"[A-Za-z]\.")
-_LAST_WORD, _FIRST_WORD = re.compile(r"[^\W_]+\Z"), re.compile(r"[^\W_]+")
-_TONE_AT_END = re.compile(rf"(?P<syllable>[^\W\d_]+)[{TONE_DIGITS}]\Z")
+# Rows are joined before they are composed, and o͘ and m̄ never are: a letter may have marks behind it.
+_MARKS = "\u0300-\u036f"
+_LAST_WORD, _FIRST_WORD = re.compile(rf"(?:[^\W_]|[{_MARKS}])+\Z"), re.compile(rf"(?:[^\W_]|[{_MARKS}])+")
+_TONE_AT_END = re.compile(rf"(?P<syllable>(?:[^\W\d_]|[{_MARKS}])+)[{TONE_DIGITS}]\Z")
 
 
 def breaks_token(previous: str, text: str) -> bool:
@@ -99,12 +101,13 @@ def _parts_words(previous: str, text: str) -> bool:
     if not first.isalpha() or first >= FIRST_WIDE:
         return False
     if last in ".,;:!?":
-        behind_word = previous[-2:-1].isalnum() and previous[-2] < FIRST_WIDE
-        return behind_word and not _breaks_initials(previous, text)
+        before_mark = previous[letter_at(previous, len(previous) - 2)]
+        return before_mark.isalnum() and before_mark < FIRST_WIDE and not _breaks_initials(previous, text)
     if _TONE_AT_END.search(previous):
         return True
     before, after = _LAST_WORD.search(previous), _FIRST_WORD.match(text)
-    if before is None or after is None or not last.isalpha() or last >= FIRST_WIDE:
+    letter = previous[letter_at(previous, len(previous) - 1)]
+    if before is None or after is None or not letter.isalpha() or letter >= FIRST_WIDE:
         return False
     # A window may also break a word: then its halves are no syllables, or make up a syllable together.
     halves = is_syllable(before[0]) and is_syllable(after[0])

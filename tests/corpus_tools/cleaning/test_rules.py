@@ -75,6 +75,29 @@ def test_a_number_that_continues_a_sentence_stays() -> None:
     assert remove_numbering("價數是\n25. 箍") == "價數是\n25. 箍"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "二．二八事件",
+        "五.四運動",
+        "（二二八）事件",
+        "（一九四七）年",
+        "五四、白話文",
+        "九二一：地動",
+        "（228）事件",
+        "921、水災",
+    ],
+)
+def test_a_date_after_a_sentence_is_no_number(text: str) -> None:
+    assert remove_numbering(text) == text and remove_numbering(f"阮讀冊。\n{text}") == f"阮讀冊。\n{text}"
+
+
+def test_what_may_be_a_date_is_a_number_in_sequence() -> None:
+    assert remove_numbering("一.一個人\n二.二月") == "一個人\n二月"
+    assert remove_numbering("一一、春天\n一二、熱天\n十三、秋天。") == "春天\n熱天\n秋天。"
+    assert remove_numbering("99. 春天\n100. 熱天") == "春天\n熱天"
+
+
 def test_numbers_in_sequence_go_even_without_full_stops() -> None:
     assert remove_numbering("目錄\n1. 春天\n2. 熱天") == "目錄\n春天\n熱天"
 

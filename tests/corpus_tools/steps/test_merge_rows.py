@@ -1,5 +1,7 @@
 """Rows into articles: ordered, joined without inserting into or losing from a broken sentence."""
 
+from unicodedata import normalize
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,20 @@ def test_rows_are_ordered_by_paragraph_id_and_titles_by_first_row() -> None:
 def test_two_works_under_one_title_follow_one_another() -> None:
     rows = [Row(text, "甲", None, i) for text, i in (("a", 1), ("b", 2), ("c", 1), ("d", 2))]
     assert list(map(list, group_rows(rows))) == [[0, 1, 2, 3]]
+
+
+def test_verse_numbers_begin_again_in_each_chapter() -> None:
+    verses = [
+        (chapter, verse) for chapter, verses in ((1, 3), (2, 5), (3, 1), (4, 4)) for verse in range(verses)
+    ]
+    rows = [Row(f"{chapter}:{verse}", "Kenehi", None, verse + 1) for chapter, verse in verses]
+    assert list(map(list, group_rows(rows))) == [list(range(len(rows)))]
+
+
+def test_a_paragraph_in_two_rows_stays_whole() -> None:
+    rows = [Row("", "甲", None, number) for number in (1, 2, 2, 3, 3)]
+    assert list(map(list, group_rows(rows))) == [[0, 1, 2, 3, 4]]
+    assert list(map(list, group_rows(rows[::-1]))) == [[4, 2, 3, 0, 1]]
 
 
 def test_rows_without_a_title_stand_alone() -> None:
@@ -105,6 +121,10 @@ BROKEN = {
         "I chiah8 8 liap8. 9 tiam2 khi3, 3 pai2",
     ),
     "word_before_a_number": (["Goa2 khi3", "3 pai2. Khoan3 Fig3.", "1"], "Goa2 khi3 3 pai2. Khoan3 Fig3.1"),
+    "letters_with_marks": (
+        ["Góa kóng m̄", "thang kiâⁿ hit tiâu lō͘.", "Lí khì hit tiâu lō͘", "chia̍h-", "pn̄g."],
+        "Góa kóng m̄ thang kiâⁿ hit tiâu lō͘.\nLí khì hit tiâu lō͘ chia̍h-pn̄g.",
+    ),
     "raised_tones": (["Tai⁵-oan⁵ e⁵ lang⁵.", "Li² mai³ lai⁵."], "Tai⁵-oan⁵ e⁵ lang⁵. Li² mai³ lai⁵."),
 }
 
@@ -114,8 +134,28 @@ def test_what_a_window_broke_is_whole_again(windows: list[str], joined: str) -> 
     assert join_rows(windows)[0] == joined
 
 
+ROMANISED = ["Góa", "kóng m̄", "chit tiâu lō͘", "lō͘7", "kiâⁿ", "khì.", "lō͘.", "Ū", "Ó.", ",", "佇", " ", "3"]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(ROMANISED), min_size=1, max_size=3).map("".join), min_size=2, max_size=4
+    )
+)
+def test_composed_or_not_rows_are_joined_alike(texts: list[str]) -> None:
+    composed, not_composed = ([normalize(form, text) for text in texts] for form in ("NFC", "NFD"))
+    assert normalize("NFC", join_rows(not_composed)[0]) == join_rows(composed)[0]
+
+
 def test_spaces_around_a_name_and_its_composition_are_no_part_of_it() -> None:
-    names = [("詩 ", "A"), ("詩", " A"), ("\u3000", None), ("Ta\u0302i", ""), ("T\xe2i", None), (" ", "B")]
+    names = [
+        ("春天 的詩 ", "A"),
+        ("春天\u3000 的詩", " A"),
+        ("\u3000", None),
+        ("Ta\u0302i", ""),
+        ("T\xe2i", None),
+        (" ", "B"),
+    ]
     rows = [Row("阮", title, author) for title, author in names]
     assert list(map(list, group_rows(rows))) == [[0, 1], [2], [3, 4], [5]]
     assert len({hash_names(*name) for name in names}) == 4  # so also between files and parts of files
