@@ -5,34 +5,27 @@ Only the standard library is imported before Ctrl-C is taken care of.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
-from types import FrameType
 
+from corpus_tools.signals import KEYS, exit_at_once, leaves_behind, restore, set_handlers
 from corpus_tools.windows import print_what_streams_lack
-
-INTERRUPTED = 130  # the exit code that shells give a command stopped by SIGINT
-# Ctrl-C, and on Windows Ctrl-Break
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGBREAK") if hasattr(signal, name))
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """End at once, whatever is being done: every file is written aside, and workers end when this process does."""
-    os.write(
-        2, b"stopped by Ctrl-C; an earlier corpus is unchanged, the same command takes this one up again.\n"
-    )
-    os._exit(INTERRUPTED)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, or 1 for unusable data (usage errors leave with 2, Ctrl-C with 130)."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, _stop) for number in STOPPING} if in_main_thread else {}
+    """Run the command line; 0, or 1 for unusable data (usage errors leave with 2, Ctrl-C with 130).
+
+    Args:
+        arguments: None for those of this process, which ends with the command: Ctrl-C is then taken care of until
+            Python itself has ended.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    cleaning = given[:1] == ["clean"]
+    leaves_behind(
+        "an earlier corpus is unchanged, the same command takes this one up again" if cleaning else ""
+    )
+    before = set_handlers(KEYS, exit_at_once)
     print_what_streams_lack()
     try:
-        given = sys.argv[1:] if arguments is None else arguments
         if given[:1] == ["--version"]:
             from corpus_tools.steps.publish import package_version
 
@@ -42,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run(given)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if arguments is not None:
+            restore(before)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from corpus_tools.filtering.segments import Limits
 from corpus_tools.options import CorpusOptions
 from corpus_tools.report.counts import corpus_report
 from corpus_tools.report.html_page import render_page
+from corpus_tools.signals import held_back
 from corpus_tools.steps.clean_all import Cleaned, clean_all
 from corpus_tools.steps.clean_articles import SAMPLES
 from corpus_tools.steps.clean_shard import ShardOptions, ShardSummary, clean_shard, read_input
@@ -95,8 +96,9 @@ def build_corpus(
         _need_documents(report)
         names = [file.name for file in cleaned.files]
         write_text(work / "report.html", render_page(report, names))
-        publish(work, output_dir, parts, cleaned.files, report, recorded)
-        patiently(lambda: shutil.rmtree(work))
+        with held_back("the corpus is complete"):
+            publish(work, output_dir, parts, cleaned.files, report, recorded)
+            patiently(lambda: shutil.rmtree(work))
         return report
 
 

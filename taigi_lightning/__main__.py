@@ -13,7 +13,6 @@ from taigi_lightning.cli.commands import COMMANDS, COMPLETION, PROGRAM, TOOLS, u
 from taigi_lightning.cli.did_you_mean import did_you_mean, nearest
 from taigi_lightning.errors import InputError
 from taigi_lightning.signals import (
-    StoppedBySignal,
     exit_at_once,
     handle_signals,
     raise_stopped,
@@ -103,8 +102,12 @@ def run_stage(command: str, config: Any) -> None:
     lightning_main()
 
 
-def main() -> int:
+def main(ends_process: bool = False) -> int:
     """Returns the exit code: 0, 1 for data that cannot be used, 2 for a command line that cannot.
+
+    Args:
+        ends_process: whether the process ends with the command. A signal that comes while Python cleans up, which
+            takes PyTorch a while, then leaves no traceback either.
 
     Raises:
         StoppedBySignal: what ran was stopped; Python then ends with 130 (Ctrl-C), 143 (SIGTERM) or 149 (SIGBREAK).
@@ -115,12 +118,11 @@ def main() -> int:
     before = handle_signals(exit_at_once)
     try:
         return answer(sys.argv[1:])
-    except StoppedBySignal:
-        before.clear()
-        handle_signals(exit_at_once)  # one more signal while Python cleans up leaves no traceback either
-        raise
     finally:
-        restore_signals(before)
+        if ends_process:
+            handle_signals(exit_at_once)
+        else:
+            restore_signals(before)
 
 
 def answer(arguments: list[str]) -> int:
@@ -159,5 +161,10 @@ def answer(arguments: list[str]) -> int:
     return 0
 
 
+def process() -> int:
+    """The command as a process of its own; see `main`."""
+    return main(ends_process=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

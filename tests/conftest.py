@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sentencepiece
 import torch
@@ -41,9 +43,19 @@ os.environ["PYTHONWARNINGS"] = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The tests' own files are opened without a word on their encoding."""
+    """The tests' own files are opened without a word on their encoding, and no outcome hangs on how tests are run.
+
+    Signals do what they do in a terminal, and examples take as long as they take.
+    """
     if sys.platform == "win32" and not sys.flags.utf8_mode:
         pytest.exit("The tests' files are UTF-8: set PYTHONUTF8=1 before pytest.", returncode=2)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's job in the background: the commands that tests stop would ignore Ctrl-C as well.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a crowded machine takes for an example says nothing about the code.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("any machine")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -56,12 +56,12 @@ def bash(scripts: list[Path]) -> Iterator[int]:
         os.waitpid(process, 0)
 
 
-def typed(terminal: int, keys: str, until: str | None = None, seconds: float = 20) -> str:
+def typed(terminal: int, keys: str, until: str | None = None, seconds: float = 60) -> str:
     """Type, and read what the terminal shows until the words come, or until it has been silent."""
     os.write(terminal, keys.encode())
     shown, end = "", time.monotonic() + seconds
     while time.monotonic() < end and not (until and re.search(until, shown)):
-        if not select.select([terminal], [], [], 1.0 if until is None else 5.0)[0]:
+        if not select.select([terminal], [], [], 1.0 if until is None else seconds)[0]:
             break
         shown += os.read(terminal, 65536).decode(errors="replace")
     return shown

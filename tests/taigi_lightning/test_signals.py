@@ -27,6 +27,23 @@ time.sleep(10)
     assert run.stderr == f"\n{number.name}: stopped; what was finished before stays.\n"
 
 
+@pytest.mark.posix("signals to a process, which end it at once on Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_ends_leaves_no_traceback(number: signal.Signals) -> None:
+    code = f"""
+import atexit, os, sys
+from taigi_lightning.__main__ import process
+atexit.register(os.kill, os.getpid(), {int(number)})
+sys.argv[1:] = ["--version"]
+sys.exit(process())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert run.returncode == 128 + number
+    assert run.stderr == f"\n{number.name}: stopped.\n"
+
+
 def test_what_was_ignored_stays_ignored_and_the_rest_is_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)

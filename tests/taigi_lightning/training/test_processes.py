@@ -1,10 +1,12 @@
 """Runs in processes of their own: stopped and resumed, two at once."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,41 @@ def command(*more: str, python: str = sys.executable) -> list[str]:
     return [python, "-m", "taigi_lightning", *CPT, *steps, *more]
 
 
-def wait_for(condition: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
-    """Wait until a checkpoint is there, or the process is not."""
-    end = time.monotonic() + seconds
-    while not condition.exists() and process.poll() is None and time.monotonic() < end:
+class Wait(pl.Callback):
+    """Makes a file `waiting` at a hook, and waits there for a signal: what it finds depends on no machine's speed."""
+
+    def __init__(self, hook: str, step: int = 0) -> None:
+        self.step = step
+        setattr(self, hook, self.wait)
+
+    def wait(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step != self.step:
+            return
+        arrived, arrives = os.pipe()
+        os.set_blocking(arrives, False)
+        before = signal.set_wakeup_fd(arrives)
+        Path("waiting").touch()
+        os.read(arrived, 1)
+        signal.set_wakeup_fd(before)
+
+
+def waits(hook: str, step: int = 0) -> list[str]:
+    """Options for a run that does so."""
+    name = f"{__name__}.Wait"
+    return [
+        "--trainer.callbacks",
+        name,
+        "--trainer.callbacks.hook",
+        hook,
+        "--trainer.callbacks.step",
+        str(step),
+    ]
+
+
+def wait_for(run: "subprocess.Popen[str]", folder: Path) -> None:
+    """Until the run in this folder waits."""
+    while not (folder / "waiting").exists():
+        assert run.poll() is None, "it ended before"
         time.sleep(0.01)
 
 
@@ -66,14 +99,13 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
     where = ["--model.weights_on_host", weights_on_host]
     python = sys.executable if name == "SIGKILL" else warm_python.executable
     with subprocess.Popen(
-        command(*where, python=python),
+        command(*where, *waits("on_train_batch_start", step=3), python=python),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
     ) as run:
-        checkpoints = home / "models" / "cpt_model" / "checkpoints"
-        wait_for(checkpoints / "step=3.ckpt", run)
+        wait_for(run, home)
         run.send_signal(number)
         output = run.communicate(timeout=120)[0]
     if name != "SIGKILL":
@@ -81,7 +113,6 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
         assert "Resume with --ckpt_path last" in output
         assert "KeyboardInterrupt" not in output
         assert run.returncode == 128 + number
-    assert not (checkpoints / "step=12.ckpt").exists(), "the run ended before the signal came"
     again = warm_python.run("taigi_lightning", command(*where, "--ckpt_path", "last")[3:], home)
     assert again.code == 0, again.err[-3000:]
     found = trained(home / "models" / "cpt_model")
@@ -89,41 +120,58 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_the_unbroken_one(
     assert all(torch.equal(unbroken[name], found[name]) for name in found)
 
 
-def catches(process: "subprocess.Popen[str]", number: int) -> bool:
-    """Whether a process has set a handler of its own for a signal."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+# The command, which waits for a signal where it begins to import a module, however fast the machine is.
+WAITING = """
+import os, signal, sys
+from taigi_lightning.__main__ import process
+
+arrived, arrives = os.pipe()
+os.set_blocking(arrives, False)
+signal.set_wakeup_fd(arrives)
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.write(1, b"reached\\n")
+            os.read(arrived, 1)
+
+sys.meta_path.insert(0, Watch())
+sys.exit(process())
+"""
 
 
-def start(python: str = sys.executable) -> "subprocess.Popen[str]":
+def start(python: Sequence[str], *more: str) -> "subprocess.Popen[str]":
+    """The command in a Python that is run with these words."""
+    words = [*python, *command(*more)[3:]]
     return subprocess.Popen(
-        command(python=python), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
 
 
 @pytest.mark.posix(SIGNALS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_during_the_imports_it_says_so_in_one_line(home: Path, number: signal.Signals) -> None:
-    with start() as run:
-        while not catches(run, signal.SIGTERM):  # of SIGINT, Python itself catches the default
-            time.sleep(0.002)
-        time.sleep(0.4)
+@pytest.mark.parametrize("module", ["taigi_lightning.cli.preflight", "torch"])
+def test_stopped_during_the_imports_it_says_so_in_one_line(
+    home: Path, number: signal.Signals, module: str
+) -> None:
+    with start([sys.executable, "-c", WAITING.format(module=module)]) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "reached\n"
         run.send_signal(number)
         output, errors = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert (output, errors) == ("", f"\n{number.name}: stopped.\n")
+    said = [] if module != "torch" else [errors.splitlines()[0]]
+    assert all(line.startswith("fit: ") for line in said)
+    assert (output, errors.splitlines()) == ("", [*said, "", f"{number.name}: stopped."])
 
 
 @pytest.mark.posix(SIGNALS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "hook"), [(signal.SIGINT, "setup"), (signal.SIGTERM, "on_train_start")])
 def test_stopped_before_the_first_step_it_saves_nothing_and_does_not_end_as_if_done(
-    home: Path, warm_python: WarmPython, number: signal.Signals
+    home: Path, warm_python: WarmPython, number: signal.Signals, hook: str
 ) -> None:
-    with start(warm_python.executable) as run:
-        assert run.stdout is not None
-        while not run.stdout.readline().startswith("Training LoRA"):  # before the base is loaded
-            assert run.poll() is None
+    with start([warm_python.executable, "-m", "taigi_lightning"], *waits(hook)) as run:
+        wait_for(run, home)
         run.send_signal(number)
         _, errors = run.communicate(timeout=60)
     assert run.returncode == 128 + number
