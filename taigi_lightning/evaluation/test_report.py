@@ -57,12 +57,13 @@ class AnswerReport(Callback):
         given, orders = by_question(predictions)
         self.score = score(given, list(right.items()), options=data.prompt.options)
         pl_module.log("test/accuracy", self.score.accuracy)
-        bias = position_bias(orders) if len(data.rotations) > 1 else None
+        whole = [order for order in orders if len(order) == len(data.rotations)]
+        bias = position_bias(whole) if whole and len(data.rotations) > 1 else None
         if bias is not None:
             pl_module.log("test/follows", bias["follows"])
         if trainer.is_global_zero:
             screen = console()
-            screen.print(score_table(self.score))
+            screen.print(score_table(self.score, data.prompt.answers))
             if settled.said is not None:
                 screen.print(settled.said)
             if bias is not None:
