@@ -8,7 +8,7 @@ that are held have their updates in them (`folded_updates.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_not
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taigi_lightning.fast_path.folded_updates import State, round_with_updates, states_of
+from taigi_lightning.fast_path.folded_updates import Fingerprints, Written, round_with_updates, written
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.strong_directions import StrongDirections
 from taigi_lightning.kernels import fp8, int8
@@ -63,7 +63,9 @@ class EightBitWeights:
         self._scales: tuple[Tensor, Tensor] | None = None
         self._states: list[Any] = []  # bitsandbytes' of the weights that these are of
         self._held: dict[bool, Tensor] = {}  # whether transposed
-        self._folded: tuple[Tensor, State] | None = None  # scales, and which updates W is held with
+        self.folded = False  # W is held with its updates added, once it has been needed
+        self._added: tuple[Tensor, Written] | None = None  # its scales then, and which updates those are
+        self._fingerprint: list[tuple[int, int]] | None = None  # of these, once it is known
 
     def keep(self, forward: bool, backward: bool) -> None:
         """Hold the weights from now on, or their transpose, or both, as products will read them."""
@@ -71,18 +73,35 @@ class EightBitWeights:
         wanted = [transposed for transposed, read in ((False, forward), (True, backward)) if read]
         self._held = {transposed: self._matrix(transposed) for transposed in wanted}
 
-    def keep_folded(self, state: State) -> None:
-        """Hold the weights with their updates added, from now on, unless they are held with what these are now."""
-        if self._folded is not None and self._folded[1] == state:
-            return
+    def keep_folded(self) -> None:
+        """Hold the weights with their updates added, from now on: with those that there are when they are needed."""
         self.drop()
-        matrix = self._empty(transposed=False)
-        parts = torch.split(matrix, [m.out_features for m in self.members])
+        self._held, self.folded = {False: self._empty(transposed=False)}, True
+
+    def fold(self) -> None:
+        """Add the updates that there are now to weights held so, unless nothing counted has happened to them since."""
+        now = written(self.members)
+        if self._added is not None and self._added[1].same(now):
+            return
+        self._added = self._fingerprint = (
+            None  # should this break off, they are neither those of before nor others
+        )
+        parts = torch.split(self._held[False], [m.out_features for m in self.members])
         scales = [
             round_with_updates(member, self._form, part, self._fused)
             for member, part in zip(self.members, parts, strict=True)
         ]
-        self._held, self._folded = {False: matrix}, (torch.cat(scales), state)
+        self._added = torch.cat(scales), now
+
+    def folded_others(self, fingerprint: list[tuple[int, int]]) -> bool:
+        """Whether the updates that were added had another fingerprint; then they are added anew."""
+        before, self._fingerprint = self._fingerprint, fingerprint
+        if before is None or before == fingerprint:
+            return False
+        self._added = None
+        self.fold()
+        self._fingerprint = fingerprint
+        return True
 
     @property
     def folds(self) -> bool:
@@ -91,7 +110,8 @@ class EightBitWeights:
 
     def drop(self) -> None:
         """Make them anew for each product."""
-        self._held, self._folded = {}, None
+        self._held, self.folded = {}, False
+        self._added = self._fingerprint = None
 
     def forward(self, x: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """x W^T (M, N) from x (M, K), in its dtype; beside: h (M, R) and b (N, R), of which h b^T is added."""
@@ -104,15 +124,17 @@ class EightBitWeights:
         return self._product(grad, transposed=True)
 
     def _product(self, x: Tensor, transposed: bool, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        if self.folded and self._added is None:
+            self.fold()
+        its = self._scale(transposed) if self._added is None else self._added[0]
         matrix = self._held[transposed] if transposed in self._held else self._matrix(transposed)
-        its = self._scale(transposed) if self._folded is None else self._folded[0]
         rounded, scale = self._form.quantise_rows(x, self._fused)
         y: Tensor = self._form.product(rounded, scale, matrix, its, x.dtype, beside, self._fused)
         return y
 
     def _scale(self, transposed: bool) -> Tensor:
         """Of each row of W (N, 1), or of each of its columns (K, 1): found once, and again of weights that were made
-        anew, as PEFT's merging does: beyond their largest value 8 bits would wrap around."""
+        anew, as PEFT's merging does: beyond their largest value 8 bits would wrap around. What is held is made anew then."""
         weights = [m.base.weight for m in self.members]
         states = [w.quant_state for w in weights]
         device = self.members[0].device
@@ -123,6 +145,8 @@ class EightBitWeights:
             columns = torch.stack([by_column for _, by_column in found]).amax(0)
             known = self._form.scale_of(rows)[:, None], self._form.scale_of(columns)[:, None]
             self._scales, self._states = known, states
+            if self._held:
+                self.keep(False in self._held, True in self._held)
         return known[transposed]
 
     def _matrix(self, transposed: bool) -> Tensor:
@@ -141,7 +165,16 @@ class EightBitWeights:
         return torch.empty(shape, dtype=self._form.DTYPE, device=self.members[0].device)
 
 
-def fold_updates(weights: Sequence[EightBitWeights]) -> None:
-    """Hold weights with the updates added that there are now, whichever they are held with."""
-    for some, state in zip(weights, states_of([w.members for w in weights]), strict=True):
-        some.keep_folded(state)
+@torch.no_grad()
+def with_updates(weights: Sequence[EightBitWeights], answer: Callable[[], Tensor]) -> Tensor:
+    """What a pass answers with the updates that there are as it begins, of weights that are held with theirs added.
+
+    Nothing waits for the device: what the host does not know of is asked before the pass, and read when the whole pass
+    is queued. If it has changed, the pass is queued once more.
+    """
+    now = Fingerprints([some.members for some in weights])
+    for some in weights:
+        some.fold()
+    found = answer()
+    changed = [some.folded_others(its) for some, its in zip(weights, now.read(), strict=True)]
+    return answer() if any(changed) else found

@@ -10,14 +10,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 
-State = Sequence[tuple[int, ...]]
 ROWS = 1024  # that are summed and rounded at once, some five times in float32: 0.3 GiB where K is 14,000
+
+
+class Written(NamedTuple):
+    """What is added to which weights, as far as the host knows it.
+
+    Args:
+        weights: bitsandbytes' states of the weights; merging makes new ones.
+        places: where each matrix of an update lies, and how often it was written to.
+    """
+
+    weights: tuple[Any, ...]
+    places: tuple[tuple[int, int], ...]
+
+    def same(self, other: Written) -> bool:
+        """Whether nothing that is counted has happened in between. States would compare what they hold, on the card."""
+        alike = all(one is another for one, another in zip(self.weights, other.weights, strict=True))
+        return alike and self.places == other.places
 
 
 def round_with_updates(member: LoraLinear, form: ModuleType, out: Tensor, fused: bool) -> Tensor:
@@ -40,42 +57,49 @@ def round_with_updates(member: LoraLinear, form: ModuleType, out: Tensor, fused:
     return torch.cat(scales)
 
 
-@torch.no_grad()
-def states_of(groups: Sequence[Sequence[LoraLinear]]) -> Sequence[State]:
-    """What the updates of each group of projections are now: another once something new is to be added, or to another
-    weight.
-
-    Where they lie, how often each was written to, its norm and its largest element. The last two tell what is written
-    through a tensor's `.data`, as averaging callbacks do, which PyTorch does not count; all groups together since they
-    are waited for.
-    """
-    found = [[t for member in members for t in _tensors(member)] for members in groups]
-    tensors = [t for some in found for t in some]
-    weights = [[(id(m.base.weight.quant_state),) for m in members] for members in groups]
-    if not tensors:
-        return weights
-    bits = _values(tensors)
+def written(members: Sequence[LoraLinear]) -> Written:
+    """What is added to a group's weights now."""
     # What was made in inference mode is not counted at all.
-    written = [-1 if t.is_inference() else t._version for t in tensors]
-    places = [t.data_ptr() for t in tensors]
-    states = iter(zip(places, written, *bits, strict=True))
-    return [own + list(islice(states, len(some))) for own, some in zip(weights, found, strict=True)]
+    places = [(t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors_of(members)]
+    return Written(tuple(m.base.weight.quant_state for m in members), tuple(places))
 
 
-def _values(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
-    """The norm and the largest element of each tensor, as the bits of a float32: NaN is equal to itself so."""
-    norms, largest = [0] * len(tensors), [0] * len(tensors)
-    for dtype in {t.dtype for t in tensors}:  # those of one kind take one kernel
-        places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
-        some = [tensors[place] for place in places]
-        found = (
-            torch.stack(torch._foreach_norm(some, 2, torch.float32)),
-            torch.stack(torch._foreach_max(some)),
-        )
-        both = torch.stack([values.float() for values in found]).view(torch.int32).tolist()
-        for place, norm, top in zip(places, *both, strict=True):
-            norms[place], largest[place] = norm, top
-    return norms, largest
+class Fingerprints:
+    """The norm and the largest element of each matrix of some groups' updates, on their way from the device.
+
+    They tell what is written through a tensor's `.data`, as averaging callbacks do, which PyTorch does not count; and
+    what was made in inference mode. Two kernels for all matrices of one dtype; only `read` waits, and for these alone,
+    not for what is computed after them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, groups: Sequence[Sequence[LoraLinear]]) -> None:
+        parts = [tensors_of(members) for members in groups]
+        self._sizes = [len(part) for part in parts]
+        tensors = [t for part in parts for t in part]
+        self._found: list[tuple[list[int], Tensor]] = []  # places, and int32 (2, so many)
+        for dtype in {t.dtype for t in tensors}:
+            places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
+            some = [tensors[place] for place in places]
+            both = (
+                torch.stack(torch._foreach_norm(some, 2, torch.float32)),
+                torch.stack(torch._foreach_max(some)),
+            )
+            # As bits: NaN is equal to itself so.
+            bits = torch.stack([values.float() for values in both]).view(torch.int32)
+            self._found.append((places, bits.to("cpu", non_blocking=True)))
+        on_card = bool(tensors) and tensors[0].is_cuda
+        self._there = torch.cuda.current_stream(tensors[0].device).record_event() if on_card else None
+
+    def read(self) -> list[list[tuple[int, int]]]:
+        """Those of each group."""
+        if self._there is not None:
+            self._there.synchronize()
+        every: dict[int, tuple[int, int]] = {}
+        for places, bits in self._found:
+            every |= dict(zip(places, zip(*bits.tolist(), strict=True), strict=True))
+        pairs = iter(every[place] for place in range(len(every)))
+        return [list(islice(pairs, size)) for size in self._sizes]
 
 
 def _factors(member: LoraLinear) -> list[tuple[Tensor, Tensor]]:
@@ -90,6 +114,10 @@ def _factors(member: LoraLinear) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def _tensors(member: LoraLinear) -> list[Tensor]:
-    update = getattr(member.base, "frozen_update", None)
-    return [*(member.lora or ()), *(() if update is None else (update.a, update.b))]
+def tensors_of(members: Sequence[LoraLinear]) -> list[Tensor]:
+    """The matrices of a group's updates."""
+    found: list[Tensor] = []
+    for member in members:
+        update = getattr(member.base, "frozen_update", None)
+        found += [*(member.lora or ()), *(() if update is None else (update.a, update.b))]
+    return found

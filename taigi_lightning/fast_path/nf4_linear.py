@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, fold_updates, stays_in_16_bits
+from taigi_lightning.fast_path.eight_bit_weights import EightBitWeights, stays_in_16_bits
 from taigi_lightning.fast_path.frozen_columns import FrozenColumns
 from taigi_lightning.fast_path.lora_columns import LoraColumns
 from taigi_lightning.fast_path.lora_linear import LoraLinear
@@ -108,7 +108,7 @@ class ProjectionGroup:
         forward, held = self.forward_in_8_bits, self.eight_bit
         folded = held is not None and held.folds and forward and not backward
         if held is not None and folded:
-            fold_updates([held])
+            held.keep_folded()
         elif held is not None:
             held.keep(forward, backward)
         self._count_columns(folded)

@@ -19,7 +19,7 @@ from taigi_lightning.fast_path.attention import Scores, has_flash, seen
 from taigi_lightning.fast_path.decoder import FastDecoder
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.device_memory import allowed_bytes
-from taigi_lightning.fast_path.eight_bit_weights import fold_updates
+from taigi_lightning.fast_path.eight_bit_weights import with_updates
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.kernels.available_memory import lockable_bytes
 from taigi_lightning.kernels.elementwise import Dropout, Norm
@@ -113,8 +113,12 @@ def last_hidden(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Ten
         trees: on the CPU.
         wanted: int64 [P], which of its tokens, on the model's device.
     """
-    groups = [group for layer in decoder.layers for group in layer.groups()]
-    fold_updates([g.eight_bit for g in groups if g.eight_bit is not None and g.folded])
+    groups = (group.eight_bit for layer in decoder.layers for group in layer.groups())
+    held = [weights for weights in groups if weights is not None and weights.folded]
+    return with_updates(held, lambda: _pass(decoder, trees, wanted))
+
+
+def _pass(decoder: FastDecoder, trees: PackedTrees, wanted: Tensor) -> Tensor:
     queries, keys = _parts(trees.query_starts), _parts(trees.key_starts)
     longest = max(part.stop - part.start for part in queries), max(part.stop - part.start for part in keys)
     runs = list(zip(queries, keys, strict=True))

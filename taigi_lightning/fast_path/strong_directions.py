@@ -13,6 +13,8 @@ part of low rank in 16 bits, of the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_not
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.kernels.matmul import STRONG
 
 FEWEST = 4 * STRONG  # rows of an input in which directions are looked for
-MOST = 2048  # of more rows, so many are looked at
+MOST = 2048  # of twice as many rows or more, every n-th is looked at, so that this many are or a few more
 ROUNDS = 4  # of subspace iteration: one more changes a product's error by less than a hundredth of it
 
 
@@ -36,6 +38,7 @@ class StrongDirections:
         self._members, self._fused = members, fused
         self.directions: Tensor | None = None
         self._found: tuple[Tensor, Tensor] | None = None  # P as inputs are, and W P^T (N, R)
+        self._states: list[Any] = []  # bitsandbytes' of W then: PEFT's merging makes new ones
 
     def missing_bytes(self, element_size: int) -> int:
         """Bytes that they will take, but do not yet."""
@@ -59,16 +62,23 @@ class StrongDirections:
             self.directions = directions if directions.isfinite().all() else None
         if self.directions is None:
             return x, beside
-        found = self._found
-        if found is None or (found[0].device, found[0].dtype) != (x.device, x.dtype):
-            self.directions = self.directions.to(x)
-            found = self._found = self.directions, self._products(self.directions)
-        directions, products = found
+        directions, products = self._as(x)
         along = x @ directions.t()
         rest = torch.addmm(x, along, directions, alpha=-1)
         if beside is None:
             return rest, (along, products)
         return rest, (torch.cat([beside[0], along], 1), torch.cat([beside[1], products], 1))
+
+    def _as(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """P in the dtype of x, and W P^T of the weights that there are."""
+        assert self.directions is not None
+        states, found = [m.base.weight.quant_state for m in self._members], self._found
+        as_x = found is not None and (found[0].device, found[0].dtype) == (x.device, x.dtype)
+        if found is None or not as_x or any(map(is_not, states, self._states)):
+            self.directions = self.directions.to(x)
+            found = self._found = self.directions, self._products(self.directions)
+            self._states = states
+        return found
 
     def _products(self, directions: Tensor) -> Tensor:
         """W P^T (N, R)."""

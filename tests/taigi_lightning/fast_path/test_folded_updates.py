@@ -15,7 +15,7 @@ from taigi_lightning.fast_path.prefill import last_hidden, layers_that_fit
 from taigi_lightning.model.frozen_update import add_frozen_updates
 from taigi_lightning.planning.memory import prefill_bytes
 from taigi_lightning.tasks.prefix_tree import pack_trees, token_tree
-from tests.taigi_lightning.fast_path.small_decoders import gradients, nf4_llama, with_lora
+from tests.taigi_lightning.fast_path.small_decoders import gradients, nf4_llama, with_lora, worst
 from tests.taigi_lightning.fast_path.test_eight_bit_weights import both, nf4_folder, rounded
 from tests.taigi_lightning.fast_path.test_weight_stream import same
 from tests.taigi_lightning.model.saved_adapters import save_adapter
@@ -181,6 +181,36 @@ def test_weights_that_were_merged_and_unmerged_are_not_rounded_by_the_scales_of_
     assert torch.equal(found, answers(decoder))
 
 
+@pytest.mark.filterwarnings("ignore:(Merge|Unmerge) lora module to 4-bit")
+@both
+def test_weights_held_for_training_are_those_that_merging_made(nf4_folder: Path, form: str) -> None:
+    """And not the old ones by new scales."""
+    model, decoder = answering(nf4_folder, form)
+    decoder.keep_unpacked(1, packed_on_host=False)
+    gradients(model)
+    merge_and_unmerge(model)
+    found = gradients(model)
+    decoder.keep_unpacked(0)
+    assert same(gradients(model), found)
+
+
+@pytest.mark.filterwarnings("ignore:(Merge|Unmerge) lora module to 4-bit")
+@both
+def test_weights_alone_that_are_made_anew_are_told_apart(nf4_folder: Path, form: str) -> None:
+    """Though their states may lie where the old ones did, and updates are what they were."""
+    model, decoder = answering(nf4_folder, form)
+    hold(decoder)
+    for _ in range(3):
+        before = answers(decoder)
+        model.merge_adapter()
+        model.unmerge_adapter()
+        found = answers(decoder)
+        assert not torch.equal(found, before)
+        decoder.keep_unpacked(0)
+        hold(decoder)
+        assert torch.equal(answers(decoder), found)
+
+
 @both
 def test_a_model_that_was_made_in_inference_mode_answers_too(nf4_folder: Path, form: str) -> None:
     with torch.inference_mode():
@@ -194,19 +224,61 @@ def test_a_model_that_was_made_in_inference_mode_answers_too(nf4_folder: Path, f
 def test_weights_that_cannot_be_held_are_not_half_held(
     nf4_folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """What catches the error, and trains or answers on, still has all updates."""
+    """What catches the error, and trains or answers on, still has all updates: there, and where they are added."""
     model, decoder = answering(nf4_folder, form)
     before, wanted = answers(decoder), gradients(model)
 
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(eight_bit_weights, "round_with_updates", full)
+        patch.setattr(eight_bit_weights.EightBitWeights, "_empty", full)
         with pytest.raises(torch.OutOfMemoryError):
             hold(decoder)
     assert torch.equal(answers(decoder), before)
-    assert same(gradients(model), wanted)
+    for change in (load, write_through_data):
+        hold(decoder)
+        folded = answers(decoder)
+        change(model)
+        with monkeypatch.context() as patch:  # the first projection's are added, the next one's are not
+            once = iter([eight_bit_weights.round_with_updates])
+            patch.setattr(eight_bit_weights, "round_with_updates", lambda *some: next(once, full)(*some))  # noqa: B023
+            with pytest.raises(torch.OutOfMemoryError):
+                answers(decoder)
+        found = answers(decoder)
+        assert not torch.equal(found, folded)
+        decoder.keep_unpacked(0)
+        hold(decoder)
+        assert torch.equal(answers(decoder), found)
+    for parameter in lora(model, "lora_B"):
+        parameter.data.copy_(parameter.data.div(4.5).flip(0))
+    assert worst(gradients(model), wanted) < 0.01
+
+
+@both
+def test_they_are_added_once_and_only_when_they_are_needed(
+    nf4_folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """A checkpoint that is loaded after the model was made, as Lightning does, is in them from the first."""
+    model, decoder = answering(nf4_folder, form)
+    added: list[Any] = []
+    plain = eight_bit_weights.round_with_updates
+    monkeypatch.setattr(
+        eight_bit_weights, "round_with_updates", lambda m, *some: [added.append(m), plain(m, *some)][1]
+    )
+    hold(decoder)
+    load(model)
+    hold(decoder)
+    assert not added
+    found = [answers(decoder) for _ in range(3)]
+    assert len(added) == len(set(added)) == sum(len(layer.members()) for layer in decoder.layers)
+    assert all(torch.equal(one, found[0]) for one in found)
+    decoder.keep_unpacked(0)
+    hold(decoder)
+    group, x = decoder.layers[0].qkv, torch.randn(5, 64)
+    alone = group.predict(x)  # a product outside of any pass
+    answers(decoder)
+    assert torch.equal(group.predict(x), alone)
 
 
 @both

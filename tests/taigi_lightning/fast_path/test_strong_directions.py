@@ -75,6 +75,24 @@ def test_a_product_is_split_and_nothing_is_lost(folder: Path, beside: bool) -> N
     assert again is not None and again[1] is strong.split(x, None)[1][1]  # type: ignore[index]
 
 
+@pytest.mark.filterwarnings("ignore:(Merge|Unmerge) lora module to 4-bit")
+def test_what_directions_make_of_weights_is_of_those_that_merging_made(folder: Path) -> None:
+    model = apply_fast_path(with_lora(nf4_llama(folder)))
+    group, x = causal_lm(model).fast_decoder.layers[0].qkv, torch.randn(FEWEST, 128)
+    strong = StrongDirections(group.members, False)
+    strong.split(x, None)
+    before = group._unpacked(torch.float32)[:, :128].clone()
+    model.merge_adapter()
+    model.unmerge_adapter()
+    weight = group._unpacked(torch.float32)[:, :128]
+    assert (weight - before).norm() > 0.01 * before.norm()
+    rest, sides = strong.split(x, None)
+    assert sides is not None
+    torch.testing.assert_close(
+        rest @ weight.t() + sides[0] @ sides[1].t(), x @ weight.t(), rtol=1e-4, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_nothing_is_found_in_few_rows_or_in_what_is_not_finite(folder: Path, spoilt: bool) -> None:
     group, x = group_of(folder), torch.randn(FEWEST, 128)
