@@ -134,7 +134,7 @@ class EightBitWeights:
 
     def _scale(self, transposed: bool) -> Tensor:
         """Of each row of W (N, 1), or of each of its columns (K, 1): found once, and again of weights that were made
-        anew, as PEFT's merging does: beyond their largest value 8 bits would wrap around. What is held is made anew then."""
+        anew, as PEFT's merging does: beyond their largest value 8 bits would wrap around. So is what is held then."""
         weights = [m.base.weight for m in self.members]
         states = [w.quant_state for w in weights]
         device = self.members[0].device
