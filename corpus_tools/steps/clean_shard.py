@@ -26,7 +26,7 @@ from corpus_tools.filtering.deduplication import NO_HASH, Sameness, hash_bytes, 
 from corpus_tools.steps.clean_articles import clean_articles
 from corpus_tools.steps.executor import no_collector
 from corpus_tools.steps.merge_rows import group_rows, merge_rows
-from corpus_tools.steps.row_kinds import Evidence, RowKind, kind_of_rows
+from corpus_tools.steps.row_kinds import Evidence, RowKind, is_verse, kind_of_rows
 from corpus_tools.steps.units import StoredRow, Unit, rows_in, stored_bytes
 
 T = TypeVar("T")
@@ -228,13 +228,14 @@ def articles_of(given: ShardRows, unit: Unit, counts: Counts, kinds: list[RowKin
         first, source = rows[group[0]], of_source[group[0]]
         author = first.author or next((rows[i].author for i in group if rows[i].author), None)
         windows = _of_group(texts, group)
-        name, kind = unit.sources[source].name, given.kinds[source].kind
-        article = merge_rows(windows, _of_group(numbers, group), first.title, author, name, kind)
+        name, seen = unit.sources[source].name, given.kinds[source]
+        of_rows = _of_group(numbers, group)
+        article = merge_rows(windows, of_rows, first.title, author, name, seen.kind, seen.spaces)
         raw = sum(map(len, windows))
         counts.line_breaks += len(article.text) - raw
         counts.characters += raw
         counts.sources[name].update(articles=1, characters=raw)
-        kinds.append(kind)
+        kinds.append(seen.kind)
         yield article
 
 
@@ -272,7 +273,8 @@ def _hashes(
     keys = paragraphs if options.duplicates == "exact" else map(key_of(options.duplicates), paragraphs)
     digests = list(map(hash_bytes, keys))
     together = b"".join(digests)
-    if kind == "line":  # songs share lines: only whole ones are copies
+    # Songs share lines: only whole ones are copies.
+    if kind == "line" or is_verse(paragraphs):
         return _Hashes(title, hash_bytes(together), NO_HASH * len(digests))
     short = [i for i, size in enumerate(map(len, paragraphs)) if size < surely]
     for i in short:

@@ -9,7 +9,15 @@ from operator import add, attrgetter, gt, itemgetter, lt, not_
 from corpus_tools.cleaning.numbering import NUMBER_STARTS, in_sequence, number_at
 from corpus_tools.documents import Article, Row, name_of
 from corpus_tools.steps.row_kinds import RowKind
-from corpus_tools.steps.window_edges import COMPLETE, CONTINUES, FIRST_WIDE, MAY_END, between, breaks_token
+from corpus_tools.steps.window_edges import (
+    COMPLETE,
+    CONTINUES,
+    FIRST_WIDE,
+    MAY_END,
+    Spaces,
+    between,
+    breaks_token,
+)
 
 _UNCERTAIN = CONTINUES | {" "}
 _first, _last = itemgetter(0), itemgetter(-1)
@@ -107,7 +115,7 @@ def _numbered_in_sequence(texts: Sequence[str], firsts: Sequence[str]) -> set[in
     return {found[place][0] for place in in_sequence([number for _, number in found])}
 
 
-def _between_windows(texts: Sequence[str]) -> list[str]:
+def _between_windows(texts: Sequence[str], spaces: Spaces) -> list[str]:
     """What stands before each of some windows, none of them empty: nothing, a space or a line break."""
     firsts, lasts = list(map(_first, texts)), list(map(_last, texts))
     # Most rows are decided without a call for each.
@@ -119,7 +127,7 @@ def _between_windows(texts: Sequence[str]) -> list[str]:
     for i in compress(count(1), map(not_, starts[1:])):
         last = lasts[i - 1]
         if last in MAY_END or (last < FIRST_WIDE and firsts[i] < FIRST_WIDE):
-            breaks[i] = between(texts[i - 1], texts[i])
+            breaks[i] = between(texts[i - 1], texts[i], spaces)
     numbered = map(NUMBER_STARTS.__contains__, firsts)
     undecided = compress(count(), map(gt, numbered, starts))  # numbered minus starts
     if any(i and breaks[i] != "\n" and number_at(texts[i], 0) for i in undecided):
@@ -133,10 +141,13 @@ def _between_lines(texts: Sequence[str]) -> list[str]:
     return ["", *("" if text.endswith("\n") else "\n" for text in texts[:-1])]
 
 
-def join_rows(texts: Sequence[str], kind: RowKind = "window") -> tuple[str, list[int]]:
+def join_rows(
+    texts: Sequence[str], kind: RowKind = "window", spaces: Spaces = "unknown"
+) -> tuple[str, list[int]]:
     """The rows' text, a line break before each row that begins a paragraph; and each row's first line, from 0.
 
-    A window that breaks a sentence is joined as it stands, but for a space between two romanised words.
+    A window that breaks a sentence is joined as it stands, but for a space between two romanised words: none if
+    `spaces` are kept at the rows' edges, and one between any two words if they are lost.
 
     >>> join_rows(["佇2010.09.", "20）彼工。", "隔轉工", "，阮去。"])
     ('佇2010.09.20）彼工。\\n隔轉工，阮去。', [0, 0, 1, 1])
@@ -146,7 +157,7 @@ def join_rows(texts: Sequence[str], kind: RowKind = "window") -> tuple[str, list
     filled = texts if all(texts) else [text for text in texts if text]
     if not filled:
         return "", [0] * len(texts)
-    breaks = _between_windows(filled) if kind == "window" else _between_lines(filled)
+    breaks = _between_windows(filled, spaces) if kind == "window" else _between_lines(filled)
     starts = list(map("\n".__eq__, breaks))
     parts = [""] * (2 * len(filled))
     parts[::2] = breaks
@@ -175,9 +186,11 @@ def merge_rows(
     author: str | None,
     source: str,
     kind: RowKind = "window",
+    spaces: Spaces = "unknown",
 ) -> Article:
     """The article of some rows' texts, in reading order; `numbers` are the rows' in their file, from 1."""
-    text, lines = join_rows(texts, kind)
+    text, lines = join_rows(texts, kind, spaces)
     if "\r" in text:
-        text, lines = join_rows([text.replace("\r\n", "\n").replace("\r", "\n") for text in texts], kind)
+        texts = [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
+        text, lines = join_rows(texts, kind, spaces)
     return Article(name_of(title), name_of(author), source, text, numbers, lines)

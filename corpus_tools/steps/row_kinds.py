@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from corpus_tools.cleaning.numbering import ends_sentence
 from corpus_tools.documents import Row
+from corpus_tools.steps.window_edges import FIRST_WIDE, FIRST_WORD, LAST_WORD, Spaces
 
 RowKind = Literal["window", "paragraph", "line"]
 
@@ -18,6 +19,11 @@ _FEW = 3  # such rows, which prove something only if all of them are as short as
 _NO_WINDOW = 16  # in Han or syllables
 _OVERLAP, _LOOKED_BACK = 8, 1000  # characters: the least that overlap, and how far back that may begin
 _SHORT = 40  # a heading or a line of verse, in Han or syllables
+_HEADINGS = 0.75  # of the rows that end no sentence, and stand alone all the same
+# What a heading or a message does not end with, but a window that ran full may.
+_GOES_ON = frozenset("，、；：,;:.-–—(（「『“‘[【〈《/&+")
+_SPACED, _STRAY = 1 / 8, 1 / 20  # of the seams, where spaces are kept, and where they are lost
+_KNOWN = 0.1  # of what two rows make at their edges are words elsewhere, if no word was cut
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -25,6 +31,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
     Of the `followed` rows looked at, behind which another one of their article comes, `open` end no sentence;
     lengths are nine tenths' most, in Han characters or syllables. `overlapping` rows end as the next one begins.
+    `spaces`: whether those between the words of two rows are kept at the edge of one, or lost as by `textwrap`.
     """
 
     kind: RowKind
@@ -33,17 +40,30 @@ class Evidence(msgspec.Struct, frozen=True):
     length: int = 0
     open_length: int = 0
     overlapping: int = 0
+    spaces: Spaces = "unknown"
 
 
 class _Look(NamedTuple):
-    """What is seen of a row: its length, whether a sentence ends with it, whether it ends with a word, whether the next
-    row begins with its end.
+    """What is seen of a row: its length, whether no sentence ends with it, whether it may be a heading by its end,
+    whether the next row begins with its end; and what is seen where the two meet.
     """
 
     length: int
     open: bool
-    at_a_word: bool
+    stands_alone: bool
     overlaps: bool
+    seam: _Seam | None
+
+
+class _Seam(NamedTuple):
+    """Where two rows meet in letters that words are written with: the characters of the first one, what its last word
+    and the other one's first make together, and other words of it; `spaced` where a space is still there.
+    """
+
+    size: int
+    word: str
+    words: frozenset[str]
+    spaced: bool
 
 
 class RowSample:
@@ -80,8 +100,8 @@ def kind_of_rows(rows: Sequence[Row]) -> Evidence:
     """Judge a file's rows by where they end.
 
     Windows are cut where their length is reached, so the rows that end no sentence are long, or end with a comma.
-    Headings among paragraphs are short and end with a word. Verse has short lines only. Few rows are windows, unless
-    each is a few words long and ends with one.
+    Headings among paragraphs, and messages, are short and end with a word. Verse has short lines only. Few rows are
+    windows, unless each is a few words long and ends with one.
 
     >>> verse = [Row(text, "歌") for text in ["一更更鼓月照山", "牽君的手摸心肝", "君來問娘欲按怎"] * 4]
     >>> kind_of_rows(verse).kind
@@ -100,7 +120,39 @@ def _look(row: Row, after: Row) -> _Look | None:
         return None
     # A Han character has three bytes, as a syllable has.
     size = len(text.encode(errors="surrogatepass")) // 3
-    return _Look(size, not ends_sentence(text, len(text)), text[-1].isalnum(), _overlaps(text, after.text))
+    left_open, alone = not ends_sentence(text, len(text)), text[-1] not in _GOES_ON
+    return _Look(size, left_open, alone, _overlaps(text, after.text), _seam(text, after.text))
+
+
+def _seam(text: str, after: str) -> _Seam | None:
+    """What is seen where two rows meet; nothing if there are no words."""
+    spaced = text[-1] == " " or after[:1] == " "
+    before, behind = LAST_WORD.search(text.rstrip(" ")[-_LOOKED_BACK:]), FIRST_WORD.match(after.lstrip(" "))
+    if before is None or behind is None or before[0][-1] >= FIRST_WIDE or behind[0][0] >= FIRST_WIDE:
+        return None
+    words = FIRST_WORD.findall(text[-_LOOKED_BACK:])[1:-1]
+    return _Seam(len(text), before[0] + behind[0], frozenset(words), spaced)
+
+
+def _edge_spaces(seams: Sequence[_Seam]) -> Spaces:
+    """What became of spaces where rows meet. Cut anywhere, some rows begin or end with one. Where all are lost, windows
+    were cut at spaces only if few are as long as the longest and no word was cut.
+
+    >>> rows = [Row(text, "A") for text in ("the old songs of", "the islands are", "old, and of the", "songs", "old")]
+    >>> _edge_spaces([_seam(row.text, after.text) for row, after in zip(rows, rows[1:])])
+    'lost'
+    """
+    glued = [seam for seam in seams if not seam.spaced]
+    spaced = len(seams) - len(glued)
+    if spaced >= _FEW and spaced >= _SPACED * len(seams):
+        return "kept"
+    if len(glued) <= _FEW or spaced > _STRAY * len(seams):
+        return "unknown"
+    full = max(seam.size for seam in glued)
+    known = frozenset().union(*(seam.words for seam in glued))
+    cut_words = sum(seam.word in known for seam in glued)
+    at_spaces = 2 * sum(seam.size == full for seam in glued) < len(glued) and cut_words <= _KNOWN * len(glued)
+    return "lost" if at_spaces else "unknown"
 
 
 def _overlaps(text: str, after: str) -> bool:
@@ -121,22 +173,35 @@ def _overlaps(text: str, after: str) -> bool:
 def _judge(seen: Sequence[_Look | None]) -> Evidence:
     looks = [look for look in seen if look is not None]
     left_open = [look for look in looks if look.open]
-    length, open_length = _most(looks), _most(left_open)
+    length, open_length = (_most(look.length for look in some) for some in (looks, left_open))
     overlapping = sum(look.overlaps for look in looks)
+    spaces = _edge_spaces([look.seam for look in looks if look.seam])
     if len(looks) < _ENOUGH:
-        all_short = all(look.open and look.at_a_word and look.length <= _NO_WINDOW for look in looks)
+        all_short = all(look.open and look.stands_alone and look.length <= _NO_WINDOW for look in looks)
         if not all_short or len(looks) < _FEW:
-            return Evidence("window", len(looks), overlapping=overlapping)
+            return Evidence("window", len(looks), overlapping=overlapping, spaces=spaces)
     kind: RowKind = "window"
     if left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
         kind = "line"
-    elif left_open and open_length <= _SHORT:
-        at_a_word = sum(look.at_a_word for look in left_open)
-        kind = "paragraph" if at_a_word >= 0.8 * len(left_open) else "window"
-    return Evidence(kind, len(looks), len(left_open), length, open_length, overlapping)
+    elif left_open:
+        headings = sum(look.stands_alone and look.length <= _SHORT for look in left_open)
+        kind = "paragraph" if headings >= _HEADINGS * len(left_open) else "window"
+    return Evidence(kind, len(looks), len(left_open), length, open_length, overlapping, spaces)
 
 
-def _most(looks: Sequence[_Look]) -> int:
+def is_verse(paragraphs: Sequence[bytes]) -> bool:
+    """Whether the paragraphs of an article, in UTF-8, are lines: short ones, a quarter of which end no sentence.
+
+    >>> is_verse([line.encode() for line in ("Yn-mes a'n chy,", "yn-mes a'n dre,", "ni a gan.")])
+    True
+    """
+    if len(paragraphs) < _FEW or _most(map(len, paragraphs)) // 3 > _SHORT:
+        return False
+    left_open = sum(not ends_sentence(p, len(p)) for p in map(bytes.decode, paragraphs))
+    return left_open >= len(paragraphs) / 4
+
+
+def _most(lengths: Iterable[int]) -> int:
     """The length that nine tenths do not exceed."""
-    lengths = sorted(look.length for look in looks)
-    return lengths[min(len(lengths) - 1, len(lengths) * 9 // 10)] if lengths else 0
+    ordered = sorted(lengths)
+    return ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)] if ordered else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from string import ascii_letters, digits
+from typing import Literal
 
 from corpus_tools.cleaning.numbering import CLOSERS, SENTENCE_ENDS, ends_sentence, letter_at
 from corpus_tools.cleaning.syllables import TONE_DIGITS, is_syllable
@@ -15,6 +16,8 @@ from corpus_tools.cleaning.syllables import TONE_DIGITS, is_syllable
 COMPLETE = frozenset("。！？…")  # behind these a sentence has ended; behind others it may have
 MAY_END = COMPLETE | frozenset(CLOSERS + SENTENCE_ENDS + ". ")
 CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
+Spaces = Literal["unknown", "kept", "lost"]
+_HYPHENS = frozenset("-/–—\n ")  # which no space stands beside, or one that is still there
 FIRST_WIDE = "\u2e80"  # Han, Kana and full-width forms; romanisation and numbers lie before
 
 _ADDRESS_CHARACTERS = frozenset(ascii_letters + digits + "-._~:/?#[]@!$&'()*+,;=%")
@@ -37,7 +40,7 @@ _INITIAL_AT_END = re.compile(rf"{_NO_LETTER}(?:[A-Za-z]|Ph)\.\Z")
 _INITIAL = re.compile(r"[A-Za-z]\.")
 # Rows are joined before they are composed, and o͘ and m̄ never are: a letter may have marks behind it.
 _MARKS = "\u0300-\u036f"
-_LAST_WORD, _FIRST_WORD = re.compile(rf"(?:[^\W_]|[{_MARKS}])+\Z"), re.compile(rf"(?:[^\W_]|[{_MARKS}])+")
+LAST_WORD, FIRST_WORD = re.compile(rf"(?:[^\W_]|[{_MARKS}])+\Z"), re.compile(rf"(?:[^\W_]|[{_MARKS}])+")
 _TONE_AT_END = re.compile(rf"(?P<syllable>(?:[^\W\d_]|[{_MARKS}])+)[{TONE_DIGITS}]\Z")
 
 
@@ -66,8 +69,8 @@ def breaks_token(previous: str, text: str) -> bool:
     return host_goes_on or _OF_ADDRESS.match(text) is not None
 
 
-def between(previous: str, text: str) -> str:
-    """What to put between two windows, neither empty.
+def between(previous: str, text: str, spaces: Spaces = "unknown") -> str:
+    """What to put between two windows, neither empty; `spaces`: what became of those between words.
 
     >>> between("看表3.", "1：文化營"), between("Goa2 khi3 Tai5-lam5.", "Li2 mai3"), between("Lí hó.", "I bô.")
     ('', ' ', '\\n')
@@ -76,7 +79,11 @@ def between(previous: str, text: str) -> str:
         return ""
     if starts_paragraph(previous, text):
         return "\n"
-    return " " if previous[-1] < FIRST_WIDE and _parts_words(previous, text) else ""
+    if previous[-1] >= FIRST_WIDE:
+        return ""
+    if spaces == "lost" and text[0] < FIRST_WIDE:
+        return "" if previous[-1] in _HYPHENS or text[0] in _HYPHENS or text[0] in CONTINUES else " "
+    return " " if spaces != "kept" and _parts_words(previous, text) else ""
 
 
 def starts_paragraph(previous: str, text: str) -> bool:
@@ -105,7 +112,7 @@ def _parts_words(previous: str, text: str) -> bool:
         return before_mark.isalnum() and before_mark < FIRST_WIDE and not _breaks_initials(previous, text)
     if _TONE_AT_END.search(previous):
         return True
-    before, after = _LAST_WORD.search(previous), _FIRST_WORD.match(text)
+    before, after = LAST_WORD.search(previous), FIRST_WORD.match(text)
     letter = previous[letter_at(previous, len(previous) - 1)]
     if before is None or after is None or not letter.isalpha() or letter >= FIRST_WIDE:
         return False

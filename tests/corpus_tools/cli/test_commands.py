@@ -184,7 +184,7 @@ def test_the_report_says_what_rows_were_taken_for_and_how_texts_are_written(tmp_
     sources = {source["source"]: source for source in report["sources"]}
     assert sources["verse.json"]["rows_are"] == {
         "kind": "line", "followed": 76, "open": 76, "length": 7, "open_length": 7,
-            "overlapping": 0,
+            "overlapping": 0, "spaces": "unknown",
     }  # fmt: skip
     assert sources["digits.json"]["rows_are"]["kind"] == "window"
     for name, script in (

@@ -1,11 +1,15 @@
 """What rows are taken for, by where they end."""
 
+import random
+import textwrap
+
 import pytest
 from msgspec import to_builtins
 
 from corpus_tools.cli.warnings import warnings_of
 from corpus_tools.documents import Row
-from corpus_tools.steps.row_kinds import kind_of_rows
+from corpus_tools.steps.merge_rows import join_rows
+from corpus_tools.steps.row_kinds import RowSample, kind_of_rows
 
 SONG = ["一更更鼓月照山", "牽君的手摸心肝", "君來問娘欲按怎", "隨在阿君你心肝"]
 ROWS = {
@@ -19,7 +23,54 @@ ROWS = {
     "short windows": (["佇2010.09.", "20）彼工，", "伊去台南", "，阮去。"], "window"),
     "windows of a hundred": (["阮兜佇台南的海邊仔" * 12] * 4, "window"),
     "a sentence among them": ([*SONG, "伊講好。", "尾"], "window"),
+    "messages with signs, some of them long": (
+        [
+            "阮兜佇台南的海邊仔" * 6,
+            *["好啊😂", "等咧～", "恁佇佗位(笑)", "❤️", "我欲去食飯", "chin hó lō͘", "XD"],
+        ]
+        * 2
+        + ["阮兜佇台南的海邊仔" * 6, "XD"],
+        "paragraph",
+    ),
+    "windows and a few headings": (
+        [*["阮兜佇台南的海邊仔" * 12] * 3, "春天", "阮兜佇台南的海邊仔，"] * 3,
+        "window",
+    ),
 }
+WORDS = [
+    *(
+        "ka",
+        "kite",
+        "te",
+        "Atua",
+        "i",
+        "marama",
+        "he",
+        "pai",
+        "wehea",
+        "e",
+        "pouri",
+        "huaina",
+        "ko",
+        "Awatea",
+        "hanga",
+    ),
+    *(
+        "rangi",
+        "me",
+        "whenua",
+        "kahore",
+        "ahua",
+        "kau",
+        "mata",
+        "hohonu",
+        "takoto",
+        "runga",
+        "wairua",
+        "wai",
+        "nga",
+    ),
+]
 
 
 def test_windows_that_overlap_are_seen_and_said() -> None:
@@ -40,3 +91,18 @@ def test_windows_that_overlap_are_seen_and_said() -> None:
 @pytest.mark.parametrize(("texts", "kind"), ROWS.values(), ids=ROWS)
 def test_few_rows_are_windows_unless_no_window_is_so_short(texts: list[str], kind: str) -> None:
     assert kind_of_rows([Row(text, "歌") for text in texts]).kind == kind
+
+
+@pytest.mark.parametrize("width", range(125, 200, 15))
+def test_windows_cut_between_words_or_anywhere_become_the_text_again(width: int) -> None:
+    text = " ".join(random.Random(width).choices(WORDS, k=2000))
+    for windows, spaces in (
+        (textwrap.wrap(text, width), "lost"),
+        ([text[at : at + width] for at in range(0, len(text), width)], "kept"),
+    ):
+        rows = [Row(window, "Kenehi") for window in windows]
+        seen, sample = kind_of_rows(rows), RowSample()
+        for row in rows:
+            sample.add(row)
+        assert (seen.kind, seen.spaces) == ("window", spaces) and sample.judge() == seen
+        assert join_rows(windows, seen.kind, seen.spaces)[0] == text

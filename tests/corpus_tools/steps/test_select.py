@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from corpus_tools.pipeline import build_corpus
 from tests.corpus_tools.corpus_folder import LONG, documents, rows_of, write_rows
 
@@ -40,6 +42,21 @@ def test_a_refrain_stays_in_its_own_article_and_leaves_the_next_one(tmp_path: Pa
     report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=1, validation_fraction=0)
     assert report["rows"]["dropped"] == {"duplicate_paragraph": 2}
     assert [d["text"] for d in documents(tmp_path / "out")] == [f"頭。\n{LONG}\n中。\n{LONG}", "尾。"]
+
+
+@pytest.mark.parametrize("ending", [".txt", ".srt", ".json"])
+def test_a_line_that_songs_share_stays_in_each(tmp_path: Path, ending: str) -> None:
+    refrain = "Yn-mes a'n chy, yn-mes a'n dre, ni a gan war an forth"
+    for i in range(2):
+        song = "\n".join([f"An mor yw glas, {i}", refrain, "ha my a gar ow gwlas", refrain])
+        path = write_rows(tmp_path / "in" / f"{i}{ending}", [{"title": f"{i}", "text": song}])
+        if ending != ".json":
+            path.write_text(
+                f"00:00:01,0 --> 00:00:02,0\n{song}\n"[26 * (ending == ".txt") :], encoding="utf-8"
+            )
+    report = build_corpus([tmp_path / "in"], tmp_path / "out", min_chars=1, validation_fraction=0)
+    assert not report["rows"]["dropped"]
+    assert [d["text"].count(refrain) for d in documents(tmp_path / "out")] == [2, 2]
 
 
 def test_text_of_the_questions_is_dropped_across_a_line_break(tmp_path: Path) -> None:
