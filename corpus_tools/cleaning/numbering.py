@@ -91,12 +91,14 @@ def _number_of(match: re.Match[str], start: int) -> Number:
 
 def _is_weak(match: re.Match[str], kind: str, value: int) -> bool:
     """Whether a number's form alone does not tell it from text, see `Number`."""
-    if kind == "chapter":
-        return False
-    numeral, end = match[kind], match.end()
-    in_digits = value > 10 and not numeral.isdecimal() and _UNITS.keys().isdisjoint(numeral)
-    before_digit = kind == "han" and match[0][-1] in ".．" and match.string[end : end + 1] in _HAN_DIGITS
-    return kind == "bare" or value >= 100 or in_digits or before_digit
+    if kind in ("bare", "chapter"):
+        return kind == "bare"
+    if value > 10:
+        numeral = match[kind]
+        if value >= 100 or not (numeral.isdecimal() or "十" in numeral):
+            return True
+    end = match.end()
+    return kind == "han" and match[0][-1] in ".．" and match.string[end : end + 1] in _HAN_DIGITS
 
 
 def _is_counted(text: str, at: int) -> bool:

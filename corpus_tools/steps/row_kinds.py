@@ -9,7 +9,7 @@ import msgspec
 
 from corpus_tools.cleaning.numbering import ends_sentence
 from corpus_tools.documents import Row
-from corpus_tools.steps.window_edges import FIRST_WIDE, FIRST_WORD, LAST_WORD, Spaces
+from corpus_tools.steps.window_edges import FIRST_WIDE, FIRST_WORD, Spaces, last_word
 
 RowKind = Literal["window", "paragraph", "line"]
 
@@ -126,12 +126,14 @@ def _look(row: Row, after: Row) -> _Look | None:
 
 def _seam(text: str, after: str) -> _Seam | None:
     """What is seen where two rows meet; nothing if there are no words."""
+    if text[-1] >= FIRST_WIDE or after[:1] >= FIRST_WIDE:
+        return None
     spaced = text[-1] == " " or after[:1] == " "
-    before, behind = LAST_WORD.search(text.rstrip(" ")[-_LOOKED_BACK:]), FIRST_WORD.match(after.lstrip(" "))
-    if before is None or behind is None or before[0][-1] >= FIRST_WIDE or behind[0][0] >= FIRST_WIDE:
+    before, behind = last_word(text.rstrip(" ")), FIRST_WORD.match(after.lstrip(" "))
+    if not before or behind is None or before[-1] >= FIRST_WIDE or behind[0][0] >= FIRST_WIDE:
         return None
     words = FIRST_WORD.findall(text[-_LOOKED_BACK:])[1:-1]
-    return _Seam(len(text), before[0] + behind[0], frozenset(words), spaced)
+    return _Seam(len(text), before + behind[0], frozenset(words), spaced)
 
 
 def _edge_spaces(seams: Sequence[_Seam]) -> Spaces:

@@ -40,7 +40,8 @@ _INITIAL_AT_END = re.compile(rf"{_NO_LETTER}(?:[A-Za-z]|Ph)\.\Z")
 _INITIAL = re.compile(r"[A-Za-z]\.")
 # Rows are joined before they are composed, and o͘ and m̄ never are: a letter may have marks behind it.
 _MARKS = "\u0300-\u036f"
-LAST_WORD, FIRST_WORD = re.compile(rf"(?:[^\W_]|[{_MARKS}])+\Z"), re.compile(rf"(?:[^\W_]|[{_MARKS}])+")
+_LAST_WORD, FIRST_WORD = re.compile(rf"[\w{_MARKS}]+\Z"), re.compile(rf"[\w{_MARKS}]+")
+_LONGEST_WORD = 40  # of those that matter here
 _TONE_AT_END = re.compile(rf"(?P<syllable>(?:[^\W\d_]|[{_MARKS}])+)[{TONE_DIGITS}]\Z")
 
 
@@ -92,7 +93,7 @@ def starts_paragraph(previous: str, text: str) -> bool:
         return False
     first = text[0]
     stop = previous[-1] in ". "
-    if stop and first < FIRST_WIDE and _TONE_AT_END.search(previous.rstrip(" ").removesuffix(".")):
+    if stop and first < FIRST_WIDE and _tone_at_end(previous.rstrip(" ").removesuffix(".")):
         return False  # a stop behind a tone digit may be a number's: a weaker sign than one behind a letter
     if stop and _breaks_initials(previous, text):
         return False
@@ -110,15 +111,24 @@ def _parts_words(previous: str, text: str) -> bool:
     if last in ".,;:!?":
         before_mark = previous[letter_at(previous, len(previous) - 2)]
         return before_mark.isalnum() and before_mark < FIRST_WIDE and not _breaks_initials(previous, text)
-    if _TONE_AT_END.search(previous):
+    if _tone_at_end(previous):
         return True
-    before, after = LAST_WORD.search(previous), FIRST_WORD.match(text)
+    before, after = last_word(previous), FIRST_WORD.match(text)
     letter = previous[letter_at(previous, len(previous) - 1)]
-    if before is None or after is None or not letter.isalpha() or letter >= FIRST_WIDE:
+    if after is None or not letter.isalpha() or letter >= FIRST_WIDE:
         return False
     # A window may also break a word: then its halves are no syllables, or make up a syllable together.
-    halves = is_syllable(before[0]) and is_syllable(after[0])
-    return halves and not is_syllable(before[0] + after[0])
+    return is_syllable(before) and is_syllable(after[0]) and not is_syllable(before + after[0])
+
+
+def last_word(text: str) -> str:
+    """The word that a text ends with, "" if it ends with none.
+
+    >>> last_word("góa m̄"), last_word("góa,")
+    ('m̄', '')
+    """
+    found = _LAST_WORD.search(text, max(0, len(text) - _LONGEST_WORD))
+    return found[0] if found else ""
 
 
 def _ends_with_tone(text: str) -> bool:
@@ -127,8 +137,12 @@ def _ends_with_tone(text: str) -> bool:
     >>> _ends_with_tone("8 liap8"), _ends_with_tone("Fig3"), _ends_with_tone("3.8")
     (True, False, False)
     """
-    found = _TONE_AT_END.search(text)
+    found = _tone_at_end(text)
     return found is not None and is_syllable(found["syllable"])
+
+
+def _tone_at_end(text: str) -> re.Match[str] | None:
+    return _TONE_AT_END.search(text, max(0, len(text) - _LONGEST_WORD)) if text[-1:] in TONE_DIGITS else None
 
 
 def _breaks_initials(previous: str, text: str) -> bool:
