@@ -1,16 +1,18 @@
 """Questions answered in 8 bits whose two likeliest answers lie close together: asked again in 16 bits.
 
 Rounding to 8 bits moves the margin between a question's two likeliest answers by some d, and turns the answer where the
-margin is smaller than that. How far margins move is seen from the closest questions, which are asked again first: d has
-mean zero and, by its root mean square s over them, of a question with the margin m the share Q(m / s) is expected to be
-answered otherwise in 16 bits, where Q is the tail of the normal distribution. So many more of the closest are asked
-again that these shares, summed over all others, fall below `LEFT` of all answers. Where a question is asked in several
-orders of its options, its margin is that of all together, and it is asked again in all.
+margin is smaller than that. How far margins move is seen from the closest questions, which are asked again first. Of a
+question with the margin m, half of the share of them whose d exceeds m is expected to be answered otherwise in 16 bits,
+since d goes either way; or, where they are too few to tell, Q(m / s), with s the root mean square of d and Q the tail
+of the normal distribution: the larger of both, since the first misses what was seldom, the second long tails. So many
+more of the closest are asked again that these shares, summed over all others, fall below `LEFT` of all answers. Where a
+question is asked in several orders of its options, its margin is that of all together, and it is asked again in all.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ from taigi_lightning.kernels.matmul import forward_in_8_bits
 from taigi_lightning.tasks.question_batches import plan_batches
 
 LEFT = 0.005  # share of all answers that may be expected to be others in 16 bits
-FIRST = 32  # asked again before anything is known: s is right within an eighth then
+FIRST = 32  # asked again before anything is known: s is known within an eighth then
 MANY = 0.25  # share of the questions: int8 was 1.67 times as fast with none, so asks at most 1.2 times as many a second
 SMALLEST = 1e-9  # that a margin is divided by
 Turns = Sequence[Prediction]  # one question's, of all orders of its options that it was asked in
@@ -77,7 +79,10 @@ def settle_close_calls(module: Any, data: Any, predictions: Sequence[Prediction]
     count, every = len(again), len(before)
     said = f"{matmul}: {count} of {every} answers were close calls and were asked again in 16 bits, "
     said += f"which changed {changed}"
-    said += f"; of the others {left / every:.1%} would be expected to differ there." if count < every else "."
+    if count < every:
+        said += f"; of the others {left / every:.1%} would be expected to differ there, "
+        said += f"{hardly_more(left) / every:.1%} with bad luck"
+    said += "."
     if many := count > MANY * every and count > FIRST:
         said += " That took most of the time saved: --model.matmul bf16 asks every question once."
     return Settled(settled, said, many)
@@ -112,16 +117,15 @@ def ask_closest(
         chosen = closest[len(again) : wanted]
         found = {(p.row, p.rotation): p for p in gather(ask(chosen[rank::count]))}
         again |= {row: [found.get((p.row, p.rotation), p) for p in before[row]] for row in chosen}
-        further, left = how_many(margins[wanted:], _spread(before, again), LEFT * len(closest))
-        wanted += further if further <= FIRST else (further + 1) // 2  # half: by then s is known better
+        further, left = how_many(margins[wanted:], _moved(before, again), LEFT * len(closest))
+        wanted += further if further <= FIRST else (further + 1) // 2  # half: by then more is known of d
     return again, left
 
 
-def _spread(before: Mapping[int, Turns], again: Mapping[int, Turns]) -> float:
-    """The root mean square of what moved margins, in nats; infinite where none of them is a number."""
+def _moved(before: Mapping[int, Turns], again: Mapping[int, Turns]) -> list[float]:
+    """By how much margins were moved either way, in nats, ascending; without what is no number."""
     pairs = (pair for row, turns in again.items() for pair in zip(before[row], turns, strict=True))
-    finite = [d for d in (moved_by(*pair) for pair in pairs) if math.isfinite(d)]
-    return math.sqrt(math.fsum(d * d for d in finite) / len(finite)) if finite else math.inf
+    return sorted(abs(d) for d in (moved_by(*pair) for pair in pairs) if math.isfinite(d))
 
 
 def margin(turns: Turns) -> float:
@@ -158,26 +162,40 @@ def moved_by(before: Prediction, after: Prediction) -> float:
     return (new[first] - new[second]) - (old[first] - old[second])
 
 
-def how_many(margins: Sequence[float], spread: float, most: float) -> tuple[int, float]:
+def how_many(margins: Sequence[float], moved: Sequence[float], most: float) -> tuple[int, float]:
     """How many of the closest have to go so that at most `most` others are expected to turn; and how many are then.
 
     Args:
         margins: ascending, in nats.
-        spread: the root mean square of what moves them, in nats.
+        moved: by how much others were moved either way, ascending, in nats; if by nothing that is known, half turn.
 
-    >>> how_many([0.0, 1.0, 2.0, 9.0], 1.0, most=0.2)
+    >>> how_many([0.0, 1.0, 2.0, 9.0], [1.0], most=0.2)
     (1, 0.181...)
-    >>> how_many([0.0, 1.0], 0.0, most=0.0)
+    >>> how_many([0.5, 1.0, 2.0, 9.0], [0.0, 0.0, 0.0, 3.0], most=0.2)  # of the normal distribution 0.091 at 2.0
+    (2, 0.125)
+    >>> how_many([0.0, 1.0], [0.0], most=0.0)
     (0, 0.0)
     """
-    left = 0.0
+    count, left = len(moved), 0.0
+    spread = math.sqrt(math.fsum(d * d for d in moved) / count) if count else math.inf
     for place in reversed(range(len(margins))):
         never = spread == 0 or math.isinf(margins[place])
         turns = 0.0 if never else 0.5 * math.erfc(margins[place] / (spread * math.sqrt(2)))
+        if count:
+            turns = max(turns, (count - bisect_right(moved, margins[place])) / count / 2)
         if left + turns > most:
             return place + 1, left
         left += turns
     return 0, left
+
+
+def hardly_more(expected: float) -> int:
+    """What a count does not exceed in 19 of 20 cases, if so many are expected and each comes by itself (Poisson).
+
+    >>> [hardly_more(expected) for expected in (0.0, 0.5, 3.0, 7.0)]
+    [0, 2, 6, 12]
+    """
+    return math.ceil(expected + 1.645 * math.sqrt(expected))
 
 
 @contextmanager

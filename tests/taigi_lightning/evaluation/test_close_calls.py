@@ -95,7 +95,7 @@ def test_what_moves_nothing_and_what_is_small() -> None:
     assert (len(again), left) == (FIRST, 0.0)
     few = dict(list(exact.items())[:5])
     assert ask_closest(few, lambda rows: [p for row in rows for p in exact[row]])[0] == few
-    assert how_many([], 1.0, 0.1) == (0, 0.0)
+    assert how_many([], [1.0], 0.1) == (0, 0.0)
     assert ask_closest({}, lambda rows: []) == ({}, 0.0)
 
 
