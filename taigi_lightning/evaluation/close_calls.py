@@ -172,7 +172,7 @@ def how_many(margins: Sequence[float], moved: Sequence[float], most: float) -> t
     >>> how_many([0.0, 1.0, 2.0, 9.0], [1.0], most=0.2)
     (1, 0.181...)
     >>> how_many([0.5, 1.0, 2.0, 9.0], [0.0, 0.0, 0.0, 3.0], most=0.2)  # of the normal distribution 0.091 at 2.0
-    (2, 0.125)
+    (2, 0.125...)
     >>> how_many([0.0, 1.0], [0.0], most=0.0)
     (0, 0.0)
     """

@@ -9,6 +9,7 @@ of the others were expected to differ and did, mean of all sets; the most of any
 """
 
 import argparse
+import math
 import random
 from collections.abc import Callable
 from statistics import fmean
@@ -21,7 +22,7 @@ SIZES = ((0.12, 1.5), (0.06, 1.5), (0.04, 2.0))  # of the noise, of the log-prob
 
 def student(draw: random.Random) -> float:
     """Of four degrees of freedom, with a variance of 1."""
-    return draw.gauss(0, 1) / (draw.gammavariate(2, 2) / 4) ** 0.5 / 2**0.5
+    return draw.gauss(0, 1) / math.sqrt(draw.gammavariate(2, 2) / 2)
 
 
 def rare(draw: random.Random) -> float:
