@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, chain, compress, count, groupby, islice
 from operator import add, attrgetter, gt, itemgetter, lt, not_
@@ -33,9 +34,9 @@ def group_rows(
 
     A row without a title stands for itself. Rows without an author belong to the author whom the other rows of their
     title name, if it is one (in the same file: `sources[i]` is the file of row i), and if file and title are not in
-    `apart`: then rows that are not among these name others. Rows of one article are ordered by paragraph_id; where an
-    id comes again (the next volume or chapter under one title) a second set begins, which follows the first. Rows that
-    lie together in order are a range.
+    `apart`: then rows that are not among these name others. Rows of one article are ordered by paragraph_id; where ids
+    come again (the next volume or chapter under one title) a second set follows the first. Rows that lie together in
+    order are a range.
     """
     titles: dict[tuple[str, str], list[range]] = {}
     groups: list[Sequence[int]] = []
@@ -87,21 +88,49 @@ def _reading_order(rows: Sequence[Row], group: Sequence[int]) -> Sequence[int]:
     """A group in order of its ids; a row without one stays behind the row before it, and so does one that has the id of
     the row before it: one paragraph in two rows.
     """
-    ids = [rows[i].paragraph_id or 0 for i in group]
+    own = (rows[i].paragraph_id for i in group)
+    ids = list(accumulate(own, lambda last, its: last if its is None else its, initial=-1))[1:]
     if all(map(lt, ids, islice(ids, 1, None))):
         return group
+    order = sorted(zip(_sets(ids) or _repetitions(ids), ids, group, strict=True))
+    return [i for _, _, i in order]
+
+
+def _sets(ids: Sequence[int]) -> list[int]:
+    """Of rows that lie in order, set after set (chapters, volumes): which set each is in. Empty for rows that do not.
+
+    In order means that no id is lower than the one before it unless its set has had it: there the next set begins.
+
+    >>> _sets([1, 2, 1, 2, 3]), _sets([3, 1, 2, 3])
+    ([0, 0, 1, 1, 1], [])
+    """
+    sets: list[int] = []
     seen: set[int] = set()
-    order: list[tuple[int, float, int]] = []
-    place: tuple[int, float] = (0, float("-inf"))
-    for i in group:
-        identifier = rows[i].paragraph_id
-        if identifier is not None and identifier != place[1]:
-            if again := identifier in seen:
-                seen.clear()
-            seen.add(identifier)
-            place = (place[0] + again, identifier)
-        order.append((*place, i))
-    return [i for _, _, i in sorted(order)]
+    last = -1
+    for identifier in ids:
+        again = identifier != last and identifier in seen
+        if identifier < last and not again:
+            return []
+        if again:
+            seen.clear()
+        seen.add(identifier)
+        sets.append((sets[-1] if sets else 0) + again)
+        last = identifier
+    return sets
+
+
+def _repetitions(ids: Sequence[int]) -> list[int]:
+    """How often each id has come before, in a row counting once.
+
+    >>> _repetitions([3, 3, 1, 3])
+    [0, 0, 0, 1]
+    """
+    runs: Counter[int] = Counter()
+    found: list[int] = []
+    for last, identifier in zip([None, *ids], ids, strict=False):
+        runs[identifier] += identifier != last
+        found.append(runs[identifier] - 1)
+    return found
 
 
 def _numbered_in_sequence(texts: Sequence[str], firsts: Sequence[str]) -> set[int]:

@@ -1,5 +1,6 @@
 """Rows into articles: ordered, joined without inserting into or losing from a broken sentence."""
 
+from itertools import pairwise
 from unicodedata import normalize
 
 import pytest
@@ -40,6 +41,17 @@ def test_verse_numbers_begin_again_in_each_chapter() -> None:
     ]
     rows = [Row(f"{chapter}:{verse}", "Kenehi", None, verse + 1) for chapter, verse in verses]
     assert list(map(list, group_rows(rows))) == [list(range(len(rows)))]
+
+
+@given(st.permutations([1, 2, 3, 4, 5, 6]), st.integers(0, 6), st.sampled_from([1, 3, 6]))
+def test_a_row_that_a_shuffled_file_has_twice_moves_no_other(ids: list[int], place: int, twice: int) -> None:
+    """Unless only that row goes back, as where a second chapter begins."""
+    shuffled = [*ids[:place], twice, *ids[place:]]
+    found = [shuffled[i] for group in group_rows([Row("", "甲", None, k) for k in shuffled]) for i in group]
+    first = [number for at, number in enumerate(found) if number not in found[:at]]
+    in_order = all(after == twice for before, after in pairwise(shuffled) if after < before)
+    assert sorted(found) == sorted(shuffled)
+    assert in_order or first == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_paragraph_in_two_rows_stays_whole() -> None:
