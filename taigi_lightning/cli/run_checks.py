@@ -26,6 +26,7 @@ from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
 from taigi_lightning.planning.new_words import read_words
+from taigi_lightning.planning.precisions import SHORT_NAMES
 from taigi_lightning.planning.run_files import run_names
 from taigi_lightning.planning.settings import count_devices
 from taigi_lightning.terminal import console
@@ -38,8 +39,6 @@ LOADERS = {
     "predict": ("predict_dataloader", "PredictDataModule"),
 }
 
-
-PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}  # Lightning's short names
 
 # What Lightning's barebones mode asks of its other settings.
 BARE: dict[str, Any] = {
@@ -122,7 +121,7 @@ def check_products(config: Any) -> None:
         return
     accelerator = str(config.trainer.accelerator or "auto")
     precision = str(config.trainer.precision or auto_precision(accelerator))
-    precision = PRECISIONS.get(precision, precision)
+    precision = SHORT_NAMES.get(precision, precision)
     if precision not in COMPUTE_DTYPES:
         return
     gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -43,6 +43,7 @@ KINDS = {
     "OpenUnitInterval": ("a share between 0 and 1", "0.05"),
     "MemorySize": ("a size", "16GiB"),
     "LinkSpeed": ("a speed", "12GB/s"),
+    "Capability": ("a compute capability", "8.9"),
 }
 
 

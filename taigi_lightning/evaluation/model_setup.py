@@ -30,6 +30,7 @@ from taigi_lightning.model.text_model import text_model_class
 from taigi_lightning.model.token_rows import attach_rows
 from taigi_lightning.planning.activation_plan import loss_bytes, working_bytes
 from taigi_lightning.planning.decoder_path import off_fast_path
+from taigi_lightning.planning.earlier_stages import beyond_lora
 from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.memory import (
     GIB,
@@ -40,8 +41,8 @@ from taigi_lightning.planning.memory import (
     prefill_bytes,
     weight_bytes,
 )
-from taigi_lightning.planning.placement import WeightsOnHost
-from taigi_lightning.planning.run_files import ADAPTER_CONFIG, read_json
+from taigi_lightning.planning.placement import WeightsOnHost, loads_to_host
+from taigi_lightning.planning.precisions import full_name
 from taigi_lightning.terminal import print_line
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
@@ -53,16 +54,7 @@ def compute_dtype(precision: str) -> torch.dtype:
     Raises:
         InputError: the model is not computed in that precision.
     """
-    if precision not in COMPUTE_DTYPES:
-        reason = "in which nothing here is computed"
-        if precision in ("bf16-true", "16-true"):
-            reason = "which would store the adapter in 16 bits, where a small step is lost to rounding"
-        elif precision.startswith("64"):
-            reason = "and the base is computed in 32 bits at most"
-        raise InputError(
-            f"trainer.precision is {precision}, {reason}. Use one of {', '.join(COMPUTE_DTYPES)}."
-        )
-    return COMPUTE_DTYPES[precision]
+    return COMPUTE_DTYPES[full_name(precision)]
 
 
 def working_place(
@@ -101,14 +93,6 @@ def _general_path(base: str) -> str | None:
     if architecture.__name__ not in FAMILIES:
         return f"{architecture.__name__} is not one of {', '.join(FAMILIES)}"
     return off_fast_path(config.to_dict())
-
-
-def beyond_lora(adapter: str | None) -> str | None:
-    """What of a saved adapter's configuration no layer that is written out computes; None of plain LoRA."""
-    settings = {} if adapter is None else read_json(Path(adapter) / ADAPTER_CONFIG) or {}
-    beyond = ("use_dora", "lora_bias", "alora_invocation_tokens", "arrow_config")
-    found = next((name for name in beyond if settings.get(name)), None)
-    return None if found is None else f"{found} makes the adapter {adapter} more than plain LoRA"
 
 
 def check_weights_on_host(weights_on_host: WeightsOnHost, base: str, quantization: Quantization) -> None:
@@ -173,6 +157,16 @@ def build_model(
         from_scratch=from_scratch,
     )
     add_frozen_updates(model, updates, compute_dtype)
+    model = _with_what_trains(model, adapter, lora, new_tokens, training)
+    if on_host:  # PEFT has put LoRA where the weights wait
+        model.to(device)
+    return model.train(training)  # transformers loads in eval mode, where dropout is off
+
+
+def _with_what_trains(
+    model: Any, adapter: str | None, lora: LoraSettings | None, new_tokens: Rows | None, training: bool
+) -> Any:
+    """A loaded base with its adapter and its rows of new tokens; arguments and errors as for `build_model`."""
     if adapter is not None:
         model = load_adapter(model, adapter, trainable=training, dropout=lora.lora_dropout if lora else None)
     elif lora is not None:
@@ -182,9 +176,7 @@ def build_model(
         attach_rows(model.get_base_model(), new_tokens)
     if training and not any(p.requires_grad for p in model.parameters()):
         raise InputError("Nothing would train: give --model.lora a rank, for example --model.lora.r 64.")
-    if on_host:  # PEFT has put LoRA where the weights wait
-        model.to(device)
-    return model.train(training)  # transformers loads in eval mode, where dropout is off
+    return model
 
 
 def tokens_at_once(data: Any) -> int:
@@ -218,7 +210,8 @@ def starts_on_host(
         else:
             beside = prefill_bytes(shape.hidden, shape.intermediate, tokens)
         card = allowed_bytes(device)[1]
-        if held + beside <= card or (packed > available and held <= card):
+        in_doubt = packed <= available and held + beside > card
+        if not (in_doubt or loads_to_host(weights_on_host, held, card)):
             return False
     if packed > available:
         raise InputError(

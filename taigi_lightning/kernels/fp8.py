@@ -17,7 +17,6 @@ from torch import Tensor
 from taigi_lightning.kernels.card_fault import card_fault
 
 DTYPE = torch.float8_e4m3fn  # 3 bits of mantissa, largest 448 = 1.75 * 2^8
-CAPABILITY = (8, 9)  # the first cards that multiply it: Ada; Hopper has 9.0
 ALIGNMENT = 16  # both sides of a weight must be its multiples
 LONGEST = 2**31  # of sums: no limit
 BLOCK = 64  # weights that share a scale in 4 bits
@@ -27,7 +26,7 @@ FAST_ACCUMULATION = False  # keep partial sums in fewer bits than float32
 def fault(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why products cannot be in fp8 on a device where all else is in some dtype, or None if they can."""
     others = "only NVIDIA cards of compute capability 8.9 or more multiply it"
-    return card_fault(device, dtype, CAPABILITY, others, "fp8 begins with 8.9 (Ada, Hopper, Blackwell)")
+    return card_fault("fp8", device, dtype, others)
 
 
 def scale_of(amax: Tensor) -> Tensor:

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from taigi_lightning.kernels.card_fault import card_fault
-from taigi_lightning.kernels.triton_support import triton_fault
+from taigi_lightning.kernels.triton_support import kernel_fault, triton_fault
 
 DTYPE = torch.int8
 STEPS = 127  # on either side of zero
-CAPABILITY = (8, 0)  # the first cards with bfloat16, and with these products at twice its speed or more
 BLOCK = 64  # values that are rotated together; as many weights share a scale in 4 bits
 ALIGNMENT = BLOCK  # both sides of a weight must be its multiples: they are rotated along either
 LONGEST = (2**31 - 1) // STEPS**2  # of sums that fit 32 bits
@@ -35,7 +34,7 @@ SMALLEST = 1e-30  # a row of zeros is divided by this
 def fault(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why products cannot be in int8 on a device where all else is in some dtype, or None if they can."""
     others = "the kernel that multiplies it is for NVIDIA cards"
-    return card_fault(device, dtype, CAPABILITY, others, "this begins with 8.0 (Ampere)") or triton_fault()
+    return card_fault("int8", device, dtype, others) or kernel_fault(triton_fault())
 
 
 @cache

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 Matmul = Literal["bf16", "fp8_backward", "fp8", "int8_backward", "int8_mixed", "int8"]
 Format = Literal["fp8", "int8"]
 STRONG = 64  # directions of an input: as many columns beside its weights as LoRA of that rank takes
-# The compute capabilities that multiply it.
+# The first compute capability that multiplies each, and how that is said: int8 is multiplied by older cards too.
+LEAST: dict[Format, tuple[int, int]] = {"fp8": (8, 9), "int8": (8, 0)}
+BEGINS = {"fp8": "fp8 begins with 8.9 (Ada, Hopper, Blackwell)", "int8": "this begins with 8.0 (Ampere)"}
 CARDS = {"fp8": "8.9 or more (Ada, Hopper, Blackwell)", "int8": "8.0 or more (Ampere and later)"}
 
 
@@ -36,3 +38,15 @@ def strong_directions(matmul: str) -> int:
     [0, 64]
     """
     return STRONG if matmul.endswith("_mixed") else 0
+
+
+def capability_fault(name: Format, card: str, found: tuple[int, int]) -> str | None:
+    """Why a card of some compute capability cannot multiply a format, or None if it can.
+
+    >>> capability_fault("int8", "Tesla T4", (7, 5))
+    'Tesla T4 has compute capability 7.5, and this begins with 8.0 (Ampere)'
+    >>> capability_fault("fp8", "NVIDIA L4", (8, 9))
+    """
+    if found >= LEAST[name]:
+        return None
+    return f"{card} has compute capability {found[0]}.{found[1]}, and {BEGINS[name]}"

@@ -35,5 +35,19 @@ def plain_operations(cuda: bool, wanted: bool) -> str | None:
     fault = triton_fault() if cuda and wanted else None
     if fault is None:
         return None
-    package = "triton-windows" if sys.platform == "win32" else "triton"
-    return PLAIN.format(reason=fault, remedy=f"install the package {package}")
+    return PLAIN.format(reason=fault, remedy=f"install the package {_package()}")
+
+
+def kernel_fault(fault: str | None) -> str | None:
+    """Why nothing is multiplied whose only kernel is in Triton, or None if it is.
+
+    Args:
+        fault: `triton_fault`.
+    """
+    if fault is None:
+        return None
+    return f"its kernel is in Triton, which cannot be used ({fault}): install the package {_package()}"
+
+
+def _package() -> str:
+    return "triton-windows" if sys.platform == "win32" else "triton"

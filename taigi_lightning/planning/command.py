@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,20 +13,26 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
 from taigi_lightning.kernels.available_memory import available_bytes, installed_bytes, lockable_bytes
+from taigi_lightning.kernels.matmul import format_of
+from taigi_lightning.kernels.triton_support import triton_fault
 from taigi_lightning.planning.base_shape import read_base
+from taigi_lightning.planning.cards import Card, found_cards, smallest
 from taigi_lightning.planning.disk import free_space
+from taigi_lightning.planning.earlier_stages import beyond_lora
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.new_words import read_words
 from taigi_lightning.planning.pieces import count_pieces, sample_texts, spans_by_files, with_words
-from taigi_lightning.planning.plan import Card, Disk, Found, Plan, folders, make_plan
+from taigi_lightning.planning.plan import Disk, Found, Plan, folders, make_plan
 from taigi_lightning.planning.plan_text import render
+from taigi_lightning.planning.precisions import ON_GPUS, SIXTEEN_BITS, usual_precision
 from taigi_lightning.planning.settings import (
+    Capability,
     LinkSpeed,
     MemorySize,
     Settings,
+    count_devices,
     epoch_characters,
-    found_card,
     parse_size,
     parse_speed,
     past_speed,
@@ -35,10 +42,11 @@ from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.terminal import print_text
 from taigi_lightning.windows import lends_host_memory
 
+THE_CARD = "the card given"
 SHARED = (
     "The card's own (dedicated) memory alone is counted. Windows lends host memory as shared GPU memory beyond it, "
     "and a run that takes it crawls: `fit` is held to what is free of the card's own. What the desktop has taken of "
-    "it, the Task Manager shows; leave that out of --gpu_memory."
+    "it, the Task Manager shows; it is counted of the card here, and is to be left out of --gpu_memory."
 )
 
 
@@ -47,7 +55,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--gpu_memory",
         type=MemorySize | None,
-        help="the card's memory, such as 16GiB; without it, that of the card here",
+        help="the card's memory, such as 16GiB; without it, what is free of the card here",
+    )
+    parser.add_argument(
+        "--gpu_capability",
+        type=Capability | None,
+        help="the card's compute capability, such as 8.9, which says whether it has bfloat16 and multiplies in 8 bits; "
+        "without it, that of the card here unless --gpu_memory names another",
     )
     parser.add_argument(
         "--host_memory",
@@ -88,10 +102,14 @@ def print_plan(config: Mapping[str, Any]) -> None:
         config: what the command line parsed: a stage's config, with the options of `add_arguments`.
 
     Raises:
-        InputError: the base's shape or the adapter's rank is not known, or the config predicts by generating.
+        InputError: the base's shape or the adapter's rank is not known, or the config predicts by generating, or a
+            run would refuse one of its options.
     """
     if config.get("table"):
-        print_text(hardware_table(read_settings(config), machine_of(config), host_bytes(config)))
+        # Other cards than the one here: only what was said of them counts.
+        named = Card(THE_CARD, 0, config.get("gpu_capability"))
+        settings = on_card(read_settings(config), config, [named])
+        print_text(hardware_table(settings, machine_of(config), host_bytes(config), named))
         return
     plan = plan_config(config)
     # In ASCII, since a console may lack characters, whose escapes would be no JSON.
@@ -100,17 +118,51 @@ def print_plan(config: Mapping[str, Any]) -> None:
 
 def plan_config(config: Mapping[str, Any]) -> Plan:
     """The plan of a config on this machine; arguments and errors as for `print_plan`."""
-    settings = read_settings(config)
+    named, cards = config.get("gpu_memory"), cards_of(config)
+    settings = on_card(read_settings(config), config, cards)
     shape, general = read_base(settings.base)
-    size, speed = config.get("gpu_memory"), config.get("tokens_per_second")
-    card = ("the card given", parse_size(size)) if size else found_card()
+    general = general or beyond_lora(_of_model(config, "adapter"))
+    card = smallest(cards, _of_trainer(config, "devices"))
+    here = card is not None and not named
     found = replace(
-        _found(settings, shape, card, speed), machine=machine_of(config),
-        host_bytes=host_bytes(config, float(available_bytes()) if card and not size else math.inf),
+        _found(settings, shape, card, config.get("tokens_per_second")), machine=machine_of(config),
+        host_bytes=host_bytes(config, float(available_bytes()) if here else math.inf),
+        without_triton=triton_fault() if here and format_of(settings.matmul) else None,
     )  # fmt: skip
     plan = make_plan(settings, shape, found, general)
     notes = [*plan.notes, *pieces_of(settings, config), *([SHARED] if lends_host_memory() else [])]
     return replace(plan, notes=tuple(notes))
+
+
+def cards_of(config: Mapping[str, Any]) -> list[Card]:
+    """The card that the command line names, or those here, with the compute capability that it says."""
+    size, capability = config.get("gpu_memory"), config.get("gpu_capability")
+    if size:
+        return [Card(THE_CARD, parse_size(size), capability)]
+    if str(_of_trainer(config, "accelerator") or "auto") not in ON_GPUS:
+        return []
+    return [replace(card, compute_capability=capability or card.compute_capability) for card in found_cards()]
+
+
+def on_card(settings: Settings, config: Mapping[str, Any], cards: Sequence[Card]) -> Settings:
+    """The settings with what a run takes of the cards that it finds where its config says nothing."""
+    devices, precision = _of_trainer(config, "devices"), _of_trainer(config, "precision")
+    card = smallest(cards, devices)
+    usual = usual_precision(settings.accelerator, card.capability if card else None)
+    found = replace(settings, card_precision=usual if usual in SIXTEEN_BITS else settings.card_precision)
+    if precision is None:
+        found = replace(found, precision=usual)
+    if count_devices(devices) is None and sys.platform != "win32":  # where one GPU trains
+        found = replace(found, devices=max(1, len(cards)))
+    return found
+
+
+def _of_trainer(config: Mapping[str, Any], name: str) -> Any:
+    return (config.get("trainer") or {}).get(name)
+
+
+def _of_model(config: Mapping[str, Any], name: str) -> Any:
+    return (config.get("model") or {}).get(name)
 
 
 def pieces_of(settings: Settings, config: Mapping[str, Any]) -> list[str]:
@@ -145,13 +197,13 @@ def host_bytes(config: Mapping[str, Any], otherwise: float = math.inf) -> float:
     return float(parse_size(size)) if size else otherwise
 
 
-def _found(settings: Settings, shape: Shape, card: tuple[str, int] | None, speed: float | None) -> Found:
+def _found(settings: Settings, shape: Shape, card: Card | None, speed: float | None) -> Found:
     disks = {}
     for folder in folders(settings, shape):
         place, free = free_space(folder)
         disks[folder] = Disk(place.stat().st_dev, free)
     return Found(
-        card=Card(*card) if card else None,
+        card=card,
         corpus_characters=epoch_characters(settings.corpus),
         tokens_per_second=speed or past_speed(settings),
         disks=disks,

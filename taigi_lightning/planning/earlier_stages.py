@@ -10,6 +10,7 @@ from typing import Any
 from taigi_lightning.planning import memory
 from taigi_lightning.planning.memory import PROJECTIONS, Shape
 from taigi_lightning.planning.needs import Part
+from taigi_lightning.planning.run_files import ADAPTER_CONFIG, read_json
 
 STACKED = ", with adapter "  # in the quantisation that a lineage tells, as `model/hand_off.py` writes it
 
@@ -46,6 +47,14 @@ def _trained_in(adapter: Path) -> str:
     """The quantisation of the base that an adapter was trained on, in words."""
     lineage = json.loads((adapter / "lineage.json").read_text(encoding="utf-8"))
     return str(lineage["base"].get("quantization", ""))
+
+
+def beyond_lora(adapter: str | None) -> str | None:
+    """What of a saved adapter's configuration no layer that is written out computes; None of plain LoRA."""
+    settings = {} if adapter is None else read_json(Path(adapter) / ADAPTER_CONFIG) or {}
+    beyond = ("use_dora", "lora_bias", "alora_invocation_tokens", "arrow_config")
+    found = next((name for name in beyond if settings.get(name)), None)
+    return None if found is None else f"{found} makes the adapter {adapter} more than plain LoRA"
 
 
 def frozen_part(ranks: Sequence[int], shape: Shape, element_size: int = 2) -> Part:

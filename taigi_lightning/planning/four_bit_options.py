@@ -1,4 +1,4 @@
-"""Options that only 4-bit weights in layers that are written out here can follow, and their refusal elsewhere."""
+"""Options that only 4-bit weights in layers that are written out here can follow, and what has no 4-bit weights."""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ def check_option(
         advice += " It wants --model.quantization nf4."
     if fault is not None and value not in unasked:
         raise InputError(f"model.{name} is {value}, but {fault}. {advice}")
+
+
+def check_from_scratch(quantization: str, *, adapted: bool) -> None:
+    """Refuse what random weights cannot have.
+
+    Raises:
+        InputError: 4 bits, or an adapter.
+    """
+    if quantization == "nf4":
+        raise InputError("Random weights cannot train in 4 bits: set quantization to none with from_scratch.")
+    if adapted:
+        raise InputError("An adapter on random weights means nothing: leave lora and adapter out.")

@@ -57,6 +57,9 @@ class Needs:
     device: tuple[Part, ...]
     host: tuple[Part, ...] = field(default=())
     lacking: float = 0.0  # bytes of the card with its margin left free, where a run fills the rest of it
+    loading: int = (
+        0  # bytes of the host that weights take while they load, before any of them moves to the card
+    )
 
     @property
     def total(self) -> int:
@@ -69,8 +72,8 @@ class Needs:
         return sum(part.bytes for part in self.host)
 
     def host_fits(self, budget: HostBudget) -> bool:
-        """Whether a host holds them and still works."""
-        return self.host_total <= budget.in_all
+        """Whether a host holds them and still works, and could hold what loads."""
+        return self.host_total <= budget.in_all and self.loading <= max(0.0, budget.available)
 
     @property
     def parts(self) -> dict[str, int]:

@@ -196,6 +196,16 @@ def _best(found: list[_Placed], budget: float | Literal["auto"]) -> _Placed:
     return min(found, key=lambda one: (one.seconds, one.on_host))
 
 
+def loads_to_host(weights_on_host: WeightsOnHost, held: float, card: float) -> bool:
+    """Whether all packed weights must wait on the host while they load, as none of them is on the card yet.
+
+    Args:
+        held: bytes of weights and adapter.
+        card: bytes of the device that are free.
+    """
+    return held > card if weights_on_host == "auto" else weights_on_host not in ("none", 0)
+
+
 def place_prediction(
     shape: Shape,
     *,
@@ -215,7 +225,9 @@ def place_prediction(
             layers go first.
     """
     each = packed_layer_bytes(shape)
-    choices = [n for n in counts(weights_on_host, shape.layers, packed) if n * each <= host] or [0]
+    wanted = counts(weights_on_host, shape.layers, packed)
+    # A number that was asked for is followed, whatever that takes of the host.
+    choices = [n for n in wanted if n * each <= host] or wanted
 
     def left(n: int) -> float:
         return headroom + n * each - slot_bytes(shape, n)

@@ -10,23 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.disk_needs import disk_needs, download_needs
 from taigi_lightning.planning.memory import Shape
-from taigi_lightning.planning.needing_less import fitting, usable, wanted_host
+from taigi_lightning.planning.needing_less import Remedy, fits, needed, remedy_of, usable
 from taigi_lightning.planning.needs import Decisions, Part
+from taigi_lightning.planning.option_checks import check_options
 from taigi_lightning.planning.plan_notes import notes_of
-from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
-from taigi_lightning.planning.settings import Settings, check_options
+from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine
-from taigi_lightning.planning.training_needs import host_budget, needs
-
-
-@dataclass(frozen=True)
-class Card:
-    """One GPU: its name and the bytes of its own memory."""
-
-    name: str
-    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Found:
         disks: by folder.
         machine: how fast the host link and the card are taken to be.
         host_bytes: of host memory that are available; without a limit what moves there is taken to fit.
+        without_triton: why Triton cannot be used where the card is; None where it can, or where that is not known.
     """
 
     card: Card | None = None
@@ -56,6 +49,7 @@ class Found:
     disks: Mapping[str, Disk] = field(default_factory=dict)
     machine: Machine = ASSUMED
     host_bytes: float = math.inf
+    without_triton: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +100,12 @@ class Plan:
         memory_total_bytes: their sum.
         host_memory: parts of the host's memory that hold what leaves the card.
         host_memory_total_bytes: their sum.
+        host_memory_loading_bytes: of the host's memory, what 4-bit weights take while they load; 0 where they need not.
         host_memory_available_bytes: as given; None: what moves there is taken to fit.
         host_memory_lockable_bytes: what of it may be page-locked, as copies need; None where nothing limits that.
         host_memory_wanted_bytes: of host memory that would have to be available for it to fit the card; None where it
             fits, or would with none.
+        advice_host_bytes: the same with `advice`; None where that fits with what is available.
         card: the card planned for; None where none was found or given.
         fits: whether it fits the card, and the host if its memory was given; None without a card.
         spare_bytes: what the card has left; below 0, what it lacks.
@@ -131,6 +127,7 @@ class Plan:
     memory_total_bytes: int
     host_memory: tuple[Part, ...]
     host_memory_total_bytes: int
+    host_memory_loading_bytes: int
     host_memory_available_bytes: int | None
     host_memory_lockable_bytes: int | None
     host_memory_wanted_bytes: int | None
@@ -138,6 +135,7 @@ class Plan:
     fits: bool | None
     spare_bytes: int | None
     advice: tuple[str, ...]
+    advice_host_bytes: int | None
     schedule: Schedule | None
     disk: tuple[Folder, ...]
     notes: tuple[str, ...]
@@ -153,23 +151,19 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         InputError: the config predicts by generating, for which nothing counts, or wants of a base products in
             8 bits, or weights to wait on the host, that it does not allow.
     """
-    check_options(settings, general)
+    check_options(settings, general, found.card, found.without_triton)
     if general is None:
         shape = shape.computed_in(settings.precision)
     found = replace(found, machine=found.machine.computing_in(settings.matmul))
-    card = found.card.memory_bytes if found.card else None
-    if settings.predicts:
-        need = predict_needs(
-            settings, shape, card, general=general, machine=found.machine, host=found.host_bytes
-        )
-    else:
-        need = needs(settings, shape, card, general=general, machine=found.machine, host=found.host_bytes)
-    # The headroom of a prediction is a margin by itself.
-    spare = (
-        None if card is None else (card if settings.predicts else usable(settings, card, need)) - need.total
+    card = found.card.free_bytes if found.card else None
+    need = needed(settings, shape, card, general, found.machine, found.host_bytes)
+    spare = None if card is None else usable(settings, card, need) - need.total
+    fit = None if card is None else fits(settings, card, need, found.host_bytes, found.machine)
+    remedy = (
+        Remedy()
+        if card is None or fit
+        else remedy_of(settings, shape, card, general, found.machine, found.host_bytes)
     )
-    budget = host_budget(settings, found.host_bytes, found.machine)
-    fits = None if spare is None else spare >= 0 and need.host_fits(budget)
     return Plan(
         command="predict" if settings.predicts else "fit",
         base=settings.base,
@@ -183,19 +177,19 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         memory_total_bytes=need.total,
         host_memory=need.host,
         host_memory_total_bytes=need.host_total,
+        host_memory_loading_bytes=need.loading,
         host_memory_available_bytes=_finite(found.host_bytes),
         card=found.card,
-        fits=fits,
+        fits=fit,
         # Where it fits, the margin that is left free counts as spare.
         spare_bytes=spare if card is None or spare is None or spare < 0 else card - need.total,
         host_memory_lockable_bytes=_finite(found.machine.lockable),
-        host_memory_wanted_bytes=wanted_host(settings, shape, card, general, found.machine, found.host_bytes)
-        if card and fits is False and not settings.predicts
-        else None,
-        advice=_advice(settings, shape, card, general, found) if card and fits is False else (),
+        host_memory_wanted_bytes=remedy.host_bytes,
+        advice=remedy.flags,
+        advice_host_bytes=remedy.flags_host_bytes,
         schedule=None if settings.predicts else _schedule(settings, found),
         disk=_folders(_disk_needs(settings, shape), found.disks),
-        notes=tuple(notes_of(settings, need, found.machine, fits)),
+        notes=tuple(notes_of(settings, need, found.machine, fit, found.card)),
     )
 
 
@@ -206,16 +200,6 @@ def _finite(size: float) -> int | None:
 def folders(settings: Settings, shape: Shape) -> list[str]:
     """The folders whose disks a plan asks for in `Found.disks`."""
     return list(_disk_needs(settings, shape))
-
-
-def _advice(
-    settings: Settings, shape: Shape, card: int, general: str | None, found: Found
-) -> tuple[str, ...]:
-    if settings.predicts:
-        tokens = fitting_tokens(settings, shape, card, found.host_bytes, found.machine)
-        return (f"--data.batch_tokens {tokens}",) if tokens else ()
-    smaller = fitting(settings, shape, card, general, found.machine, found.host_bytes)
-    return tuple(smaller[0]) if smaller else ()
 
 
 def _schedule(settings: Settings, found: Found) -> Schedule:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from taigi_lightning.kernels.matmul import CARDS, format_of, forward_in_8_bits
+from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.host_budget import wanted_available
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.needs import Needs
+from taigi_lightning.planning.precisions import BFLOAT16
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import ACTIVATIONS, WAITING, host_budget
 
 
-def notes_of(settings: Settings, need: Needs, machine: Machine, fits: bool | None) -> list[str]:
+def notes_of(
+    settings: Settings, need: Needs, machine: Machine, fits: bool | None, card: Card | None
+) -> list[str]:
     """Sentences on what a plan's figures leave open.
 
     Args:
         fits: whether the card and the host hold it; None without a card.
+        card: the one planned for.
     """
-    notes = []
-    name = format_of(settings.matmul)
-    if name is not None:
-        which = "Products" if forward_in_8_bits(settings.matmul) else "The gradients' products"
+    notes = _of_8_bits(settings, card)
+    if settings.accelerator == "cpu":
         notes.append(
-            f"{which} with the 4-bit weights are in {name}, which takes a card of compute capability {CARDS[name]} and "
-            "trainer.precision bf16-mixed."
+            "trainer.accelerator is cpu: all of this but CUDA itself lies in host memory, and where "
+            "model.activation_budget is auto every layer keeps all."
+        )
+    if card is not None and card.capability is not None and card.capability < BFLOAT16:
+        notes.append(
+            f"A card of compute capability {card.compute_capability} has no bfloat16, so all is counted in "
+            f"{settings.precision}."
         )
     if need.decisions.path_reason is not None:
         what = "no layer is dequantised" if settings.predicts else "it is slower and takes more memory"
@@ -44,6 +52,24 @@ def notes_of(settings: Settings, need: Needs, machine: Machine, fits: bool | Non
     ]
 
 
+def in_8_bits(settings: Settings) -> str | None:
+    """What is in 8 bits and which cards multiply it; None if all is in 16."""
+    name = format_of(settings.matmul)
+    if name is None:
+        return None
+    which = "Products" if forward_in_8_bits(settings.matmul) else "The gradients' products"
+    return f"{which} with the 4-bit weights are in {name}, which takes a card of compute capability {CARDS[name]}"
+
+
+def _of_8_bits(settings: Settings, card: Card | None) -> list[str]:
+    said = in_8_bits(settings)
+    if said is None:
+        return []
+    if card is None or card.capability is None:
+        return [f"{said} and trainer.precision bf16-mixed. --gpu_capability says which yours has."]
+    return [f"{said}: this one has {card.compute_capability}."]
+
+
 def _of_host(settings: Settings, need: Needs, machine: Machine, fits: bool | None) -> list[str]:
     """On what waits in host memory, or moves there."""
     activations = sum(part.bytes for part in need.host if part.purpose == ACTIVATIONS)
@@ -54,7 +80,7 @@ def _of_host(settings: Settings, need: Needs, machine: Machine, fits: bool | Non
         notes.append(
             f"The 4-bit weights of {found.layers_on_host} of {found.layers} layers wait in host memory and arrive "
             f"while others compute: {found.slow_down:.2f} times the time at {link:.0f} GB/s (--host_link) on a card of "
-            f"{rate:.0f} TFLOP/s. A run measures both and decides anew."
+            f"{rate:.0f} TFLOP/s. A run {'counts' if settings.predicts else 'measures both and decides'} anew."
         )
     if need.host:
         parts = ", ".join(f"{part.purpose} {part.bytes / GIB:.1f}" for part in need.host)

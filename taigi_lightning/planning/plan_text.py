@@ -44,18 +44,31 @@ def _table(parts: Sequence[Part], total: int) -> list[str]:
 def _verdict(plan: Plan) -> list[str]:
     if plan.card is None or plan.spare_bytes is None:
         return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB"]
-    card = f"{plan.card.name} ({plan.card.memory_bytes / GIB:.1f} GiB)"
+    memory = plan.card.memory_bytes / GIB
+    taken = f", {plan.card.taken_bytes / GIB:.1f} of them taken now" if plan.card.taken_bytes else ""
+    card = f"{plan.card.name} ({memory:.1f} GiB{taken})"
     if plan.fits:
         return [f"It fits {card}, with {plan.spare_bytes / GIB:.1f} GiB to spare."]
     head = f"It does not fit {card}{_host(plan)}: {-plan.spare_bytes / GIB:.1f} GiB too much on the card."
     if plan.spare_bytes >= 0:
-        wanted = plan.host_memory_total_bytes / GIB
-        head = f"It fits {card}, but not the host{_host(plan)}: {wanted:.1f} GiB would go there."
+        head = f"It fits {card}, but not the host{_host(plan)}: {_beyond_host(plan)}."
     if plan.host_memory_wanted_bytes is not None:
         head += f" With {plan.host_memory_wanted_bytes / GIB:.1f} GiB of host memory available it would fit."
-    if not plan.advice:
-        return [head, "Nothing short of a smaller base or a larger card changes that."]
-    return [head, "This fits:", *(f"  {flag}" for flag in plan.advice)]
+    if plan.advice:
+        more = plan.advice_host_bytes
+        fitting = "This" if more is None else f"With {more / GIB:.1f} GiB of host memory available this"
+        return [head, f"{fitting} fits:", *(f"  {flag}" for flag in plan.advice)]
+    others = "a smaller base or a larger card"
+    if plan.host_memory_wanted_bytes is not None:
+        others = "more host memory, a smaller base or a larger card"
+    return [head, f"Nothing short of {others} changes that."]
+
+
+def _beyond_host(plan: Plan) -> str:
+    """What of the host there is too little for."""
+    if plan.host_memory_loading_bytes > plan.host_memory_total_bytes:
+        return f"{plan.host_memory_loading_bytes / GIB:.1f} GiB of weights would wait there while they load"
+    return f"{plan.host_memory_total_bytes / GIB:.1f} GiB would go there"
 
 
 def _host(plan: Plan) -> str:

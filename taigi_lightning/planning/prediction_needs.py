@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from taigi_lightning.errors import InputError
@@ -25,6 +24,7 @@ from taigi_lightning.planning.training_needs import (
     IN_TRANSIT,
     WAITING,
     host_budget,
+    loading_bytes,
 )
 
 ROW = "headroom for one pass"
@@ -34,7 +34,6 @@ def predict_needs(
     settings: Settings,
     shape: Shape,
     card: int | None = None,
-    element_size: int = 2,
     general: str | None = None,
     machine: Machine = ASSUMED,
     host: float = math.inf,
@@ -52,51 +51,85 @@ def predict_needs(
         InputError: the config answers by generating text, for which nothing here counts.
     """
     _refuse_generating(settings)
-    rank, tokens = settings.rank or 0, settings.row_tokens
-    projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
-    adapter = memory.adapter_sizes(shape, rank, settings.targets)
-    frozen = frozen_part(settings.ranks_beside, shape, element_size)
-    strong = strong_part("bf16" if general else settings.matmul, shape, element_size)
-    held = projections + rest + frozen.bytes + strong.bytes + 4 * sum(adapter) + memory.CONTEXT
-    size, bits = (
-        held_size(settings.matmul, element_size, backward=False),
-        8 if forward_in_8_bits(settings.matmul) else 16,
-    )
-    # Its 4 bits stay on the card as well.
-    a_layer = unpacked_bytes(shape, rank, element_size, packed=False, weight_size=size)
-    budget = host_budget(settings, host, machine)
-    choice = _choose(settings, shape, held, None if general else card, a_layer, element_size, budget)
-    layers, waiting = choice.dequantised, choice.waiting
-    away = waiting * memory.packed_layer_bytes(shape)
-    head = head_bytes(shape, "all", element_size) if choice.head_waits else 0
-    device = [
-        Part("weights, projections", projections - away, settings.quantization),
-        Part("weights, the rest", rest - head, "16 bits: embeddings, norms"),
-        Part(IN_TRANSIT, slot_bytes(shape, waiting), "two layers, on their way from the host"),
-        Part(
-            DEQUANTISED,
-            layers * a_layer,
-            f"{bits} bits as well, of {layers} of {shape.layers} layers, for speed",
-        ),
-        Part("adapter", 4 * sum(adapter), f"{sum(adapter):,} parameters, 32 bits"),
-        frozen,
-        strong,
-        Part(
-            ROW, choice.row, f"of {tokens:,} tokens: {'at its peak' if waiting else 'kept free, generously'}"
-        ),
-        CUDA,
-    ]
+    held, a_layer = _held(settings, shape, general), _dequantised_layer(settings, shape)
+    fast_card = None if general else card
+    choice = _choose(settings, shape, held, fast_card, a_layer, host_budget(settings, host, machine))
+    path: Literal["fast", "general"] = "fast" if general is None else "general"
+    times = [prefill_seconds(n, shape, settings.row_tokens, machine) for n in (choice.waiting, 0)]
+    decisions = Decisions(
+        path, general, shape.layers, layers_dequantised=choice.dequantised, head_on_host=choice.head_waits,
+        layers_on_host=choice.waiting, slow_down=times[0] / times[1], kept_slow_down=times[0] / times[1],
+    )  # fmt: skip
+    away, head = _away(settings, shape, choice)
     on_host = [
-        Part(WAITING, away, f"4 bits, of {waiting} of {shape.layers} layers"),
+        Part(WAITING, away, f"4 bits, of {choice.waiting} of {shape.layers} layers"),
         Part(HEAD, settings.devices * head),
     ]
-    path: Literal["fast", "general"] = "fast" if general is None else "general"
-    slow_down = prefill_seconds(waiting, shape, tokens, machine) / prefill_seconds(0, shape, tokens, machine)
-    decisions = Decisions(
-        path, general, shape.layers, layers_dequantised=layers, head_on_host=choice.head_waits,
-        layers_on_host=waiting, slow_down=slow_down,
-    )  # fmt: skip
-    return Needs(decisions, taken(device), taken(on_host))
+    parts = _on_card(settings, shape, held, a_layer, choice)
+    return Needs(decisions, taken(parts), taken(on_host), loading=loading_bytes(settings, shape, fast_card))
+
+
+class _Held(NamedTuple):
+    """Bytes of what the card holds whatever the row: the base's two parts, the adapter and what stays beside."""
+
+    projections: int
+    rest: int
+    adapter: int
+    frozen: Part
+    strong: Part
+
+    @property
+    def total(self) -> int:
+        """With CUDA's own."""
+        beside = self.frozen.bytes + self.strong.bytes + memory.CONTEXT
+        return self.projections + self.rest + self.adapter + beside
+
+
+def _held(settings: Settings, shape: Shape, general: str | None) -> _Held:
+    size = settings.element_size
+    projections, rest = memory.weight_bytes(shape, settings.quantization, size)
+    return _Held(
+        projections,
+        rest,
+        4 * sum(memory.adapter_sizes(shape, settings.rank or 0, settings.targets)),
+        frozen_part(settings.ranks_beside, shape, size),
+        strong_part("bf16" if general else settings.matmul, shape, size),
+    )
+
+
+def _dequantised_layer(settings: Settings, shape: Shape) -> int:
+    """Bytes of one layer held dequantised; its 4 bits stay on the card as well."""
+    size = held_size(settings.matmul, settings.element_size, backward=False)
+    rank = settings.rank or 0
+    return unpacked_bytes(shape, rank, settings.element_size, packed=False, weight_size=size)
+
+
+def _away(settings: Settings, shape: Shape, choice: _Choice) -> tuple[int, int]:
+    """Bytes of packed weights, and of the output head, that wait on the host."""
+    head = head_bytes(shape, "all", settings.element_size) if choice.head_waits else 0
+    return choice.waiting * memory.packed_layer_bytes(shape), head
+
+
+def _on_card(settings: Settings, shape: Shape, held: _Held, a_layer: int, choice: _Choice) -> list[Part]:
+    away, head = _away(settings, shape, choice)
+    wide = 8 * settings.element_size
+    bits = 8 if forward_in_8_bits(settings.matmul) else wide
+    kept = "at its peak" if choice.waiting else "kept free, generously"
+    return [
+        Part("weights, projections", held.projections - away, settings.quantization),
+        Part("weights, the rest", held.rest - head, f"{wide} bits: embeddings, norms"),
+        Part(IN_TRANSIT, slot_bytes(shape, choice.waiting), "two layers, on their way from the host"),
+        Part(
+            DEQUANTISED,
+            choice.dequantised * a_layer,
+            f"{bits} bits as well, of {choice.dequantised} of {shape.layers} layers, for speed",
+        ),
+        Part("adapter", held.adapter, f"{held.adapter // 4:,} parameters, 32 bits"),
+        held.frozen,
+        held.strong,
+        Part(ROW, choice.row, f"of {settings.row_tokens:,} tokens: {kept}"),
+        CUDA,
+    ]
 
 
 def _refuse_generating(settings: Settings) -> None:
@@ -117,39 +150,21 @@ class _Choice(NamedTuple):
 
 
 def _choose(
-    settings: Settings,
-    shape: Shape,
-    held: int,
-    card: int | None,
-    a_layer: int,
-    element_size: int,
-    host: HostBudget,
+    settings: Settings, shape: Shape, held: _Held, card: int | None, a_layer: int, host: HostBudget
 ) -> _Choice:
     """What `prefill.unpack_what_fits` will decide, on a card that holds so many bytes beside a row."""
-    row = memory.prefill_bytes(shape.hidden, shape.intermediate, settings.row_tokens, element_size)
+    size, tokens, taken_already = settings.element_size, settings.row_tokens, held.total
+    row = memory.prefill_bytes(shape.hidden, shape.intermediate, tokens, size)
     may_wait = settings.quantization == "nf4" and settings.weights_on_host not in ("none", 0)
-    if card is None or not may_wait or (settings.weights_on_host == "auto" and held + row <= card):
-        layers = 0 if card is None else max(0, min(shape.layers, (card - held - row) // a_layer))
+    if card is None or not may_wait or (settings.weights_on_host == "auto" and taken_already + row <= card):
+        layers = 0 if card is None else max(0, min(shape.layers, (card - taken_already - row) // a_layer))
         return _Choice(layers, 0, False, row)
-    row = memory.prefill_peak_bytes(shape, settings.row_tokens, element_size)
+    row = memory.prefill_peak_bytes(shape, tokens, size)
     waiting, head_waits = place_prediction(
         shape,
         weights_on_host=settings.weights_on_host,
-        headroom=card - held - row,
+        headroom=card - taken_already - row,
         host=host.in_all,
-        head=head_bytes(shape, settings.weights_on_host, element_size),
+        head=head_bytes(shape, settings.weights_on_host, size),
     )
     return _Choice(0, waiting, head_waits, row)
-
-
-def fitting_tokens(
-    settings: Settings, shape: Shape, card: int, host: float = math.inf, machine: Machine = ASSUMED
-) -> int | None:
-    """The largest half, quarter, ... of `batch_tokens` that card and host have headroom for; None if none fits."""
-    tokens = settings.batch_tokens // 2
-    while tokens >= settings.max_length:
-        smaller = replace(settings, batch_tokens=tokens)
-        if predict_needs(smaller, shape, card, host=host, machine=machine).total <= card:
-            return tokens
-        tokens //= 2
-    return None

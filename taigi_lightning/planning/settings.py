@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import statistics
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +13,12 @@ from jsonargparse.typing import restricted_string_type
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.earlier_stages import adapter_beside, ranks_beside
-from taigi_lightning.planning.four_bit_options import check_option, own_code
+from taigi_lightning.planning.four_bit_options import check_from_scratch
 from taigi_lightning.planning.memory import PROJECTIONS
 from taigi_lightning.planning.monitors import KEPT, NEWEST
 from taigi_lightning.planning.new_words import read_words
 from taigi_lightning.planning.placement import WeightsOnHost
+from taigi_lightning.planning.precisions import element_size
 from taigi_lightning.planning.run_files import ADAPTER_CONFIG, adapter_config
 from taigi_lightning.planning.run_log import read_run_log
 
@@ -34,6 +33,7 @@ class Settings:
     quantization: str = "nf4"
     from_scratch: bool = False
     rank: int | None = None
+    rank_is_saved: bool = False  # an adapter's that goes on training
     ranks_beside: tuple[int, ...] = ()  # of earlier stages' adapters, frozen beside the 4-bit weights
     targets: tuple[str, ...] = tuple(PROJECTIONS)
     new_tokens: int = 0  # rows of the embedding, and of an untied output head, that train beside LoRA
@@ -45,8 +45,10 @@ class Settings:
     max_length: int = 2048
     accumulate: int = 1
     max_steps: int = -1
-    devices: int = 1
+    devices: int = 1  # of each machine
+    machines: int = 1
     precision: str = "bf16-mixed"
+    card_precision: str = "bf16-mixed"  # of 16 bits, what the card computes
     accelerator: str = "auto"
     folder: str = "."
     corpus: Mapping[str, float] = field(default_factory=lambda: {CORPUS: 1.0})  # with their shares
@@ -71,33 +73,38 @@ class Settings:
     @property
     def step_tokens(self) -> int:
         """Tokens of an optimizer step, over all devices."""
-        return self.tokens * self.accumulate * self.devices
+        return self.tokens * self.accumulate * self.devices * self.machines
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one element of the hidden states."""
+        return element_size(self.precision)
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """Pick what matters out of a stage's config; what it leaves out has the command line's default.
 
     Raises:
-        InputError: the adapter that the config names is not there, or nothing would train.
+        InputError: the adapter that the config names is not there, nothing would train, or random weights would in
+            4 bits or with an adapter.
     """
     model, trainer, data = (config.get(name) or {} for name in ("model", "trainer", "data"))
     if isinstance(data, str):
         data = {"class_path": data}
     arguments = {**data.get("init_args", {}), **{k: v for k, v in data.items() if k != "init_args"}}
-    optimizer, lora = model.get("optimizer"), model.get("lora")
-    if model.get("adapter"):
-        lora = saved_adapter(Path(model["adapter"]))  # its own settings count, as in the module
-    base, beside = str(model.get("base") or Settings.base), None
-    if model.get("hand_off") == "continue":
-        beside = adapter_beside(base, model.get("quantization") or "nf4")
-    if beside is not None and not model.get("adapter"):
-        lora = saved_adapter(beside)  # it goes on training
+    optimizer, base = model.get("optimizer"), str(model.get("base") or Settings.base)
+    saved = _saved_adapter_of(model, base)
+    # Its own settings count, as in the module.
+    lora = model.get("lora") if saved is None else saved_adapter(saved)
+    if model.get("from_scratch"):
+        check_from_scratch(model.get("quantization") or "nf4", adapted=lora is not None)
     found: dict[str, Any] = {
         "base": model.get("base"),
         "quantization": model.get("quantization"),
         "ranks_beside": ranks_beside(base, model),
         "from_scratch": model.get("from_scratch"),
         "rank": lora.get("r", 16) if lora is not None else None,
+        "rank_is_saved": saved is not None,
         "targets": tuple((lora or {}).get("target_modules") or PROJECTIONS),
         "new_tokens": _trained_rows(model.get("new_tokens"), lora),
         "optimizer": optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer,
@@ -110,6 +117,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         "accumulate": trainer.get("accumulate_grad_batches"),
         "max_steps": trainer.get("max_steps"),
         "devices": count_devices(trainer.get("devices")),
+        "machines": count_devices(trainer.get("num_nodes")),
         "precision": trainer.get("precision") and str(trainer["precision"]),
         "accelerator": trainer.get("accelerator"),
         "folder": trainer.get("default_root_dir"),
@@ -132,28 +140,12 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     )
 
 
-def check_options(settings: Settings, general: str | None) -> None:
-    """Refuse what a run would refuse of its options once the path of its layers is known.
-
-    Args:
-        general: why the base's layers take the general path; None: they take the fast one.
-
-    Raises:
-        InputError: products are to be in 8 bits, or weights to wait on the host, that cannot.
-    """
-    quantization, fault = settings.quantization, own_code(general)
-    check_option("matmul", settings.matmul, quantization=quantization, fault=fault or _no_8_bits(settings))
-    check_option("weights_on_host", settings.weights_on_host, quantization=quantization, fault=fault)
-
-
-def _no_8_bits(settings: Settings) -> str | None:
-    """Why the trainer's settings leave no products in 8 bits, whatever the card; None if they do."""
-    if settings.accelerator not in ("auto", "gpu", "cuda"):
-        return (
-            f"trainer.accelerator is {settings.accelerator}, and 8 bits are multiplied on NVIDIA cards alone"
-        )
-    if settings.precision not in ("bf16-mixed", "bf16"):
-        return f"trainer.precision is {settings.precision}, and its results are in bfloat16 (bf16-mixed)"
+def _saved_adapter_of(model: Mapping[str, Any], base: str) -> Path | None:
+    """The folder of the adapter that a config's model goes on with; None where it begins a new one, or has none."""
+    if model.get("adapter"):
+        return Path(model["adapter"])
+    if model.get("hand_off") == "continue":
+        return adapter_beside(base, model.get("quantization") or "nf4")
     return None
 
 
@@ -210,6 +202,7 @@ def count_devices(devices: Any) -> int | None:
 
 SIZE = r"(?=.*[1-9])(\d+(?:\.\d+)?)\s*([GgMm])(i?)B?"
 MemorySize = restricted_string_type("MemorySize", f"^{SIZE}$")
+Capability = restricted_string_type("Capability", r"^[1-9]\d?\.\d$")
 LinkSpeed = restricted_string_type("LinkSpeed", f"^{SIZE}/s$")
 
 
@@ -232,20 +225,6 @@ def parse_speed(text: str) -> int:
     (12000000000, 500000000)
     """
     return parse_size(text.removesuffix("/s"))
-
-
-def found_card() -> tuple[str, int] | None:
-    """Name and bytes of the first GPU here, asked of the driver: PyTorch would take seconds to import."""
-    if not shutil.which("nvidia-smi"):
-        return None
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    lines = subprocess.run(
-        query, capture_output=True, encoding="utf-8", errors="replace", check=False
-    ).stdout.splitlines()
-    if not lines or "," not in lines[0]:
-        return None
-    name, _, size = lines[0].rpartition(",")
-    return name.strip(), int(size) * 2**20
 
 
 def past_speed(settings: Settings) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 from taigi_lightning.kernels.matmul import format_of, forward_in_8_bits
@@ -32,7 +33,6 @@ def needs(
     settings: Settings,
     shape: Shape,
     card: int | None = None,
-    element_size: int = 2,
     general: str | None = None,
     machine: Machine = ASSUMED,
     host: float = math.inf,
@@ -49,17 +49,16 @@ def needs(
     if settings.from_scratch:
         general = "every weight trains"
     if general is not None:
-        return _general_needs(settings, shape, card, element_size, general)
-    return _fast_needs(
-        settings, shape, element_size, machine, placed(settings, shape, card, element_size, machine, host)
+        return _general_needs(settings, shape, card, general)
+    choice = placed(settings, shape, card, machine, host)
+    return replace(
+        _fast_needs(settings, shape, machine, choice), loading=loading_bytes(settings, shape, card)
     )
 
 
-def placed(
-    settings: Settings, shape: Shape, card: int | None, element_size: int, machine: Machine, host: float
-) -> Placement:
+def placed(settings: Settings, shape: Shape, card: int | None, machine: Machine, host: float) -> Placement:
     """What the first training step will decide; arguments as for `needs`."""
-    tokens, rank = settings.tokens, settings.rank or 0
+    tokens, rank, element_size = settings.tokens, settings.rank or 0, settings.element_size
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = trained_sizes(settings, shape)
     state = memory.optimizer_bytes(settings.optimizer, sizes)
@@ -79,8 +78,8 @@ def placed(
         if card is None
         else activation_plan.headroom_left(card, held, shape, tokens, element_size),
         host=host_budget(settings, host, machine),
-        embedding=_movable_embedding(settings, shape, element_size),
-        head=0 if by_itself else _movable_head(settings, shape, element_size),
+        embedding=_movable_embedding(settings, shape),
+        head=0 if by_itself else _movable_head(settings, shape),
         element_size=element_size,
         packed=settings.quantization == "nf4",
         weight_size=activation_plan.held_size(settings.matmul, element_size),
@@ -93,21 +92,32 @@ def host_budget(settings: Settings, host: float, machine: Machine) -> HostBudget
     return HostBudget(host - own, machine.lockable, settings.devices)
 
 
-def _movable_embedding(settings: Settings, shape: Shape, element_size: int) -> int:
+def loading_bytes(settings: Settings, shape: Shape, card: int | None) -> int:
+    """Bytes of the host that 4-bit weights take while they load, on the fast path; see `placement.loads_to_host`.
+
+    They come back to a card that has headroom for them, so where the host is too small a card that holds them counts.
+    """
+    if settings.quantization != "nf4" or settings.from_scratch or card is None:
+        return 0
+    adapter = memory.adapter_sizes(shape, settings.rank or 0, settings.targets)
+    held = sum(memory.weight_bytes(shape, "nf4")) + 4 * sum(adapter)
+    waits = placement.loads_to_host(settings.weights_on_host, held, card - memory.CONTEXT)
+    return shape.layers * memory.packed_layer_bytes(shape) if waits else 0
+
+
+def _movable_embedding(settings: Settings, shape: Shape) -> int:
     """Bytes of an embedding that may wait on the host: a table of its own, no row of which trains."""
-    return 0 if shape.tied or settings.new_tokens else shape.vocabulary * shape.hidden * element_size
+    return 0 if shape.tied or settings.new_tokens else shape.vocabulary * shape.hidden * settings.element_size
 
 
-def _movable_head(settings: Settings, shape: Shape, element_size: int) -> int:
+def _movable_head(settings: Settings, shape: Shape) -> int:
     if settings.new_tokens:
         return 0
-    return placement.head_bytes(shape, settings.weights_on_host, element_size)
+    return placement.head_bytes(shape, settings.weights_on_host, settings.element_size)
 
 
-def _fast_needs(
-    settings: Settings, shape: Shape, element_size: int, machine: Machine, choice: Placement
-) -> Needs:
-    tokens, rank = settings.tokens, settings.rank or 0
+def _fast_needs(settings: Settings, shape: Shape, machine: Machine, choice: Placement) -> Needs:
+    tokens, rank, element_size = settings.tokens, settings.rank or 0, settings.element_size
     projections, rest = memory.weight_bytes(shape, settings.quantization, element_size)
     sizes = trained_sizes(settings, shape)
     frozen = frozen_part(settings.ranks_beside, shape, element_size)
@@ -121,7 +131,7 @@ def _fast_needs(
     size = activation_plan.held_size(settings.matmul, element_size)
     a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4", size)
     note = mix_in_words(decision.savings)
-    moved = _movable_embedding(settings, shape, element_size) if decision.embedding_on_host else 0
+    moved = _movable_embedding(settings, shape) if decision.embedding_on_host else 0
     head = shape.vocabulary * shape.hidden * element_size if choice.head_on_host else 0
     bits = "16 bits" if format_of(settings.matmul) is None else "16 and 8 bits"
     if forward_in_8_bits(settings.matmul):
@@ -163,11 +173,10 @@ def _fast_needs(
     return Needs(found, taken(device), taken(on_host), choice.lacking)
 
 
-def _general_needs(
-    settings: Settings, shape: Shape, card: int | None, element_size: int, reason: str
-) -> Needs:
+def _general_needs(settings: Settings, shape: Shape, card: int | None, reason: str) -> Needs:
     """Checkpointed layer by layer, but for as many as the budget or, with "auto", the card lets keep everything."""
     tokens, rank, batch = settings.tokens, settings.rank or 0, (settings.batch_size, settings.max_length)
+    element_size = settings.element_size
     # Weights that train are in 32 bits, and autocast makes 16-bit ones of the projections beside them.
     projections, rest = memory.weight_bytes(
         shape, *(("none", 4) if settings.from_scratch else (settings.quantization, element_size))
@@ -217,7 +226,7 @@ def _layers_kept(settings: Settings, measured: general_path.Measured, card: int 
 
 
 def _weights(settings: Settings, projections: int, rest: int) -> list[Part]:
-    bits = 32 if settings.from_scratch else 16
+    bits = 32 if settings.from_scratch else 8 * settings.element_size
     kind = f"{bits} bits" if settings.from_scratch else settings.quantization
     return [
         Part("weights, projections", projections, kind),

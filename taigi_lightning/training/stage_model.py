@@ -32,6 +32,7 @@ from taigi_lightning.model.lineage import check_identity
 from taigi_lightning.model.longest_row import MAX_LENGTH, check_row_length
 from taigi_lightning.model.weight_check import check_weights
 from taigi_lightning.planning.base_files import check_base
+from taigi_lightning.planning.four_bit_options import check_from_scratch
 from taigi_lightning.terminal import joined
 from taigi_lightning.training.checkpoints import check_resumable, check_trained, check_whole
 from taigi_lightning.training.distributed import check_same_base, check_strategy
@@ -61,18 +62,6 @@ def run_model(module: Any, *inputs: Any, **options: Any) -> Any:
     if module.model is None:
         raise InputError("The model is not there yet: call module.configure_model() first.")
     return module.model(*inputs, **options)
-
-
-def check_from_scratch(quantization: Quantization, *, adapted: bool) -> None:
-    """Refuse what random weights cannot have.
-
-    Raises:
-        InputError: 4 bits, or an adapter.
-    """
-    if quantization == "nf4":
-        raise InputError("Random weights cannot train in 4 bits: set quantization to none with from_scratch.")
-    if adapted:
-        raise InputError("An adapter on random weights means nothing: leave lora and adapter out.")
 
 
 def what_trains(

@@ -167,7 +167,7 @@ def test_no_run_is_refused_that_its_plan_says_fits(rows: int, host: int) -> None
     like = SimpleNamespace(shape=shape, rank=64, element_size=2, device=torch.device("cpu"))
     for tenths in range(40, 130, 6):
         card, settings = tenths * GIB // 10, Settings(rank=64, batch_size=rows)
-        choice = training_needs.placed(settings, shape, card, 2, ASSUMED, host * GIB)
+        choice = training_needs.placed(settings, shape, card, ASSUMED, host * GIB)
         beyond = memory_decision._beyond(like, (rows, 2048), choice) - MARGIN * card  # type: ignore[arg-type]
         fits = training_needs.needs(settings, shape, card, host=host * GIB).total <= card
         refused, told = refused + (beyond > 0), told + (not fits)

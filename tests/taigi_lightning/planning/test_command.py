@@ -14,6 +14,7 @@ from taigi_lightning.cli import lightning_cli as cli
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning import command
 from taigi_lightning.planning.base_shape import KNOWN, read_base
+from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.needing_less import fitting
 from taigi_lightning.planning.settings import Settings, read_settings
@@ -175,7 +176,7 @@ def test_the_host_here_counts_with_the_card_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(command, "found_card", lambda: ("RTX 5050", 8 * GIB))
+    monkeypatch.setattr(command, "found_cards", lambda: [Card("RTX 5050", 8 * GIB)])
     monkeypatch.setattr(command, "available_bytes", lambda: 10 * GIB)
     assert plan(monkeypatch, *CPT) == 0
     assert "does not fit RTX 5050 (8.0 GiB) with 10.0 GiB of host memory available" in capsys.readouterr().out

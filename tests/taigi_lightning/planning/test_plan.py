@@ -18,13 +18,15 @@ from transformers import LlamaConfig
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.planning.base_shape import KNOWN
+from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.command import plan_config
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes
-from taigi_lightning.planning.plan import Card, Disk, Found, Plan, make_plan
+from taigi_lightning.planning.option_checks import check_options
+from taigi_lightning.planning.plan import Disk, Found, Plan, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.prediction_needs import predict_needs
-from taigi_lightning.planning.settings import Settings, check_options, corpus_characters, read_settings
+from taigi_lightning.planning.settings import Settings, corpus_characters, read_settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine
 from taigi_lightning.planning.training_needs import needs
 from taigi_lightning.training.best_checkpoint import checkpoint_callbacks

@@ -8,7 +8,8 @@ import pytest
 
 from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.memory import CONTEXT, GIB, packed_layer_bytes, prefill_bytes
-from taigi_lightning.planning.prediction_needs import fitting_tokens, predict_needs
+from taigi_lightning.planning.needing_less import fitting
+from taigi_lightning.planning.prediction_needs import predict_needs
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import Machine
 from taigi_lightning.planning.training_needs import needs
@@ -70,16 +71,24 @@ def test_dequantised_layers_fill_what_the_headroom_leaves() -> None:
 
 
 def test_fewer_tokens_are_advised_where_they_help() -> None:
-    resident = replace(SFT, weights_on_host="none")
-    tokens = fitting_tokens(resident, SHAPE, 11 * GIB)
-    assert tokens
-    assert predict_needs(replace(resident, batch_tokens=tokens), SHAPE).total <= 11 * GIB
-    assert predict_needs(replace(resident, batch_tokens=2 * tokens), SHAPE).total > 11 * GIB
-    assert fitting_tokens(resident, SHAPE, 8 * GIB) is None
+    general = "its layers are others"  # whose weights cannot wait
+    flags, fewer = fitting(SFT, SHAPE, 11 * GIB, general) or ([], SFT)
+    assert flags == [f"--data.batch_tokens {fewer.batch_tokens}"]
+    assert predict_needs(fewer, SHAPE, general=general).total <= 11 * GIB
+    twice = replace(fewer, batch_tokens=2 * fewer.batch_tokens)
+    assert predict_needs(twice, SHAPE, general=general).total > 11 * GIB
+    assert fitting(SFT, SHAPE, 8 * GIB, general) is None
     assert predict_needs(SFT, SHAPE, 3 * GIB).total > 3 * GIB
-    tokens = fitting_tokens(SFT, SHAPE, 3 * GIB)
-    assert tokens
-    assert predict_needs(replace(SFT, batch_tokens=tokens), SHAPE, 3 * GIB).total <= 3 * GIB
+    flags, fewer = fitting(SFT, SHAPE, 3 * GIB) or ([], SFT)
+    assert flags == [f"--data.batch_tokens {fewer.batch_tokens}"]
+    assert predict_needs(fewer, SHAPE, 3 * GIB).total <= 3 * GIB
+
+
+def test_weights_that_may_not_wait_are_what_is_said_to_change() -> None:
+    resident = replace(SFT, weights_on_host="none")
+    flags, changed = fitting(resident, SHAPE, 8 * GIB) or ([], SFT)
+    assert flags == ["--model.weights_on_host auto"]
+    assert predict_needs(changed, SHAPE, 8 * GIB).total <= 8 * GIB
 
 
 @pytest.mark.parametrize(("card", "measured", "waiting"), [(6.6, 5.86, 24)])

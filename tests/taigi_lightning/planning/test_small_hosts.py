@@ -7,6 +7,7 @@ import pytest
 from taigi_lightning.planning import activation_plan
 from taigi_lightning.planning.activation_plan import LOOSE_MARGIN, layer_bytes, transient_bytes
 from taigi_lightning.planning.base_shape import KNOWN, gemma3
+from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.host_budget import HOST_SHARE, PROCESS
 from taigi_lightning.planning.memory import (
     CONTEXT,
@@ -18,7 +19,7 @@ from taigi_lightning.planning.memory import (
     weight_bytes,
 )
 from taigi_lightning.planning.needing_less import fits, fitting, wanted_host
-from taigi_lightning.planning.plan import Card, Found, make_plan
+from taigi_lightning.planning.plan import Found, make_plan
 from taigi_lightning.planning.plan_text import render
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED
