@@ -112,6 +112,9 @@ class Counts(msgspec.Struct):
         default_factory=dict
     )  # rows, articles, characters of each file
     hits: list[dict[str, str]] = msgspec.field(default_factory=list)
+    fields: Counter[str] = msgspec.field(
+        default_factory=Counter
+    )  # articles that have a title, an author, numbers
 
     def add(self, other: Counts) -> None:
         """Add the counts of later articles; hits and samples are appended, samples thinned out where they are many."""
@@ -119,6 +122,7 @@ class Counts(msgspec.Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.converted_articles += other.converted_articles
         self.changes.update(other.changes)
+        self.fields.update(other.fields)
         self.removed.update(other.removed)
         for rule, spans in other.spans.items():
             self.spans.setdefault(rule, Counter()).update(spans)

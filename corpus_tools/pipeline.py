@@ -33,7 +33,7 @@ from corpus_tools.files.streams import is_large
 from corpus_tools.filtering.decontamination import read_questions
 from corpus_tools.filtering.segments import Limits
 from corpus_tools.options import CorpusOptions
-from corpus_tools.report.counts import corpus_report
+from corpus_tools.report.counts import corpus_report, lack_of_titles
 from corpus_tools.report.html_page import render_page
 from corpus_tools.signals import held_back
 from corpus_tools.steps.clean_all import Cleaned, clean_all
@@ -189,7 +189,7 @@ def _need_documents(report: Mapping[str, Any]) -> None:
         skipped = f", {len(left_out)} files or rows skipped ({': '.join(left_out[0])})" if left_out else ""
         raise InputError(
             f"no document left of {report['rows']['read']} rows (dropped: {reasons or 'none'}){skipped}; "
-            "look at the input or lower --min_chars."
+            f"look at the input or lower --min_chars.{lack_of_titles(report)}"
         )
     if not report["documents"].get("train"):
         raise InputError(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
+
+from corpus_tools.report.counts import lack_of_titles
 
 NEARLY_NOTHING = 0.2  # of the characters
 _WORTH_A_WORD = 1_000  # characters of a source
@@ -24,6 +27,7 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"only {characters['kept'] / characters['read']:.1%} of the characters were kept; most of the others went "
             f"as {most}. See report.html, and whether text, title and paragraph_id are what they are taken for."
+            f"{lack_of_titles(report)}"
         )
     else:
         poor = [
@@ -38,6 +42,7 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"of {len(poor)} of {len(report['sources'])} files nearly nothing was kept ({names}"
                 f"{', ...' if poor[3:] else ''}); see them in report.html."
             )
+    yield from _of_input(report)
     if empty := [source["source"] for source in report["sources"] if source.get("rows") == 0]:
         yield f"{len(empty)} files have no rows ({', '.join(empty[:3])}{', ...' if empty[3:] else ''})."
     yield from _of_texts(report)
@@ -47,6 +52,22 @@ def warnings_of(report: Mapping[str, Any]) -> Iterator[str]:
                 f"{count} files, {first} the first, share titles by the same author and became one article each; "
                 "look at their titles."
             )
+
+
+def _of_input(report: Mapping[str, Any]) -> Iterator[str]:
+    """What was not found: columns that options name, a format for files that lie there."""
+    fields = report["options"].get("fields", {}) if "options" in report else {}
+    for field, count in report.get("articles_with", {}).items():
+        if field in fields and not count:
+            yield f"no row has {fields[field]!r}, which --fields.{field} names; see how the files write it."
+    if others := report.get("passed_over_files", ()):
+        endings = ", ".join(sorted({PurePosixPath(name).suffix or "none" for name in others})[:5])
+        one = len(others) == 1
+        yield (
+            f"{len(others)} file{' was' if one else 's were'} not read, for {'its' if one else 'their'} ending"
+            f"{'' if one else 's'} ({endings}) stand{'s' if one else ''} for no format that is known "
+            f"({', '.join(others[:3])}{', ...' if others[3:] else ''}); convert what holds texts."
+        )
 
 
 def _of_texts(report: Mapping[str, Any]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def read_rows(
             rows = _read_csv(path, fields, data, found, "\t" if kind == ".tsv" else ",")
         elif kind in TEXTS:
             title, text = title_of(source.name), decode(path, data)
-            lines = text.splitlines(keepends=True) if kind == ".txt" else subtitle_lines(text)
+            lines = list(io.StringIO(text, newline="")) if kind == ".txt" else subtitle_lines(text)
             rows = [Row(line, title) for line in lines]
         else:
             rows = read_json(path, fields, data, found, lines=kind != ".json")

@@ -46,6 +46,7 @@ def corpus_report(
     Characters read + line breaks added = removed by rules + dropped + edges (line breaks between documents
     and around dropped paragraphs) + kept. Line breaks added include spaces between romanised words.
     `files_sharing_titles`: for each file with whose articles those of other files go on, how many files they are.
+    `articles_with`: how many articles have a title, an author, a number in their first row.
     """
     documents = _sum([p.documents for p in parts])
     rules = _rules(counts)
@@ -63,6 +64,7 @@ def corpus_report(
             "simplified": sum(p.simplified_articles for p in parts),
             "converted": counts.converted_articles,
         },
+        "articles_with": {name: counts.fields[name] for name in ("title", "author", "paragraph_id")},
         "documents": {"total": sum(documents.values()), **documents},
         "rules": rules,
         "unknown_private_use": _ranked(_sum([p.unknown_private_use for p in parts])),
@@ -76,6 +78,17 @@ def corpus_report(
         "skipped_files": dict(skipped),
         "passed_over_files": list(passed_over),
     }
+
+
+def lack_of_titles(report: Mapping[str, Any]) -> str:
+    """What to say where rows are too short because none has a title; "" where that is not so."""
+    too_short = report["rows"]["dropped"].get("too_short", 0) if "rows" in report else 0
+    if too_short < 2 or report["articles_with"]["title"]:
+        return ""
+    return (
+        " No row has a title, so each is an article of its own: where several are one, name the column or key that "
+        "they share with --fields.title."
+    )
 
 
 def _rules(counts: Counts) -> dict[str, Any]:

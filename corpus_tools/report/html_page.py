@@ -69,6 +69,7 @@ def render_page(report: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
                 map(_garbled, report.get("garbled_articles", []))
             ),
             "Skipped files": list(report["skipped_files"].items()),
+            "Files not read": [(name, "no known format") for name in report.get("passed_over_files", [])],
             "Options": list(report["options"].items()),
         },
         marked=marked,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 
 from rich.console import Console
@@ -12,6 +12,11 @@ from rich.text import Text
 from corpus_tools.errors import printable
 
 _CONTEXT = 12
+_SHOWN = 20  # changes of a line
+_WINDOW = 600  # characters of a line that are compared at once
+_MEETS = 8  # characters alike, behind which the next window may begin
+
+Opcode = tuple[str, int, int, int, int]
 
 
 def line_diff(before: str, after: str, marks: bool = False) -> Text:
@@ -21,7 +26,11 @@ def line_diff(before: str, after: str, marks: bool = False) -> Text:
     '好[-...-]{+……+}'
     """
     diff = Text()
-    for tag, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    shown = 0
+    for tag, a, b, c, d in _opcodes(before, after):
+        shown += tag != "equal"
+        if shown > _SHOWN:
+            return diff.append(" … and more", "dim")
         if tag == "equal":
             same = before[a:b]
             if len(same) > 2 * _CONTEXT:
@@ -35,6 +44,40 @@ def line_diff(before: str, after: str, marks: bool = False) -> Text:
                 if text:
                     diff.append(mark.format(_visible(text)) if marks else _visible(text), style)
     return diff
+
+
+def _opcodes(before: str, after: str) -> Iterator[Opcode]:
+    """What `SequenceMatcher` finds, window by window: its time grows with the square of what it is given, and a line
+    may have millions of characters.
+    """
+    a = c = 0
+    while a < len(before) or c < len(after):
+        same = _alike(before, a, after, c)
+        if same:
+            yield "equal", a, a + same, c, c + same
+        a, c = a + same, c + same
+        old, new = before[a : a + _WINDOW], after[c : c + _WINDOW]
+        found = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+        if a + len(old) < len(before) or c + len(new) < len(after):
+            # The windows end at different places of the text: what is behind their last meeting says nothing.
+            meets = [k for k, (tag, i, j, *_) in enumerate(found) if tag == "equal" and j - i >= _MEETS]
+            found = found[: meets[-1]] if meets else found
+        for tag, i, j, k, m in found:
+            yield tag, a + i, a + j, c + k, c + m
+        if found:
+            a, c = a + found[-1][2], c + found[-1][4]
+
+
+def _alike(before: str, a: int, after: str, c: int) -> int:
+    """How many characters are alike from two places on."""
+    size, step = 0, 1 << 16
+    while step:
+        piece = before[a + size : a + size + step]
+        if len(piece) == step and piece == after[c + size : c + size + step]:
+            size += step
+        else:
+            step //= 2
+    return size
 
 
 def _visible(text: str) -> str:

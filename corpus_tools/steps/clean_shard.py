@@ -235,6 +235,12 @@ def articles_of(given: ShardRows, unit: Unit, counts: Counts, kinds: list[RowKin
         counts.line_breaks += len(article.text) - raw
         counts.characters += raw
         counts.sources[name].update(articles=1, characters=raw)
+        found = {
+            "title": article.title,
+            "author": article.author,
+            "paragraph_id": first.paragraph_id is not None,
+        }
+        counts.fields.update(name for name, value in found.items() if value)
         kinds.append(seen.kind)
         yield article
 

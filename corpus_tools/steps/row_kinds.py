@@ -157,6 +157,14 @@ def _edge_spaces(seams: Sequence[_Seam]) -> Spaces:
     return "lost" if at_spaces else "unknown"
 
 
+def _cut_by_length(seams: Sequence[_Seam], looked_at: int) -> bool:
+    """Whether rows that meet in words of letters are nearly all as long as the longest, which no lines of verse are."""
+    full = max((seam.size for seam in seams), default=0)
+    return len(seams) >= max(_FEW, looked_at / 8) and sum(seam.size == full for seam in seams) >= 0.8 * len(
+        seams
+    )
+
+
 def _overlaps(text: str, after: str) -> bool:
     """Whether a text ends with what the next one begins with, neither of them with all of it.
 
@@ -183,7 +191,9 @@ def _judge(seen: Sequence[_Look | None]) -> Evidence:
         if not all_short or len(looks) < _FEW:
             return Evidence("window", len(looks), overlapping=overlapping, spaces=spaces)
     kind: RowKind = "window"
-    if left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
+    if _cut_by_length([look.seam for look in looks if look.seam], len(looks)):
+        kind = "window"
+    elif left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
         kind = "line"
     elif left_open:
         headings = sum(look.stands_alone and look.length <= _SHORT for look in left_open)

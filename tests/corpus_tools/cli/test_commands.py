@@ -108,6 +108,26 @@ def test_an_empty_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no document left of 1 rows" in error and "too_short" in error
 
 
+def test_rows_without_a_title_columns_that_are_not_there_and_files_not_read_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    lines = "".join(f"song{i % 2},Ysy moy a dir in tir na {i}\n" for i in range(9))
+    (tmp_path / "in" / "a.csv").write_text(f"song,text\n{lines}", encoding="utf-8")
+    (tmp_path / "in" / "b.md").write_text("a", encoding="utf-8")
+    clean = ["clean", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]
+    assert main([*clean, "--fields.title=Song"]) == 1
+    assert "No row has a title, so each is an article of its own" in capsys.readouterr().err
+    assert main([*clean, "--fields.title=Song", "--min_chars=5"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: no row has 'Song', which --fields.title names" in said
+    assert (
+        "warning: 1 file was not read, for its ending (.md) stands for no format that is known (b.md)" in said
+    )
+    assert main([*clean, "--fields.title=song"]) == 0
+    assert "'song'" not in capsys.readouterr().err
+
+
 def test_preview_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_rows(tmp_path / "a.json", rows_of("甲", "阮兜,看https://a.tw/b。"))
     before = path.read_bytes()

@@ -93,6 +93,16 @@ def test_few_rows_are_windows_unless_no_window_is_so_short(texts: list[str], kin
     assert kind_of_rows([Row(text, "歌") for text in texts]).kind == kind
 
 
+def test_short_windows_of_one_length_are_no_verse() -> None:
+    sentence = "我beh去Tâi-pak chhōe朋友，了後koh轉來。伊kóng：「Lí m̄-thang bē kì-tit！」阮lóng笑--khí-lâi，是真chhù-bī ê。"
+    text = sentence * 20
+    windows = [text[at : at + 67] for at in range(0, len(text), 67)]
+    seen = kind_of_rows([Row(window, "濫") for window in windows])
+    assert (seen.kind, join_rows(windows, seen.kind, seen.spaces)[0].replace("\n", "")) == ("window", text)
+    verse = [Row(line * 3, "歌") for line in SONG * 5]  # of one length, but without words of letters
+    assert kind_of_rows(verse).kind == "line"
+
+
 @pytest.mark.parametrize("width", range(125, 200, 15))
 def test_windows_cut_between_words_or_anywhere_become_the_text_again(width: int) -> None:
     text = " ".join(random.Random(width).choices(WORDS, k=2000))
