@@ -94,7 +94,9 @@ def test_few_rows_are_windows_unless_no_window_is_so_short(texts: list[str], kin
 
 
 def test_short_windows_of_one_length_are_no_verse() -> None:
-    sentence = "我beh去Tâi-pak chhōe朋友，了後koh轉來。伊kóng：「Lí m̄-thang bē kì-tit！」阮lóng笑--khí-lâi，是真chhù-bī ê。"
+    sentence = (
+        "我beh去Tâi-pak chhōe朋友，koh轉來。伊kóng：「Lí m̄-thang bē kì-tit！」阮lóng笑--khí-lâi，chhù-bī ê。"
+    )
     text = sentence * 20
     windows = [text[at : at + 67] for at in range(0, len(text), 67)]
     seen = kind_of_rows([Row(window, "濫") for window in windows])
