@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from taigi_lightning.errors import InputError
+from taigi_lightning.signals import held_back
 from taigi_lightning.windows import path_problem, patiently
 
 PARTIAL = ".partial"
+EARLIER = ".earlier"  # what a folder is called while another takes its place
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; what the block writes there takes the place of `path` when it succeeds.
 
-    The block may write a file or make a folder; a folder replaces the earlier one as a whole. If the block fails,
-    `path` stays as it was and what was begun is removed. What a killed process left is replaced by the next one.
+    The block may write a file or make a folder; a folder replaces the earlier one as a whole. If the block fails, or
+    the replacing, `path` stays as it was and what was begun is removed. What a killed process left is replaced by the
+    next one.
 
     Raises:
         InputError: on Windows, the path is too long or has a name that no file may have there.
@@ -32,11 +35,27 @@ def written_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield aside
-        if path.is_dir():  # a folder is not renamed onto one that holds files
-            _remove(path)
-        patiently(lambda: aside.replace(path))
+        if path.is_dir():
+            _swap(aside, path)
+        else:
+            patiently(lambda: aside.replace(path))
     finally:
         _remove(aside)
+
+
+def _swap(aside: Path, path: Path) -> None:
+    """Put what is written aside in the place of a folder, which steps aside first: none is renamed onto another."""
+    earlier = path.with_name(path.name + EARLIER)
+    with held_back():
+        _remove(earlier)
+        patiently(lambda: path.rename(earlier))
+        try:
+            patiently(lambda: aside.replace(path))
+        except OSError:
+            earlier.rename(path)
+            raise
+        with suppress(OSError):  # a file of it is in use, on Windows; the next one removes it
+            _remove(earlier)
 
 
 def check_place(path: Path, names: Iterable[str] = ("",)) -> None:

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -35,7 +36,8 @@ def handle_signals(handler: Handler) -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     before: dict[int, Any] = {number: signal.getsignal(number) for number in STOPPING}
-    before = {number: found for number, found in before.items() if found is not signal.SIG_IGN}
+    # None is a handler that is not Python's, which could not be put back.
+    before = {number: found for number, found in before.items() if found not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, handler)
     return before
@@ -46,6 +48,19 @@ def restore_signals(before: dict[int, Any]) -> None:
     while before:
         number, handler = before.popitem()
         signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals that stop a command wait until this block is done, which must happen wholly or not at all."""
+    arrived: list[int] = []
+    before = handle_signals(lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        restore_signals(before)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
 
 
 def exit_at_once(number: int, frame: FrameType | None) -> None:

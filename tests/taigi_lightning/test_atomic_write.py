@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,36 @@ def test_a_folder_replaces_the_earlier_one_as_a_whole(tmp_path: Path) -> None:
         with written_aside(path) as aside:
             aside.mkdir()
             (aside / name).touch()
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_replaced_stays_and_so_does_one_whose_replacing_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "adapter"
+    replace = Path.replace
+
+    def write(name: str) -> None:
+        with written_aside(path) as aside:
+            aside.mkdir()
+            (aside / name).touch()
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError("a scanner holds a file of it")
+
+    def stop_and_replace(self: Path, target: Path) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        return replace(self, target)
+
+    write("old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        write("new")
+    assert [file.name for file in path.iterdir()] == ["old"]
+    monkeypatch.setattr(Path, "replace", stop_and_replace)
+    with pytest.raises(KeyboardInterrupt):
+        write("new")
     assert [file.name for file in path.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [path]
 
