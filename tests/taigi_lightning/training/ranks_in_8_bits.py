@@ -13,22 +13,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.fast_path.apply import fast_decoder
-from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.training import matmul_guard, stage_model
 from taigi_lightning.training.kept_directions import directions_of
-from taigi_lightning.training.module import CausalLMModule
+from tests.taigi_lightning.training.runs_in_8_bits import Stop, train
 
 STOPPED = Path("stopped.ckpt")
-
-
-class Stop(Callback):
-    """Save the run after its second step, as if it were stopped there."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
-            trainer.save_checkpoint(STOPPED)
 
 
 def digest(tensors: Sequence[Tensor | None]) -> str:
@@ -39,17 +29,10 @@ def digest(tensors: Sequence[Tensor | None]) -> str:
     return found.hexdigest()
 
 
-def train(*callbacks: Callback, checkpoint: Path | None = None) -> pl.Trainer:
+def train_both(*callbacks: Callback, checkpoint: Path | None = None) -> pl.Trainer:
     """Four steps, of four rows of 64 tokens a rank."""
-    pl.seed_everything(1, verbose=False)
-    module = CausalLMModule("models/base", lora=LoraSettings(r=4), matmul="int8_mixed")
-    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=4, max_length=64, validation_split=None)
-    trainer = pl.Trainer(
-        max_steps=4, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
-    )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
-    return trainer
+    ranks: dict[str, Any] = {"devices": 2, "strategy": "ddp"}
+    return train("int8_mixed", 4, *callbacks, checkpoint=checkpoint, dropout=0.0, **ranks)
 
 
 def found(trainer: pl.Trainer) -> dict[str, str]:
@@ -68,11 +51,11 @@ def found(trainer: pl.Trainer) -> dict[str, str]:
 def main() -> None:
     """An unbroken run, one that goes on from its second step, and one in which one rank alone finds it too far."""
     stage_model.check_matmul = lambda *_: None  # a CPU would be refused
-    whole = train(Stop())
-    runs = {"whole": found(whole), "resumed": found(train(checkpoint=STOPPED))}
+    whole = train_both(Stop(STOPPED))
+    runs = {"whole": found(whole), "resumed": found(train_both(checkpoint=STOPPED))}
     if whole.global_rank == 1:
         matmul_guard.cosine_of = lambda *_: -1.0
-    runs["given up"] = found(train())
+    runs["given up"] = found(train_both())
     Path(f"rank-{whole.global_rank}.json").write_text(json.dumps(runs))
 
 

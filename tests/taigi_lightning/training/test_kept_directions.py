@@ -12,14 +12,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation.prediction_writer import PredictionWriter
 from taigi_lightning.evaluation.run_reports import report_predictions
 from taigi_lightning.fast_path.apply import fast_decoder
-from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.tasks.question_batches import EncodedQuestion
-from taigi_lightning.training import matmul_guard, stage_model
+from taigi_lightning.training import matmul_guard
 from taigi_lightning.training.kept_directions import (
     KEY,
     KeptDirections,
@@ -31,37 +29,11 @@ from taigi_lightning.training.kept_directions import (
 from taigi_lightning.training.matmul_guard import MatmulGuard
 from taigi_lightning.training.module import CausalLMModule
 from tests.taigi_lightning.question_csv import TO_ANSWER, write_csv
+from tests.taigi_lightning.training.runs_in_8_bits import Stop, emulating, train
 from tests.warm_python import WarmPython
 
+__all__ = ["emulating"]  # a fixture
 SEVERAL = "several processes, which PyTorch for Windows cannot let train together"
-
-
-class Stop(Callback):
-    """Save the run after its second step, as if it were stopped there."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
-            trainer.save_checkpoint(self.file)
-
-
-def train(
-    home: Path, matmul: str, steps: int, checkpoint: Path | None = None, *callbacks: Callback, rows: int = 4
-) -> pl.Trainer:
-    pl.seed_everything(1, verbose=False)
-    module = CausalLMModule("models/base", lora=LoraSettings(r=4, lora_dropout=0.1), matmul=matmul)  # type: ignore[arg-type]
-    # Rows of 64 tokens, four at once: just enough to look for directions in.
-    data = CPTDataModule(
-        "data/cpt_corpus", "models/base", batch_size=rows, max_length=64, validation_split=None
-    )
-    trainer = pl.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=home, callbacks=list(callbacks),
-    )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=False)
-    return trainer
 
 
 def directions(trainer: pl.Trainer) -> list[Tensor]:
@@ -69,42 +41,35 @@ def directions(trainer: pl.Trainer) -> list[Tensor]:
     return [one for one in found if one is not None]
 
 
-@pytest.fixture
-def emulating(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A CPU would be refused."""
-    monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)
-    return home
-
-
 def test_a_resumed_run_goes_on_along_the_directions_it_had(
     emulating: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = emulating / "stopped.ckpt"
-    whole = train(emulating, "int8_mixed", 4, None, Stop(file))
-    resumed = train(emulating, "int8_mixed", 4, file)
+    whole = train("int8_mixed", 4, Stop(file))
+    resumed = train("int8_mixed", 4, checkpoint=file)
     assert len(directions(whole)) == len(strong_parts(whole.lightning_module)) > 0
     assert all(map(torch.equal, directions(resumed), directions(whole)))
     wanted, found = (t.lightning_module.state_dict() for t in (whole, resumed))
     assert wanted.keys() == found.keys() and all(torch.equal(wanted[n], found[n]) for n in wanted)
     # Without them it looks again, in another batch.
     monkeypatch.setattr(KeptDirections, "on_load_checkpoint", lambda *_: None)
-    anew = train(emulating, "int8_mixed", 4, file)
+    anew = train("int8_mixed", 4, checkpoint=file)
     assert not any(map(torch.equal, directions(anew), directions(whole)))
 
 
 def test_other_products_have_none_to_keep(emulating: Path) -> None:
     file = emulating / "stopped.ckpt"
-    train(emulating, "int8", 1).save_checkpoint(file)
+    train("int8", 1).save_checkpoint(file)
     assert KEY not in torch.load(file, weights_only=False)
-    resumed = train(emulating, "int8_mixed", 2, file)
+    resumed = train("int8_mixed", 2, checkpoint=file)
     assert directions(resumed)
     resumed.save_checkpoint(file)
-    assert strong_parts(train(emulating, "int8", 3, file).lightning_module).count(None) > 0
+    assert strong_parts(train("int8", 3, checkpoint=file).lightning_module).count(None) > 0
 
 
 def test_a_run_that_goes_on_in_16_bits_holds_none(emulating: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 1.1)
-    trainer = train(emulating, "int8_mixed", 1)
+    trainer = train("int8_mixed", 1)
     decoder = fast_decoder(trainer.lightning_module.model)
     assert decoder is not None and decoder.matmul == "bf16"
     assert strong_parts(trainer.lightning_module) and not directions(trainer)
@@ -123,7 +88,7 @@ def test_what_is_compared_is_what_trains(
         def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
             compared.append(directions(trainer))  # after the guard, before the step
 
-    trainer = train(emulating, "int8_mixed", 1, None, MatmulGuard(), Note(), rows=rows)
+    trainer = train("int8_mixed", 1, MatmulGuard(), Note(), rows=rows)
     assert [bool(one) for one in compared] == [found] == [bool(directions(trainer))]
     said = capsys.readouterr().out
     assert ("until one has, int8_mixed computes as int8 does" in said) != found

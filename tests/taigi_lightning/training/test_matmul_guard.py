@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +14,34 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
-from taigi_lightning.data.cpt import CPTDataModule
 from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.eight_bit_weights import FORMATS
-from taigi_lightning.model.adapters import LoraSettings
 from taigi_lightning.planning.run_files import HOW_TRAINED
 from taigi_lightning.training import matmul_guard, stage_model
 from taigi_lightning.training.matmul_guard import MatmulGuard, cosine_of, fullest_rows, verdict
 from taigi_lightning.training.module import CausalLMModule
 from taigi_lightning.training.run_summary import Announcement
+from tests.taigi_lightning.training.runs_in_8_bits import emulating, train
 
+__all__ = ["emulating"]  # a fixture
 Weights = dict[str, Tensor]
 
 
-def train(home: Path, matmul: str, name: str) -> tuple[str, Weights, list[dict[str, str]]]:
+def watched(home: Path, matmul: str, name: str) -> tuple[str, Weights, list[dict[str, str]]]:
     """Five optimizer steps of two micro-batches: what products are in at the end, the adapter, and what was logged.
 
     home then has what the run's report says of the model.
     """
-    pl.seed_everything(1, verbose=False)
-    module = CausalLMModule("models/base", lora=LoraSettings(r=4, lora_dropout=0.1), matmul=matmul)  # type: ignore[arg-type]
-    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=2, max_length=64, validation_split=None)
-    trainer = pl.Trainer(
-        max_steps=5, accumulate_grad_batches=2, accelerator="cpu", logger=CSVLogger(home, name=name, version=""),
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-        default_root_dir=home, callbacks=[Announcement()],
-    )  # fmt: skip
-    trainer.fit(module, data)
+    logger = CSVLogger(home, name=name, version="")
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 1, "logger": logger}
+    trainer = train(matmul, 5, Announcement(), rows=2, **options)
+    module: Any = trainer.lightning_module
     decoder: Any = fast_decoder(module.model)
     with (home / name / "metrics.csv").open(encoding="utf-8") as file:
         rows = [
             row for row in csv.DictReader(file) if any(row.get(f"{form}/gradient_cosine") for form in FORMATS)
         ]
     return decoder.matmul, {n: value.clone() for n, value in module.state_dict().items()}, rows
-
-
-@pytest.fixture
-def emulating(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A CPU would be refused."""
-    monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)
-    return home
 
 
 def same(one: Weights, other: Weights) -> bool:
@@ -67,7 +56,7 @@ def test_a_run_that_agrees_goes_on_in_8_bits_and_is_not_touched(
     form: str,
     least: float,
 ) -> None:
-    matmul, watched, rows = train(emulating, form, "watched")
+    matmul, compared, rows = watched(emulating, form, "watched")
     assert matmul == form
     said = capsys.readouterr().out
     assert f"products with the 4-bit weights in {form}: the first steps compare it" in said
@@ -85,42 +74,26 @@ def test_a_run_that_agrees_goes_on_in_8_bits_and_is_not_touched(
     assert all(least < cosine < 0.99999 for cosine in cosines)
     assert all(0 < abs(float(row[f"{form}/loss_difference"])) < 0.05 for row in rows)
     monkeypatch.setattr(matmul_guard, "CHECKED", 0)
-    _, alone, none = train(emulating, form, "alone")
+    _, alone, none = watched(emulating, form, "alone")
     assert not none
-    assert same(watched, alone)
+    assert same(compared, alone)
 
 
 def test_a_run_that_differs_is_a_run_in_16_bits(
     emulating: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 0.99999)
-    matmul, found, rows = train(emulating, "fp8", "differs")
+    matmul, found, rows = watched(emulating, "fp8", "differs")
     said = capsys.readouterr().out
     assert "their mean cosine to those in 16 bits is 0.9" in said and "goes on in 16 bits" in said
     assert "Nearer to 16 bits than fp8, and as fast: --model.matmul int8." in said
     assert (matmul, len(rows)) == ("bf16", 1)
-    _, wanted, none = train(emulating, "bf16", "plain")
+    _, wanted, none = watched(emulating, "bf16", "plain")
     assert not none
     assert same(found, wanted)
 
 
-def small_run(
-    home: Path,
-    steps: int,
-    *callbacks: pl.Callback,
-    checkpoint: Path | None = None,
-    kind: Any = CausalLMModule,
-) -> pl.Trainer:
-    """A run in int8, of micro-batches of one row."""
-    pl.seed_everything(1, verbose=False)
-    module = kind("models/base", lora=LoraSettings(r=4), matmul="int8")
-    data = CPTDataModule("data/cpt_corpus", "models/base", batch_size=1, max_length=64, validation_split=None)
-    trainer = pl.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=home, callbacks=list(callbacks),
-    )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=False)
-    return trainer
+small_run = partial(train, "int8", rows=1, dropout=0.0)
 
 
 def products_of(trainer: pl.Trainer) -> str:
@@ -133,19 +106,19 @@ def test_a_resumed_run_has_given_up_what_the_first_had(
     emulating: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, right = emulating / "one.ckpt", emulating / "right.ckpt"
-    small_run(emulating, 1).save_checkpoint(right)
+    small_run(1).save_checkpoint(right)
     monkeypatch.setattr(matmul_guard, "LEAST_COSINE", 0.99999)
-    given_up = small_run(emulating, 1)
+    given_up = small_run(1)
     given_up.save_checkpoint(file)
     monkeypatch.undo()
     monkeypatch.setattr(stage_model, "check_matmul", lambda *_: None)
     monkeypatch.chdir(emulating)
     capsys.readouterr()
-    assert products_of(small_run(emulating, 2, checkpoint=file)) == "bf16"
+    assert products_of(small_run(2, checkpoint=file)) == "bf16"
     said = capsys.readouterr().out
     assert "in int8 turned the gradients too far when this run began: it goes on in 16 bits" in said
     assert "--model.matmul int8_mixed." in said and "against 16 bits" not in said
-    assert products_of(small_run(emulating, 2, checkpoint=right)) == "int8"
+    assert products_of(small_run(2, checkpoint=right)) == "int8"
     assert "Products in int8, against 16 bits" in capsys.readouterr().out
 
 
@@ -160,7 +133,7 @@ def test_numbers_that_are_none_are_laid_to_8_bits_only_where_they_are_theirs(
         return loss, [g * float("nan") for g in found] if way != "bf16" or spoilt == "16 bits too" else found
 
     monkeypatch.setattr(MatmulGuard, "_gradients", changed)
-    trainer = small_run(emulating, 4)
+    trainer = small_run(4)
     said = capsys.readouterr().out
     if spoilt == "16 bits too":
         assert products_of(trainer) == "int8"
@@ -183,7 +156,7 @@ class Weighed(CausalLMModule):
 def test_a_loss_of_ones_own_reads_what_else_is_in_its_rows(
     emulating: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert products_of(small_run(emulating, 1, kind=Weighed)) == "int8"
+    assert products_of(small_run(1, kind=Weighed)) == "int8"
     assert "steps compared: 1" in capsys.readouterr().out
 
 
@@ -199,11 +172,11 @@ def test_a_run_that_breaks_off_while_it_is_watched_may_hold_weights_in_the_next(
             broken.append(pl_module)
 
     with pytest.raises(RuntimeError, match="broken off"):
-        small_run(emulating, 5, Break(), Keep())
+        small_run(5, Break(), Keep())
     decoder = fast_decoder(broken[0].model)
     assert decoder is not None and decoder.compared
     fill = decoder.fill
-    again = small_run(emulating, 4, kind=lambda *_, **__: broken[0])
+    again = small_run(4, kind=lambda *_, **__: broken[0])
     assert products_of(again) == "int8" and decoder.fill == fill and fast_decoder(broken[0].model) is decoder
 
 
