@@ -57,6 +57,7 @@ class PredictionWriter(Callback):
         self._expected: dict[Key, str] = {}
         self._journal: IO[str] | None = None
         self.said: str | None = None  # of the last run's close calls
+        self.written = False  # what the last run answered
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out what is answered already, the same on every device, and open this device's journal."""
@@ -72,7 +73,11 @@ class PredictionWriter(Callback):
         for file in (self.output, probabilities_path(self.output)):
             if in_use(file):
                 raise InputError(f"{file} is open in another program, such as Excel. Close it there first.")
-        self._expected = {(q.row, q.rotation): q.id for q in data.encoded}
+        self._expected, self.said, self.written = (
+            {(q.row, q.rotation): q.id for q in data.encoded},
+            None,
+            False,
+        )
         header = _identity(pl_module, data, trainer.ckpt_path)
         answered: Iterable[Key] = ()
         if trainer.is_global_zero:
@@ -124,6 +129,7 @@ class PredictionWriter(Callback):
             _hand_back(trainer, settled)
             if trainer.is_global_zero:
                 self._write(settled, pl_module.answer_strategy)  # type: ignore[arg-type]
+            self.written = True
         elif trainer.is_global_zero:
             logger.warning(
                 "%d of %d questions are unanswered, so %s is not written; the journal beside it keeps the rest. "
@@ -234,12 +240,6 @@ def _identity(module: Any, data: PredictDataModule, checkpoint: Any) -> dict[str
         "strategy": module.answer_strategy,
         "questions": questions.hexdigest(),
     }
-
-
-def products_in_8_bits(module: Any) -> str | None:
-    """The `matmul` in which a `CausalLMModule` answers; None if that is in 16 bits, as generating always is."""
-    rounded = forward_in_8_bits(module.matmul) and module.answer_strategy == "choice"
-    return module.matmul if rounded else None
 
 
 def _file_hash(path: Path) -> str:

@@ -8,11 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
 
-from taigi_lightning.evaluation.prediction_writer import (
-    PredictionWriter,
-    probabilities_path,
-    products_in_8_bits,
-)
+from taigi_lightning.evaluation.prediction_writer import PredictionWriter, probabilities_path
 from taigi_lightning.reports.model_card import write_model_cards
 from taigi_lightning.reports.prediction_report import write_predict_report
 from taigi_lightning.reports.training_report import write_fit_report
@@ -34,17 +30,15 @@ def report_training(trainer: pl.Trainer) -> None:
 
 
 def report_predictions(trainer: pl.Trainer, module: Any, data: Any) -> None:
-    """Write a report beside the predictions of a `PredictionWriter`, on the first rank."""
+    """Write a report beside what a `PredictionWriter` wrote in this run, on the first rank."""
     for writer in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(writer, PredictionWriter) or not trainer.is_global_zero:
+        if not isinstance(writer, PredictionWriter) or not writer.written or not trainer.is_global_zero:
             continue
-        details = probabilities_path(writer.output)
-        if writer.output.is_file() and details.is_file():
-            named = {
-                "model": module.base,
-                "adapter": module.adapter,
-                "products in": writer.said or products_in_8_bits(module),
-                "questions": data.path,
-            }
-            labels = data.prompt.answers
-            print_line(f"Report: {write_predict_report(writer.output, details, data.asked, named, labels)}")
+        named = {
+            "model": module.base,
+            "adapter": module.adapter,
+            "products in": writer.said,
+            "questions": data.path,
+        }
+        details, labels = probabilities_path(writer.output), data.prompt.answers
+        print_line(f"Report: {write_predict_report(writer.output, details, data.asked, named, labels)}")

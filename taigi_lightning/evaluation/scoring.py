@@ -144,7 +144,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     (0.21875, 1.0, 1.0)
     """
     disagreements = only_first + only_second
-    tail = sum(math.comb(disagreements, k) for k in range(min(only_first, only_second) + 1))
+    term, tail = 1, 0  # how many splits give one side k, and k or fewer
+    for k in range(min(only_first, only_second) + 1):
+        tail += term
+        term = term * (disagreements - k) // (k + 1)
     # Whole numbers until the one division: a float would overflow at some 1,000 disagreements.
     return min(1.0, float(2 * tail / 2**disagreements))
 

@@ -103,7 +103,7 @@ class ProjectionGroup:
 
         Args:
             backward: there will be a backward pass, for which 8 bits are held transposed; without one they are held
-                with all updates added.
+                with all updates added, as these are when a pass begins.
         """
         forward, held = self.forward_in_8_bits, self.eight_bit
         folded = held is not None and held.folds and forward and not backward

@@ -55,7 +55,8 @@ class KeptDirections(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Once a rank has found directions, let all split along them: before that no step is taken with them."""
+        """Once a rank has found directions, let all split along them. `MatmulGuard` looks for them before this; where
+        it could not, a rank's first micro-batch of enough tokens is split along its own, as right as any."""
         if self._agreed or not splits(pl_module):
             return
         found = directions_of(pl_module)

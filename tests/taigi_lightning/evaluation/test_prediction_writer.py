@@ -20,6 +20,7 @@ from taigi_lightning.evaluation.prediction_writer import (
     write_predictions,
 )
 from taigi_lightning.evaluation.predictions import Prediction
+from taigi_lightning.evaluation.run_reports import report_predictions
 from taigi_lightning.evaluation.scoring import read_answers
 from taigi_lightning.training.module import CausalLMModule
 from tests.taigi_lightning.question_csv import TO_ANSWER, write_csv
@@ -60,6 +61,14 @@ class CountQuestions(pl.Callback):
         self.rows += [question.row for question in batch.questions]
 
 
+def trainer_with(*callbacks: pl.Callback, limit: int | None = None) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, use_distributed_sampler=False, callbacks=list(callbacks),
+        limit_predict_batches=limit,
+    )  # fmt: skip
+
+
 def predict(
     questions: Path,
     base: Path,
@@ -69,16 +78,7 @@ def predict(
     **options: Any,
 ) -> list[list[Prediction]]:
     """What `python -m taigi_lightning predict` does."""
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        callbacks=[PredictionWriter(output), *callbacks],
-        limit_predict_batches=options.pop("limit", None),
-    )
+    trainer = trainer_with(PredictionWriter(output), *callbacks, limit=options.pop("limit", None))
     module = CausalLMModule(str(base), quantization="none", answer_strategy=strategy)
     data = PredictDataModule(questions, str(base), **{"batch_tokens": 600, **options})
     return trainer.predict(module, data)  # type: ignore[return-value]
@@ -180,6 +180,20 @@ def test_a_limited_run_writes_no_output(
     predict(questions_file, tiny_llama_dir, output, limit=1)
     assert "questions are unanswered" in caplog.text
     assert not output.exists()
+
+
+def test_a_limited_run_reports_no_earlier_runs_answers_as_its_own(
+    questions_file: Path, tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "output.csv"
+    module = CausalLMModule(str(tiny_llama_dir), quantization="none")
+    for limit, reported in ((None, True), (1, False)):
+        trainer = trainer_with(PredictionWriter(output), limit=limit)
+        data = PredictDataModule(questions_file, str(tiny_llama_dir), batch_tokens=600)
+        trainer.predict(module, data)
+        report_predictions(trainer, module, data)
+        assert (f"Report: {tmp_path / 'output.report.html'}" in capsys.readouterr().out) == reported
+    assert output.exists()
 
 
 def test_a_folder_as_output_is_refused_before_predicting(
