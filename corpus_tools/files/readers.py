@@ -25,6 +25,7 @@ from corpus_tools.files.json_rows import read_json
 from corpus_tools.files.row_values import BadRows, check_fields, columns_of, row_of
 from corpus_tools.files.sources import TEXTS, Source, format_of, title_of
 from corpus_tools.files.subtitles import subtitle_lines
+from corpus_tools.files.tab_quotes import with_speech_quoted
 
 _DEFAULT_LIMITS = ReadLimits()
 
@@ -108,6 +109,8 @@ def csv_rows(
         InputError: There is no column of texts, or quotes do not match.
     """
     lines, delimiter = _delimited(iter(lines), fields, delimiter)
+    if delimiter == "\t":
+        lines = with_speech_quoted(lines)
     records = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 0
     try:

@@ -12,6 +12,15 @@ from corpus_tools.files.row_values import BadRows
 from corpus_tools.files.sources import Source
 from corpus_tools.files.streams import Stream
 
+# Two lines at a time, as YouTube's captions roll; and what is only said again.
+ROLLING = "".join(
+    f"00:00:{i:02}.000 --> 00:00:{i:02}.900 align:start\n{f'kupu {i - 1}' if i else ' '}\n"
+    f"kupu<00:00:{i:02}.500><c> {i}</c>\n\n00:00:{i:02}.900 --> 00:00:{i:02}.910 align:start\nkupu {i}\n \n\n"
+    for i in range(9)
+)
+SAID_AGAIN = "".join(
+    f"00:{i:02}.000 --> 00:{i:02}.900\n{('No!', f'Yes {i}')[i % 3 // 2]}\n\n" for i in range(12)
+)
 MANY = 30 * '{"title": "甲", "text": "阮"}\n'.encode()
 SHAPES: dict[str, tuple[bytes, list[Row]]] = {
     "semicolons.csv": ("title;text\n甲;阮,恁\n".encode(), [Row("阮,恁", "甲")]),
@@ -19,6 +28,19 @@ SHAPES: dict[str, tuple[bytes, list[Row]]] = {
     "tabs.csv": ("\ufefftitle\ttext\r\n甲\t阮\r\n".encode(), [Row("阮", "甲")]),
     "commas.tsv": ("title,text\n甲,阮\n".encode(), [Row("阮", "甲")]),
     "one_column.csv": ("text\n「阮；恁」\n".encode(), [Row("「阮；恁」")]),
+    "speech.tsv": (
+        b'title\ttext\n1\t"Kia ora," he said.\n2\t"He said\n3\tno."\n4\t"a ""b"" c"\r\n5\t"d\n\n\te"\n6\t"f',
+        [
+            *(Row('"Kia ora," he said.', "1"), Row('"He said', "2"), Row('no."', "3"), Row('a "b" c', "4")),
+            *(Row("d\n\n\te", "5"), Row('"f', "6")),
+        ],
+    ),
+    "only_speech.tsv": (b'text\n"Kia ora," he said.\n"a\nb"\n', [Row('"Kia ora," he said.'), Row("a\nb")]),
+    "rolling.vtt": (f"WEBVTT\n\n{ROLLING}".encode(), [Row(f"kupu {i}\n", "rolling") for i in range(9)]),
+    "again.vtt": (
+        SAID_AGAIN.encode(),
+        [Row(f"{line}\n", "again") for i in (2, 5, 8, 11) for line in ("No!", "No!", f"Yes {i}")],
+    ),
     "texts.json": ('["阮", "恁"]'.encode(), [Row("阮"), Row("恁")]),
     "paragraphs.json": ('[{"title": "甲", "text": ["阮", "恁"]}]'.encode(), [Row("阮\n恁\n", "甲")]),
     "verse.json": ('{"title": "甲", "text": ["阮", "恁"]}'.encode(), [Row("阮\n恁\n", "甲")]),
