@@ -289,9 +289,10 @@ def score_table(result: Score, names: Sequence[str] = FOUR_CHOICE.answers) -> Ta
     low, high = result.interval
     share = f"{result.accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
     table = Table(title=f"{result.correct} of {result.total} correct: {share}")
-    table.add_column("correct answer")
+    few = len(names) <= len(FOUR_CHOICE.answers)  # more would not fit 80 columns
+    table.add_column("correct answer" if few else "correct, predicted:")
     for name in names:
-        table.add_column(f"predicted {name}", justify="right")
+        table.add_column(f"predicted {name}" if few else name, justify="right")
     table.add_column("all", justify="right")
     for name, row in zip(names, result.confusion, strict=True):
         table.add_row(name, *map(str, row), str(sum(row)))

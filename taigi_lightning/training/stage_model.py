@@ -20,6 +20,7 @@ from taigi_lightning.evaluation.model_setup import (
     take_fast_path,
     tokens_at_once,
 )
+from taigi_lightning.evaluation.self_check import Findings
 from taigi_lightning.fast_path.apply import fast_decoder
 from taigi_lightning.fast_path.device_memory import hold_to_own_memory
 from taigi_lightning.fast_path.prefill import unpack_what_fits
@@ -261,20 +262,28 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     )
     # DDP neither sends these to other ranks nor asks that they lie on the card. What is to wait does so by now.
     module._ddp_params_and_buffers_to_ignore = [f"model.{name}" for name in waiting_parameters(model)]
-    say = print if trainer is None else module.print
+    _say(module, model, findings, [] if training else _notes(module, device, generates))
+    return model
+
+
+def _notes(module: Any, device: torch.device, generates: bool) -> list[str]:
+    """What a stage that answers says of its machine; what trains says it in its summary."""
+    return machine_notes(device, module.compile_layers) + _unused_products(module.matmul, generates)
+
+
+def _say(module: Any, model: Any, findings: Findings, notes: Sequence[str]) -> None:
+    """What the self-check found, of which some is done at once, and what else there is to say."""
+    trainer = attached_trainer(module)
+    data, say = getattr(trainer, "datamodule", None), print if trainer is None else module.print
     callbacks: Sequence[Callback] = getattr(trainer, "callbacks", ())
     if module.quantization == "nf4" and any(isinstance(callback, ModelSummary) for callback in callbacks):
         count = sum(weights(parameter) for parameter in model.parameters())
         say(
             f"Lightning's table counts bytes where weights have 4 bits, two a byte: {count:,} weights in all."
         )
-    if findings.packing and getattr(data, "packing", False):
+    if findings.packing and data is not None and getattr(data, "packing", False):
         data.stop_packing()
         say(findings.packing)
-    # What trains says it in its summary.
-    notes = [] if training else machine_notes(device, module.compile_layers)
-    notes += [] if training else _unused_products(module.matmul, generates)
     for found in (findings.sharing, findings.padding, *notes):
         if found:
             say(found)
-    return model

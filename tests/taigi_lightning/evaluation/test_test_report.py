@@ -57,7 +57,7 @@ def test_rotated_options_show_the_bias(
     assert "follows its option" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("options", "labels", "names"), [(2, "digits", "12"), (5, "letters", "ABCDE")])
+@pytest.mark.parametrize(("options", "labels", "names"), [(2, "digits", "12"), (10, "letters", "ABCDEFGHIJ")])
 def test_other_questions_than_of_four_options_are_reported_by_their_own_names(
     tmp_path: Path,
     tiny_llama_dir: Path,
@@ -68,7 +68,8 @@ def test_other_questions_than_of_four_options_are_reported_by_their_own_names(
 ) -> None:
     columns = ["文章", "問題", *(f"選項{n + 1}" for n in range(options)), "正確答案"]
     rows = [
-        ["阮兜蹛佇台南。" * 9, f"第{n}个？", *"市學厝海山"[:options], names[n % options]] for n in range(6)
+        ["阮兜蹛佇台南。" * 9, f"第{n}个？", *"市學厝海山田廟橋溪路"[:options], names[n % options]]
+        for n in range(6)
     ]
     file = write_csv(tmp_path / "asked.csv", columns, rows)
     prompt = QuestionPrompt(options=options, labels=labels)
@@ -76,6 +77,7 @@ def test_other_questions_than_of_four_options_are_reported_by_their_own_names(
     assert report.score is not None and len(report.score.confusion) == options
     printed = capsys.readouterr().out
     assert f"{report.score.correct} of 6 correct" in printed and f"│ {names[-1]} " in printed
+    assert all(f"predicted {name}" in printed or f"┃ {name} ┃" in printed for name in names)
     assert 0 <= metrics[0]["test/follows"] <= 1
 
 
