@@ -109,7 +109,10 @@ def _beyond(decoder: FastDecoder, shape: Shape, choice: Placement) -> float:
         activation_plan.kept_bytes(savings, decoder.shape, tokens, r, size)[0] for r in (rank, 0)
     )
     counted = activation_plan.small_bytes(decoder.shape, tokens, rank, size)
-    spare = margin() * allowed_bytes(decoder.device)[0] if decoder.device.type == "cuda" else 0.0
+    spare = 0.0
+    if decoder.device.type == "cuda":
+        card = allowed_bytes(decoder.device)[0]
+        spare = activation_plan.left_free(card, decoder.shape, tokens, size, margin())
     return choice.lacking - spare - max(0, counted - (with_small - without))
 
 
@@ -128,16 +131,19 @@ def _too_little(decoder: FastDecoder, shape: Shape, budget: HostBudget, choice: 
     """What lacks, and the most rows that fit instead."""
     rows, columns = shape
     card, available = allowed_bytes(decoder.device)[0] / GIB, budget.available / GIB
-    fewer = rows // 2
-    while fewer and place_now(decoder, (fewer, columns), budget).lacking > 0:
-        fewer //= 2
-    advice = (
-        f"Train on fewer rows at a time, --data.batch_size {fewer} with --trainer.accumulate_grad_batches "
-        f"{-(-rows // fewer)} times as large"
-        if fewer
-        else f"Train on one row at a time of at most {columns // 2} tokens, --data.batch_size 1 --data.max_length "
-        f"{columns // 2}"
-    )
+    fewer, shorter = _fitting_shape(decoder, shape, budget) or (0, 0)
+    if not fewer:
+        advice = "No smaller micro-batch fits either: take a smaller base or a lower rank, --model.lora.r"
+    elif shorter == columns:
+        advice = (
+            f"Train on fewer rows at a time, --data.batch_size {fewer} with --trainer.accumulate_grad_batches "
+            f"{rows // fewer} times as large"
+        )
+    else:
+        advice = (
+            f"Train on one row at a time of at most {shorter} tokens, --data.batch_size 1 --data.max_length "
+        )
+        advice += str(shorter)
     return (
         f"A micro-batch of {rows} x {columns} tokens does not fit: the card would lack "
         f"{_beyond(decoder, shape, choice) / GIB:.1f} GiB of {card:.1f}, with {available:.1f} GiB of host memory "
@@ -145,3 +151,11 @@ def _too_little(decoder: FastDecoder, shape: Shape, budget: HostBudget, choice: 
         "other programs. `python -m taigi_lightning plan` with --gpu_memory and --host_memory says what fits; "
         "--model.activation_budget 0 tries all the same."
     )
+
+
+def _fitting_shape(decoder: FastDecoder, shape: Shape, budget: HostBudget) -> Shape | None:
+    """The most rows, or else tokens of one row, that fit instead; None if none do."""
+    rows, columns = shape
+    shapes = [(fewer, columns) for fewer in range(rows // 2, 0, -1) if rows % fewer == 0]
+    shapes += [(1, columns >> halvings) for halvings in range(1, columns.bit_length())]
+    return next((tried for tried in shapes if place_now(decoder, tried, budget).lacking <= 0), None)

@@ -209,5 +209,19 @@ def headroom_left(
         margin: of the card, to leave free; None: what this system's allocator needs.
         head_on_host: the output head waits there.
     """
-    free = card * (1 - (system_margin() if margin is None else margin))
+    free = card - left_free(card, shape, tokens, element_size, margin)
     return free - taken - transient_bytes(shape, tokens, element_size, head_on_host)
+
+
+def left_free(
+    card: float, shape: Shape, tokens: int, element_size: int = 2, margin: float | None = None
+) -> float:
+    """Bytes of a card that layers do not fill: its margin, or where micro-batches are large twice their hidden states,
+    which a plan counts at the peak. Arguments as for `headroom_left`."""
+    share = system_margin() if margin is None else margin
+    return max(share * card, passing_bytes(shape, tokens, element_size))
+
+
+def passing_bytes(shape: Shape, tokens: int, element_size: int = 2) -> int:
+    """Bytes of the hidden states and their gradient between two layers."""
+    return 2 * tokens * shape.hidden * element_size

@@ -31,18 +31,23 @@ def needed(
     return count(settings, shape, card, general=general, machine=machine, host=host)
 
 
-def usable(settings: Settings, card: int, need: Needs) -> int:
-    """Bytes of the card that may be filled. A budget of "auto" leaves the fast path's margin itself, and the small
-    tensors counted in the plan lie in it; the headroom of a prediction is a margin by itself."""
-    if settings.predicts or (need.decisions.path == "fast" and settings.activation_budget == "auto"):
-        return card
-    return int(card * (1 - margin(need.decisions.path)))
+def spare(settings: Settings, card: int, need: Needs) -> int:
+    """Bytes that the card has left; below 0, what it lacks.
+
+    A budget of "auto" leaves the fast path's margin itself, and the small tensors counted in the plan lie in it; the
+    headroom of a prediction is a margin by itself. Of a card that anything else fills the margin is to stay free.
+    """
+    lacking = need.total - card
+    if not settings.predicts and need.decisions.path == "general":
+        lacking = max(lacking, math.ceil(need.total - card * (1 - margin("general"))))
+    elif not settings.predicts and settings.activation_budget != "auto":
+        lacking = max(lacking, math.ceil(need.lacking))
+    return -lacking if lacking > 0 else card - need.total
 
 
 def fits(settings: Settings, card: int, need: Needs, host: float, machine: Machine) -> bool:
     """Whether what a config needs fits card and host."""
-    fits_host = need.host_fits(host_budget(settings, host, machine))
-    return need.total <= usable(settings, card, need) and fits_host
+    return spare(settings, card, need) >= 0 and need.host_fits(host_budget(settings, host, machine))
 
 
 def smaller(settings: Settings, general: str | None = None) -> Iterator[tuple[str, Settings]]:

@@ -13,7 +13,7 @@ from typing import Literal
 from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.disk_needs import disk_needs, download_needs
 from taigi_lightning.planning.memory import Shape
-from taigi_lightning.planning.needing_less import Remedy, fits, needed, remedy_of, usable
+from taigi_lightning.planning.needing_less import Remedy, fits, needed, remedy_of, spare
 from taigi_lightning.planning.needs import Decisions, Part
 from taigi_lightning.planning.option_checks import check_options
 from taigi_lightning.planning.plan_notes import notes_of
@@ -157,7 +157,6 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     found = replace(found, machine=found.machine.computing_in(settings.matmul))
     card = found.card.free_bytes if found.card else None
     need = needed(settings, shape, card, general, found.machine, found.host_bytes)
-    spare = None if card is None else usable(settings, card, need) - need.total
     fit = None if card is None else fits(settings, card, need, found.host_bytes, found.machine)
     remedy = (
         Remedy()
@@ -182,7 +181,7 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
         card=found.card,
         fits=fit,
         # Where it fits, the margin that is left free counts as spare.
-        spare_bytes=spare if card is None or spare is None or spare < 0 else card - need.total,
+        spare_bytes=None if card is None else spare(settings, card, need),
         host_memory_lockable_bytes=_finite(found.machine.lockable),
         host_memory_wanted_bytes=remedy.host_bytes,
         advice=remedy.flags,

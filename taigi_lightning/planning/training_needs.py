@@ -127,7 +127,7 @@ def _fast_needs(settings: Settings, shape: Shape, machine: Machine, choice: Plac
     at_loss = (activation_plan.streamed_loss_bytes if choice.head_on_host else activation_plan.loss_bytes)(
         shape, tokens, element_size
     )
-    transient = max(at_loss, working + 2 * tokens * shape.hidden * element_size)
+    transient = max(at_loss, working + activation_plan.passing_bytes(shape, tokens, element_size))
     size = activation_plan.held_size(settings.matmul, element_size)
     a_layer = activation_plan.unpacked_bytes(shape, rank, element_size, settings.quantization == "nf4", size)
     note = mix_in_words(decision.savings)

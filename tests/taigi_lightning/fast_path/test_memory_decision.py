@@ -124,18 +124,20 @@ def test_memory_that_the_system_does_not_lock_is_planned_without(
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("fitting", "words"),
     [
-        (2, "--data.batch_size 2 with --trainer.accumulate_grad_batches 2 times as large"),
-        (1, "--data.batch_size 1 with --trainer.accumulate_grad_batches 4 times as large"),
-        (0, "--data.batch_size 1 --data.max_length 6"),
+        ((2, 12), "--data.batch_size 2 with --trainer.accumulate_grad_batches 2 times as large"),
+        ((1, 12), "--data.batch_size 1 with --trainer.accumulate_grad_batches 4 times as large"),
+        ((1, 6), "--data.batch_size 1 --data.max_length 6"),
+        ((1, 3), "--data.batch_size 1 --data.max_length 3"),
+        (None, "No smaller micro-batch fits either: take a smaller base or a lower rank"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_what_would(
-    decoder: Any, monkeypatch: pytest.MonkeyPatch, rows: int, words: str
+    decoder: Any, monkeypatch: pytest.MonkeyPatch, fitting: tuple[int, int] | None, words: str
 ) -> None:
     monkeypatch.setattr(activation_offload, "available_bytes", lambda: 0)
-    headroom = least(decoder, (rows, 12), 0.0) if rows else 0.0
+    headroom = least(decoder, fitting, 0.0) if fitting else 0.0
     monkeypatch.setattr(decoder, "headroom", lambda _: headroom)
     with pytest.raises(
         InputError, match=r"4 x 12 tokens does not fit: the card would lack .* GiB of 8\.0"
