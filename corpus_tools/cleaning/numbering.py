@@ -182,9 +182,13 @@ def letter_at(text: str, i: int) -> int:
 
 
 def _is_tone(text: str, i: int) -> bool:
-    """Whether the digit at i is the tone of a romanised syllable: the last letter of its word, as in goeh8."""
-    letter = text[letter_at(text, i - 1)]
-    return text[i] in TONE_DIGITS and letter.isalpha() and letter < "\u2e80"
+    """Whether the digit at i is the tone of a romanised syllable: the last letter of its word, as in goeh8, or the
+    second of two, as Hakka writes them: ngai11.
+    """
+    if text[i] not in TONE_DIGITS:
+        return False
+    letter = text[letter_at(text, i - 1 - (text[i - 1] in TONE_DIGITS))]
+    return letter.isalpha() and letter < "\u2e80"
 
 
 def _is_initial(text: str, i: int) -> bool:

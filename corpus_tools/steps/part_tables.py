@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from itertools import compress
+from itertools import accumulate, compress
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -141,14 +142,12 @@ class PartTables:
 
     def _leave_out(self, article: CleanedArticle, text: str, pieces: Sequence[tuple[Piece, str]]) -> None:
         """Drop pieces; the rows that begin in their paragraphs go with them, unless the paragraph began before."""
-        starts, at = [], 0
-        for paragraph in text.split("\n"):
-            starts.append(at)
-            at += len(paragraph) + 1
+        starts = list(accumulate((len(paragraph) + 1 for paragraph in text.split("\n")), initial=0))[:-1]
         for (start, end, *_), reason in pieces:
-            inside = [i for i, s in enumerate(starts) if start <= s < end]
-            first = inside[0] if inside else max(i for i, s in enumerate(starts) if s <= start)
-            rows = sum(article.row_counts[i] for i in inside)
+            first, behind = bisect_left(starts, start), bisect_left(starts, end)
+            rows = sum(article.row_counts[first:behind])
+            if first == behind:
+                first = bisect_right(starts, start) - 1
             self._drop(article, article.first_rows[first], rows, reason, end - start, text[start:end])
             self.summary.rows_kept -= rows
 

@@ -42,7 +42,7 @@ _INITIAL = re.compile(r"[A-Za-z]\.")
 _MARKS = "\u0300-\u036f"
 _LAST_WORD, FIRST_WORD = re.compile(rf"[\w{_MARKS}]+\Z"), re.compile(rf"[\w{_MARKS}]+")
 _LONGEST_WORD = 40  # of those that matter here
-_TONE_AT_END = re.compile(rf"(?P<syllable>(?:[^\W\d_]|[{_MARKS}])+)[{TONE_DIGITS}]\Z")
+_TONE_AT_END = re.compile(rf"(?P<syllable>(?:[^\W\d_]|[{_MARKS}])+)[{TONE_DIGITS}]{{1,2}}\Z")
 
 
 def breaks_token(previous: str, text: str) -> bool:
@@ -132,10 +132,10 @@ def last_word(text: str) -> str:
 
 
 def _ends_with_tone(text: str) -> bool:
-    """Whether the last word of a text is a syllable with its tone digit.
+    """Whether the last word of a text is a syllable with its tone digit, or two as in Hakka.
 
-    >>> _ends_with_tone("8 liap8"), _ends_with_tone("Fig3"), _ends_with_tone("3.8")
-    (True, False, False)
+    >>> _ends_with_tone("8 liap8"), _ends_with_tone("ngai11"), _ends_with_tone("Fig3"), _ends_with_tone("3.8")
+    (True, True, False, False)
     """
     found = _tone_at_end(text)
     return found is not None and is_syllable(found["syllable"])

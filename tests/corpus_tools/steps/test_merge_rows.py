@@ -137,6 +137,10 @@ BROKEN = {
         ["Góa kóng m̄", "thang kiâⁿ hit tiâu lō͘.", "Lí khì hit tiâu lō͘", "chia̍h-", "pn̄g."],
         "Góa kóng m̄ thang kiâⁿ hit tiâu lō͘.\nLí khì hit tiâu lō͘ chia̍h-pn̄g.",
     ),
+    "tones_of_two_digits": (
+        ["Ngai11 oi55", "hi55 toi24-ban11.", "Ngi11 m11 oi55.", "照片Fig12.", "3"],
+        "Ngai11 oi55 hi55 toi24-ban11. Ngi11 m11 oi55.\n照片Fig12.3",
+    ),
     "raised_tones": (["Tai⁵-oan⁵ e⁵ lang⁵.", "Li² mai³ lai⁵."], "Tai⁵-oan⁵ e⁵ lang⁵. Li² mai³ lai⁵."),
 }
 
