@@ -89,6 +89,12 @@ def output_head(model: Any) -> OutputHead:
 
 def _product(base: Any) -> nn.Linear:
     head = base.get_output_embeddings()
+    if hasattr(head, "modules_to_save"):
+        raise InputError(
+            f"The adapter brings an output layer of its own for {type(base).__name__} (PEFT's modules_to_save), and "
+            "loss and answers are computed from the base's. Merge it into its base with PEFT's merge_and_unload "
+            "and give that, or take an adapter without."
+        )
     if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
         found = f"is {type(head).__name__}" if head is not None else "cannot be found"
         raise InputError(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.cross_entropy import linear_cross_entropy_sum
@@ -61,3 +62,9 @@ def test_a_head_that_is_no_linear_layer_is_refused() -> None:
     model.lm_head = torch.nn.Sequential(torch.nn.Linear(64, 1280))
     with pytest.raises(InputError, match="is Sequential"):
         output_head(model)
+
+
+def test_an_output_layer_that_an_adapter_brings_is_refused_as_such() -> None:
+    lora = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(InputError, match=r"brings an output layer of its own .* merge_and_unload"):
+        output_head(get_peft_model(small_model(small_config("llama")), lora))
