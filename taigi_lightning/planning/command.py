@@ -137,9 +137,10 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
 def cards_of(config: Mapping[str, Any]) -> list[Card]:
     """The card that the command line names, or those here, with the compute capability that it says."""
     size, capability = config.get("gpu_memory"), config.get("gpu_capability")
-    if size:
+    accelerator = str(_of_trainer(config, "accelerator") or "auto")
+    if size and accelerator != "cpu":
         return [Card(THE_CARD, parse_size(size), capability)]
-    if str(_of_trainer(config, "accelerator") or "auto") not in ON_GPUS:
+    if accelerator not in ON_GPUS:
         return []
     return [replace(card, compute_capability=capability or card.compute_capability) for card in found_cards()]
 
@@ -152,6 +153,8 @@ def on_card(settings: Settings, config: Mapping[str, Any], cards: Sequence[Card]
     found = replace(settings, card_precision=usual if usual in SIXTEEN_BITS else settings.card_precision)
     if precision is None:
         found = replace(found, precision=usual)
+    if settings.accelerator == "cpu" and settings.activation_budget == "auto":
+        found = replace(found, activation_budget=1.0)  # as a CPU keeps all
     if count_devices(devices) is None and sys.platform != "win32":  # where one GPU trains
         found = replace(found, devices=max(1, len(cards)))
     return found

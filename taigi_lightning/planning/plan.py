@@ -92,6 +92,7 @@ class Plan:
 
     Args:
         command: "fit" for a stage that trains, "predict" for one that answers.
+        accelerator: "cpu" where `trainer.accelerator` says so and all lies in host memory; else "gpu".
         base, parameters, quantization: the base, its parameters, "nf4" or "none".
         lora_rank: of the adapter; None without one.
         batch_size_rows, max_length_tokens: of a micro-batch.
@@ -116,6 +117,7 @@ class Plan:
     """
 
     command: Literal["fit", "predict"]
+    accelerator: Literal["gpu", "cpu"]
     base: str
     parameters: int
     quantization: str
@@ -165,6 +167,7 @@ def make_plan(settings: Settings, shape: Shape, found: Found, general: str | Non
     )
     return Plan(
         command="predict" if settings.predicts else "fit",
+        accelerator="cpu" if settings.accelerator == "cpu" else "gpu",
         base=settings.base,
         parameters=shape.parameters,
         quantization="none" if settings.from_scratch else settings.quantization,

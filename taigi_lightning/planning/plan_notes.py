@@ -23,11 +23,6 @@ def notes_of(
         card: the one planned for.
     """
     notes = _of_8_bits(settings, card)
-    if settings.accelerator == "cpu":
-        notes.append(
-            "trainer.accelerator is cpu: all of this but CUDA itself lies in host memory, and where "
-            "model.activation_budget is auto every layer keeps all."
-        )
     if card is not None and card.capability is not None and card.capability < BFLOAT16:
         notes.append(
             f"A card of compute capability {card.compute_capability} has no bfloat16, so all is counted in "

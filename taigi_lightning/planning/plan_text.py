@@ -12,11 +12,10 @@ from taigi_lightning.terminal import joined
 
 def render(plan: Plan) -> str:
     """The whole plan, sizes in GiB."""
-    head = "On the card" if plan.command == "predict" else "On the card, at the peak"
     lines = [
         _headline(plan),
         "",
-        head + (" (GiB)" if plan.card or plan.command == "predict" else ", at least (GiB)"),
+        _where(plan),
         *_table(plan.memory, plan.memory_total_bytes),
         "",
         *_verdict(plan),
@@ -26,6 +25,14 @@ def render(plan: Plan) -> str:
         *_disk(plan.disk),
     ]
     return joined(*lines).rstrip()
+
+
+def _where(plan: Plan) -> str:
+    """What the table's figures are of."""
+    place = "In host memory" if plan.accelerator == "cpu" else "On the card"
+    peak = "" if plan.command == "predict" else ", at the peak"
+    least = "" if plan.card or plan.command == "predict" or plan.accelerator == "cpu" else ", at least"
+    return f"{place}{peak}{least} (GiB)"
 
 
 def _headline(plan: Plan) -> str:
@@ -42,6 +49,8 @@ def _table(parts: Sequence[Part], total: int) -> list[str]:
 
 
 def _verdict(plan: Plan) -> list[str]:
+    if plan.accelerator == "cpu":
+        return ["trainer.accelerator is cpu: no card is needed."]
     if plan.card is None or plan.spare_bytes is None:
         return ["No NVIDIA card found here. Give one: --gpu_memory 16GiB"]
     memory = plan.card.memory_bytes / GIB

@@ -18,11 +18,11 @@ from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED, Machine, prefill_seconds
 from taigi_lightning.planning.strong_part import strong_part
 from taigi_lightning.planning.training_needs import (
-    CUDA,
     DEQUANTISED,
     HEAD,
     IN_TRANSIT,
     WAITING,
+    cuda_part,
     host_budget,
     loading_bytes,
 )
@@ -128,7 +128,7 @@ def _on_card(settings: Settings, shape: Shape, held: _Held, a_layer: int, choice
         held.frozen,
         held.strong,
         Part(ROW, choice.row, f"of {settings.row_tokens:,} tokens: {kept}"),
-        CUDA,
+        cuda_part(settings),
     ]
 
 

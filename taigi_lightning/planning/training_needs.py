@@ -19,7 +19,6 @@ from taigi_lightning.planning.step_time import ASSUMED, Machine, Pace, step_seco
 from taigi_lightning.planning.strong_part import strong_part
 from taigi_lightning.planning.trained_sizes import trained_sizes, with_new_tokens
 
-CUDA = Part("CUDA itself", memory.CONTEXT, "about")
 DEQUANTISED = "weights, dequantised"
 IN_TRANSIT = "weights, arriving"
 WAITING = "weights"  # those that wait on the host
@@ -255,8 +254,13 @@ def _transients(settings: Settings, sizes: list[int], kept: int, transient: int)
     return [
         Part("loss or one layer", transient, "the larger of the two"),
         Part("optimizer step", in_step),
-        CUDA,
+        cuda_part(settings),
     ]
+
+
+def cuda_part(settings: Settings) -> Part:
+    """What CUDA takes for itself."""
+    return Part("CUDA itself", 0 if settings.accelerator == "cpu" else memory.CONTEXT, "about")
 
 
 def margin(path: Literal["fast", "general"]) -> float:

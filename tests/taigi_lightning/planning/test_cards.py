@@ -225,6 +225,23 @@ def test_32_bits_are_counted_as_32(precision: str) -> None:
     assert found.memory_total_bytes <= 141 * GIB
 
 
+def test_a_cpu_is_planned_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 and in its own memory, every layer keeping all, whatever card is there or named."""
+    monkeypatch.setattr(command, "found_cards", lambda: [RTX])
+    found, named = (
+        plan_config(config("bf16", trainer={"accelerator": "cpu"}, **more))
+        for more in ({}, {"gpu_memory": "4GiB"})
+    )
+    assert found.memory == named.memory
+    parts = {part.purpose: part for part in found.memory}
+    assert (found.card, found.fits, found.accelerator) == (None, None, "cpu")
+    assert "CUDA itself" not in parts and "32 bits" in parts["weights, the rest"].note
+    assert found.decisions.layers_kept == found.decisions.layers and not found.host_memory
+    text = render(found)
+    assert "In host memory, at the peak (GiB)" in text and "no card is needed" in text
+    assert "--gpu_memory" not in text
+
+
 def test_an_adapter_that_is_more_than_lora_is_planned_on_the_path_that_it_takes(tmp_path: Path) -> None:
     saved = {"r": 8, "use_dora": True, "target_modules": ["q_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(saved), encoding="utf-8")
