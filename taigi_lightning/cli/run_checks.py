@@ -26,6 +26,7 @@ from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
 from taigi_lightning.planning.new_words import read_words
+from taigi_lightning.planning.option_checks import check_ranks
 from taigi_lightning.planning.precisions import SHORT_NAMES
 from taigi_lightning.planning.run_files import run_names
 from taigi_lightning.planning.settings import count_devices
@@ -48,12 +49,6 @@ BARE: dict[str, Any] = {
     "log_every_n_steps": 0,
     "num_sanity_val_steps": 0,
 }
-
-# Nor is the store by which processes find one another: github.com/pytorch/pytorch/issues/139990.
-SEVERAL_ON_WINDOWS = (
-    "trainer.devices x trainer.num_nodes is {wanted}, and PyTorch for Windows cannot let several GPUs train "
-    "together (NCCL is not in it). Give --trainer.devices 1, or train under WSL2."
-)
 
 
 def auto_precision(accelerator: str = "auto") -> str:
@@ -193,8 +188,7 @@ def check_trainer(trainer: Any) -> None:
         raise InputError(f"trainer.devices is {trainer.devices!r}: no device. Give how many, or auto.")
     wanted, cores = count_devices(trainer.devices) or 1, os.cpu_count() or 1
     if sys.platform == "win32":
-        if (several := wanted * (count_devices(trainer.num_nodes) or 1)) > 1:
-            raise InputError(SEVERAL_ON_WINDOWS.format(wanted=several))
+        check_ranks(wanted * (count_devices(trainer.num_nodes) or 1))
         if count_devices(trainer.devices) is None:  # "auto" or all
             trainer.devices = 1
     if trainer.accelerator == "cpu" and wanted > max(cores, 2):

@@ -37,6 +37,7 @@ SIZES = (
     *("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
 )
+A_RUN_SHOWS = "A run of `fit` with --trainer.max_steps 1 shows what it takes."
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -57,12 +58,12 @@ def read_base(base: str) -> tuple[Shape, str | None]:
     if experts := next((name for name in EXPERTS if config.get(name)), None):
         raise InputError(
             f"{path} has {experts} {config[experts]}: a mixture of experts, whose weights are not counted here. "
-            "Plan a dense base."
+            f"{A_RUN_SHOWS}"
         )
     if (kind := config.get("model_type")) not in COUNTED_TYPES:
         raise InputError(
             f"{path} is of type {kind}, whose layers are not counted here; counted are {', '.join(COUNTED_TYPES)}. "
-            "A run of `fit` with --trainer.max_steps 1 shows what it takes."
+            f"{A_RUN_SHOWS}"
         )
     _check_numbers(path, config)
     try:

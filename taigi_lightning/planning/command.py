@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
+from taigi_lightning.errors import InputError
 from taigi_lightning.kernels.available_memory import available_bytes, installed_bytes, lockable_bytes
 from taigi_lightning.kernels.matmul import format_of
 from taigi_lightning.kernels.triton_support import triton_fault
@@ -22,6 +23,7 @@ from taigi_lightning.planning.earlier_stages import beyond_lora
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.new_words import read_words
+from taigi_lightning.planning.option_checks import check_ranks
 from taigi_lightning.planning.pieces import count_pieces, sample_texts, spans_by_files, with_words
 from taigi_lightning.planning.plan import Disk, Found, Plan, folders, make_plan
 from taigi_lightning.planning.plan_text import render
@@ -43,6 +45,7 @@ from taigi_lightning.terminal import print_text
 from taigi_lightning.windows import lends_host_memory
 
 THE_CARD = "the card given"
+WANTING = "trainer.devices wants {wanted} cards, and {found} can be seen here: this is of a machine with more like it."
 SHARED = (
     "The card's own (dedicated) memory alone is counted. Windows lends host memory as shared GPU memory beyond it, "
     "and a run that takes it crawls: `fit` is held to what is free of the card's own. What the desktop has taken of "
@@ -103,9 +106,10 @@ def print_plan(config: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: the base's shape or the adapter's rank is not known, or the config predicts by generating, or a
-            run would refuse one of its options.
+            run would refuse one of its options; or `table` is to be of one card, or for scripts.
     """
     if config.get("table"):
+        _check_table(config)
         # Other cards than the one here: only what was said of them counts.
         named = Card(THE_CARD, 0, config.get("gpu_capability"))
         settings = on_card(read_settings(config), config, [named])
@@ -114,6 +118,12 @@ def print_plan(config: Mapping[str, Any]) -> None:
     plan = plan_config(config)
     # In ASCII, since a console may lack characters, whose escapes would be no JSON.
     print_text(json.dumps(asdict(plan), indent=2) if config.get("json") else render(plan))
+
+
+def _check_table(config: Mapping[str, Any]) -> None:
+    for option, reason in {"gpu_memory": "its cards have 8 to 80 GiB", "json": "it is text"}.items():
+        if config.get(option):
+            raise InputError(f"--table does not go with --{option}: {reason}. Leave one of them out.")
 
 
 def plan_config(config: Mapping[str, Any]) -> Plan:
@@ -129,8 +139,16 @@ def plan_config(config: Mapping[str, Any]) -> Plan:
         host_bytes=host_bytes(config, float(available_bytes()) if here else math.inf),
         without_triton=triton_fault() if here and format_of(settings.matmul) else None,
     )  # fmt: skip
+    if not named:
+        check_ranks(settings.devices * settings.machines)
     plan = make_plan(settings, shape, found, general)
-    notes = [*plan.notes, *pieces_of(settings, config), *([SHARED] if lends_host_memory() else [])]
+    lacking = here and settings.devices > len(cards)
+    notes = [
+        *plan.notes,
+        *([WANTING.format(wanted=settings.devices, found=len(cards))] if lacking else []),
+        *pieces_of(settings, config),
+        *([SHARED] if lends_host_memory() else []),
+    ]
     return replace(plan, notes=tuple(notes))
 
 

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+
+from taigi_lightning.errors import InputError
 from taigi_lightning.kernels.matmul import capability_fault, format_of
 from taigi_lightning.kernels.triton_support import kernel_fault
 from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.precisions import ON_GPUS, full_name
 from taigi_lightning.planning.settings import Settings
+
+# Nor is the store by which processes find one another: github.com/pytorch/pytorch/issues/139990.
+SEVERAL_ON_WINDOWS = (
+    "trainer.devices x trainer.num_nodes is {wanted}, and PyTorch for Windows cannot let several GPUs train "
+    "together (NCCL is not in it). Give --trainer.devices 1, or train under WSL2."
+)
+
+
+def check_ranks(wanted: int) -> None:
+    """Refuse several ranks on Windows.
+
+    Raises:
+        InputError: this is Windows, and more than one is wanted.
+    """
+    if sys.platform == "win32" and wanted > 1:
+        raise InputError(SEVERAL_ON_WINDOWS.format(wanted=wanted))
 
 
 def check_options(

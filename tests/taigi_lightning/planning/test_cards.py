@@ -188,6 +188,24 @@ def test_as_many_ranks_are_planned_as_a_run_has_with_the_smallest_of_their_cards
     assert named.card is not None and named.card.memory_bytes == 24 * GIB
 
 
+def test_ranks_that_no_machine_here_has_are_said_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "found_cards", lambda: [RTX])
+    four = config("bf16", trainer={"devices": 4})
+    assert "wants 4 cards, and 1 can be seen here" in render(plan_config(four))
+    assert "can be seen here" not in render(plan_config(config("bf16")))
+    monkeypatch.setattr(command, "installed_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr("taigi_lightning.planning.option_checks.sys.platform", "win32")
+    with pytest.raises(InputError, match=r"num_nodes is 4, and PyTorch for Windows"):
+        plan_config(four)
+    assert plan_config(four | {"gpu_memory": "24GiB"}).schedule  # of another machine
+
+
+@pytest.mark.parametrize("other", [{"gpu_memory": "8GiB"}, {"json": True}])
+def test_a_table_of_many_cards_is_not_asked_of_one_nor_for_scripts(other: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="--table does not go with --"):
+        command.print_plan(config("bf16", table=True, **other))
+
+
 def test_memory_that_others_hold_is_not_planned_with(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = Card("a card", 24 * GIB, taken_bytes=6 * GIB)
     monkeypatch.setattr(command, "found_cards", lambda: [taken])

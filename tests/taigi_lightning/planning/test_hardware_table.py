@@ -10,6 +10,7 @@ from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.hardware_table import BASES, CARDS, hardware_table
 from taigi_lightning.planning.memory import GIB
 from taigi_lightning.planning.needing_less import fitting
+from taigi_lightning.planning.prediction_needs import predict_needs
 from taigi_lightning.planning.settings import Settings
 from taigi_lightning.planning.step_time import ASSUMED
 from taigi_lightning.planning.training_needs import needs
@@ -58,6 +59,17 @@ def test_a_short_host_changes_or_ends_it() -> None:
     assert free["Llama-3.1-70B"][1] != "–"
     for row in short.values():
         assert all(float(CELL.fullmatch(cell)[2]) <= 12 for cell in row if cell != "–")  # type: ignore[index]
+
+
+def test_a_table_of_predictions_counts_what_predictions_take() -> None:
+    asked = Settings(rank=16, predicts=True)
+    found = cells(hardware_table(asked, ASSUMED))
+    for base in BASES[:2]:
+        for card, cell in zip(CARDS, found[base.rpartition("/")[2]], strict=True):
+            need, match = predict_needs(asked, KNOWN[base], card * GIB), CELL.fullmatch(cell)
+            assert match and not match[4]
+            assert float(match[1]) == pytest.approx(need.total / GIB, abs=0.06)
+            assert float(match[2]) == pytest.approx(need.host_total / GIB, abs=0.06)
 
 
 def test_a_slow_link_costs_more_where_weights_wait() -> None:
