@@ -78,30 +78,35 @@ class EightBitWeights:
         self.drop()
         self._held, self.folded = {False: self._empty(transposed=False)}, True
 
-    def fold(self) -> None:
-        """Add the updates that there are now to weights held so, unless nothing counted has happened to them since."""
+    def fold(self) -> bool:
+        """Add the updates that there are now to weights held so, unless nothing counted has happened to them since they
+        were added; whether they had to be."""
         now = written(self.members)
         if self._added is not None and self._added[1].same(now):
-            return
-        self._added = self._fingerprint = (
-            None  # should this break off, they are neither those of before nor others
-        )
+            return False
+        # Should this break off, they are neither those of before nor others.
+        self._added = self._fingerprint = None
         parts = torch.split(self._held[False], [m.out_features for m in self.members])
         scales = [
             round_with_updates(member, self._form, part, self._fused)
             for member, part in zip(self.members, parts, strict=True)
         ]
         self._added = torch.cat(scales), now
-
-    def folded_others(self, fingerprint: list[tuple[int, int]]) -> bool:
-        """Whether the updates that were added had another fingerprint; then they are added anew."""
-        before, self._fingerprint = self._fingerprint, fingerprint
-        if before is None or before == fingerprint:
-            return False
-        self._added = None
-        self.fold()
-        self._fingerprint = fingerprint
         return True
+
+    def fold_others(self, fingerprint: list[tuple[int, int]], fresh: bool) -> bool:
+        """Add the updates anew if those that were added had another fingerprint, or an unknown one; whether they had.
+
+        Args:
+            fingerprint: of those that there are.
+            fresh: these are what was added.
+        """
+        known = fresh or self._fingerprint == fingerprint
+        if not known:
+            self._added = None
+            self.fold()
+        self._fingerprint = fingerprint
+        return not known
 
     @property
     def folds(self) -> bool:
@@ -172,9 +177,9 @@ def with_updates(weights: Sequence[EightBitWeights], answer: Callable[[], Tensor
     Nothing waits for the device: what the host does not know of is asked before the pass, and read when the whole pass
     is queued. If it has changed, the pass is queued once more.
     """
-    now = Fingerprints([some.members for some in weights])
-    for some in weights:
-        some.fold()
+    asked = Fingerprints([some.members for some in weights])
+    fresh = [some.fold() for some in weights]
     found = answer()
-    changed = [some.folded_others(its) for some, its in zip(weights, now.read(), strict=True)]
+    now = zip(weights, asked.read(), fresh, strict=True)
+    changed = [some.fold_others(fingerprint, anew) for some, fingerprint, anew in now]
     return answer() if any(changed) else found

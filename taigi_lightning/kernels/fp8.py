@@ -2,8 +2,9 @@
 
 A product y = x W^T keeps one scale for each row of x and one for each row of W: scales must be constant along the
 dimension that is summed over, so W's transpose, in the gradient of x, has scales of its own. All are powers of two:
-dividing by them rounds nothing, so W and its transpose hold the same numbers, and what a GPU computes is emulated
-exactly elsewhere (sums aside) by rounding to e4m3 and multiplying in float32. `int8.py` offers the same functions.
+dividing by them rounds nothing, so W and its transpose hold the same numbers (but for such as are below some 2^-14 of
+their row's or their column's largest), and what a GPU computes is emulated exactly elsewhere (sums aside) by rounding
+to e4m3 and multiplying in float32. `int8.py` offers the same functions.
 """
 
 from __future__ import annotations

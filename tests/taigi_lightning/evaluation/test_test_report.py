@@ -9,6 +9,7 @@ import pytest
 from taigi_lightning.data.predict import PredictDataModule
 from taigi_lightning.evaluation import test_report
 from taigi_lightning.evaluation.predictions import Prediction
+from taigi_lightning.evaluation.scoring import position_bias
 from taigi_lightning.evaluation.test_report import AnswerReport, by_question
 from taigi_lightning.tasks.question_prompt import QuestionPrompt
 from taigi_lightning.training.module import CausalLMModule
@@ -85,10 +86,12 @@ def test_orders_that_a_limit_left_out_say_nothing_of_the_bias(
     answered_file: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[list[str]] = []
-    plain = test_report.position_bias
-    monkeypatch.setattr(
-        test_report, "position_bias", lambda orders: [counted.append(orders), plain(orders)][1]
-    )
+
+    def noted(orders: list[str]) -> dict[str, float]:
+        counted.append(orders)
+        return position_bias(orders)
+
+    monkeypatch.setattr(test_report, "position_bias", noted)
     _, metrics = run_test(answered_file, tiny_llama_dir, 2, average_orders=True, share_passages=False)
     assert ("test/follows" in metrics[0]) == bool(counted)
     assert all(len(order) == 4 for orders in counted for order in orders)

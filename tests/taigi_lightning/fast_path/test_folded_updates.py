@@ -159,9 +159,12 @@ def test_they_are_added_once_and_only_when_they_are_needed(
     model, decoder = answering(nf4_folder, form)
     added: list[Any] = []
     plain = eight_bit_weights.round_with_updates
-    monkeypatch.setattr(
-        eight_bit_weights, "round_with_updates", lambda m, *some: [added.append(m), plain(m, *some)][1]
-    )
+
+    def noted(member: Any, *rest: Any) -> Tensor:
+        added.append(member)
+        return plain(member, *rest)
+
+    monkeypatch.setattr(eight_bit_weights, "round_with_updates", noted)
     hold(decoder)
     load(model)
     hold(decoder)

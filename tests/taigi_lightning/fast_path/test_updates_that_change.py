@@ -130,3 +130,31 @@ def test_weights_alone_that_are_made_anew_are_told_apart(nf4_folder: Path, form:
         decoder.keep_unpacked(0)
         hold(decoder)
         assert torch.equal(answers(decoder), found)
+
+
+@both
+def test_updates_that_were_added_outside_of_a_pass_or_before_one_broke_off_are_not_taken_for_later_ones(
+    nf4_folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    model, decoder = answering(nf4_folder, form)
+
+    def product() -> None:
+        for layer in decoder.layers:
+            for group in layer.groups():
+                group.predict(torch.randn(3, group.in_features))
+
+    def broken_pass() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "ops", None)
+            with pytest.raises(AttributeError):
+                answers(decoder)
+
+    for first in (product, broken_pass):
+        hold(decoder)
+        first()
+        write_through_data(model)
+        found = answers(decoder)
+        decoder.keep_unpacked(0)
+        hold(decoder)
+        assert torch.equal(answers(decoder), found)
+        decoder.keep_unpacked(0)

@@ -33,7 +33,7 @@ def watched(home: Path, matmul: str, name: str) -> tuple[str, Weights, list[dict
     home then has what the run's report says of the model.
     """
     logger = CSVLogger(home, name=name, version="")
-    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 1, "logger": logger}
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "log_every_n_steps": 1, "logger": logger}
     trainer = train(matmul, 5, Announcement(), rows=2, **options)
     module: Any = trainer.lightning_module
     decoder: Any = fast_decoder(module.model)
