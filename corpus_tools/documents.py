@@ -9,6 +9,7 @@ from unicodedata import normalize
 
 import msgspec
 
+HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # of each full-width character
 MOST_SAMPLES = 96  # of a rule, in some counts
 
 
@@ -35,13 +36,22 @@ class OwnRule:
 
 
 def name_of(name: str | None) -> str:
-    """A title or an author as articles are told apart by it: without spaces around it, one for several inside,
+    """A title or an author as documents have it: without spaces around it, one for several inside,
     composed; "" for none.
 
     >>> name_of(" 春天  的詩\\u3000"), name_of("Ta\u0302i") == "T\xe2i", name_of(None)
     ('春天 的詩', True, '')
     """
     return normalize("NFC", " ".join(name.split())) if name else ""
+
+
+def key_of_name(name: str | None) -> str:
+    """What titles and authors are told apart by: a name in one width, so that （一） is (一).
+
+    >>> key_of_name("春天（一）") == key_of_name(" 春天(一)")
+    True
+    """
+    return name_of(name).translate(HALF_WIDTH)
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

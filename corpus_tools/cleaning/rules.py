@@ -44,7 +44,7 @@ CHARACTERS = (
 # The group is for `_logged_sub`.
 _CHARACTER = re.compile(f"([{re.escape(''.join(CHARACTERS))}])")
 _MIDDLE_DOT = re.compile(f"[{MIDDLE_DOTS}]")
-_BOX_DASH = re.compile("(──+)")
+_BOX_DASH = re.compile(r"(─(?<![\u2500-\u257f]─)─++(?![\u2500-\u257f]))")  # not in a frame: ┌──┐
 _FULL_WIDTH = str.maketrans(",?!:;", "，？！：；")
 _HALF_WIDTH = re.compile(rf"([,?!:;](?<=[{HAN}].)[,?!:;]*)")
 _STOPS = re.compile("(。。+)")
@@ -104,10 +104,10 @@ def replace_characters(text: str, log: Log | None = None) -> str:
 
 
 def replace_box_dashes(text: str, log: Log | None = None) -> str:
-    """Dashes drawn with box-drawing lines become dashes; `--` is a letter of Tâi-lô and POJ and stays.
+    """Dashes drawn with box-drawing lines become dashes, frames stay; `--` is a letter of Tâi-lô and POJ and stays.
 
-    >>> replace_box_dashes("伊講──行！厝--lìn")
-    '伊講——行！厝--lìn'
+    >>> replace_box_dashes("伊講──行！厝--lìn ┌──┬──┐")
+    '伊講——行！厝--lìn ┌──┬──┐'
     """
     return _logged_sub(_BOX_DASH, lambda dashes: "—" * len(dashes), text, log)
 

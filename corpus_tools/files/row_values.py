@@ -31,7 +31,10 @@ def columns_of(path: Path, fields: Mapping[str, str], header: Sequence[str]) -> 
     called = names_found(fields, header)
     names = {name: called.get(name, name) for name in Row.__struct_fields__}
     if names["text"] not in header:
-        raise InputError(f"{path}: no column {names['text']!r} among {_listed(header)}; {NAME_IT}")
+        # A table without a header would lose its first row to --fields.text.
+        a_row = any(name.isdecimal() for name in header)
+        first = " If that is a row, put a line of names above it." if a_row else ""
+        raise InputError(f"{path}: no column {names['text']!r} among {_listed(header)}; {NAME_IT}{first}")
     twice = [column for column in names.values() if header.count(column) > 1]
     if twice:
         raise InputError(f"{path}: two columns are named {twice[0]!r}; rename or remove one.")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 from xxhash import xxh3_128_digest as hash_bytes
 
-from corpus_tools.documents import name_of
+from corpus_tools.documents import HALF_WIDTH, key_of_name
 
 __all__ = [
     "HASH_BYTES", "NO_HASH", "Sameness", "hash_bytes", "hash_names", "hash_text", "key_of", "repeats",
@@ -39,18 +39,17 @@ def hash_names(title: str | None, author: str | None) -> tuple[int, int]:
     # Half a surrogate pair is no text: the row that has it is found to be bad when it is read.
     first, second = (
         xxh3_64_intdigest(name.encode(errors="surrogatepass")) if name else 0
-        for name in map(name_of, (title, author))
+        for name in map(key_of_name, (title, author))
     )
     return first, second
 
 
 _NO_LETTERS = re.compile(r"[^\w\u0300-\u036f]+|_+")
-_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 
 def _letters(text: bytes | memoryview) -> bytes:
     return _NO_LETTERS.sub(
-        "", unicodedata.normalize("NFC", str(text, "utf-8").translate(_HALF_WIDTH))
+        "", unicodedata.normalize("NFC", str(text, "utf-8").translate(HALF_WIDTH))
     ).encode()
 
 

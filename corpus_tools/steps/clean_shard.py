@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from corpus_tools.cleaning.optional_rules import extra_rules
-from corpus_tools.documents import Article, CleanedArticle, Counts, OptionalRule, OwnRule, Row, name_of
+from corpus_tools.documents import Article, CleanedArticle, Counts, OptionalRule, OwnRule, Row, key_of_name
 from corpus_tools.errors import InputError
 from corpus_tools.files.atomic import written_aside
 from corpus_tools.files.contents import ReadLimits, read_bytes
@@ -253,7 +253,9 @@ def _titles_apart(given: ShardRows, apart: frozenset[tuple[int, int]]) -> frozen
         (source, row.title) for source, row in zip(given.of_source, given.rows, strict=True) if row.title
     }
     return frozenset(
-        (source, name_of(title)) for source, title in named if (source, hash_names(title, None)[0]) in apart
+        (source, key_of_name(title))
+        for source, title in named
+        if (source, hash_names(title, None)[0]) in apart
     )
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, compress, count, groupby, islice
 from operator import add, attrgetter, gt, itemgetter, lt, not_
 
 from corpus_tools.cleaning.numbering import NUMBER_STARTS, in_sequence, number_at
-from corpus_tools.documents import Article, Row, name_of
+from corpus_tools.documents import Article, Row, key_of_name, name_of
 from corpus_tools.steps.row_kinds import RowKind
 from corpus_tools.steps.window_edges import (
     COMPLETE,
@@ -44,7 +44,7 @@ def group_rows(
     for names, run in groupby(rows, _names):
         indices = range(start, start + len(list(run)))
         start = indices.stop
-        title, author = map(name_of, names)
+        title, author = map(key_of_name, names)
         if not title:
             groups += [range(i, i + 1) for i in indices]
         else:

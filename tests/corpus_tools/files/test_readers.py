@@ -118,6 +118,10 @@ BROKEN = {
     "deep.json": (b'[{"text": ' + b"[" * 100_000, "row 1"),
     "cut.jsonl": (b'{"text": "a"}\n{"text": ', "row 2|line 2"),
     "columns.csv": (b"a,b\n1,2\n", "no column 'text' among a, b"),
+    "headerless.tsv": (
+        b"1\tmri\tAe\n",
+        "with --fields.text. If that is a row, put a line of names above it.",
+    ),
     "ragged.csv": (b"text,title\na,b,c\n", "row 1: 3 values for 2 columns"),
     "bytes.txt": (b"a\n\xff", "line 2"),
     "cut.json.gz": (gzip.compress(JSON_LIST)[:-9], "damaged or cut off"),

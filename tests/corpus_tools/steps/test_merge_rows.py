@@ -165,8 +165,8 @@ def test_composed_or_not_rows_are_joined_alike(texts: list[str]) -> None:
 
 def test_spaces_around_a_name_and_its_composition_are_no_part_of_it() -> None:
     names = [
-        ("春天 的詩 ", "A"),
-        ("春天\u3000 的詩", " A"),
+        ("春天 的詩（一） ", "A"),
+        ("春天\u3000 的詩(一)", " Ａ"),
         ("\u3000", None),
         ("Ta\u0302i", ""),
         ("T\xe2i", None),
