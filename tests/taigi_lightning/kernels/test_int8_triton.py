@@ -10,6 +10,7 @@ from taigi_lightning.kernels import int8
 from tests.taigi_lightning.kernels.interpreted import interpreted
 
 TILE = (16, 32, 32, 1)
+WIDE = (16, 128, 128, 1)  # of which neither side of a weight is a multiple
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +65,16 @@ def test_a_weight_is_written_either_way(kernels: ModuleType, rows: int, columns:
 
 
 @pytest.mark.parametrize("rank", [0, 8, 72])
-@pytest.mark.parametrize(("rows", "columns", "inner"), [(5, 64, 64), (50, 192, 192)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "inner", "tile"), [(5, 64, 64, TILE), (50, 192, 192, TILE), (1, 192, 320, WIDE)]
+)
 def test_a_product_has_the_scales_and_what_is_added(
-    kernels: ModuleType, rows: int, columns: int, inner: int, rank: int
+    kernels: ModuleType, rows: int, columns: int, inner: int, tile: tuple[int, int, int, int], rank: int
 ) -> None:
     torch.manual_seed(rank)
     x, w = (torch.randint(-127, 128, (n, inner), dtype=torch.int8) for n in (rows, columns))
     x_scale, w_scale = torch.rand(rows, 1), torch.rand(columns, 1)
     beside = (torch.randn(rows, inner + rank)[:, inner:], torch.randn(columns, rank)) if rank else None
-    found = kernels.product(x, x_scale, w, w_scale, torch.float32, beside, TILE)
+    found = kernels.product(x, x_scale, w, w_scale, torch.float32, beside, tile)
     wanted = int8.product(x, x_scale, w, w_scale, torch.float32, beside)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-3)
