@@ -26,7 +26,7 @@ from taigi_lightning.model.adapters import check_adapter
 from taigi_lightning.model.precision import best_dtype
 from taigi_lightning.planning.base_files import check_base, check_tokenizer_folder
 from taigi_lightning.planning.new_words import read_words
-from taigi_lightning.planning.option_checks import check_ranks
+from taigi_lightning.planning.option_checks import check_devices, check_ranks
 from taigi_lightning.planning.precisions import SHORT_NAMES
 from taigi_lightning.planning.run_files import run_names
 from taigi_lightning.planning.settings import count_devices
@@ -184,8 +184,7 @@ def check_trainer(trainer: Any) -> None:
         raise InputError(
             f"trainer.default_root_dir is {root}, and {file} is a file. Give a folder for what the run leaves."
         )
-    if str(trainer.devices) in ("0", "", "[]"):
-        raise InputError(f"trainer.devices is {trainer.devices!r}: no device. Give how many, or auto.")
+    check_devices(trainer.devices)
     wanted, cores = count_devices(trainer.devices) or 1, os.cpu_count() or 1
     if sys.platform == "win32":
         check_ranks(wanted * (count_devices(trainer.num_nodes) or 1))

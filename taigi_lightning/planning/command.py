@@ -23,7 +23,7 @@ from taigi_lightning.planning.earlier_stages import beyond_lora
 from taigi_lightning.planning.hardware_table import hardware_table
 from taigi_lightning.planning.memory import Shape
 from taigi_lightning.planning.new_words import read_words
-from taigi_lightning.planning.option_checks import check_ranks
+from taigi_lightning.planning.option_checks import check_devices, check_ranks
 from taigi_lightning.planning.pieces import count_pieces, sample_texts, spans_by_files, with_words
 from taigi_lightning.planning.plan import Disk, Found, Plan, folders, make_plan
 from taigi_lightning.planning.plan_text import render
@@ -128,6 +128,7 @@ def _check_table(config: Mapping[str, Any]) -> None:
 
 def plan_config(config: Mapping[str, Any]) -> Plan:
     """The plan of a config on this machine; arguments and errors as for `print_plan`."""
+    check_devices(_of_trainer(config, "devices"))
     named, cards = config.get("gpu_memory"), cards_of(config)
     settings = on_card(read_settings(config), config, cards)
     shape, general = read_base(settings.base)

@@ -119,13 +119,19 @@ def fitting(
     host: float = math.inf,
 ) -> tuple[list[str], Settings] | None:
     """The first of `smaller`'s steps that together fit card and host, and what they come to; None if all do not."""
-    flags: dict[str, str] = {}
-    for flag, changed in smaller(settings, general):
-        flags[flag.split()[0]] = flag  # a later value of one option replaces the earlier
+    for flags, changed in _steps(settings, general):
         need = needed(changed, shape, card, general, machine, host)
         if fits(changed, card, need, host, machine) and need.lacking <= 0:
-            return list(flags.values()), changed
+            return flags, changed
     return None
+
+
+def _steps(settings: Settings, general: str | None) -> Iterator[tuple[list[str], Settings]]:
+    """`smaller`'s steps with all flags up to each; a later value of one option replaces the earlier."""
+    flags: dict[str, str] = {}
+    for flag, changed in smaller(settings, general):
+        flags[flag.split()[0]] = flag
+        yield list(flags.values()), changed
 
 
 def wanted_host(
@@ -169,14 +175,34 @@ class Remedy:
 def remedy_of(
     settings: Settings, shape: Shape, card: int, general: str | None, machine: Machine, host: float
 ) -> Remedy:
-    """How a config could be made to fit: as `fitting` and `wanted_host`, and where neither helps both together."""
+    """How a config could be made to fit: as `fitting` and `wanted_host`, and where no options help alone, by those that
+    with more host memory want least of it and leave what is learnt as it is; or else by any."""
     as_it_is = wanted_host(settings, shape, card, general, machine, host)
     if found := fitting(settings, shape, card, general, machine, host):
         return Remedy(as_it_is, tuple(found[0]))
-    if as_it_is is not None or math.isinf(host):
-        return Remedy(as_it_is)
-    found = fitting(settings, shape, card, general, machine, LARGEST_HOST * GIB)
-    if found is None:
+    if math.isinf(host):
         return Remedy()
-    flags, changed = found
-    return Remedy(None, tuple(flags), wanted_host(changed, shape, card, general, machine, host))
+    alike = [step for step in _steps(settings, general) if _learns_alike(settings, step[1])]
+    for flags, changed in (*alike[-1:], *_first_with_any_host(settings, shape, card, general, machine)):
+        wanted = wanted_host(changed, shape, card, general, machine, host)
+        if wanted is not None and wanted < (as_it_is or math.inf):
+            return Remedy(as_it_is, tuple(flags), wanted)
+    return Remedy(as_it_is)
+
+
+def _first_with_any_host(
+    settings: Settings, shape: Shape, card: int, general: str | None, machine: Machine
+) -> list[tuple[list[str], Settings]]:
+    found = fitting(settings, shape, card, general, machine, LARGEST_HOST * GIB)
+    return [] if found is None else [found]
+
+
+def _learns_alike(settings: Settings, changed: Settings) -> bool:
+    """Whether a changed config trains the same in other portions."""
+    return (
+        replace(
+            changed, batch_size=settings.batch_size, accumulate=settings.accumulate, batch_tokens=settings.batch_tokens,
+            weights_on_host=settings.weights_on_host, activation_budget=settings.activation_budget,
+        )
+        == settings
+    )  # fmt: skip

@@ -19,6 +19,16 @@ SEVERAL_ON_WINDOWS = (
 )
 
 
+def check_devices(devices: object) -> None:
+    """Refuse `trainer.devices` that names none.
+
+    Raises:
+        InputError: it does.
+    """
+    if str(devices) in ("0", "", "[]"):
+        raise InputError(f"trainer.devices is {devices!r}: no device. Give how many, or auto.")
+
+
 def check_ranks(wanted: int) -> None:
     """Refuse several ranks on Windows.
 

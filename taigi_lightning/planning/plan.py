@@ -106,7 +106,7 @@ class Plan:
         host_memory_lockable_bytes: what of it may be page-locked, as copies need; None where nothing limits that.
         host_memory_wanted_bytes: of host memory that would have to be available for it to fit the card; None where it
             fits, or would with none.
-        advice_host_bytes: the same with `advice`; None where that fits with what is available.
+        advice_host_bytes: the same with `advice`, which wants less; None where that fits with what is available.
         card: the card planned for; None where none was found or given.
         fits: whether it fits the card, and the host if its memory was given; None without a card.
         spare_bytes: what the card has left; below 0, what it lacks.

@@ -140,7 +140,7 @@ def test_a_card_that_is_named_is_judged_by_the_capability_that_is_said(
         ({"gpu_memory": "8GiB"}, False),  # not known: the plan says what it takes
         ({"gpu_memory": "8GiB", "gpu_capability": "7.5"}, True),
         ({"gpu_memory": "8GiB", "gpu_capability": "8.6"}, False),
-        ({"table": True}, False),
+        ({"table": True, "data": "PredictDataModule"}, False),
         ({"table": True, "gpu_capability": "7.0"}, True),
     ]
     for options, refused in cases:
@@ -220,6 +220,7 @@ def test_memory_that_others_hold_is_not_planned_with(monkeypatch: pytest.MonkeyP
     ("model", "trainer", "said"),
     [
         ({}, {"precision": "bf16-true"}, "trainer.precision is bf16-true, which would store the adapter"),
+        ({}, {"devices": 0}, "trainer.devices is 0: no device"),
         ({}, {"precision": "64-true"}, "trainer.precision is 64-true, and the base is computed in 32 bits"),
         ({"from_scratch": True}, {}, "Random weights cannot train in 4 bits"),
         ({"from_scratch": True, "quantization": "none"}, {}, "An adapter on random weights means nothing"),

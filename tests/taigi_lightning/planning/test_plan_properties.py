@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taigi_lightning.kernels.matmul import Matmul
+from taigi_lightning.planning.base_shape import KNOWN
 from taigi_lightning.planning.cards import Card
 from taigi_lightning.planning.host_budget import HOST_SHARE, PROCESS
 from taigi_lightning.planning.memory import GIB, Shape, packed_layer_bytes
@@ -144,6 +145,8 @@ def test_what_is_advised_fits_when_it_is_followed(
         if not asked.predicts:
             assert changed.step_tokens == asked.step_tokens or changed.max_length < asked.max_length
         with_host = host if found.advice_host_bytes is None else found.advice_host_bytes / GIB
+        assert host <= with_host
+        assert found.advice_host_bytes is None or wanted is None or found.advice_host_bytes < wanted
         assert plan(changed, shape, card, with_host, machine, general).fits
 
 
@@ -174,6 +177,14 @@ def test_where_only_both_together_help_both_are_said() -> None:
     assert found.host_memory_wanted_bytes is None and found.advice and found.advice_host_bytes
     assert "GiB of host memory available this fits:" in render(found)
     assert "Nothing short of" not in render(found)
+
+
+def test_options_that_want_less_of_the_host_are_said_beside_what_is_wanted_without() -> None:
+    found = plan(Settings(rank=64, batch_size=4), KNOWN["Bohanlu/Taigi-Llama-2-13B"], 8, 2)
+    assert found.host_memory_wanted_bytes is not None and found.advice_host_bytes is not None
+    assert found.advice == ("--data.batch_size 1 --trainer.accumulate_grad_batches 4",)
+    text = render(found)
+    assert text.index("it would fit") < text.index("available this fits:")
 
 
 def test_weights_in_16_bits_are_advised_to_be_in_4() -> None:
