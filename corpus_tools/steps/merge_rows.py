@@ -18,6 +18,7 @@ from corpus_tools.steps.window_edges import (
     Spaces,
     between,
     breaks_token,
+    words_inside,
 )
 
 _UNCERTAIN = CONTINUES | {" "}
@@ -153,10 +154,11 @@ def _between_windows(texts: Sequence[str], spaces: Spaces) -> list[str]:
     # ends a sentence) and row i is not in `uncertain` (its first character could still belong to that sentence).
     starts = [False, *map(gt, complete, uncertain)]
     breaks = list(map(("", "\n").__getitem__, starts))
+    known = words_inside(texts) if spaces == "stripped" else frozenset[str]()
     for i in compress(count(1), map(not_, starts[1:])):
         last = lasts[i - 1]
         if last in MAY_END or (last < FIRST_WIDE and firsts[i] < FIRST_WIDE):
-            breaks[i] = between(texts[i - 1], texts[i], spaces)
+            breaks[i] = between(texts[i - 1], texts[i], spaces, known)
     numbered = map(NUMBER_STARTS.__contains__, firsts)
     undecided = compress(count(), map(gt, numbered, starts))  # numbered minus starts
     if any(i and breaks[i] != "\n" and number_at(texts[i], 0) for i in undecided):
@@ -176,7 +178,8 @@ def join_rows(
     """The rows' text, a line break before each row that begins a paragraph; and each row's first line, from 0.
 
     A window that breaks a sentence is joined as it stands, but for a space between two romanised words: none if
-    `spaces` are kept at the rows' edges, and one between any two words if they are lost.
+    `spaces` are kept at the rows' edges, one between any two words if they are lost, and what the text's own words
+    say if they were stripped.
 
     >>> join_rows(["佇2010.09.", "20）彼工。", "隔轉工", "，阮去。"])
     ('佇2010.09.20）彼工。\\n隔轉工，阮去。', [0, 0, 1, 1])

@@ -31,7 +31,8 @@ class Evidence(msgspec.Struct, frozen=True):
 
     Of the `followed` rows looked at, behind which another one of their article comes, `open` end no sentence;
     lengths are nine tenths' most, in Han characters or syllables. `overlapping` rows end as the next one begins.
-    `spaces`: whether those between the words of two rows are kept at the edge of one, or lost as by `textwrap`.
+    `spaces`: whether those between the words of two rows are kept at the edge of one, lost as by `textwrap`, or
+    stripped from rows that may also cut a word.
     """
 
     kind: RowKind
@@ -136,12 +137,12 @@ def _seam(text: str, after: str) -> _Seam | None:
     return _Seam(len(text), before + behind[0], frozenset(words), spaced)
 
 
-def _edge_spaces(seams: Sequence[_Seam]) -> Spaces:
-    """What became of spaces where rows meet. Cut anywhere, some rows begin or end with one. Where all are lost, windows
-    were cut at spaces only if few are as long as the longest and no word was cut.
+def _edge_spaces(seams: Sequence[_Seam], by_length: bool) -> Spaces:
+    """What became of spaces where rows meet. Cut anywhere, some rows begin or end with one, unless they were stripped,
+    which leaves nearly all as long as the longest. Windows that were cut at spaces are seldom so, and no word was cut.
 
     >>> rows = [Row(text, "A") for text in ("the old songs of", "the islands are", "old, and of the", "songs", "old")]
-    >>> _edge_spaces([_seam(row.text, after.text) for row, after in zip(rows, rows[1:])])
+    >>> _edge_spaces([_seam(row.text, after.text) for row, after in zip(rows, rows[1:])], False)
     'lost'
     """
     glued = [seam for seam in seams if not seam.spaced]
@@ -153,16 +154,18 @@ def _edge_spaces(seams: Sequence[_Seam]) -> Spaces:
     full = max(seam.size for seam in glued)
     known = frozenset().union(*(seam.words for seam in glued))
     cut_words = sum(seam.word in known for seam in glued)
-    at_spaces = 2 * sum(seam.size == full for seam in glued) < len(glued) and cut_words <= _KNOWN * len(glued)
-    return "lost" if at_spaces else "unknown"
+    if 2 * sum(seam.size == full for seam in glued) < len(glued) and cut_words <= _KNOWN * len(glued):
+        return "lost"
+    return "stripped" if by_length else "unknown"
 
 
 def _cut_by_length(seams: Sequence[_Seam], looked_at: int) -> bool:
-    """Whether rows that meet in words of letters are nearly all as long as the longest, which no lines of verse are."""
+    """Whether rows that meet in words of letters are nearly all as long as the longest, but for a space at either end:
+    no lines of verse are.
+    """
     full = max((seam.size for seam in seams), default=0)
-    return len(seams) >= max(_FEW, looked_at / 8) and sum(seam.size == full for seam in seams) >= 0.8 * len(
-        seams
-    )
+    as_long = sum(seam.size >= full - 2 for seam in seams)
+    return len(seams) >= max(_FEW, looked_at / 8) and as_long >= 0.8 * len(seams)
 
 
 def _overlaps(text: str, after: str) -> bool:
@@ -185,13 +188,15 @@ def _judge(seen: Sequence[_Look | None]) -> Evidence:
     left_open = [look for look in looks if look.open]
     length, open_length = (_most(look.length for look in some) for some in (looks, left_open))
     overlapping = sum(look.overlaps for look in looks)
-    spaces = _edge_spaces([look.seam for look in looks if look.seam])
+    seams = [look.seam for look in looks if look.seam]
+    by_length = _cut_by_length(seams, len(looks))
+    spaces = _edge_spaces(seams, by_length)
     if len(looks) < _ENOUGH:
         all_short = all(look.open and look.stands_alone and look.length <= _NO_WINDOW for look in looks)
         if not all_short or len(looks) < _FEW:
             return Evidence("window", len(looks), overlapping=overlapping, spaces=spaces)
     kind: RowKind = "window"
-    if _cut_by_length([look.seam for look in looks if look.seam], len(looks)):
+    if by_length:
         kind = "window"
     elif left_open and length <= _SHORT and len(left_open) >= len(looks) / 4:
         kind = "line"

@@ -7,6 +7,7 @@ whole before any rule looks at it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from string import ascii_letters, digits
 from typing import Literal
 
@@ -16,7 +17,7 @@ from corpus_tools.cleaning.syllables import TONE_DIGITS, is_syllable
 COMPLETE = frozenset("。！？…")  # behind these a sentence has ended; behind others it may have
 MAY_END = COMPLETE | frozenset(CLOSERS + SENTENCE_ENDS + ". ")
 CONTINUES = frozenset(CLOSERS + SENTENCE_ENDS)
-Spaces = Literal["unknown", "kept", "lost"]
+Spaces = Literal["unknown", "kept", "lost", "stripped"]
 _HYPHENS = frozenset("-/–—\n ")  # which no space stands beside, or one that is still there
 FIRST_WIDE = "\u2e80"  # Han, Kana and full-width forms; romanisation and numbers lie before
 
@@ -70,8 +71,9 @@ def breaks_token(previous: str, text: str) -> bool:
     return host_goes_on or _OF_ADDRESS.match(text) is not None
 
 
-def between(previous: str, text: str, spaces: Spaces = "unknown") -> str:
-    """What to put between two windows, neither empty; `spaces`: what became of those between words.
+def between(previous: str, text: str, spaces: Spaces = "unknown", known: frozenset[str] = frozenset()) -> str:
+    """What to put between two windows, neither empty; `spaces`: what became of those between words. Where they were
+    stripped from windows that may also cut words, `known` words of the text tell which is so.
 
     >>> between("看表3.", "1：文化營"), between("Goa2 khi3 Tai5-lam5.", "Li2 mai3"), between("Lí hó.", "I bô.")
     ('', ' ', '\\n')
@@ -84,7 +86,29 @@ def between(previous: str, text: str, spaces: Spaces = "unknown") -> str:
         return ""
     if spaces == "lost" and text[0] < FIRST_WIDE:
         return "" if previous[-1] in _HYPHENS or text[0] in _HYPHENS or text[0] in CONTINUES else " "
-    return " " if spaces != "kept" and _parts_words(previous, text) else ""
+    apart = _are_known(previous, text, known) if known else None
+    if apart is None:
+        apart = spaces != "kept" and _parts_words(previous, text)
+    return " " if apart else ""
+
+
+def _are_known(previous: str, text: str, known: frozenset[str]) -> bool | None:
+    """Whether the words where two windows meet are two known ones, rather than the parts of one; None if neither."""
+    last, first = last_word(previous), FIRST_WORD.match(text)
+    if not last or first is None:
+        return None
+    if last + first[0] in known:
+        return False
+    return True if last in known and first[0] in known else None
+
+
+def words_inside(texts: Iterable[str]) -> frozenset[str]:
+    """The words of some windows that no edge may have cut.
+
+    >>> sorted(words_inside(["gs of the isl", "ands are"]))
+    ['of', 'the']
+    """
+    return frozenset().union(*(FIRST_WORD.findall(text)[1:-1] for text in texts))
 
 
 def starts_paragraph(previous: str, text: str) -> bool:

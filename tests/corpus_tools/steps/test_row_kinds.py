@@ -99,22 +99,26 @@ def test_short_windows_of_one_length_are_no_verse() -> None:
     )
     text = sentence * 20
     windows = [text[at : at + 67] for at in range(0, len(text), 67)]
+    stripped = [Row(window.strip(), "濫") for window in windows]
+    assert kind_of_rows(stripped).kind == "window"
     seen = kind_of_rows([Row(window, "濫") for window in windows])
     assert (seen.kind, join_rows(windows, seen.kind, seen.spaces)[0].replace("\n", "")) == ("window", text)
     verse = [Row(line * 3, "歌") for line in SONG * 5]  # of one length, but without words of letters
     assert kind_of_rows(verse).kind == "line"
 
 
-@pytest.mark.parametrize("width", range(125, 200, 15))
+@pytest.mark.parametrize("width", range(80, 200, 15))
 def test_windows_cut_between_words_or_anywhere_become_the_text_again(width: int) -> None:
     text = " ".join(random.Random(width).choices(WORDS, k=2000))
     for windows, spaces in (
         (textwrap.wrap(text, width), "lost"),
         ([text[at : at + width] for at in range(0, len(text), width)], "kept"),
+        ([text[at : at + width].strip() for at in range(0, len(text), width)], "stripped"),
     ):
         rows = [Row(window, "Kenehi") for window in windows]
         seen, sample = kind_of_rows(rows), RowSample()
         for row in rows:
             sample.add(row)
-        assert (seen.kind, seen.spaces) == ("window", spaces) and sample.judge() == seen
-        assert join_rows(windows, seen.kind, seen.spaces)[0] == text
+        kind = "line" if spaces == "lost" and width < 120 else "window"  # as text files are wrapped
+        assert (seen.kind, seen.spaces) == (kind, spaces) and sample.judge() == seen
+        assert join_rows(windows, seen.kind, seen.spaces)[0].replace("\n", " ") == text
