@@ -120,8 +120,16 @@ def find_in_questions(module: Any, questions: Sequence[EncodedQuestion]) -> None
 
 
 def spread(questions: Sequence[EncodedQuestion], tokens: int) -> list[EncodedQuestion]:
-    """About as many questions as have so many tokens, as far apart as can be; all if they have fewer."""
+    """About as many questions as have so many tokens, as far apart as can be; all if they have fewer.
+
+    Where just the longest were met, fewer: they pass through the model as one row, of twice so many tokens at most, or
+    of one question.
+    """
     ordered = sorted(questions, key=lambda question: (question.row, question.rotation))
     total = sum(len(question.prompt) for question in ordered)
     count = min(len(ordered), -(-tokens * len(ordered) // total))
-    return [ordered[place * len(ordered) // count] for place in range(count)]
+    while True:
+        found = [ordered[place * len(ordered) // count] for place in range(count)]
+        if count == 1 or sum(len(question.prompt) for question in found) <= 2 * tokens:
+            return found
+        count = (count + 1) // 2

@@ -189,3 +189,10 @@ def test_questions_are_taken_from_all_over_the_file() -> None:
     questions = [EncodedQuestion(row, str(row), [5] * 10, ([1], [2])) for row in range(1, 101)]
     assert [question.row for question in spread(questions[::-1], 50)] == [1, 21, 41, 61, 81]
     assert len(spread(questions, 9999)) == 100
+    # Of which every tenth is long, and ten would be these.
+    uneven = [
+        EncodedQuestion(row, str(row), [5] * (300 if row % 10 == 1 else 1), ([1], [2]))
+        for row in range(1, 101)
+    ]
+    assert [question.row for question in spread(uneven, 309)] == [1, 34, 67]
+    assert [question.row for question in spread(uneven, 20)] == [1]
