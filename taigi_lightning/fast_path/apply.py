@@ -6,11 +6,13 @@ way parameters, and `generate`, stay untouched.
 """
 
 import inspect
+import warnings
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path import families, lora_linear
@@ -20,10 +22,11 @@ from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.eight_bit_weights import stays_in_16_bits
 from taigi_lightning.fast_path.own_layers import bring_back, speed_up_layers
 from taigi_lightning.fast_path.own_pass import own_hidden
+from taigi_lightning.fast_path.watched_modules import heard
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.matmul import Matmul, format_of
 from taigi_lightning.kernels.triton_support import triton_fault
-from taigi_lightning.planning.decoder_path import off_fast_path
+from taigi_lightning.planning.decoder_path import activation_name, off_fast_path
 from taigi_lightning.planning.four_bit_options import check_option, own_code
 from taigi_lightning.planning.placement import WeightsOnHost
 
@@ -134,9 +137,9 @@ def device_of(model: Any) -> torch.device:
 
 
 def fast_decoder(model: Any) -> "FastDecoder | None":
-    """The backbone as `apply_fast_path` wrote it out, if it did and the adapters are still the same."""
+    """The backbone as `apply_fast_path` wrote it out, if it did and its layers and adapters are still the same."""
     decoder: FastDecoder | None = getattr(causal_lm(model), "fast_decoder", None)
-    return decoder if decoder is not None and decoder.ready() else None
+    return decoder if decoder is not None and decoder.ready() and decoder.changed() is None else None
 
 
 def checkpointed_layers(model: Any) -> CheckpointedLayers | None:
@@ -177,11 +180,25 @@ def forward_hidden(
     decoder = fast_decoder(model)
     if decoder is not None:
         return decoder.hidden(input_ids, position_ids, documents)
+    _say_what_changed(causal_lm(model))
     # Without an attention mask transformers finds the restarts itself and masks across documents.
     layers = checkpointed_layers(model)
     if layers is not None:
         return layers.hidden(input_ids, position_ids)
     return own_hidden(causal_lm(model), input_ids=input_ids, position_ids=position_ids)
+
+
+def _say_what_changed(base: Any) -> None:
+    """Warn, once for each change, that layers are no longer those that were written out: adapters may be switched."""
+    decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
+    change = decoder.changed() if decoder is not None and decoder.ready() else None
+    if decoder is not None and change not in (None, decoder.told):
+        decoder.told = change
+        warnings.warn(
+            f"The fast path stands aside, because {change} since the model was made: transformers' own layers compute, "
+            "which takes more time and memory.",
+            stacklevel=3,
+        )
 
 
 def unsupported(model: nn.Module) -> str | None:  # noqa: PLR0911
@@ -203,8 +220,14 @@ def unsupported(model: nn.Module) -> str | None:  # noqa: PLR0911
         return f"{trained[0]} trains, beside LoRA"
     if outside := _adapted_outside(base, family):
         return f"{outside} has LoRA, which the written-out layers do not look for there"
+    backbone = base.get_decoder()
+    parts = {**dict(backbone.layers.named_modules(prefix="layers")), "norm": backbone.norm}
+    if found := heard(parts):
+        return f"{found} has a hook or a forward pass of its own, which written-out layers would not call"
+    if found := _other_parts(backbone, family):
+        return f"{found}, which is another than its config says"
     projections = {"self_attn": (*family.qkv, "o_proj"), "mlp": (*family.gate_up, "down_proj")}
-    for layer in base.get_decoder().layers:
+    for layer in backbone.layers:
         for block, names in projections.items():
             for name in names:
                 reason = lora_linear.refusal(getattr(getattr(layer, block), name))
@@ -224,6 +247,19 @@ def _adapted_outside(base: Any, family: families.Family) -> str | None:
     return next(
         (name for name in adapted if ".layers." not in name or name.rpartition(".")[2] not in names), None
     )
+
+
+def _other_parts(backbone: Any, family: families.Family) -> str | None:
+    """A norm or an activation of the layers that somebody put in the place of transformers'."""
+    activation = type(ACT2FN[str(activation_name(backbone.config.to_dict()))])
+    for index, layer in enumerate(backbone.layers):
+        for name in (*family.before, *family.after):
+            if name is not None and type(getattr(layer, name)) is not type(backbone.norm):
+                return f"layers.{index}.{name} is {type(getattr(layer, name)).__name__}"
+        for child in layer.mlp.children():
+            if not hasattr(child, "weight") and type(child) is not activation:
+                return f"the activation of layers.{index} is {type(child).__name__}"
+    return None
 
 
 def _rotates_by_type(backbone: Any) -> bool:

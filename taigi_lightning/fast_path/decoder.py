@@ -20,6 +20,7 @@ from taigi_lightning.fast_path.layer_functions import apply_layer, apply_norm
 from taigi_lightning.fast_path.memory_decision import decide_memory, in_words, moving
 from taigi_lightning.fast_path.micro_batch import Step
 from taigi_lightning.fast_path.vocabulary import Tables
+from taigi_lightning.fast_path.watched_modules import WatchedModules
 from taigi_lightning.fast_path.weight_stream import WeightStream
 from taigi_lightning.kernels.elementwise import Norm
 from taigi_lightning.kernels.matmul import Matmul
@@ -104,6 +105,10 @@ class FastDecoder:
         if weights_on_host != "auto":
             (count,) = placement.counts(weights_on_host, len(self.layers), self.packed)
             self.keep_on_host(set(spread(len(self.layers), count)))
+        read = (self.backbone.layers, self.backbone.norm)
+        called = [child for child in self.backbone.children() if child not in read]
+        self.told: str | None = None  # the last change that was warned of
+        self.watched = WatchedModules("model", self.backbone, called)
 
     @property
     def device(self) -> torch.device:
@@ -118,9 +123,12 @@ class FastDecoder:
     def ready(self) -> bool:
         """Whether the adapters are still as the layers were built for: all of the first layer, and of each other
         projection what may be changed by itself."""
-        inside = set(self.backbone.layers[0].modules())
-        first = all(m.module in inside and m.unchanged() for m in self.layers[0].members())
+        first = all(m.unchanged() for m in self.layers[0].members())
         return first and all(m.in_use() for layer in self.layers[1:] for m in layer.members())
+
+    def changed(self) -> str | None:
+        """What else of the layers is another by now than they were built for, in words; None if nothing is."""
+        return self.watched.change(self.backbone.training)
 
     # ---- memory ------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taigi_lightning.fast_path.lora_linear import refusal
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
+from taigi_lightning.fast_path.watched_modules import WatchedModules, heard
 from taigi_lightning.kernels.elementwise import Dropout
 
 
@@ -60,8 +61,11 @@ def _beside(grads: Sequence[Tensor | None], group: ProjectionGroup, like: Tensor
 
 
 def is_joinable(module: Any) -> bool:
-    """Whether a module is a 4-bit Linear with plain LoRA."""
+    """Whether a module is a 4-bit Linear with plain LoRA, and no hook is on what is in it."""
     if not hasattr(module, "lora_A") or refusal(module) is not None:
+        return False
+    inside = {name: part for name, part in module.named_modules() if part is not module}
+    if heard(inside) or (vars(module).get("forward") and heard({"projection": module})):
         return False
     return isinstance(module.get_base_layer().weight, bnb.nn.Params4bit)
 
@@ -89,9 +93,11 @@ def speed_up(module: Any, ops: ModuleType, fused: bool) -> bool:
     if not is_joinable(module):
         return False
     group, plain = ProjectionGroup([module], fused), module.forward
+    watched = WatchedModules("projection", module, inside=True)
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
-        if args or options or not torch.is_grad_enabled() or not group.members[0].unchanged():
+        own = args or options or not torch.is_grad_enabled()
+        if own or not group.members[0].unchanged() or watched.change(module.training) is not None:
             return plain(x, *args, **options)  # type: ignore[no-any-return]
         return project(group, x, module.training, ops)[0]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taigi_lightning.fast_path.fallback import draw_dropout, is_joinable
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
+from taigi_lightning.fast_path.watched_modules import WatchedModules, heard
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.elementwise import Activation, Dropout
 from taigi_lightning.kernels.products import float32_product
@@ -97,14 +98,16 @@ def join_mlp(module: Any, ops: ModuleType, fused: bool) -> bool:
     known = {parameter for projection in projections for parameter in projection.parameters()}
     if len(projections) not in (2, 3) or not known.issuperset(module.parameters()):
         return False
+    inside = {name: part for name, part in module.named_modules() if part is not module}
     found = next(_ways(module, projections), None)
-    if found is None:
+    if found is None or heard(inside):
         return False
     mlp, plain = GatedMlp(*found, ops, fused), module.forward
+    watched = WatchedModules("MLP", module, inside=True)
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
         own = args or options or not torch.is_grad_enabled() or not x.numel()
-        if own or not mlp.unchanged() or not set(projections) <= set(module.children()):
+        if own or not mlp.unchanged() or watched.change(module.training) is not None:
             return plain(x, *args, **options)  # type: ignore[no-any-return]
         dropouts = tuple(draw_dropout(group, module.training) for group in (mlp.gate_up, mlp.down))
         rows = x.reshape(-1, mlp.gate_up.in_features).contiguous()
@@ -145,7 +148,8 @@ def _is_ours(module: Any, first: list[Any], down: Any, activation: Activation) -
 
         return forward
 
-    before, training = [(p, vars(p).get("forward")) for p in (*first, down)], module.training
+    before = [(p, vars(p).get("forward")) for p in (*first, down)]
+    modes = [(part, part.training) for part in module.modules()]
     try:
         for projection, result in zip((*first, down), (*parts, y), strict=True):
             projection.forward = stand_in(projection, result)
@@ -154,7 +158,8 @@ def _is_ours(module: Any, first: list[Any], down: Any, activation: Activation) -
     except Exception:  # it wants other arguments, or reads weights
         return False
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
         for projection, own in before:
             del projection.forward
             if own is not None:

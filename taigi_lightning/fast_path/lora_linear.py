@@ -78,8 +78,8 @@ class LoraLinear:
         return bool(
             module.active_adapters == self._active
             and module.scaling[name] == self.scale
-            and self._a[name].weight is self.lora[0]
-            and self._b[name].weight is self.lora[1]
+            and getattr(self._a[name], "weight", None) is self.lora[0]
+            and getattr(self._b[name], "weight", None) is self.lora[1]
             and not module.merged_adapters
             and not module.disable_adapters
         )
@@ -121,7 +121,8 @@ def refusal(module: Any) -> str | None:  # noqa: PLR0911
     name = adapters[0]
     if module.merged or module.disable_adapters:
         return "its adapter is merged or disabled"
-    if getattr(module, "lora_variant", {}).get(name) or module.lora_B[name].bias is not None:
+    plain = all(isinstance(matrix[name], nn.Linear) for matrix in (module.lora_A, module.lora_B))
+    if not plain or getattr(module, "lora_variant", {}).get(name) or module.lora_B[name].bias is not None:
         return "its adapter is more than plain LoRA"
     if not isinstance(module.lora_dropout[name], nn.Dropout | nn.Identity):
         return "its adapter's dropout is not nn.Dropout"

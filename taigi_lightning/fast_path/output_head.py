@@ -18,6 +18,7 @@ from taigi_lightning.errors import InputError
 from taigi_lightning.fast_path.apply import causal_lm, device_of
 from taigi_lightning.fast_path.own_pass import between_decoder_and_head, in_eval_mode, own_decoder
 from taigi_lightning.fast_path.vocabulary import parts_of
+from taigi_lightning.fast_path.watched_modules import hooks_of
 from taigi_lightning.kernels.host_memory import held_in_place
 from taigi_lightning.planning.memory import HEAD_CHUNK
 
@@ -75,10 +76,11 @@ def output_head(model: Any) -> OutputHead:
 
     Raises:
         InputError: its logits are not a scaled or capped product of the decoder's last hidden states, or those are no
-            numbers.
+            numbers; or a hook waits for its own forward pass, or its head's.
     """
     base = causal_lm(model)
     head = _product(base)
+    _expect_no_hooks(model, head)
     form: tuple[float, float | None] | None = base.__dict__.get("head_form")
     if form is None:
         form = base.__dict__["head_form"] = _ask(base, head)
@@ -102,6 +104,18 @@ def _product(base: Any) -> nn.Linear:
             "which the loss and the answers are computed. Use another base."
         )
     return head
+
+
+def _expect_no_hooks(model: Any, head: nn.Module) -> None:
+    """Refuse hooks on what is not called: neither the whole model is, nor its head."""
+    base = causal_lm(model)
+    wrappers = {"the PEFT model": model, "its base_model": getattr(model, "base_model", base)}
+    for name, module in {**wrappers, type(base).__name__: base, "its output layer": head}.items():
+        if hooks_of(module):
+            raise InputError(
+                f"A hook on {name} would not be called: losses and answers are computed from the decoder's last hidden "
+                "states, logits a part at a time. Remove it, or put it on model.get_decoder()."
+            )
 
 
 @torch.no_grad()

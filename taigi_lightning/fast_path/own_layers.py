@@ -28,15 +28,17 @@ def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
         ops: `elementwise`, or `elementwise_triton`.
         fused: read and write weights in Triton as well.
     """
+    # What is inside comes first: a gated MLP remembers its projections as they are then.
     others = [
         module
-        for module in base.modules()
+        for module in reversed([*base.modules()])
         if not speed_up(module, ops, fused)
         and not fuse_norm(module, ops)
         and not join_mlp(module, ops, fused)
     ]
     masks = Masks()
     own_decoder(base).register_forward_pre_hook(masks.forget)
+    others.reverse()
     for module in others:
         fuse_rotation(module, ops)
         fuse_attention(module, masks)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taigi_lightning.fast_path.watched_modules import WatchedModules
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.elementwise import Dropout, Norm
 
@@ -52,10 +53,12 @@ def fuse_norm(module: Any, ops: ModuleType) -> bool:
     if norm is None:
         return False
     weight, plain = norm.weight, module.forward
+    watched = WatchedModules("norm", module, inside=True)  # its eps
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
         same = module.weight is weight and x.dtype == weight.dtype and x.device == weight.device
-        if args or options or not torch.is_grad_enabled() or weight.requires_grad or not same:
+        own = args or options or not torch.is_grad_enabled()
+        if own or weight.requires_grad or not same or watched.change() is not None:
             return plain(x, *args, **options)  # type: ignore[no-any-return]
         # In the order of memory, in which heads that are turned lie in one piece; what follows finds them so again.
         order = [*sorted(range(x.dim() - 1), key=lambda d: -x.stride()[d]), x.dim() - 1]

@@ -22,6 +22,7 @@ from taigi_lightning.fast_path.fallback import is_joinable, project
 from taigi_lightning.fast_path.lora_linear import LoraLinear
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
 from taigi_lightning.fast_path.own_pass import in_eval_mode, own_hidden
+from taigi_lightning.fast_path.watched_modules import WatchedModules
 
 Seen = dict[Any, list[tuple[Tensor, int]]]  # of each projection: the tensors it was given, and their versions
 
@@ -32,6 +33,7 @@ class _Siblings:
     def __init__(self, members: Sequence[Any], ops: ModuleType, fused: bool) -> None:
         self.members, self.ops = members, ops
         self.group = ProjectionGroup(members, fused)
+        self.watched = [WatchedModules("projection", member, inside=True) for member in members]
         # Results that are still to be asked for, and the tensor that they are of; None outside their module's call.
         self.ready: dict[Any, tuple[Tensor, int, Tensor]] | None = None
 
@@ -68,6 +70,8 @@ class _Siblings:
         """What each makes of x (..., K), unless one of them has to go through PEFT's own forward by now."""
         training = {member.training for member in self.members}
         if len(training) != 1 or not all(member.unchanged() for member in self.group.members):
+            return {}
+        if any(watched.change(*training) is not None for watched in self.watched):
             return {}
         results = project(self.group, x, training.pop(), self.ops)
         return {member: (x, x._version, y) for member, y in zip(self.members, results, strict=True)}
