@@ -109,7 +109,8 @@ def _product(base: Any) -> nn.Linear:
 def _expect_no_hooks(model: Any, head: nn.Module) -> None:
     """Refuse hooks on what is not called: neither the whole model is, nor its head."""
     base = causal_lm(model)
-    wrappers = {"the PEFT model": model, "its base_model": getattr(model, "base_model", base)}
+    # A bare model's base_model is its decoder.
+    wrappers = {} if model is base else {"the PEFT model": model, "its base_model": model.base_model}
     for name, module in {**wrappers, type(base).__name__: base, "its output layer": head}.items():
         if hooks_of(module):
             raise InputError(
