@@ -90,9 +90,10 @@ def _of_host(settings: Settings, need: Needs, machine: Machine, fits: bool | Non
 
 def _wanted(settings: Settings, need: Needs, machine: Machine, activations: int) -> str:
     own = -host_budget(settings, 0.0, machine).available
-    available = wanted_available(activations, need.host_total - activations, own)
+    available = max(wanted_available(activations, need.host_total - activations, own), need.loading + own)
+    loading = f" While they load, {need.loading / GIB:.1f} GiB of weights wait there." if need.loading else ""
     return (
         f" {available / GIB:.1f} GiB must be available there before the run starts: itself it takes {own / GIB:.1f}; "
         "of the rest at most half is for activations, four fifths for all that leaves the card. With less it decides "
-        "anew and computes more again, or says that it cannot."
+        f"anew and computes more again, or says that it cannot.{loading}"
     )

@@ -1,5 +1,7 @@
 """What holds of every plan: more memory and less to do never hurt, and what is advised fits when it is followed."""
 
+import math
+import re
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -148,6 +150,21 @@ def test_what_is_advised_fits_when_it_is_followed(
         assert host <= with_host
         assert found.advice_host_bytes is None or wanted is None or found.advice_host_bytes < wanted
         assert plan(changed, shape, card, with_host, machine, general).fits
+
+
+@settings(max_examples=40, derandomize=True)
+@given(any_settings(), st.sampled_from(SHAPES), MEMORY)
+def test_the_host_memory_that_a_plan_says_must_be_there_suffices(
+    asked: Settings, shape: Shape, card: float
+) -> None:
+    """Of a card that is named, whose host is taken to have what moves there."""
+    free = plan(asked, shape, card, math.inf)
+    said = re.search(r"([\d.]+) GiB must be available", " ".join(free.notes))
+    assert (said is not None) == bool(free.fits and free.host_memory)
+    if said is not None:
+        enough = plan(asked, shape, card, float(said[1]) + 0.06)  # it is rounded
+        assert enough.fits
+        assert (enough.memory, enough.host_memory) == (free.memory, free.host_memory)
 
 
 def followed(asked: Settings, advice: tuple[str, ...], general: str | None) -> Settings:
