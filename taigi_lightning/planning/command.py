@@ -157,7 +157,7 @@ def cards_of(config: Mapping[str, Any]) -> list[Card]:
     """The card that the command line names, or those here, with the compute capability that it says."""
     size, capability = config.get("gpu_memory"), config.get("gpu_capability")
     accelerator = str(_of_trainer(config, "accelerator") or "auto")
-    if size and accelerator != "cpu":
+    if size:
         return [Card(THE_CARD, parse_size(size), capability)]
     if accelerator not in ON_GPUS:
         return []
@@ -167,6 +167,10 @@ def cards_of(config: Mapping[str, Any]) -> list[Card]:
 def on_card(settings: Settings, config: Mapping[str, Any], cards: Sequence[Card]) -> Settings:
     """The settings with what a run takes of the cards that it finds where its config says nothing."""
     devices, precision = _of_trainer(config, "devices"), _of_trainer(config, "precision")
+    if (
+        config.get("gpu_memory") and settings.matmul == "bf16"
+    ):  # whoever names a card asks of that, whatever runs here
+        settings = replace(settings, accelerator="auto")
     card = smallest(cards, devices)
     usual = usual_precision(settings.accelerator, card.capability if card else None)
     found = replace(settings, card_precision=usual if usual in SIXTEEN_BITS else settings.card_precision)

@@ -245,13 +245,11 @@ def test_32_bits_are_counted_as_32(precision: str) -> None:
 
 
 def test_a_cpu_is_planned_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32 and in its own memory, every layer keeping all, whatever card is there or named."""
+    """In float32 and in its own memory, every layer keeping all, whatever card is there; but a card that is named."""
     monkeypatch.setattr(command, "found_cards", lambda: [RTX])
-    found, named = (
-        plan_config(config("bf16", trainer={"accelerator": "cpu"}, **more))
-        for more in ({}, {"gpu_memory": "4GiB"})
-    )
-    assert found.memory == named.memory
+    cpu = config("bf16", trainer={"accelerator": "cpu"})
+    found, named = (plan_config(cpu | more) for more in ({}, {"gpu_memory": "24GiB"}))
+    assert named == plan_config(config("bf16", gpu_memory="24GiB")) and named.fits
     parts = {part.purpose: part for part in found.memory}
     assert (found.card, found.fits, found.accelerator) == (None, None, "cpu")
     assert "CUDA itself" not in parts and "32 bits" in parts["weights, the rest"].note
