@@ -93,14 +93,17 @@ def _text(value: Any) -> str:
 def _name(field: str, value: Any) -> str | None:
     """A title or an author: text or a number.
 
-    >>> _name("title", 1984), _name("title", float("nan"))
-    ('1984', None)
+    >>> _name("title", 1984), _name("title", 1984.0), _name("title", float("nan"))
+    ('1984', '1984', None)
     """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{field} is {value!r:.60}; wanted text.")
-    return None if math.isnan(value) else str(value)
+    if math.isnan(value):
+        return None
+    # pandas makes 1984.0 of 1984 where another row's title is missing.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _number(value: Any) -> int | None:

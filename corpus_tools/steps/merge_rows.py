@@ -101,17 +101,21 @@ def _sets(ids: Sequence[int]) -> list[int]:
     """Of rows that lie in order, set after set (chapters, volumes): which set each is in. Empty for rows that do not.
 
     In order means that no id is lower than the one before it unless its set has had it: there the next set begins.
+    Where many ids come again it also begins with one lower than all of its set, which then lacks its first rows.
 
-    >>> _sets([1, 2, 1, 2, 3]), _sets([3, 1, 2, 3])
-    ([0, 0, 1, 1, 1], [])
+    >>> _sets([1, 2, 1, 2, 3]), _sets([3, 1, 2, 3]), _sets([2, 3, 4, 1, 2, 3])
+    ([0, 0, 1, 1, 1], [], [0, 0, 0, 1, 1, 1])
     """
     sets: list[int] = []
     seen: set[int] = set()
-    last = -1
+    last = lowest = -1
+    runs = [identifier for identifier, _ in groupby(ids)]
+    many = 4 * (len(runs) - len(set(runs))) > len(runs)
     for identifier in ids:
-        again = identifier != last and identifier in seen
+        again = identifier != last and (identifier in seen or (many and identifier < lowest))
         if identifier < last and not again:
             return []
+        lowest = identifier if again or not sets else min(lowest, identifier)
         if again:
             seen.clear()
         seen.add(identifier)

@@ -54,6 +54,12 @@ def test_a_row_that_a_shuffled_file_has_twice_moves_no_other(ids: list[int], pla
     assert in_order or first == [1, 2, 3, 4, 5, 6]
 
 
+def test_chapters_whose_first_verses_are_not_there_stay_apart() -> None:
+    verses = [3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 2, 3, 6, 7, 1, 2]
+    rows = [Row("", "Kenehi", None, verse) for verse in verses]
+    assert list(map(list, group_rows(rows))) == [list(range(len(rows)))]
+
+
 def test_a_paragraph_in_two_rows_stays_whole() -> None:
     rows = [Row("", "甲", None, number) for number in (1, 2, 2, 3, 3)]
     assert list(map(list, group_rows(rows))) == [[0, 1, 2, 3, 4]]
