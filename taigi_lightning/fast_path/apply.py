@@ -20,7 +20,7 @@ from taigi_lightning.fast_path.attention import Documents
 from taigi_lightning.fast_path.checkpointed_layers import CheckpointedLayers, checkpoint_layers
 from taigi_lightning.fast_path.decoder import Budget, FastDecoder
 from taigi_lightning.fast_path.eight_bit_weights import stays_in_16_bits
-from taigi_lightning.fast_path.own_layers import bring_back, speed_up_layers
+from taigi_lightning.fast_path.own_layers import bring_back, no_copy, speed_up_layers
 from taigi_lightning.fast_path.own_pass import own_hidden
 from taigi_lightning.fast_path.watched_modules import heard
 from taigi_lightning.kernels import elementwise
@@ -62,6 +62,7 @@ def apply_fast_path(
     """
     base = causal_lm(model)
     base.config.use_cache = False
+    base.__dict__["__deepcopy__"] = no_copy
     earlier: FastDecoder | None = base.__dict__.pop("fast_decoder", None)
     if earlier is not None:
         earlier.release()

@@ -43,10 +43,9 @@ def speed_up_layers(base: Any, ops: ModuleType, fused: bool) -> None:
         fuse_rotation(module, ops)
         fuse_attention(module, masks)
     join_siblings(base, others, ops, fused)
-    base.__dict__["__deepcopy__"] = _no_copy
 
 
-def _no_copy(_: Any) -> NoReturn:
+def no_copy(_: Any) -> NoReturn:
     """What `copy.deepcopy` calls: functions are not copied, so that a copy would compute with the original's weights.
 
     Raises:

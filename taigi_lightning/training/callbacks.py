@@ -36,6 +36,7 @@ from taigi_lightning.training.best_checkpoint import Best, check_best, take_best
 from taigi_lightning.training.checkpoints import checkpoint_folder
 from taigi_lightning.training.distributed import over_ranks
 from taigi_lightning.training.resume import plain
+from taigi_lightning.training.trained_state import check_exportable
 from taigi_lightning.training.wandb_artifacts import log_artifact, use_earlier_stage, wandb_loggers
 
 RUN_CONFIG = "config.yaml"
@@ -92,7 +93,8 @@ class ExportModel(Callback):
 
         Raises:
             InputError: the data cannot be named, the model would be written over its own base, the adapter could not
-                be merged into it, the disk has too little space, or an artifact is wanted without Weights & Biases.
+                be merged into it or is not all that trains, the disk has too little space, or an artifact is wanted
+            without Weights & Biases.
         """
         module: Any = pl_module
         if self.log_artifact and not wandb_loggers(trainer.loggers):
@@ -107,6 +109,7 @@ class ExportModel(Callback):
             check_space(trainer.default_root_dir, self._needs(trainer, module), advice)
         if module.lora is None:
             return
+        check_exportable(module.model)
         if self.merge and Path(module.base).resolve() == Path(trainer.default_root_dir).resolve():
             raise InputError(
                 f"The run would write its merged model over its own base, {module.base}. "

@@ -37,6 +37,7 @@ from taigi_lightning.training.stage_model import (
     able_trainer,
     attached_trainer,
     check_loaded,
+    expect_own_model,
     hold_weights,
     make_model,
     place_of,
@@ -46,7 +47,7 @@ from taigi_lightning.training.stage_model import (
 )
 from taigi_lightning.training.step_batches import begin_batch, counted, expect_tokens, share_of_window
 from taigi_lightning.training.throughput import batch_tokens, flops_per_token
-from taigi_lightning.training.trained_state import load_trained, model_state, thaw, trained_state
+from taigi_lightning.training.trained_state import freeze, load_trained, model_state, thaw, trained_state
 from taigi_lightning.training.validation_metrics import HeldOutSums
 from taigi_lightning.training.vocabulary import Vocabulary
 
@@ -155,6 +156,7 @@ class CausalLMModule(pl.LightningModule):
         if self.model is not None and (self.made_to_train or not training):
             self.model.train(training)
             return
+        expect_own_model(self)
         strict = bool(self._waiting)  # all of it has to find its place
         trained, self._waiting = self.state_dict(), {}
         self.model = None  # before the next one takes its memory
@@ -190,7 +192,7 @@ class CausalLMModule(pl.LightningModule):
         if step_schedule(scheduler, metric, self.validated):
             self.validated = False
 
-    print, parameters, forward, unfreeze = print_lines, model_parameters, run_model, thaw
+    print, parameters, forward, freeze, unfreeze = print_lines, model_parameters, run_model, freeze, thaw
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch's number; say what memory is taken."""

@@ -41,6 +41,7 @@ from taigi_lightning.training.machine_notes import machine_notes
 from taigi_lightning.training.module_callbacks import check_callbacks
 from taigi_lightning.training.prompt_style import check_prompt_style
 from taigi_lightning.training.run_summary import weights
+from taigi_lightning.training.trained_state import own_buffers
 
 NO_COPIES = (
     "A CausalLMModule whose model is loaded can be neither pickled nor copied: its layers share 4-bit weights and "
@@ -147,7 +148,7 @@ def check_loaded(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
         check_resumable(checkpoint, trainer.ckpt_path)
     check_identity(found=module.identity, wanted=checkpoint.get("base_identity", {}))
-    check_trained(checkpoint["state_dict"], dict(module.named_parameters()))
+    check_trained(checkpoint["state_dict"], {**dict(module.named_parameters()), **own_buffers(module)})
 
 
 def place_of(trainer: pl.Trainer) -> tuple[torch.device, torch.dtype]:
@@ -185,6 +186,15 @@ def _unused_products(matmul: Matmul, generates: bool) -> list[str]:
             f"{matmul} changes nothing here. It does with --model.answer_strategy choice."
         ]
     return [f"model.matmul {matmul} is for gradients, and none are computed here: products stay in 16 bits."]
+
+
+def expect_own_model(module: Any) -> None:
+    """Refuse to make a `CausalLMModule`'s model anew where a user put another in its place, with an InputError."""
+    if module.model is not None and "made_here" not in vars(module.model):
+        raise InputError(
+            "module.model was set by hand, and training would make it anew from the module's arguments. Say there what "
+            "is to train (base, lora, adapter), or override configure_model and make the model in it."
+        )
 
 
 def check_products(module: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -262,6 +272,7 @@ def make_model(module: Any, device: torch.device, dtype: torch.dtype, training: 
     )
     # DDP neither sends these to other ranks nor asks that they lie on the card. What is to wait does so by now.
     module._ddp_params_and_buffers_to_ignore = [f"model.{name}" for name in waiting_parameters(model)]
+    vars(model)["made_here"] = True
     _say(module, model, findings, [] if training else _notes(module, device, generates))
     return model
 

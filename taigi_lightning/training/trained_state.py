@@ -6,8 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
+
+from taigi_lightning.errors import InputError
 
 
 def trained_state(
@@ -18,7 +21,7 @@ def trained_state(
     prefix: str = "",
     keep_vars: bool = False,
 ) -> dict[str, Tensor]:
-    """The parameters that train, by name, also while they are frozen for a moment.
+    """The parameters that train, by name, also while they are frozen for a moment, and the user's own buffers.
 
     Args:
         trains: names of those that trained when the model was made.
@@ -29,8 +32,46 @@ def trained_state(
     for name, parameter in module.named_parameters():
         if parameter.requires_grad or name in trains:
             state[prefix + name] = parameter if keep_vars else parameter.detach()
+    for name, buffer in own_buffers(module).items():
+        state[prefix + name] = buffer if keep_vars else buffer.detach()
     state.update({prefix + name: value for name, value in waiting.items()})
     return state
+
+
+def own_buffers(module: pl.LightningModule) -> dict[str, Tensor]:
+    """What a subclass registered outside the model to be saved, by name: the base's own buffers are on disk already."""
+    model: Any = module.model
+    base = set() if model is None else set(model.modules())
+    return {
+        f"{prefix}.{name}".lstrip("."): buffer
+        for prefix, part in module.named_modules()
+        if part not in base
+        for name, buffer in part._buffers.items()
+        if buffer is not None and name not in part._non_persistent_buffers_set
+    }
+
+
+def freeze(module: Any) -> None:
+    """Freeze a module; its state keeps what trained, also what a subclass thawed or added after its model was made."""
+    if module.model is not None:
+        module.trained_names |= {name for name, p in module.named_parameters() if p.requires_grad}
+    pl.LightningModule.freeze(module)
+
+
+def check_exportable(model: torch.nn.Module) -> None:
+    """Refuse to train for an export what no export would have: an adapter's files hold LoRA and rows of tokens.
+
+    Raises:
+        InputError: something else trains, or another adapter than the module's own.
+    """
+    for name, parameter in model.named_parameters():
+        exported = ".token_rows." in name or ("lora_" in name and "default" in name.split("."))
+        if parameter.requires_grad and not exported:
+            raise InputError(
+                f"{name} trains, and neither the exported adapter nor the merged model would have it: they hold what "
+                "the adapter named default and rows of new tokens learn. Freeze it, or leave ExportModel out and keep "
+                "the checkpoints."
+            )
 
 
 def model_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
