@@ -38,8 +38,7 @@ def losses() -> dict[tuple[float, float], list[float]]:
     for shape, (link, burst), (card, host), rows in product(SHAPES, MACHINES, MEMORY, (1, 4)):
         settings = replace(Settings(rank=64, accumulate=4), batch_size=rows)
         plans = [
-            placed(settings, shape, card * GIB, 2, Machine(link, share * burst), host * GIB)
-            for share in SHARES
+            placed(settings, shape, card * GIB, Machine(link, share * burst), host * GIB) for share in SHARES
         ]
         if not all(plan.fits for plan in plans):
             continue
