@@ -74,7 +74,7 @@ def typed(terminal: int, keys: str, until: str | None = None, seconds: float = 6
         ("taigi-lightning fit --model.lora.lora_dr", r"--model\.lora\.lora_dropout "),
         ("taigi-lightning fit --model.quantization n\t", r"nf4\s+none"),
         ("taigi-lightning fit --config configs/sf", r"configs/sft\.yaml "),
-        ("taigi-lightning plan --gpu", r"--gpu_memory "),
+        ("taigi-lightning plan --gpu_m", r"--gpu_memory "),
         ("taigi-lightning merge --onto deq", r"--onto dequantized "),
         ("corpus-tools cle", r"corpus-tools clean "),
         ("corpus-tools clean data --deco", r"--decontaminate "),
