@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taigi_lightning.fast_path.lora_linear import refusal
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
-from taigi_lightning.fast_path.watched_modules import WatchedModules, heard
+from taigi_lightning.fast_path.watched_modules import WatchedModules, expect_versions, heard, versions
 from taigi_lightning.kernels.elementwise import Dropout
 
 
@@ -19,7 +19,7 @@ class _Projections(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *_: Tensor
+        ctx: Any, x: Tensor, group: ProjectionGroup, dropout: Dropout, ops: ModuleType, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, group.in_features)
         inputs = group.buffer(rows)
@@ -27,13 +27,14 @@ class _Projections(torch.autograd.Function):
             ops.copy_project(rows, inputs[:, : group.in_features], *group.sides(inputs), dropout)
             results, hidden = group.multiply_apart(inputs)
         ctx.save_for_backward(x, hidden)
-        ctx.group, ctx.dropout, ctx.ops = group, dropout, ops
+        ctx.group, ctx.dropout, ctx.ops, ctx.versions = group, dropout, ops, versions(parameters)
         ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         (x, hidden), group, dropout = ctx.saved_tensors, ctx.group, ctx.dropout
+        expect_versions(group.parameters(), ctx.versions)
         rows, grad = x.reshape(-1, group.in_features), _beside(grads, group, x)
         direct, side, hidden_grad = group.backward(grad, bool(dropout))
         grad_x, grad_a = ctx.ops.drop_backward_project(direct, side, hidden_grad, rows, dropout)

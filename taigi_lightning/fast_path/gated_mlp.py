@@ -17,7 +17,7 @@ from torch import Tensor
 
 from taigi_lightning.fast_path.fallback import draw_dropout, is_joinable
 from taigi_lightning.fast_path.nf4_linear import ProjectionGroup
-from taigi_lightning.fast_path.watched_modules import WatchedModules, heard
+from taigi_lightning.fast_path.watched_modules import WatchedModules, expect_versions, heard, versions
 from taigi_lightning.kernels import elementwise
 from taigi_lightning.kernels.elementwise import Activation, Dropout
 from taigi_lightning.kernels.products import float32_product
@@ -73,16 +73,17 @@ class GatedMlp:
 class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, mlp: GatedMlp, dropouts: tuple[Dropout, Dropout], *_: Tensor
+        ctx: Any, rows: Tensor, mlp: GatedMlp, dropouts: tuple[Dropout, Dropout], *parameters: Tensor
     ) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):
             y, *saved = mlp.forward(rows, dropouts)
         ctx.save_for_backward(rows, *saved)
-        ctx.mlp, ctx.dropouts = mlp, dropouts
+        ctx.mlp, ctx.dropouts, ctx.versions = mlp, dropouts, versions(parameters)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        expect_versions(ctx.mlp.parameters(), ctx.versions)
         grad_rows, found = ctx.mlp.backward(grad.contiguous(), ctx.saved_tensors, ctx.dropouts)
         wanted = [g.to(p.dtype) for g, p in zip(found, ctx.mlp.parameters(), strict=True)]
         return grad_rows, None, None, *wanted

@@ -10,6 +10,7 @@ from torch import Tensor
 from taigi_lightning.fast_path.decoder_layer import DecoderLayer
 from taigi_lightning.fast_path.layer_backward import backward
 from taigi_lightning.fast_path.micro_batch import Step
+from taigi_lightning.fast_path.watched_modules import expect_versions, versions
 from taigi_lightning.kernels.elementwise import Dropout, Norm
 
 # A layer's result is x + delta, or x + norm(delta), and whoever takes the two adds them before anything else, once:
@@ -24,12 +25,14 @@ class _Layer(torch.autograd.Function):
         ctx: Any, x: Tensor, delta: Tensor | None, layer: DecoderLayer, step: Step, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.layer, ctx.step, ctx.added = layer, step, delta is not None
+        ctx.versions = versions(parameters)
         layer.enter(again=not step.savings)
         return layer.forward(x, delta, step)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         layer, step = ctx.layer, ctx.step
+        expect_versions(layer.parameters(), ctx.versions)
         layer.enter(backward=True)
         grad_x, gradients = backward(layer, grad.contiguous(), step, ctx.needs_input_grad[0])
         wanted = [g.to(p.dtype) for g, p in zip(gradients, layer.parameters(), strict=True)]

@@ -81,9 +81,12 @@ def output_head(model: Any) -> OutputHead:
     base = causal_lm(model)
     head = _product(base)
     _expect_no_hooks(model, head)
-    form: tuple[float, float | None] | None = base.__dict__.get("head_form")
-    if form is None:
-        form = base.__dict__["head_form"] = _ask(base, head)
+    # What decides on it: asked again where a user has changed that.
+    asked = (head, *((type(module).forward, vars(module).get("forward")) for module in (base, head)))
+    known: tuple[Any, tuple[float, float | None]] | None = base.__dict__.get("head_form")
+    if known is None or known[0] != asked:
+        known = base.__dict__["head_form"] = asked, _ask(base, head)
+    form = known[1]
     trained: Any = getattr(head, "token_rows", None)
     rows, ids = (None, None) if trained is None else (trained.rows, trained.ids.to(head.weight.device))
     return OutputHead(head.weight, head.bias, *form, on_host=held_in_place(head), rows=rows, ids=ids)
@@ -131,6 +134,8 @@ def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
 
     def at_head(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         seen["input"] = inputs[0]
+        weight = head.weight.to(output.device)  # which may wait elsewhere
+        seen["wanted"], seen["output"] = nn.functional.linear(inputs[0], weight, head.bias), output
         product = torch.zeros_like(output, dtype=torch.float32)
         product[..., : len(values)] = values
         return product
@@ -151,6 +156,11 @@ def _ask(base: Any, head: nn.Linear) -> tuple[float, float | None]:
         raise InputError(
             f"{name} computes values that are no numbers from four plain tokens: its weights are damaged, or its "
             "adapter's are, as where training diverged. Take an earlier checkpoint, or fetch the base anew."
+        )
+    if not torch.allclose(seen["output"].float(), seen["wanted"].float(), rtol=2e-2, atol=1e-3):
+        raise InputError(
+            f"The output layer of {name} makes something else of its input than the product with its weight, of which "
+            "the loss and the answers are computed. Use another base."
         )
     inner = _factor(seen["hidden"][0], seen["input"].view_as(seen["hidden"])[0])
     got = output.logits[0, -1, : len(values)].float()

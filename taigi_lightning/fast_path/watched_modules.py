@@ -7,11 +7,13 @@ about half a millisecond for forty layers of seven adapted projections.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+
+from taigi_lightning.errors import InputError
 
 CAPTURING = "transformers.utils.output_capturing"
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -163,16 +165,41 @@ def hooks_of(module: nn.Module) -> list[Any]:
 def heard(modules: Mapping[str, nn.Module]) -> str | None:
     """The name of the first of some modules that has a hook or a forward pass of a user's; None if none has.
 
-    The one hook of a Linear with a frozen update does not count: what stands in for it reads the update.
+    Ours do not count, such as the one that adds a frozen update: what stands in for a Linear reads that.
     """
     for name, module in modules.items():
-        where = getattr(vars(module).get("forward"), "__globals__", {"__name__": ""}).get("__name__", "")
-        own = "forward" in vars(module) and not where.startswith("taigi_lightning.")
-        if own or len(hooks_of(module)) > hasattr(module, "frozen_update"):
+        forward = vars(module).get("forward")
+        where = getattr(forward, "__globals__", {}).get(
+            "__name__", ""
+        )  # a wrapper has the wrapped one's __module__
+        others = (hook for hook in hooks_of(module) if not _is_ours(getattr(hook, "__module__", None)))
+        if (forward is not None and not _is_ours(where)) or any(others):
             return name
     return None
+
+
+def _is_ours(module: str | None) -> bool:
+    return (module or "").startswith("taigi_lightning.")
 
 
 def _version(tensor: Tensor) -> int:
     """How often it was written to, which is not counted of what was made in inference mode."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each was written to, for `expect_versions` in the backward pass."""
+    return [_version(tensor) for tensor in tensors]
+
+
+def expect_versions(tensors: Iterable[Tensor], before: list[int]) -> None:
+    """Refuse a backward pass over other weights than the forward pass had, as autograd does with what it saves.
+
+    Raises:
+        InputError: one of the tensors was written to since.
+    """
+    if versions(tensors) != before:
+        raise InputError(
+            "LoRA's matrices were written to between a forward pass and its backward pass, whose gradients would be of "
+            "other weights. Let optimizers and whatever else writes to them wait for the backward pass."
+        )

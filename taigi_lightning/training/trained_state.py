@@ -51,11 +51,11 @@ def own_buffers(module: pl.LightningModule) -> dict[str, Tensor]:
     }
 
 
-def freeze(module: Any) -> None:
+def freeze(module: Any) -> Any:
     """Freeze a module; its state keeps what trained, also what a subclass thawed or added after its model was made."""
     if module.model is not None:
         module.trained_names |= {name for name, p in module.named_parameters() if p.requires_grad}
-    pl.LightningModule.freeze(module)
+    return pl.LightningModule.freeze(module)
 
 
 def check_exportable(model: torch.nn.Module) -> None:

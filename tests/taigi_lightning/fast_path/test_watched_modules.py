@@ -170,3 +170,36 @@ def test_a_hook_that_nothing_would_call_is_refused(plain: Any, where: str) -> No
     getattr(model, where)().register_forward_hook(halve)
     with pytest.raises(InputError, match=r"A hook on .* would not be called"):
         output_head(model)
+
+
+def test_another_scale_of_logits_is_found_and_another_output_layer_refused(plain: Any) -> None:
+    model = apply_fast_path(copy.deepcopy(plain))
+    base, before = causal_lm(model), output_head(model).scale
+    whole = base.forward
+
+    def doubled(*inputs: Any, **options: Any) -> Any:
+        output = whole(*inputs, **options)
+        output.logits = output.logits * 2
+        return output
+
+    base.forward = doubled
+    assert output_head(model).scale == pytest.approx(2 * before)
+    other_forward(base.get_output_embeddings())
+    with pytest.raises(InputError, match="something else of its input than the product with its weight"):
+        output_head(model)
+
+
+def test_weights_that_change_before_the_backward_pass_are_refused(plain: Any) -> None:
+    model = apply_fast_path(copy.deepcopy(plain))
+    loss = loss_of(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.mul_(2)
+    with pytest.raises(InputError, match="between a forward pass and its backward pass"):
+        loss.backward()
+
+
+def test_a_model_that_is_fast_cannot_be_copied() -> None:
+    with pytest.raises(InputError, match="cannot be copied"):
+        copy.deepcopy(apply_fast_path(with_lora(llama())))
