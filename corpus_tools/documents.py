@@ -122,9 +122,8 @@ class Counts(msgspec.Struct):
         default_factory=dict
     )  # rows, articles, characters of each file
     hits: list[dict[str, str]] = msgspec.field(default_factory=list)
-    fields: Counter[str] = msgspec.field(
-        default_factory=Counter
-    )  # articles that have a title, an author, numbers
+    # articles that have a title, an author, numbers
+    fields: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, other: Counts) -> None:
         """Add the counts of later articles; hits and samples are appended, samples thinned out where they are many."""

@@ -8,12 +8,8 @@ from itertools import chain, pairwise, starmap
 _TIMES = re.compile(r"\s*(?:\d+:)?\d{1,2}:\d{2}[,.]\d{1,3}\s*-->\s*(?:\d+:)?\d{1,2}:\d{2}[,.]\d{1,3}.*")
 _SPEAKER = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _TAGS = re.compile(r"</?(?:[bicuv]|lang|ruby|rt|font)\b[^>]*>|<(?:\d+:)?\d{2}:\d{2}\.\d{3}>|\{\\[^}]*\}")
-
-
-_ENOUGH, _MOSTLY = (
-    8,
-    0.6,
-)  # cues that begin with what the one before ends with, and their share, where lines roll
+# Where lines roll, so many cues begin with what the one before ends with, and this share of all.
+_ENOUGH, _MOSTLY = 8, 0.6
 
 
 def subtitle_lines(text: str) -> list[str]:

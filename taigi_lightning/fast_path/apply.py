@@ -181,7 +181,7 @@ def forward_hidden(
     decoder = fast_decoder(model)
     if decoder is not None:
         return decoder.hidden(input_ids, position_ids, documents)
-    _say_what_changed(causal_lm(model))
+    _stand_aside(causal_lm(model))
     # Without an attention mask transformers finds the restarts itself and masks across documents.
     layers = checkpointed_layers(model)
     if layers is not None:
@@ -189,11 +189,19 @@ def forward_hidden(
     return own_hidden(causal_lm(model), input_ids=input_ids, position_ids=position_ids)
 
 
-def _say_what_changed(base: Any) -> None:
-    """Warn, once for each change, that layers are no longer those that were written out: adapters may be switched."""
+def _stand_aside(base: Any) -> None:
+    """Let transformers' own layers compute, within the budget of those that were written out.
+
+    Warns, once for each, of changes by which these are no longer the model's; adapters may be switched.
+    """
     decoder: FastDecoder | None = getattr(base, "fast_decoder", None)
-    change = decoder.changed() if decoder is not None and decoder.ready() else None
-    if decoder is not None and change not in (None, decoder.told):
+    if decoder is None:
+        return
+    if base.training and torch.is_grad_enabled() and not decoder.stood_aside:
+        decoder.stood_aside = True
+        checkpoint_layers(base, decoder.budget)
+    change = decoder.changed() if decoder.ready() else None
+    if change not in (None, decoder.told):
         decoder.told = change
         warnings.warn(
             f"The fast path stands aside, because {change} since the model was made: transformers' own layers compute, "

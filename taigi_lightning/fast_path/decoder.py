@@ -87,11 +87,8 @@ class FastDecoder:
         self.plans: dict[tuple[int, int], list[Saving]] = {}
         self._last: tuple[int, int] | None = None  # B and T of the last micro-batch
         self.host_limit = math.inf  # bytes of the host for activations, beside all else that waits there
-        self._most, self._said, self._news = (
-            0,
-            "",
-            "",
-        )  # tokens of the micro-batch of which something was said, and what
+        # tokens of the micro-batch of which something was said, and what
+        self._most, self._said, self._news = 0, "", ""
         self.optimizer_state = 0  # bytes that the optimizer will take, but has not yet
         # Should transformers' own pass run, as for `generate`, it finds the packed weights where they were.
         self._hooks = [self.backbone.register_forward_pre_hook(lambda *_: self.keep_unpacked(0))]
@@ -108,6 +105,7 @@ class FastDecoder:
         read = (self.backbone.layers, self.backbone.norm)
         called = [child for child in self.backbone.children() if child not in read]
         self.told: str | None = None  # the last change that was warned of
+        self.stood_aside = False  # transformers' own layers have trained, and know of the budget
         self.watched = WatchedModules("model", self.backbone, called)
 
     @property

@@ -169,9 +169,8 @@ def heard(modules: Mapping[str, nn.Module]) -> str | None:
     """
     for name, module in modules.items():
         forward = vars(module).get("forward")
-        where = getattr(forward, "__globals__", {}).get(
-            "__name__", ""
-        )  # a wrapper has the wrapped one's __module__
+        # Not its __module__: a wrapper has that of what it wraps.
+        where = getattr(forward, "__globals__", {}).get("__name__", "")
         others = (hook for hook in hooks_of(module) if not _is_ours(getattr(hook, "__module__", None)))
         if (forward is not None and not _is_ours(where)) or any(others):
             return name

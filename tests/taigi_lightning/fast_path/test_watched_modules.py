@@ -146,6 +146,21 @@ def test_a_change_is_said_once_and_can_be_taken_back() -> None:
     assert fast_decoder(model) is decoder
 
 
+@pytest.mark.filterwarnings("ignore:The fast path stands aside")
+@pytest.mark.parametrize(("budget", "passes"), [(0.0, 2), (1.0, 1)])
+def test_layers_that_compute_instead_keep_to_the_budget(budget: float, passes: int) -> None:
+    """What is not kept is computed again in the backward pass."""
+    model = apply_fast_path(with_lora(llama()), activation_budget=budget).train()
+    seen: list[Any] = []
+    hook = causal_lm(model).get_decoder().layers[1].self_attn.register_forward_hook(lambda *_: seen.append(1))
+    loss_of(model).backward()
+    assert len(seen) == passes
+    hook.remove()
+    assert fast_decoder(model) is not None
+    loss_of(model).backward()
+    assert len(seen) == passes
+
+
 def test_what_transformers_leaves_on_layers_changes_nothing(plain: Any) -> None:
     model = apply_fast_path(copy.deepcopy(plain))
     decoder = fast_decoder(model)
