@@ -17,10 +17,12 @@ Others cannot live here, as they are hooks that a class overrides or settings of
   `_keys_to_ignore_on_load_unexpected` in model/weight_check.py
 - PEFT: `tuners_utils._check_lora_target_modules_mamba` in model/linear_targets.py
 - PyTorch: `Module._apply` in kernels/host_memory.py, `DistributedDataParallel._ddp_params_and_buffers_to_ignore` in
-  training/stage_model.py, `_IncompatibleKeys` in training/trained_state.py, `_scaled_mm` in kernels/fp8.py,
-  `aten._flash_attention_forward`, `_flash_attention_backward`, `_scaled_dot_product_cudnn_attention`,
-  `_scaled_dot_product_cudnn_attention_backward` in fast_path/attention.py, `Tensor._version` in
-  fast_path/shared_inputs.py, `torch._foreach_norm` and `_foreach_max` in fast_path/folded_updates.py
+  training/stage_model.py, `_IncompatibleKeys` and `Module._non_persistent_buffers_set` in training/trained_state.py,
+  `Module._modules`, `_parameters`, `_buffers`, its four tables of hooks and those of all modules in
+  fast_path/watched_modules.py, `_scaled_mm` in kernels/fp8.py, `aten._flash_attention_forward`,
+  `_flash_attention_backward`, `_scaled_dot_product_cudnn_attention`, `_scaled_dot_product_cudnn_attention_backward` in
+  fast_path/attention.py, `Tensor._version` in fast_path/shared_inputs.py, `torch._foreach_norm` and `_foreach_max` in
+  fast_path/folded_updates.py
 - datasets: `Dataset._fingerprint` in data/hub.py; sacrebleu: `Metric._compute_score_from_stats` in
   evaluation/text_scores.py; bitsandbytes: `nn.Linear4bit.support_avx512bf16_for_cpu` in model/base_model.py
 """

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from taigi_lightning import internals
+from taigi_lightning.fast_path.watched_modules import HOOKS
 from taigi_lightning.internals import (
     batches_taken,
     move_batches,
@@ -234,6 +235,12 @@ def test_all_private_ground_is_listed() -> None:
         "transformers.quantizers.quantizer_bnb_4bit:Bnb4BitHfQuantizer._process_model_before_weight_loading",
         "peft.tuners.tuners_utils:_check_lora_target_modules_mamba",
         "torch:nn.Module._apply",
+        "torch:nn.Module._modules",
+        "torch:nn.Module._parameters",
+        "torch:nn.Module._buffers",
+        "torch:nn.Module._non_persistent_buffers_set",
+        *(f"torch:nn.Module.{table}" for table in HOOKS),
+        *(f"torch.nn.modules.module:_global{table}" for table in HOOKS),
         "torch:_scaled_mm",
         "torch:_foreach_norm",
         "torch:_foreach_max",

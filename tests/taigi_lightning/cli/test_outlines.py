@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -45,6 +46,11 @@ def over_classes(
     return Ended(code, printed.out, printed.err, [])
 
 
+def in_one_order(printed: str) -> str:
+    """With types of numbers in one order: Python keeps that in which a process first had them in an Optional."""
+    return re.sub(r"float,(\s+)int\b", r"int,\1float", printed)
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *TOOLS])
 def test_help_is_the_same_and_needs_nothing_heavy(
     command: str,
@@ -57,7 +63,8 @@ def test_help_is_the_same_and_needs_nothing_heavy(
     monkeypatch.setenv("COLUMNS", "80")
     early = warm_python.run("taigi_lightning", [command, "--help"], folder)
     assert (early.code, early.heavy) == (0, [])
-    assert early.out == over_classes([command, "--help"], monkeypatch, capsys).out
+    late = over_classes([command, "--help"], monkeypatch, capsys)
+    assert in_one_order(early.out) == in_one_order(late.out)
 
 
 @pytest.mark.parametrize("stage", ["cpt", "sft", "predict"])
