@@ -167,9 +167,8 @@ def cards_of(config: Mapping[str, Any]) -> list[Card]:
 def on_card(settings: Settings, config: Mapping[str, Any], cards: Sequence[Card]) -> Settings:
     """The settings with what a run takes of the cards that it finds where its config says nothing."""
     devices, precision = _of_trainer(config, "devices"), _of_trainer(config, "precision")
-    if (
-        config.get("gpu_memory") and settings.matmul == "bf16"
-    ):  # whoever names a card asks of that, whatever runs here
+    # Whoever names a card asks of that, whatever runs here.
+    if config.get("gpu_memory") and settings.matmul == "bf16":
         settings = replace(settings, accelerator="auto")
     card = smallest(cards, devices)
     usual = usual_precision(settings.accelerator, card.capability if card else None)

@@ -22,10 +22,8 @@ def test_documents_and_windows_are_read_from_the_mask(
     found = read_mask(mask)
     assert found is not None
     longest = max(length for row in rows for length in row)
-    if window == 1:
-        assert found.documents.starts.tolist() == list(
-            range(B * T + 1)
-        )  # as good: each token sees itself alone
+    if window == 1:  # each token sees itself alone: as good as a document of its own
+        assert found.documents.starts.tolist() == list(range(B * T + 1))
         return
     ends = torch.tensor([length for row in rows for length in row]).cumsum(0)
     assert found.documents.starts.tolist() == [0, *ends.tolist()]
